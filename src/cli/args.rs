@@ -1,0 +1,423 @@
+//! The command line as it is typed. Nothing is decided here.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Run a JSONL file of LLM requests through a provider's Batch API and get the replies back in input order.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about,
+    max_term_width = 100,
+    after_help = "\
+Exit codes: 0 every request has an output · 1 internal fault · 2 usage · 3 configuration or key ·
+4 the input has defects, nothing was sent · 5 the provider refused or could not be reached ·
+6 finished, but some requests ended as error or missing · 7 a submission is unresolved ·
+8 local state damaged, locked or out of space · 130/143 interrupted, resumable"
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check, upload, submit, wait, download and merge; the same command again goes on or says that all is done
+    Run(RunArguments),
+    /// Check requests offline: every line that a service would refuse, with file, line and column
+    Check(CheckArguments),
+    /// Show what `run` would send: shards, bytes, models, estimated tokens
+    Plan(PlanArguments),
+    /// Write the shards as real files, named in order
+    Split(SplitArguments),
+    /// Bring reply files that you have downloaded yourself into input order, offline
+    Merge(MergeArguments),
+    /// Show where a run stands
+    Status(StatusArguments),
+    /// List the runs below the working directory
+    #[command(visible_alias = "list")]
+    Ls(LsArguments),
+    /// Cancel a run's batches at the service
+    Cancel(CancelArguments),
+    /// Decide that what a run left is sent again: requests without an output, or submissions in doubt
+    Retry(RetryArguments),
+    /// Remove run directories that are done
+    Clean(CleanArguments),
+    /// Examine a run directory, and have what is damaged made again
+    Doctor(DoctorArguments),
+    /// Start the local Batch API server
+    Serve(ServeArguments),
+    /// Write a realistic set of requests
+    Generate(GenerateArguments),
+}
+
+impl Command {
+    /// Whether messages are to be JSON, too.
+    pub(crate) fn json(&self) -> bool {
+        match self {
+            Self::Run(arguments) => arguments.json,
+            Self::Check(arguments) => arguments.json,
+            Self::Plan(arguments) => arguments.json,
+            Self::Merge(arguments) => arguments.json,
+            Self::Status(arguments) => arguments.json,
+            Self::Ls(arguments) => arguments.json,
+            Self::Cancel(arguments) => arguments.json,
+            Self::Retry(arguments) => arguments.json,
+            Self::Doctor(arguments) => arguments.json,
+            Self::Split(_) | Self::Clean(_) | Self::Serve(_) | Self::Generate(_) => false,
+        }
+    }
+}
+
+/// What all commands that read requests take.
+#[derive(Debug, Args)]
+pub(crate) struct InputArguments {
+    /// Files of requests, in order; `-` or none is standard input. gzip and zstd are recognised by content
+    #[arg(value_name = "INPUT")]
+    pub(crate) inputs: Vec<PathBuf>,
+    /// The provider whose limits apply [together, local]
+    #[arg(long, value_name = "NAME", default_value = "together")]
+    pub(crate) provider: String,
+    /// Threads that check and merge [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
+    /// Memory for the whole process, such as 256MiB
+    #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = bytes)]
+    pub(crate) memory: u64,
+}
+
+/// How shards are cut.
+#[derive(Debug, Args)]
+pub(crate) struct ShardArguments {
+    /// Most requests in a shard; no more than the provider takes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) shard_requests: Option<u64>,
+    /// Most bytes in a shard, such as 20MB; no more than the provider takes
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub(crate) shard_bytes: Option<u64>,
+    /// Pass over lines that are no requests
+    #[arg(long)]
+    pub(crate) skip_invalid: bool,
+}
+
+/// How defects are reported.
+#[derive(Debug, Args)]
+pub(crate) struct DefectArguments {
+    /// Defects shown; all are counted
+    #[arg(long, value_name = "N", default_value_t = batchline::run::options::MAX_DEFECTS)]
+    pub(crate) max_defects: u64,
+    /// Write every defect to FILE, as JSONL
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+/// How to reach the service.
+#[derive(Debug, Args)]
+pub(crate) struct ServiceArguments {
+    /// Where the API is, with or without /v1 [default: the provider's, or its environment variable]
+    #[arg(long, value_name = "URL")]
+    pub(crate) base_url: Option<String>,
+    /// Read the API key from FILE, which only you may read [default: the provider's environment variable]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) api_key_file: Option<PathBuf>,
+}
+
+/// Where runs are.
+#[derive(Debug, Args)]
+pub(crate) struct RunsArguments {
+    /// Keep this run in DIR [default: .batchline/FINGERPRINT]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    #[command(flatten)]
+    pub(crate) input: InputArguments,
+    /// Write the replies to FILE, which appears whole [default: stdout, as they become final]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Write errors and missing requests to FILE instead of between the outputs, each with its body: a later `run` takes FILE
+    #[arg(long, value_name = "FILE")]
+    pub(crate) errors: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) shard: ShardArguments,
+    #[command(flatten)]
+    pub(crate) defects: DefectArguments,
+    #[command(flatten)]
+    pub(crate) service: ServiceArguments,
+    #[command(flatten)]
+    pub(crate) runs: RunsArguments,
+    /// Uploads at a time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) uploads: u16,
+    /// How often a request is sent at most: later rounds send what is left without an output and worth it; 1 for no second time
+    #[arg(long, value_name = "N", default_value_t = batchline::run::options::ROUNDS, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// Time between two looks at the batches, such as 45s or 200ms [default: 30s; 200ms for local]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) poll_interval: Option<Duration>,
+    /// What to do when nobody knows whether a batch was created: hold, or retry-after:TIME
+    #[arg(long, value_name = "POLICY", value_parser = on_ambiguous)]
+    pub(crate) on_ambiguous: Option<batchline::run::OnAmbiguous>,
+    /// When every request has an output, delete the run's files at the service
+    #[arg(long)]
+    pub(crate) delete_remote: bool,
+    /// How long the service's list is watched before a submission in doubt is held [default: 10m]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) settle: Option<Duration>,
+    /// Say nothing but errors
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Say everything in JSON, a record a line, on stderr
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArguments {
+    #[command(flatten)]
+    pub(crate) input: InputArguments,
+    #[command(flatten)]
+    pub(crate) defects: DefectArguments,
+    /// Print records, a defect a line, then the totals
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Say nothing but defects and errors
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArguments {
+    #[command(flatten)]
+    pub(crate) input: InputArguments,
+    #[command(flatten)]
+    pub(crate) shard: ShardArguments,
+    #[command(flatten)]
+    pub(crate) defects: DefectArguments,
+    /// Print records, a shard a line, then the totals
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SplitArguments {
+    #[command(flatten)]
+    pub(crate) input: InputArguments,
+    #[command(flatten)]
+    pub(crate) shard: ShardArguments,
+    #[command(flatten)]
+    pub(crate) defects: DefectArguments,
+    /// Directory for the shard files; made if it is not there
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MergeArguments {
+    #[command(flatten)]
+    pub(crate) input: InputArguments,
+    /// Files of replies, outputs and errors, from any number of batches in any order
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    pub(crate) replies: Vec<PathBuf>,
+    /// Write the replies to FILE, which appears whole [default: stdout]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Write errors and missing requests to FILE instead of between the outputs, each with its body: a later `run` takes FILE
+    #[arg(long, value_name = "FILE")]
+    pub(crate) errors: Option<PathBuf>,
+    /// Keep replies that answer nobody in files that begin with PREFIX
+    #[arg(long, value_name = "PREFIX", default_value = "merge")]
+    pub(crate) aside: PathBuf,
+    /// Pass over lines that are no requests
+    #[arg(long)]
+    pub(crate) skip_invalid: bool,
+    #[command(flatten)]
+    pub(crate) defects: DefectArguments,
+    /// Print the totals as JSON on stderr
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArguments {
+    /// The run's directory [default: the only run below the working directory, or the newest]
+    #[arg(value_name = "RUN_DIR")]
+    pub(crate) run: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LsArguments {
+    /// Print JSON, a run a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CancelArguments {
+    /// The run's directory [default: the only run below the working directory]
+    #[arg(value_name = "RUN_DIR")]
+    pub(crate) run: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) service: ServiceArguments,
+    /// Print JSON, a batch a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RetryArguments {
+    /// The run's directory [default: the newest below the working directory]
+    #[arg(value_name = "RUN_DIR")]
+    pub(crate) run: Option<PathBuf>,
+    /// Submit held shards again, too: if the lost answer was a yes, they are paid for twice
+    #[arg(long)]
+    pub(crate) ambiguous: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CleanArguments {
+    /// The run's directory [default: all below the working directory]
+    #[arg(value_name = "RUN_DIR")]
+    pub(crate) run: Option<PathBuf>,
+    /// Remove runs that are not done, too: what they have paid for is lost
+    #[arg(long)]
+    pub(crate) unfinished: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArguments {
+    /// The run's directory [default: the newest below the working directory]
+    #[arg(value_name = "RUN_DIR")]
+    pub(crate) run: Option<PathBuf>,
+    /// Have the next run make again what can be made again; nothing is submitted for it
+    #[arg(long)]
+    pub(crate) mend: bool,
+    /// Print JSON, a finding a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArguments {
+    /// Where to listen; port 0 is any free port
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub(crate) listen: SocketAddr,
+    /// Directory for files, batches and the billing ledger
+    #[arg(short, long, value_name = "DIR", default_value = "batchline-serve")]
+    pub(crate) directory: PathBuf,
+    /// Time that a batch pretends to take
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = duration)]
+    pub(crate) batch_time: Duration,
+    /// Batches that execute at once
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) workers: u16,
+    /// What the order of the replies, and what faults draw by chance, follow from
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Accept only the key in FILE [default: any key]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) api_key_file: Option<PathBuf>,
+    /// Let go wrong what the script in FILE says: dropped answers, cut downloads, lost rows and the like
+    #[arg(long, value_name = "FILE")]
+    pub(crate) faults: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArguments {
+    /// How many requests
+    #[arg(short = 'n', long, value_name = "N", required_unless_present = "bytes")]
+    pub(crate) requests: Option<u64>,
+    /// How many bytes, such as 10GB; the request that reaches them is the last
+    #[arg(long, value_name = "BYTES", value_parser = bytes, conflicts_with = "requests")]
+    pub(crate) bytes: Option<u64>,
+    /// What everything follows from
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// A model to ask for; several are interleaved
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Vec<String>,
+    /// Write to FILE [default: stdout]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// Reads `5000`, `20MB`, `256MiB`. K, M, G, T are decimal, with `i` binary; the `B` may be left out.
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 =
+        number.parse().map_err(|_| "expected a number of bytes, such as 5000, 20MB or 256MiB".to_owned())?;
+    let unit = unit.trim().to_ascii_lowercase();
+    let factor: u64 = match unit.strip_suffix('b').unwrap_or(&unit) {
+        "" => 1,
+        "k" => 1_000,
+        "m" => 1_000_000,
+        "g" => 1_000_000_000,
+        "t" => 1_000_000_000_000,
+        "ki" => 1 << 10,
+        "mi" => 1 << 20,
+        "gi" => 1 << 30,
+        "ti" => 1 << 40,
+        _ => return Err(format!("{unit:?} is no unit of bytes; use kB, MB, GB, TB, KiB, MiB, GiB or TiB")),
+    };
+    number.checked_mul(factor).ok_or_else(|| "too many bytes".to_owned())
+}
+
+/// Reads `200ms`, `45s`, `10m`, `2h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| "expected a time, such as 200ms, 45s, 10m or 2h".to_owned())?;
+    let milliseconds: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(format!("{unit:?} is no unit of time; use ms, s, m or h")),
+    };
+    number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
+}
+
+fn on_ambiguous(text: &str) -> Result<batchline::run::OnAmbiguous, String> {
+    use batchline::run::OnAmbiguous;
+    match text.split_once(':') {
+        None if text == "hold" => Ok(OnAmbiguous::Hold),
+        Some(("retry-after", time)) => duration(time).map(OnAmbiguous::RetryAfter),
+        _ => Err("expected hold or retry-after:TIME, such as retry-after:30m".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_have_units() {
+        assert_eq!(bytes("5000"), Ok(5000));
+        assert_eq!(bytes("20MB"), Ok(20_000_000));
+        assert_eq!(bytes("256MiB"), Ok(1 << 28));
+        assert_eq!(bytes("10g"), Ok(10_000_000_000));
+        assert!(bytes("MB").is_err() && bytes("5 parsecs").is_err() && bytes("99999999999TB").is_err());
+        assert_eq!(duration("200ms"), Ok(Duration::from_millis(200)));
+        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        assert!(duration("5").is_err() && duration("").is_err());
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+}

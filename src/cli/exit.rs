@@ -1,0 +1,136 @@
+//! Exit codes, and how an error looks on the screen.
+
+use std::error::Error as StdError;
+use std::process::ExitCode;
+
+use batchline::error::{Error, ErrorKind};
+use serde_json::json;
+
+/// What the exit code says. Scripts rely on the numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Every request has an output.
+    Success = 0,
+    /// A defect of this program.
+    Internal = 1,
+    /// The command line, or an input that cannot be read.
+    Usage = 2,
+    /// A setting or the key.
+    Configuration = 3,
+    /// The input has lines that are no requests; nothing was sent.
+    Defects = 4,
+    /// The provider refused or could not be reached.
+    Provider = 5,
+    /// Finished, but some requests ended as error or missing, or a batch failed or expired.
+    Incomplete = 6,
+    /// A submission is unresolved, or a second batch was found for one.
+    Held = 7,
+    /// The local state is damaged, locked or out of space.
+    LocalState = 8,
+    /// Interrupted by Ctrl-C; resumable.
+    Interrupted = 130,
+    /// Asked to end by SIGTERM; resumable.
+    Terminated = 143,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// What ends a command early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The library cannot go on.
+    #[error(transparent)]
+    Run(#[from] Error),
+    /// As [`Error::Interrupted`], by SIGTERM.
+    #[error("terminated; the same command goes on from here")]
+    Terminated,
+    /// The command line makes no sense although it parses.
+    #[error("{0}")]
+    Usage(String),
+    /// Standard output or error cannot be written.
+    #[error("cannot write to standard output")]
+    Stdout(#[source] std::io::Error),
+}
+
+impl<E: Into<Error>> From<E> for Failure
+where
+    E: NotFailure,
+{
+    fn from(error: E) -> Self {
+        Self::Run(error.into())
+    }
+}
+
+/// The errors of the library's parts, so that `?` works on each of them.
+pub(crate) trait NotFailure {}
+impl NotFailure for batchline::durable::FileError {}
+impl NotFailure for batchline::input::InputError {}
+impl NotFailure for batchline::results::ResultsError {}
+impl NotFailure for batchline::run::ledger::LedgerError {}
+impl NotFailure for batchline::remote::RemoteError {}
+impl NotFailure for batchline::remote::SetupError {}
+impl NotFailure for batchline::serve::ServeError {}
+
+impl Failure {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Usage(_) => Exit::Usage,
+            Self::Terminated => Exit::Terminated,
+            Self::Stdout(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Success,
+            Self::Stdout(_) => Exit::LocalState,
+            Self::Run(error) => match error.kind() {
+                ErrorKind::Internal => Exit::Internal,
+                ErrorKind::Usage => Exit::Usage,
+                ErrorKind::Configuration => Exit::Configuration,
+                ErrorKind::Defects => Exit::Defects,
+                ErrorKind::Provider => Exit::Provider,
+                ErrorKind::LocalState => Exit::LocalState,
+                ErrorKind::Interrupted => Exit::Interrupted,
+                ErrorKind::ClosedPipe => Exit::Success,
+            },
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Run(error) => error.hint(),
+            Self::Usage(_) => Some("`batchline --help` lists the commands and their options".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// Prints an error, its causes and its hint, and says how to exit.
+pub(crate) fn report(failure: &Failure, json: bool) -> ExitCode {
+    let exit = failure.exit();
+    if exit == Exit::Success {
+        return exit.into();
+    }
+    let mut causes = Vec::new();
+    let mut cause = failure.source();
+    while let Some(error) = cause {
+        causes.push(error.to_string());
+        cause = error.source();
+    }
+    if json {
+        let record = json!({
+            "schema": 1, "kind": "error", "exit": exit as u8, "message": failure.to_string(), "causes": causes, "hint": failure.hint(),
+        });
+        eprintln!("{record}");
+        return exit.into();
+    }
+    let mut line = format!("error: {failure}");
+    for cause in causes {
+        line.push_str(": ");
+        line.push_str(&cause);
+    }
+    eprintln!("{line}");
+    if let Some(hint) = failure.hint() {
+        eprintln!("\nhint: {hint}");
+    }
+    exit.into()
+}

@@ -1,0 +1,145 @@
+//! The commands that look at runs, and stop them: `status`, `ls`, `cancel`.
+
+use std::path::{Path, PathBuf};
+
+use batchline::error::Error;
+use batchline::remote::{Api, HttpApi, Settings};
+use batchline::run::directory::{self, RUNS_DIRECTORY};
+use batchline::run::inspect::{self, RunStatus};
+use batchline::run::options::BUILT_IN;
+use batchline::run::{ServiceChoice, inspect::Cancelled};
+use serde_json::json;
+
+use super::args::{CancelArguments, LsArguments, ServiceArguments, StatusArguments};
+use super::exit::{Exit, Failure};
+use super::records::{count, plural, print, print_json, size};
+use super::running::runtime;
+use super::settings;
+
+/// Shards that `status` shows one by one; with more, only those that need attention.
+const SHARDS_SHOWN: usize = 20;
+
+pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
+    let status = inspect::status(&find(arguments.run.as_deref())?)?;
+    if arguments.json {
+        let mut record = json!(status);
+        record["schema"] = json!(1);
+        record["kind"] = json!("status");
+        print_json(&record)?;
+        return Ok(Exit::Success);
+    }
+    print(&format!("run {}", status.directory.display()))?;
+    print(&format!("input    {}", status.inputs.join(", ")))?;
+    print(&format!("service  {}", status.service))?;
+    print(&format!("begun    {}", status.created_at))?;
+    print(&format!("state    {}", describe(&status)))?;
+    for (state, number) in &status.shards_by_state {
+        print(&format!("  {:>8} {state}", count(*number)))?;
+    }
+    let all = status.shards.len() <= SHARDS_SHOWN;
+    for shard in &status.shards {
+        if !all && shard.note.is_none() {
+            continue;
+        }
+        let batch = shard.batch_id.as_deref().map(|id| format!(", batch {id}")).unwrap_or_default();
+        let batch_status = shard.batch_status.as_deref().map(|status| format!(" ({status})")).unwrap_or_default();
+        let note = shard.note.as_deref().map(|note| format!(": {note}")).unwrap_or_default();
+        let (requests, bytes) = (plural(shard.requests, "request"), size(shard.bytes));
+        print(&format!("shard {}: {requests}, {bytes}, {}{batch}{batch_status}{note}", shard.number, shard.state))?;
+    }
+    for incident in &status.incidents {
+        print(&format!("incident: {incident}"))?;
+    }
+    if status.shards.iter().any(|shard| shard.state == "held") {
+        eprintln!(
+            "\nhint: a held shard was sent, but no answer came and the service's list shows no batch for it. Look for its file at the \
+             provider's console. `batchline run` looks at the list again; `batchline retry --ambiguous` decides to submit it again."
+        );
+    }
+    Ok(Exit::Success)
+}
+
+pub(crate) fn ls(arguments: &LsArguments) -> Result<Exit, Failure> {
+    let runs = directory::runs(Path::new(RUNS_DIRECTORY))?;
+    for run in &runs {
+        let status = inspect::status(run)?;
+        if arguments.json {
+            print_json(&json!({
+                "schema": 1, "kind": "run", "directory": status.directory, "inputs": status.inputs, "service": status.service,
+                "created_at": status.created_at, "requests": status.requests, "shards": status.shards.len(),
+                "shards_by_state": status.shards_by_state, "owner": status.owner,
+            }))?;
+        } else {
+            let (requests, inputs) = (plural(status.requests, "request"), status.inputs.join(", "));
+            print(&format!("{}  {}  {requests}, {}  {inputs}", run.display(), status.created_at, describe(&status)))?;
+        }
+    }
+    if runs.is_empty() && !arguments.json {
+        eprintln!("there are no runs below the working directory");
+    }
+    Ok(Exit::Success)
+}
+
+pub(crate) fn cancel(arguments: &CancelArguments) -> Result<Exit, Failure> {
+    let run = find(arguments.run.as_deref())?;
+    let identity = inspect::status(&run)?.service;
+    let (name, place) = identity.split_once(' ').unwrap_or((&identity, BUILT_IN));
+    let profile = settings::provider(name)?;
+    // The batches are where the run has put them, whatever the environment says now.
+    let recorded = (place != BUILT_IN).then(|| place.to_owned());
+    let service = ServiceArguments {
+        base_url: arguments.service.base_url.clone().or(recorded),
+        api_key_file: arguments.service.api_key_file.clone(),
+    };
+    let ServiceChoice::At { profile, address, token } = settings::service(profile, &service)? else {
+        let what = "the built-in service runs inside of `batchline run` only: there is nothing to cancel".to_owned();
+        return Err(Error::Configuration { what, hint: None }.into());
+    };
+    let api = HttpApi::new(profile, address, token, Settings::default())?;
+    let cancelled = runtime()?.block_on(cancel_batches(&api, &run))?;
+    for Cancelled { shard, batch_id, status } in &cancelled {
+        if arguments.json {
+            print_json(
+                &json!({"schema": 1, "kind": "cancelled", "shard": shard, "batch_id": batch_id, "status": status}),
+            )?;
+        } else {
+            print(&format!("shard {shard}: batch {batch_id} is {status}"))?;
+        }
+    }
+    if cancelled.is_empty() && !arguments.json {
+        eprintln!("no batch of this run is at work");
+    }
+    Ok(Exit::Success)
+}
+
+async fn cancel_batches(api: &impl Api, run: &Path) -> Result<Vec<Cancelled>, Failure> {
+    Ok(inspect::cancel(api, run).await?)
+}
+
+/// The run that is meant: the one named, or the newest below the working directory.
+pub(crate) fn find(named: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(named) = named {
+        return Ok(named.to_owned());
+    }
+    let mut runs = Vec::new();
+    for run in directory::runs(Path::new(RUNS_DIRECTORY))? {
+        runs.push((inspect::status(&run)?.created_at, run));
+    }
+    let none = || Failure::Usage("there are no runs below the working directory".to_owned());
+    runs.into_iter().max().map(|(_, run)| run).ok_or_else(none)
+}
+
+fn describe(status: &RunStatus) -> String {
+    let done = status.shards_by_state.get("indexed").copied().unwrap_or(0);
+    let of = plural(status.shards.len() as u64, "shard");
+    let owner = match &status.owner {
+        Some(pid) => format!(", process {pid} works on it"),
+        None => String::new(),
+    };
+    if is_done(status) { format!("done{owner}") } else { format!("{done} of {of} done{owner}") }
+}
+
+/// Whether all that was sent has come back.
+pub(crate) fn is_done(status: &RunStatus) -> bool {
+    status.shards.iter().all(|shard| shard.state == "indexed")
+}

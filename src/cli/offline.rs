@@ -1,0 +1,180 @@
+//! The commands that need no service: `check`, `plan`, `split`, `merge`, `generate`.
+
+use std::io::{self, BufWriter, Write};
+
+use batchline::durable::{FileError, PendingFile};
+use batchline::error::Error;
+use batchline::generate::{Amount, GenerateOptions};
+use batchline::input::pack::Shard;
+use batchline::input::scan::Scan;
+use batchline::offline::{self, MergedReplies};
+use batchline::run::{OutputTarget, Outputs};
+use serde_json::json;
+
+use super::args::{CheckArguments, GenerateArguments, MergeArguments, PlanArguments, SplitArguments};
+use super::exit::{Exit, Failure};
+use super::progress::{Manner, Progress};
+use super::records::{count, plural, print, print_json, size};
+use super::settings;
+
+/// Bytes that make a token, roughly: what English prose and JSON have on average. An estimate, named as such.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// Bytes gathered before they are written.
+const WRITE_BYTES: usize = 256 * 1024;
+
+pub(crate) fn check(arguments: &CheckArguments) -> Result<Exit, Failure> {
+    let options = settings::offline(&arguments.input, None, &arguments.defects)?;
+    let progress = Progress::new(Manner::choose(arguments.quiet, arguments.json));
+    let scanned = offline::check(&options, &progress);
+    progress.finish();
+    let Scan { lines, blank, requests, defects, bytes, .. } = scanned?.scan;
+    if arguments.json {
+        print_json(&json!({
+            "schema": 1, "kind": "check", "lines": lines, "blank": blank, "requests": requests, "defects": defects, "bytes": bytes,
+        }))?;
+    } else if !arguments.quiet {
+        let shown = arguments.defects.max_defects;
+        if defects > shown {
+            eprintln!("… and {} more; --report FILE writes all of them", count(defects - shown));
+        }
+        let blank = if blank > 0 { format!(", {} skipped", plural(blank, "blank line")) } else { String::new() };
+        print(&format!(
+            "{}, {} ({}){blank}",
+            plural(requests, "valid request"),
+            plural(defects, "defect"),
+            size(bytes)
+        ))?;
+    }
+    Ok(if defects > 0 { Exit::Defects } else { Exit::Success })
+}
+
+pub(crate) fn plan(arguments: &PlanArguments) -> Result<Exit, Failure> {
+    let options = settings::offline(&arguments.input, Some(&arguments.shard), &arguments.defects)?;
+    let progress = Progress::new(Manner::choose(false, arguments.json));
+    let scanned = offline::plan(&options, &progress);
+    progress.finish();
+    let scan = scanned?.scan;
+    if !arguments.json {
+        print("shard  requests         bytes       ~tokens  cut by    model")?;
+    }
+    for shard in &scan.shards {
+        let Shard { number, model, requests, bytes, cut, .. } = shard;
+        let (tokens, cut) = (bytes / BYTES_PER_TOKEN, cut.name());
+        if arguments.json {
+            print_json(&json!({
+                "schema": 1, "kind": "shard", "number": number, "model": model, "requests": requests, "bytes": bytes,
+                "estimated_tokens": tokens, "cut": cut,
+            }))?;
+        } else {
+            let (requests, bytes, tokens) = (count(*requests), count(*bytes), count(tokens));
+            print(&format!("{number:>5}  {requests:>8}  {bytes:>12}  {tokens:>12}  {cut:<8}  {model}"))?;
+        }
+    }
+    let bytes: u64 = scan.shards.iter().map(|shard| shard.bytes).sum();
+    let limits = options.scan.shard;
+    if arguments.json {
+        print_json(&json!({
+            "schema": 1, "kind": "plan", "shards": scan.shards.len(), "requests": scan.requests, "invalid": scan.defects,
+            "bytes": bytes, "estimated_tokens": bytes / BYTES_PER_TOKEN, "shard_requests_max": limits.requests,
+            "shard_bytes_max": limits.bytes,
+        }))?;
+        return Ok(Exit::Success);
+    }
+    print(&format!(
+        "{}, {}, {}, about {} tokens (estimated: {BYTES_PER_TOKEN} bytes each)",
+        plural(scan.shards.len() as u64, "shard"),
+        plural(scan.requests, "request"),
+        size(bytes),
+        count(bytes / BYTES_PER_TOKEN)
+    ))?;
+    print(&format!(
+        "limits: {} requests and {} a shard, one model a shard",
+        count(limits.requests),
+        size(limits.bytes)
+    ))?;
+    Ok(Exit::Success)
+}
+
+pub(crate) fn split(arguments: &SplitArguments) -> Result<Exit, Failure> {
+    let options = settings::offline(&arguments.input, Some(&arguments.shard), &arguments.defects)?;
+    let progress = Progress::new(Manner::choose(false, false));
+    let paths = offline::split(&options, &arguments.directory, &progress);
+    progress.finish();
+    for path in paths? {
+        print(&path.display().to_string())?;
+    }
+    Ok(Exit::Success)
+}
+
+pub(crate) fn merge(arguments: &MergeArguments) -> Result<Exit, Failure> {
+    let mut options = settings::offline(&arguments.input, None, &arguments.defects)?;
+    options.scan.skip_invalid = arguments.skip_invalid;
+    let manner = Manner::choose(false, arguments.json);
+    let progress = Progress::new(manner);
+    let output = match &arguments.output {
+        Some(path) => OutputTarget::File(path.clone()),
+        None => OutputTarget::Writer(Box::new(io::stdout())),
+    };
+    let outputs = Outputs { output, errors: arguments.errors.clone() };
+    let merged = offline::merge(&options, &arguments.replies, &arguments.aside, outputs, &progress);
+    progress.finish();
+    let MergedReplies { merged, indexed, aside } = merged?;
+    if arguments.json {
+        eprintln!(
+            "{}",
+            json!({
+                "schema": 1, "kind": "merge", "lines": merged.lines(), "outputs": merged.outputs, "errors": merged.errors,
+                "missing": merged.missing, "invalid": merged.invalid, "duplicates": indexed.duplicates,
+                "conflicts": indexed.conflicts, "unknown": indexed.unknown, "unreadable": indexed.unreadable, "aside": aside,
+            })
+        );
+    } else {
+        eprintln!(
+            "{}: {}, {}, {} missing, {} invalid; replies: {}, {} duplicate, {} in conflict, {} unknown, {} unreadable",
+            plural(merged.lines(), "request"),
+            plural(merged.outputs, "output"),
+            plural(merged.errors, "error"),
+            count(merged.missing),
+            count(merged.invalid),
+            count(indexed.replies),
+            count(indexed.duplicates),
+            count(indexed.conflicts),
+            count(indexed.unknown),
+            count(indexed.unreadable)
+        );
+        for path in &aside {
+            eprintln!("set aside: {}", path.display());
+        }
+    }
+    let complete = merged.outputs == merged.lines() && indexed.conflicts == 0;
+    Ok(if complete { Exit::Success } else { Exit::Incomplete })
+}
+
+pub(crate) fn generate(arguments: &GenerateArguments) -> Result<Exit, Failure> {
+    let amount = match (arguments.requests, arguments.bytes) {
+        (Some(requests), _) => Amount::Requests(requests),
+        (None, bytes) => Amount::Bytes(bytes.unwrap_or_default()),
+    };
+    let mut options = GenerateOptions { amount, seed: arguments.seed, ..GenerateOptions::default() };
+    if !arguments.model.is_empty() {
+        options.models.clone_from(&arguments.model);
+    }
+    let generated = match &arguments.output {
+        None => {
+            let mut stdout = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());
+            batchline::generate::generate(&options, &mut stdout)
+                .and_then(|generated| stdout.flush().map(|()| generated))
+                .map_err(Failure::Stdout)?
+        }
+        Some(path) => {
+            let failed = |error| Failure::Run(Error::File(FileError::on("write", path)(error)));
+            let mut file = BufWriter::with_capacity(WRITE_BYTES, PendingFile::create(path)?);
+            let generated = batchline::generate::generate(&options, &mut file).map_err(failed)?;
+            file.into_inner().map_err(|error| failed(error.into_error()))?.publish()?;
+            generated
+        }
+    };
+    eprintln!("{}, {}", plural(generated.requests, "request"), size(generated.bytes));
+    Ok(Exit::Success)
+}

@@ -1,0 +1,282 @@
+//! Progress: bars on a terminal, a plain line now and then elsewhere, JSON records on request. All on stderr.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use batchline::results::merge::Merged;
+use batchline::run::monitor::ShardCounts;
+use batchline::run::{Event, Monitor};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use super::records::{count, plural, size};
+
+/// Time between two plain lines.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Time between two JSON records of progress.
+const JSON_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How to say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// Only defects and warnings.
+    Quiet,
+    /// Bars that redraw themselves.
+    Bars,
+    /// A line now and then.
+    Plain,
+    /// Records.
+    Json,
+}
+
+impl Manner {
+    pub(crate) fn choose(quiet: bool, json: bool) -> Self {
+        match (json, quiet, io::stderr().is_terminal()) {
+            (true, ..) => Self::Json,
+            (_, true, _) => Self::Quiet,
+            (.., true) => Self::Bars,
+            _ => Self::Plain,
+        }
+    }
+}
+
+/// Where things stand.
+#[derive(Debug, Default)]
+struct Standing {
+    requests: u64,
+    bytes: u64,
+    upload_total: u64,
+    uploaded: u64,
+    downloaded: u64,
+    shards: ShardCounts,
+    merged: Merged,
+    done_at_service: u64,
+    said: Option<Instant>,
+    last: String,
+    bars: Vec<(&'static str, ProgressBar)>,
+    /// The run has ended; what is still told comes from transfers that were cut off.
+    finished: bool,
+}
+
+/// Shows what the engine tells.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    manner: Manner,
+    screen: MultiProgress,
+    standing: Mutex<Standing>,
+}
+
+impl Progress {
+    pub(crate) fn new(manner: Manner) -> Self {
+        let target = if manner == Manner::Bars { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        Self { manner, screen: MultiProgress::with_draw_target(target), standing: Mutex::default() }
+    }
+
+    /// Removes the bars; what follows is the summary.
+    pub(crate) fn finish(&self) {
+        let mut standing = self.standing();
+        standing.finished = true;
+        for (_, bar) in standing.bars.drain(..) {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A line that stays, above the bars.
+    fn say(&self, line: &str) {
+        if self.manner == Manner::Bars {
+            self.screen.suspend(|| eprintln!("{line}"));
+        } else {
+            eprintln!("{line}");
+        }
+    }
+
+    fn record(&self, kind: &str, mut record: serde_json::Value) {
+        record["schema"] = json!(1);
+        record["kind"] = json!(kind);
+        self.say(&record.to_string());
+    }
+
+    /// Moves the bar of that name, which appears with its first move.
+    fn bar(&self, standing: &mut Standing, name: &'static str, at: u64, total: u64, is_bytes: bool) {
+        if self.manner != Manner::Bars {
+            return;
+        }
+        let bar = if let Some((_, bar)) = standing.bars.iter().find(|(known, _)| *known == name) {
+            bar.clone()
+        } else {
+            let amounts =
+                if is_bytes { "{bytes} of {total_bytes}, {bytes_per_sec}" } else { "{human_pos} of {human_len}{msg}" };
+            let style = ProgressStyle::with_template(&format!("{name:>9} {{bar:32}} {amounts}"));
+            let bar = self.screen.add(ProgressBar::new(total));
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            standing.bars.push((name, bar.clone()));
+            bar
+        };
+        bar.set_length(total.max(at));
+        bar.set_position(at);
+        if name == "batches" {
+            bar.set_message(describe(&standing.shards));
+        }
+        if at >= total && name == "checking" {
+            bar.finish_and_clear();
+            standing.bars.retain(|(known, _)| *known != name);
+        }
+    }
+
+    /// A plain line or a record of where things stand, if it is time and something has changed.
+    fn say_standing(&self, standing: &mut Standing) {
+        let interval = if self.manner == Manner::Json { JSON_INTERVAL } else { PLAIN_INTERVAL };
+        if standing.said.is_some_and(|said| said.elapsed() < interval) {
+            return;
+        }
+        let Standing { uploaded, upload_total, downloaded, shards, merged, .. } = standing;
+        if self.manner == Manner::Json {
+            let record = json!({
+                "uploaded_bytes": *uploaded, "upload_total_bytes": *upload_total, "downloaded_bytes": *downloaded,
+                "shards": {
+                    "waiting": shards.waiting, "uploaded": shards.uploaded, "submitted": shards.submitted,
+                    "ended": shards.ended, "indexed": shards.indexed, "held": shards.held,
+                },
+                "merged_lines": merged.lines(), "requests_done_at_service": standing.done_at_service,
+            });
+            let text = record.to_string();
+            if text != standing.last {
+                standing.last = text;
+                self.record("progress", record);
+            }
+        } else {
+            let line = format!(
+                "shards: {}; uploaded {}, downloaded {}, merged {} of {} lines",
+                describe(shards).trim_start_matches(", "),
+                size(*uploaded),
+                size(*downloaded),
+                count(merged.lines()),
+                count(standing.requests)
+            );
+            if line != standing.last {
+                self.say(&line);
+                standing.last = line;
+            }
+        }
+        standing.said = Some(Instant::now());
+    }
+
+    fn started(&self, directory: &Path, (resumed, done): (bool, bool), standing: &mut Standing, shards: usize) {
+        // The first line about progress comes when some time has passed.
+        standing.said = Some(Instant::now());
+        let (requests, bytes) = (standing.requests, standing.bytes);
+        match self.manner {
+            Manner::Json => self.record(
+                "started",
+                json!({"directory": directory, "requests": requests, "shards": shards, "bytes": bytes, "resumed": resumed, "done": done}),
+            ),
+            Manner::Quiet => {}
+            Manner::Bars | Manner::Plain => {
+                let verb = match (resumed, done) {
+                    (true, true) => "all is done:",
+                    (true, false) => "going on with",
+                    (false, _) => "starting",
+                };
+                let shards = plural(shards as u64, "shard");
+                let requests = plural(requests, "request");
+                self.say(&format!("{verb} {requests} in {shards} ({}), run directory {}", size(bytes), directory.display()));
+            }
+        }
+    }
+}
+
+impl Monitor for Progress {
+    fn event(&self, event: Event<'_>) {
+        let mut standing = self.standing();
+        if standing.finished {
+            return;
+        }
+        match event {
+            Event::Defect(defect) if self.manner == Manner::Json => {
+                self.record("defect", serde_json::to_value(defect).unwrap_or_default());
+            }
+            Event::Defect(defect) => self.say(&defect.to_string()),
+            Event::Warning(text) | Event::Note(text) if self.manner == Manner::Json => {
+                let kind = if matches!(event, Event::Warning(_)) { "warning" } else { "note" };
+                self.record(kind, json!({ "message": text }));
+            }
+            Event::Warning(text) => self.say(&format!("warning: {text}")),
+            Event::Note(_) if self.manner == Manner::Quiet => {}
+            Event::Note(text) => self.say(&format!("note: {text}")),
+            Event::Started { directory, requests, shards, bytes, upload_bytes, resumed, done } => {
+                standing.requests = requests;
+                standing.bytes = bytes;
+                standing.upload_total = upload_bytes;
+                self.started(directory, (resumed, done), &mut standing, shards);
+            }
+            _ if self.manner == Manner::Quiet => {}
+            Event::Spooled { bytes } => self.bar(&mut standing, "reading", bytes, bytes, true),
+            Event::Checked { bytes, total } => self.bar(&mut standing, "checking", bytes, total, true),
+            moved => {
+                self.take(&mut standing, moved);
+                if self.manner != Manner::Bars {
+                    self.say_standing(&mut standing);
+                }
+            }
+        }
+    }
+}
+
+impl Progress {
+    /// Takes up a number that has moved.
+    fn take(&self, standing: &mut Standing, event: Event<'_>) {
+        match event {
+            Event::Uploaded { bytes } => {
+                standing.uploaded = bytes;
+                let total = standing.upload_total;
+                self.bar(standing, "uploading", bytes, total, true);
+            }
+            Event::Downloaded { bytes } => {
+                standing.downloaded = bytes;
+                self.bar(standing, "fetching", bytes, bytes, true);
+            }
+            Event::Shards(counts) => {
+                standing.shards = *counts;
+                let (done, requests) = (standing.done_at_service, standing.requests);
+                self.bar(standing, "batches", done, requests, false);
+            }
+            Event::Progress { done, .. } => {
+                standing.done_at_service = done;
+                let requests = standing.requests;
+                self.bar(standing, "batches", done, requests, false);
+            }
+            Event::Merged(merged) => {
+                standing.merged = *merged;
+                let requests = standing.requests;
+                self.bar(standing, "merging", merged.lines(), requests, false);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The states in which there are shards.
+fn describe(shards: &ShardCounts) -> String {
+    let mut text = String::new();
+    for (number, state) in [
+        (shards.waiting, "to upload"),
+        (shards.uploaded, "to submit"),
+        (shards.submitted, "at work"),
+        (shards.ended, "coming back"),
+        (shards.indexed, "done"),
+        (shards.held, "held"),
+    ] {
+        if number > 0 {
+            let _ = write!(text, ", {} {state}", count(number as u64));
+        }
+    }
+    text
+}

@@ -1,0 +1,158 @@
+//! `batchline run`.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use batchline::error::Error;
+use batchline::run::{self, OutputTarget, Outputs, Summary};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::args::RunArguments;
+use super::exit::{Exit, Failure};
+use super::progress::{Manner, Progress};
+use super::records::{count, plural, seconds, size};
+use super::settings;
+
+/// Shards named in a summary; the rest is counted.
+const HELD_SHOWN: usize = 5;
+
+pub(crate) fn run(arguments: RunArguments) -> Result<Exit, Failure> {
+    let options = settings::run(&arguments)?;
+    let manner = Manner::choose(arguments.quiet, arguments.json);
+    let progress = Arc::new(Progress::new(manner));
+    let output = match arguments.output {
+        Some(path) => OutputTarget::File(path),
+        None => OutputTarget::Writer(Box::new(io::stdout())),
+    };
+    let outputs = Outputs { output, errors: arguments.errors };
+    let runtime = runtime()?;
+    let monitor: Arc<Progress> = progress.clone();
+    let ended = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let terminated = Arc::new(AtomicBool::new(false));
+        tokio::spawn(stop_on_signals(stop.clone(), terminated.clone()));
+        match run::run(options, outputs, monitor, stop).await {
+            Err(Error::Interrupted) if terminated.load(Ordering::Relaxed) => Err(Failure::Terminated),
+            ended => ended.map_err(Failure::from),
+        }
+    });
+    progress.finish();
+    // Threads that still read the input must not hold up an interrupted program.
+    runtime.shutdown_background();
+    let summary = ended?;
+    if manner == Manner::Json {
+        let mut record = json!(summary);
+        record["schema"] = json!(1);
+        record["kind"] = json!("summary");
+        eprintln!("{record}");
+    } else if manner != Manner::Quiet {
+        eprintln!("{}", describe(&summary));
+    }
+    Ok(exit_of(&summary))
+}
+
+/// The first signal stops the run, which then can be gone on with; the second one ends the process at once.
+#[expect(clippy::exit, reason = "a second Ctrl-C means now")]
+async fn stop_on_signals(stop: CancellationToken, terminated: Arc<AtomicBool>) {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    let mut next = async || {
+        tokio::select! {
+            _ = interrupt.recv() => Exit::Interrupted,
+            _ = terminate.recv() => Exit::Terminated,
+        }
+    };
+    terminated.store(next().await == Exit::Terminated, Ordering::Relaxed);
+    stop.cancel();
+    std::process::exit(next().await as i32);
+}
+
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|source| {
+        let error = batchline::durable::FileError { action: "start threads in", path: ".".into(), source };
+        Failure::Run(error.into())
+    })
+}
+
+fn exit_of(summary: &Summary) -> Exit {
+    if !summary.held.is_empty() || !summary.surplus_batches.is_empty() {
+        Exit::Held
+    } else if summary.is_complete() {
+        Exit::Success
+    } else {
+        Exit::Incomplete
+    }
+}
+
+fn describe(summary: &Summary) -> String {
+    let mut lines = Vec::new();
+    let mut parts = vec![plural(summary.outputs, "output"), plural(summary.errors, "error")];
+    parts.push(format!("{} missing", count(summary.missing)));
+    for (number, what) in [(summary.invalid, "invalid and skipped"), (summary.open, "still open")] {
+        if number > 0 {
+            parts.push(format!("{} {what}", count(number)));
+        }
+    }
+    lines.push(format!("{}: {}", plural(summary.lines, "request"), parts.join(", ")));
+    for (kind, number) in &summary.errors_by_kind {
+        lines.push(format!("  {} × {kind}", count(*number)));
+    }
+    if !summary.sent_again.is_empty() {
+        let reasons: Vec<String> =
+            summary.sent_again.iter().map(|(reason, number)| format!("{} × {reason}", count(*number))).collect();
+        lines.push(format!("sent again: {}", reasons.join(", ")));
+    }
+    let mut aside = Vec::new();
+    for (number, what) in [
+        (summary.duplicates, "duplicate"),
+        (summary.conflicts, "in conflict"),
+        (summary.unknown, "unknown"),
+        (summary.unreadable, "unreadable"),
+    ] {
+        if number > 0 {
+            aside.push(format!("{} {what}", count(number)));
+        }
+    }
+    if !aside.is_empty() {
+        let replies = summary.directory.join("replies");
+        lines.push(format!("replies set aside: {} (kept in {})", aside.join(", "), replies.display()));
+    }
+    let unsound = match summary.batches_unsound {
+        0 => String::new(),
+        number => format!(", {number} of them not completed"),
+    };
+    lines.push(format!(
+        "{}{unsound}; {} prompt + {} completion tokens; {} written in {}",
+        plural(summary.batches as u64, "batch"),
+        count(summary.prompt_tokens),
+        count(summary.completion_tokens),
+        size(summary.bytes),
+        seconds(summary.seconds)
+    ));
+    if !summary.held.is_empty() {
+        let shown: Vec<String> = summary.held.iter().take(HELD_SHOWN).map(ToString::to_string).collect();
+        let more = if summary.held.len() > HELD_SHOWN { ", …" } else { "" };
+        lines.push(format!(
+            "held: {} ({}{more}): nobody knows whether their batches were created; `batchline status {}` explains",
+            plural(summary.held.len() as u64, "shard"),
+            shown.join(", "),
+            summary.directory.display()
+        ));
+    }
+    if !summary.surplus_batches.is_empty() {
+        let shown: Vec<&str> = summary.surplus_batches.iter().take(HELD_SHOWN).map(String::as_str).collect();
+        let more = if summary.surplus_batches.len() > HELD_SHOWN { ", …" } else { "" };
+        lines.push(format!(
+            "too many: {} ({}{more}) on files of this run, which may have been paid for twice; `batchline status {}` explains",
+            plural(summary.surplus_batches.len() as u64, "batch"),
+            shown.join(", "),
+            summary.directory.display()
+        ));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,70 @@
+//! `batchline serve`.
+
+use batchline::remote::Token;
+use batchline::serve::{Faults, FaultsError, ServeOptions, Server};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::args::ServeArguments;
+use super::exit::{Exit, Failure};
+use super::records::print;
+use super::running::runtime;
+
+pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
+    let token = match &arguments.api_key_file {
+        Some(path) => {
+            let token = Token::from_file(path).map_err(|error| {
+                Failure::Run(batchline::error::Error::Configuration { what: error.to_string(), hint: None })
+            })?;
+            Some(token.into_secret())
+        }
+        None => None,
+    };
+    let faults = match &arguments.faults {
+        Some(path) => Faults::load(path).map_err(|error| unusable(&error))?,
+        None => Faults::default(),
+    };
+    let is_faulty = !faults.is_empty();
+    let options = ServeOptions {
+        directory: arguments.directory,
+        listen: arguments.listen,
+        token,
+        seed: arguments.seed,
+        batch_time: arguments.batch_time,
+        workers: usize::from(arguments.workers),
+        faults,
+        ..ServeOptions::default()
+    };
+    runtime()?.block_on(async {
+        let directory = options.directory.clone();
+        let server = Server::start(options).await?;
+        // The first line is for scripts that ask for any free port.
+        print(&server.base_url())?;
+        eprintln!("serving an echo of Together's Batch API from {}; Ctrl-C ends it", directory.display());
+        if is_faulty {
+            eprintln!("with scripted faults; access.jsonl and faults.jsonl there say which of them acted");
+        }
+        wait_for_signal().await;
+        server.stop().await?;
+        Ok(Exit::Success)
+    })
+}
+
+fn unusable(error: &FaultsError) -> Failure {
+    let what = match error {
+        FaultsError::Unreadable { source, .. } => format!("{error}: {source}"),
+        FaultsError::Invalid { .. } => error.to_string(),
+    };
+    let hint = "data/faults has examples, and `cargo doc` for batchline::serve::faults all that a script can say";
+    Failure::Run(batchline::error::Error::Configuration { what, hint: Some(hint.to_owned()) })
+}
+
+async fn wait_for_signal() {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

@@ -1,0 +1,159 @@
+//! From what was typed, and the environment, to the library's options.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use batchline::custom_id::IdHasher;
+use batchline::error::Error;
+use batchline::input::check::LineLimits;
+use batchline::input::pack::ShardLimits;
+use batchline::input::scan::ScanOptions;
+use batchline::input::source::Input;
+use batchline::offline::OfflineOptions;
+use batchline::remote::{Address, Profile, Token, profile, provider::PROFILES};
+use batchline::run::{OnAmbiguous, RunOptions, ServiceChoice, directory::RUNS_DIRECTORY};
+
+use super::args::{DefectArguments, InputArguments, RunArguments, ServiceArguments, ShardArguments};
+use super::exit::Failure;
+
+/// The provider that is built in.
+pub(crate) const LOCAL: &str = "local";
+
+/// The part of the memory that holds ids while their uniqueness is checked.
+const IDS_SHARE: u64 = 4;
+
+/// How long the local service's list is watched before a submission in doubt is repeated. It shows a batch as soon as it
+/// exists, and a call cannot outlive the process that would have answered it.
+const LOCAL_SETTLE: Duration = Duration::from_secs(1);
+
+pub(crate) fn inputs(arguments: &InputArguments) -> Vec<Input> {
+    let input = |path: &PathBuf| if path == Path::new("-") { Input::Stdin } else { Input::File(path.clone()) };
+    if arguments.inputs.is_empty() { vec![Input::Stdin] } else { arguments.inputs.iter().map(input).collect() }
+}
+
+pub(crate) fn provider(name: &str) -> Result<&'static Profile, Failure> {
+    profile(name).ok_or_else(|| {
+        let names: Vec<&str> = PROFILES.iter().map(|profile| profile.name).collect();
+        Failure::Usage(format!("there is no provider {name:?}; known are {}", names.join(", ")))
+    })
+}
+
+pub(crate) fn threads(arguments: &InputArguments) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    arguments.threads.map_or_else(cores, usize::from)
+}
+
+fn line_limits(profile: &Profile) -> LineLimits {
+    LineLimits {
+        line_bytes: profile.limits.line_bytes,
+        custom_id_characters: profile.limits.custom_id_characters as usize,
+    }
+}
+
+fn shard_limits(profile: &Profile, arguments: Option<&ShardArguments>) -> Result<ShardLimits, Failure> {
+    let most = &profile.limits;
+    let lower = |typed: Option<u64>, most: u64, option: &str| match typed {
+        Some(typed) if typed > most => {
+            Err(Failure::Usage(format!("{option} {typed} is more than the {most} that {} takes", profile.name)))
+        }
+        Some(typed) => Ok(typed),
+        None => Ok(most),
+    };
+    let requests = lower(arguments.and_then(|typed| typed.shard_requests), most.shard_requests, "--shard-requests")?;
+    let bytes = lower(arguments.and_then(|typed| typed.shard_bytes), most.shard_bytes, "--shard-bytes")?;
+    Ok(ShardLimits { requests, bytes })
+}
+
+pub(crate) fn offline(
+    input: &InputArguments,
+    shard: Option<&ShardArguments>,
+    defects: &DefectArguments,
+) -> Result<OfflineOptions, Failure> {
+    let profile = provider(&input.provider)?;
+    let mut line = line_limits(profile);
+    let limits = shard_limits(profile, shard)?;
+    line.line_bytes = line.line_bytes.min(limits.bytes - 1);
+    Ok(OfflineOptions {
+        inputs: inputs(input),
+        scan: ScanOptions {
+            line,
+            shard: limits,
+            threads: threads(input),
+            memory_bytes: bytes(input.memory / IDS_SHARE),
+            ids: IdHasher::random(),
+            skip_invalid: shard.is_some_and(|shard| shard.skip_invalid),
+            scratch: PathBuf::new(),
+        },
+        scratch: std::env::temp_dir(),
+        report: defects.report.clone(),
+        max_defects: defects.max_defects,
+    })
+}
+
+pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
+    let profile = provider(&arguments.input.provider)?;
+    let shard = shard_limits(profile, Some(&arguments.shard))?;
+    let mut line = line_limits(profile);
+    // A line must fit a shard with its line end.
+    line.line_bytes = line.line_bytes.min(shard.bytes - 1);
+    let local = profile.name == LOCAL;
+    Ok(RunOptions {
+        inputs: inputs(&arguments.input),
+        runs: PathBuf::from(RUNS_DIRECTORY),
+        directory: arguments.runs.run_dir.clone(),
+        service: service(profile, &arguments.service)?,
+        endpoint: profile.endpoint.to_owned(),
+        line,
+        shard,
+        skip_invalid: arguments.shard.skip_invalid,
+        report: arguments.defects.report.clone(),
+        max_defects: arguments.defects.max_defects,
+        threads: threads(&arguments.input),
+        memory_bytes: bytes(arguments.input.memory),
+        uploads: usize::from(arguments.uploads),
+        poll_interval: arguments.poll_interval.unwrap_or(profile.poll_interval),
+        on_ambiguous: arguments.on_ambiguous.unwrap_or(if local {
+            OnAmbiguous::RetryAfter(LOCAL_SETTLE)
+        } else {
+            OnAmbiguous::Hold
+        }),
+        settle: arguments.settle.unwrap_or(batchline::run::options::SETTLE),
+        rounds: arguments.rounds,
+        delete_remote: arguments.delete_remote,
+    })
+}
+
+/// The service and its key: from the options, else from the environment, else the provider's own.
+pub(crate) fn service(profile: &'static Profile, arguments: &ServiceArguments) -> Result<ServiceChoice, Failure> {
+    let typed = arguments.base_url.clone().or_else(|| variable(profile.base_url_variable));
+    if profile.name == LOCAL && typed.is_none() {
+        return Ok(ServiceChoice::BuiltIn { profile });
+    }
+    let address = Address::parse(typed.as_deref().unwrap_or(profile.base_url))?;
+    let token = match (&arguments.api_key_file, variable(profile.key_variable)) {
+        (Some(path), _) => Some(Token::from_file(path)),
+        (None, Some(value)) => Some(Token::new(&value)),
+        // The local service wants a key, but any will do.
+        (None, None) if profile.name == LOCAL => Some(Token::new(LOCAL)),
+        (None, None) => None,
+    };
+    let token = token.transpose().map_err(|error| configuration(error.to_string(), None))?;
+    if token.is_none() && profile.key_required {
+        let hint = format!("set {} to your key, or try it without one: --provider {LOCAL}", profile.key_variable);
+        return Err(configuration(format!("there is no API key for {}", profile.name), Some(hint)));
+    }
+    Ok(ServiceChoice::At { profile, address, token })
+}
+
+fn configuration(what: String, hint: Option<String>) -> Failure {
+    Failure::Run(Error::Configuration { what, hint })
+}
+
+/// An environment variable that is set to something.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+fn bytes(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}

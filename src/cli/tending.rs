@@ -1,0 +1,85 @@
+//! The commands that take care of runs: `retry`, `clean`, `doctor`.
+
+use std::path::Path;
+
+use batchline::run::directory::{self, RUNS_DIRECTORY};
+use batchline::run::doctor::{self, Remedy};
+use batchline::run::inspect;
+use serde_json::json;
+
+use super::args::{CleanArguments, DoctorArguments, RetryArguments};
+use super::exit::{Exit, Failure};
+use super::inspect::{find, is_done};
+use super::records::{plural, print, print_json};
+
+pub(crate) fn retry(arguments: &RetryArguments) -> Result<Exit, Failure> {
+    let run = find(arguments.run.as_deref())?;
+    let decided = inspect::retry(&run, arguments.ambiguous)?;
+    if arguments.json {
+        print_json(&json!({
+            "schema": 1, "kind": "retry", "requests": decided.requests, "shards": decided.shards, "submissions": decided.submissions,
+        }))?;
+        return Ok(Exit::Success);
+    }
+    if decided.requests > 0 {
+        let (requests, shards) = (plural(decided.requests, "request"), plural(decided.shards, "shard"));
+        print(&format!("{requests} of {shards} will be sent again"))?;
+    }
+    if decided.submissions > 0 {
+        print(&format!("{} in doubt will be repeated", plural(decided.submissions, "submission")))?;
+    }
+    if decided.requests + decided.submissions == 0 {
+        eprintln!("nothing to send again");
+    } else {
+        eprintln!("the run's own command does it: `batchline run …`");
+    }
+    Ok(Exit::Success)
+}
+
+pub(crate) fn clean(arguments: &CleanArguments) -> Result<Exit, Failure> {
+    let runs = match &arguments.run {
+        Some(run) => vec![run.clone()],
+        None => directory::runs(Path::new(RUNS_DIRECTORY))?,
+    };
+    let mut kept = 0;
+    for run in &runs {
+        let status = inspect::status(run)?;
+        if !is_done(&status) && !arguments.unfinished {
+            eprintln!("kept {}: it is not done; --unfinished removes it all the same", run.display());
+            kept += 1;
+            continue;
+        }
+        inspect::remove(run)?;
+        print(&format!("removed {}", run.display()))?;
+    }
+    if runs.is_empty() {
+        eprintln!("there are no runs below the working directory");
+    }
+    Ok(if kept > 0 { Exit::Incomplete } else { Exit::Success })
+}
+
+pub(crate) fn doctor(arguments: &DoctorArguments) -> Result<Exit, Failure> {
+    let run = find(arguments.run.as_deref())?;
+    let findings = doctor::examine(&run, arguments.mend)?;
+    for finding in &findings {
+        if arguments.json {
+            let mut record = json!(finding);
+            record["schema"] = json!(1);
+            record["kind"] = json!("finding");
+            print_json(&record)?;
+            continue;
+        }
+        let of = finding.shard.map(|shard| format!("shard {shard}: ")).unwrap_or_default();
+        let remedy = match (finding.remedy, arguments.mend) {
+            (Remedy::Restore, _) => "cannot be made again here",
+            (Remedy::IndexAgain, true) => "the next run derives it again",
+            (Remedy::DownloadAgain, true) => "the next run fetches it again",
+            (_, false) => "--mend has it made again",
+        };
+        print(&format!("{of}{} ({remedy})", finding.what))?;
+    }
+    if findings.is_empty() && !arguments.json {
+        print(&format!("{} is sound", run.display()))?;
+    }
+    Ok(if findings.is_empty() { Exit::Success } else { Exit::LocalState })
+}

@@ -1,0 +1,26 @@
+//! `CustomId`: how requests and replies find each other.
+//!
+//! Ids are compared by a hash with a secret key, so that nobody outside can prepare two that collide.
+
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+/// Hashes ids with the key of one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdHasher {
+    /// The key; kept in the run's Ledger, because the request index holds hashes made with it.
+    pub key: u64,
+}
+
+impl IdHasher {
+    /// A hasher with a key that nobody knows.
+    #[must_use]
+    pub fn random() -> Self {
+        Self { key: fastrand::u64(..) }
+    }
+
+    /// The hash of an id: XXH3-128 with the key as its seed.
+    #[must_use]
+    pub fn hash(self, custom_id: &str) -> u128 {
+        xxh3_128_with_seed(custom_id.as_bytes(), self.key)
+    }
+}

@@ -1,0 +1,175 @@
+//! Why a run cannot go on, in terms of what its user can do about it.
+//!
+//! Bad lines and failed requests are no errors: they are data, counted and written where the user finds them.
+
+use std::path::PathBuf;
+
+use crate::durable::FileError;
+use crate::input::InputError;
+use crate::remote::{RemoteError, SetupError};
+use crate::results::ResultsError;
+use crate::run::ledger::LedgerError;
+use crate::serve::ServeError;
+
+/// Everything that ends a run early. The cause, where there is one, is the `source()` and not part of the message.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The input cannot be read.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// A local file cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The Ledger cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// Replies cannot be brought into order.
+    #[error(transparent)]
+    Results(#[from] ResultsError),
+    /// The client cannot be set up.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The service refused, or could not be reached.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The local service does not start.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The options do not go together, or a setting is missing.
+    #[error("{what}")]
+    Configuration {
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// Lines of the input are no requests; nothing was sent.
+    #[error("{defects} of {lines} lines are not valid requests; nothing was sent")]
+    Defects {
+        /// How many.
+        defects: u64,
+        /// Lines that are not blank.
+        lines: u64,
+    },
+    /// Another process works on the run.
+    #[error("the run directory {} is locked by another process{}", path.display(), holder(owner.as_ref()))]
+    Locked {
+        /// The run directory.
+        path: PathBuf,
+        /// Its process id, where known.
+        owner: Option<u32>,
+    },
+    /// A run directory is not what it should be.
+    #[error("the run directory {} {what}", path.display())]
+    Directory {
+        /// The run directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
+    /// The totals do not add up: a defect of this program.
+    #[error("{what}: this is a defect of batchline, please report it")]
+    Internal {
+        /// What does not add up.
+        what: String,
+    },
+    /// The user asked to stop.
+    #[error("interrupted; the same command goes on from here")]
+    Interrupted,
+}
+
+fn holder(owner: Option<&u32>) -> String {
+    owner.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
+/// The kinds of errors that scripts tell apart by the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// A defect of this program.
+    Internal,
+    /// The command line, or an input that cannot be read.
+    Usage,
+    /// A setting or the key.
+    Configuration,
+    /// Lines that are no requests.
+    Defects,
+    /// The service refused or could not be reached.
+    Provider,
+    /// Local files: damaged, locked, out of space.
+    LocalState,
+    /// The user asked to stop.
+    Interrupted,
+    /// Whoever read the output has gone away.
+    ClosedPipe,
+}
+
+impl Error {
+    /// What kind of error it is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        use crate::remote::ErrorKind as Remote;
+        match self {
+            Self::Input(InputError::File(error)) => input_file_kind(error),
+            Self::Input(_) => ErrorKind::Usage,
+            Self::Results(ResultsError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                ErrorKind::ClosedPipe
+            }
+            Self::File(_) | Self::Ledger(_) | Self::Results(_) | Self::Locked { .. } | Self::Directory { .. } => {
+                ErrorKind::LocalState
+            }
+            Self::Setup(_) | Self::Configuration { .. } => ErrorKind::Configuration,
+            Self::Remote(error) => match error.kind() {
+                Remote::Unauthorized => ErrorKind::Configuration,
+                Remote::LocalFile | Remote::InputChanged => ErrorKind::LocalState,
+                _ => ErrorKind::Provider,
+            },
+            Self::Serve(_) => ErrorKind::LocalState,
+            Self::Defects { .. } => ErrorKind::Defects,
+            Self::Internal { .. } => ErrorKind::Internal,
+            Self::Interrupted => ErrorKind::Interrupted,
+        }
+    }
+
+    /// What the user can do, where that is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Remote(error) => error.hint().map(str::to_owned),
+            Self::Configuration { hint, .. } => hint.clone(),
+            Self::Directory { hint, .. } => Some(hint.clone()),
+            Self::Locked { .. } => {
+                Some("wait for the other process to end, or stop it; a lock never outlives its process".to_owned())
+            }
+            Self::Defects { .. } => Some(
+                "mend the lines, or pass --skip-invalid to give each of them an error line in the output".to_owned(),
+            ),
+            Self::Input(InputError::Shrunk { .. } | InputError::Changed { .. }) => {
+                Some("leave the input as it is until the run has ended".to_owned())
+            }
+            Self::File(error) | Self::Results(ResultsError::File(error)) | Self::Input(InputError::File(error)) => {
+                out_of_space(error)
+            }
+            Self::Results(ResultsError::Damaged { .. }) | Self::Ledger(LedgerError::Damaged { .. }) => {
+                Some("`batchline doctor RUN_DIR` tells what is damaged and mends what can be mended".to_owned())
+            }
+            Self::Ledger(LedgerError::Newer { .. }) => Some("use the program that wrote it, or a newer one".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// A file that the user named is a matter of usage; one of ours (a spool, an index) is local state.
+fn input_file_kind(error: &FileError) -> ErrorKind {
+    if matches!(error.action, "open" | "read" | "resolve") { ErrorKind::Usage } else { ErrorKind::LocalState }
+}
+
+fn out_of_space(error: &FileError) -> Option<String> {
+    let full = matches!(
+        error.source.kind(),
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded | std::io::ErrorKind::FileTooLarge
+    );
+    full.then(|| "free some space, then run the same command again: it goes on from here".to_owned())
+}

@@ -1,0 +1,128 @@
+//! Numbered pieces of work on several threads, their products handed over in order.
+//!
+//! In: a count and a function from a number to a product. Out: the products, one after the other, on the calling thread.
+//!
+//! What always holds:
+//! - `fold` sees product 0, then 1, then 2, whatever order the threads finished in.
+//! - At most `WINDOW_PER_THREAD` pieces a thread are begun and not yet folded: memory does not grow with the count,
+//!   and a slow `fold` slows the threads down.
+//! - The first error, of a piece or of `fold`, stops the work and is returned.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError, mpsc};
+
+/// Pieces begun and not yet folded, for each thread. Two keep a thread busy while its last product waits for its turn;
+/// more let the threads run ahead of a piece that takes longer than the others.
+const WINDOW_PER_THREAD: usize = 3;
+
+/// Runs pieces `0..count` on `threads` threads and folds the products in order on this one.
+///
+/// `worker` makes what a thread keeps from piece to piece (its buffers). A `count` of one or less, or a single thread,
+/// still runs beside the fold, so that reading and folding overlap.
+///
+/// # Panics
+/// When a worker panics: the panic goes on in the caller.
+pub fn in_order<W, T, E>(
+    threads: usize,
+    count: u64,
+    worker: impl Fn() -> W + Sync,
+    work: impl Fn(&mut W, u64) -> Result<T, E> + Sync,
+    mut fold: impl FnMut(T) -> Result<(), E>,
+) -> Result<(), E>
+where
+    T: Send,
+    E: Send,
+{
+    let threads = threads.clamp(1, usize::try_from(count).unwrap_or(usize::MAX).max(1));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
+    let (permits, taken) = mpsc::sync_channel(threads * WINDOW_PER_THREAD);
+    for _ in 0..threads * WINDOW_PER_THREAD {
+        permits.send(()).expect("the receiver is in this function");
+    }
+    // A permit and the next number are taken together, so the lowest numbers always hold permits and the fold,
+    // which waits for the lowest, always gets it.
+    let next = Mutex::new((taken, 0_u64));
+    let (products, received) = mpsc::channel();
+    pool.in_place_scope(|scope| {
+        for _ in 0..threads {
+            let products = products.clone();
+            let (next, worker, work) = (&next, &worker, &work);
+            scope.spawn(move |_| {
+                let mut state = worker();
+                while let Some(number) = take_number(next, count) {
+                    let product = work(&mut state, number);
+                    if products.send((number, product)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(products);
+        let mut waiting = BTreeMap::new();
+        let mut due = 0_u64;
+        // Dropping `received` and `permits` on an early return is what stops the threads.
+        let (received, permits) = (received, permits);
+        while let Ok((number, product)) = received.recv() {
+            waiting.insert(number, product);
+            while let Some(product) = waiting.remove(&due) {
+                fold(product?)?;
+                due += 1;
+                // The workers may already be done and gone; then nobody needs the permit.
+                let _ = permits.try_send(());
+            }
+        }
+        Ok(())
+    })
+}
+
+fn take_number(next: &Mutex<(mpsc::Receiver<()>, u64)>, count: u64) -> Option<u64> {
+    let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
+    if next.1 >= count {
+        return None;
+    }
+    next.0.recv().ok()?;
+    next.1 += 1;
+    Some(next.1 - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_arrive_in_order_although_threads_finish_out_of_order() {
+        let mut seen = Vec::new();
+        in_order(
+            4,
+            200,
+            || (),
+            |(), number| {
+                std::thread::sleep(std::time::Duration::from_micros(number * 7919 % 300));
+                Ok::<_, ()>(number)
+            },
+            |number| {
+                seen.push(number);
+                Ok(())
+            },
+        )
+        .unwrap();
+        assert_eq!(seen, (0..200).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_first_error_stops_the_work() {
+        let begun = std::sync::atomic::AtomicU64::new(0);
+        let result = in_order(
+            2,
+            1_000_000,
+            || (),
+            |(), number| {
+                begun.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                if number == 10 { Err("ten") } else { Ok(()) }
+            },
+            Ok,
+        );
+        assert_eq!(result, Err("ten"));
+        assert!(begun.into_inner() < 100);
+    }
+}

@@ -1,0 +1,120 @@
+//! Which lines a shard has.
+//!
+//! In: a shard. Out: the Seqs of its lines, ascending, with their records.
+//!
+//! A shard packed from the input owns the records that carry its number. A shard of a later round is a stretch of a list of Seqs, a
+//! file of little-endian `u64`s, because its lines carry the number of the shard that they went up with first.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::pack::{Shard, Stretch};
+use super::request_index::{LineState, Record, RequestIndex};
+use crate::durable::{FileError, PendingFile};
+
+/// Bytes of a Seq in a list.
+const SEQ_BYTES: u64 = 8;
+
+/// Records, or Seqs of a list, that are read at a time.
+const READ_RECORDS: u64 = 4096;
+
+/// Reads the lines of one shard, some at a time.
+#[derive(Debug)]
+pub enum Members {
+    /// In the index: the next Seq, the last one, and the shard's number.
+    Packed {
+        /// The next Seq.
+        next: u64,
+        /// The last Seq.
+        last: u64,
+        /// The shard's number.
+        number: u32,
+    },
+    /// In a list: the file, and the places that are left in it.
+    Listed {
+        /// The list.
+        file: File,
+        /// Its path, for messages.
+        path: PathBuf,
+        /// The next place.
+        next: u64,
+        /// Behind the last place.
+        end: u64,
+    },
+}
+
+impl Members {
+    /// Starts at the first line of a shard; lists are in the directory `lists`.
+    pub fn start(shard: &Shard, lists: &Path) -> Result<Self, FileError> {
+        Ok(match &shard.stretch {
+            None => Self::Packed { next: shard.first, last: shard.last, number: shard.number },
+            Some(Stretch { list, start }) => {
+                let path = list_path(lists, *list);
+                let file = File::open(&path).map_err(FileError::on("open", &path))?;
+                Self::Listed { file, path, next: *start, end: start + shard.requests }
+            }
+        })
+    }
+
+    /// Reads the next lines into `lines`, which is cleared; false at the end.
+    pub fn read(&mut self, index: &RequestIndex, lines: &mut Vec<(u64, Record)>) -> Result<bool, FileError> {
+        lines.clear();
+        while lines.is_empty() {
+            match self {
+                Self::Packed { next, last, number } => {
+                    if *next > *last {
+                        return Ok(false);
+                    }
+                    let mut records = Vec::new();
+                    index.read(*next, READ_RECORDS.min(*last - *next + 1), &mut records)?;
+                    if records.is_empty() {
+                        return Ok(false);
+                    }
+                    let own = |record: &Record| record.state == LineState::Request && record.shard == *number;
+                    lines.extend((*next..).zip(records.iter().copied()).filter(|(_, record)| own(record)));
+                    *next += records.len() as u64;
+                }
+                Self::Listed { file, path, next, end } => {
+                    let count = READ_RECORDS.min(*end - *next);
+                    if count == 0 {
+                        return Ok(false);
+                    }
+                    let mut bytes = vec![0; usize::try_from(count * SEQ_BYTES).unwrap_or(usize::MAX)];
+                    file.read_exact_at(&mut bytes, *next * SEQ_BYTES).map_err(FileError::on("read", path))?;
+                    for seq in bytes.as_chunks::<8>().0 {
+                        let seq = u64::from_le_bytes(*seq);
+                        lines.push((seq, index.record(seq)?));
+                    }
+                    *next += count;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// All lines of a shard.
+    pub fn collect(shard: &Shard, index: &RequestIndex, lists: &Path) -> Result<Vec<(u64, Record)>, FileError> {
+        let mut members = Self::start(shard, lists)?;
+        let (mut all, mut some) = (Vec::new(), Vec::new());
+        while members.read(index, &mut some)? {
+            all.append(&mut some);
+        }
+        Ok(all)
+    }
+}
+
+/// Writes a list of Seqs; an older one of that number is replaced.
+pub fn write_list(lists: &Path, list: u32, seqs: impl IntoIterator<Item = u64>) -> Result<(), FileError> {
+    let path = list_path(lists, list);
+    let mut file = BufWriter::new(PendingFile::create(&path)?);
+    for seq in seqs {
+        file.write_all(&seq.to_le_bytes()).map_err(FileError::on("write", &path))?;
+    }
+    file.into_inner().map_err(|error| FileError::on("write", &path)(error.into_error()))?.publish()
+}
+
+fn list_path(lists: &Path, list: u32) -> PathBuf {
+    lists.join(format!("again-{list:06}.seqs"))
+}

@@ -1,0 +1,79 @@
+//! Bytes to shards: the first of the three phases. CPU-bound, synchronous, rayon.
+//!
+//! ```text
+//! Source ─► Chunk ─► Request │ Defect ─► Shard
+//!    read     check      (unique)   pack
+//! ```
+//!
+//! In: files and pipes. Out: [`Shard`](pack::Shard)s, a [request index](request_index) on disk, and
+//! [`Defect`](defect::Defect)s as data. Nothing here knows of services or replies.
+//!
+//! What always holds: the input is read once ([`scan`](scan::scan)); memory does not grow with it; nothing is packed into two shards.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::durable::FileError;
+
+pub mod check;
+mod chunk;
+pub mod defect;
+pub mod members;
+pub mod pack;
+pub mod request_index;
+pub mod scan;
+pub mod shard_reader;
+pub mod source;
+pub mod unique;
+
+/// Why the input cannot be read. Bad lines are no errors: they are [`Defect`](defect::Defect)s.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InputError {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// An input is a directory.
+    #[error("cannot read {}: it is a directory", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A pipe broke, or compressed data is damaged or cut off.
+    #[error("cannot read {name}")]
+    Unreadable {
+        /// The input, as the user named it.
+        name: String,
+        /// What the reader or the decompressor said.
+        source: io::Error,
+    },
+    /// A file has become shorter while it was read.
+    #[error("{name} became shorter while it was being read")]
+    Shrunk {
+        /// The input, as the user named it.
+        name: String,
+    },
+    /// A line is not what it was when it was checked.
+    #[error("{file}:{line} changed while it was being read")]
+    Changed {
+        /// The input, as the user named it.
+        file: String,
+        /// The line, counted from 1.
+        line: u64,
+    },
+    /// Standard input was named twice.
+    #[error("standard input can be read only once")]
+    StdinTwice,
+    /// Standard input is a terminal: nothing was piped in.
+    #[error("no input: name a file, or pipe requests into standard input")]
+    StdinIsTerminal,
+    /// The inputs together are larger than offsets can say.
+    #[error("the inputs have {bytes} bytes; at most {} can be handled in one run", unique::SOURCE_BYTES_MAX)]
+    SourceTooLarge {
+        /// Size of all inputs.
+        bytes: u64,
+    },
+    /// So many ids repeat that they are no ids.
+    #[error("more than {} lines repeat an earlier custom_id", unique::DUPLICATES_MAX)]
+    TooManyDuplicates,
+}

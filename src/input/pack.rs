@@ -1,0 +1,248 @@
+//! Requests to Shards.
+//!
+//! In: requests in input order. Out: for each its shard's number, and at the end the shards.
+//!
+//! What always holds:
+//! - A shard holds requests of one model: a model that a service refuses takes down its own batches only.
+//! - No shard exceeds the requests or the bytes of its limits.
+//! - Shards are numbered in the order of their first requests, and a shard's requests stand in input order.
+
+use std::collections::HashMap;
+
+use xxhash_rust::xxh3::Xxh3Default;
+
+/// Most shards that are being filled at a time, one for each model. With more models than that the oldest is closed early.
+const OPEN_SHARDS_MAX: usize = 4096;
+
+/// What a shard must keep to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShardLimits {
+    /// Most requests.
+    pub requests: u64,
+    /// Most bytes, line ends included.
+    pub bytes: u64,
+}
+
+/// Why a shard ends where it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// One request more would be too many.
+    Requests,
+    /// The next request would make it too large.
+    Bytes,
+    /// More models are interleaved than shards can be open.
+    Models,
+    /// The input has no more requests of its model.
+    End,
+}
+
+impl Cut {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Requests, Self::Bytes, Self::Models, Self::End];
+
+    /// The name that `plan` prints.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Bytes => "bytes",
+            Self::Models => "models",
+            Self::End => "end",
+        }
+    }
+}
+
+/// A stretch of a list of Seqs: the lines of a shard that sends requests again. See [`super::members`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// Number of the list.
+    pub list: u32,
+    /// Place of the first Seq in the list.
+    pub start: u64,
+}
+
+/// The requests that go up together as one batch file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shard {
+    /// Its number, counted from 0.
+    pub number: u32,
+    /// The model that all its requests ask for.
+    pub model: String,
+    /// Seq of its first request.
+    pub first: u64,
+    /// Seq of its last request. Requests of other shards may stand between.
+    pub last: u64,
+    /// How many requests it has.
+    pub requests: u64,
+    /// Size of its batch file in bytes.
+    pub bytes: u64,
+    /// XXH3-128 over the XXH3-64 hashes of its lines; what is uploaded must match it.
+    pub checksum: u128,
+    /// Why it ends where it ends.
+    pub cut: Cut,
+    /// The round that it goes up in, counted from 1.
+    pub round: u32,
+    /// Its lines; `None` for those that the request index gives its number.
+    pub stretch: Option<Stretch>,
+}
+
+/// Folds line hashes into a shard's checksum.
+#[derive(Default)]
+pub struct ShardChecksum(Xxh3Default);
+
+impl std::fmt::Debug for ShardChecksum {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("ShardChecksum")
+    }
+}
+
+impl ShardChecksum {
+    /// Adds the next line's hash.
+    pub fn push(&mut self, line_hash: u64) {
+        self.0.update(&line_hash.to_le_bytes());
+    }
+
+    /// The checksum of the lines so far.
+    #[must_use]
+    pub fn value(&self) -> u128 {
+        self.0.digest128()
+    }
+}
+
+#[derive(Debug)]
+struct OpenShard {
+    number: u32,
+    first: u64,
+    last: u64,
+    requests: u64,
+    bytes: u64,
+    checksum: ShardChecksum,
+}
+
+/// Packs requests as they come.
+#[derive(Debug)]
+pub struct Packer {
+    limits: ShardLimits,
+    open: HashMap<String, OpenShard>,
+    closed: Vec<Shard>,
+    opened: u32,
+}
+
+impl Packer {
+    /// A packer without shards. `limits` must hold at least the longest line.
+    #[must_use]
+    pub fn new(limits: ShardLimits) -> Self {
+        Self::starting_at(limits, 0)
+    }
+
+    /// A packer that numbers its shards from `number` on.
+    #[must_use]
+    pub fn starting_at(limits: ShardLimits, number: u32) -> Self {
+        Self { limits, open: HashMap::new(), closed: Vec::new(), opened: number }
+    }
+
+    /// Places a request and returns its shard's number. `length` is its line's, without the line end.
+    pub fn push(&mut self, seq: u64, model: &str, length: u32, line_hash: u64) -> u32 {
+        let bytes = u64::from(length) + 1;
+        if let Some(open) = self.open.get(model) {
+            let cut = if open.requests == self.limits.requests {
+                Some(Cut::Requests)
+            } else {
+                (open.bytes + bytes > self.limits.bytes).then_some(Cut::Bytes)
+            };
+            if let Some(cut) = cut {
+                self.close(model, cut);
+            }
+        }
+        if !self.open.contains_key(model) {
+            self.open_shard(model, seq);
+        }
+        let open = self.open.get_mut(model).expect("a shard of this model is open");
+        open.last = seq;
+        open.requests += 1;
+        open.bytes += bytes;
+        open.checksum.push(line_hash);
+        open.number
+    }
+
+    /// The shards, by number.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<Shard> {
+        for model in self.open.keys().cloned().collect::<Vec<_>>() {
+            self.close(&model, Cut::End);
+        }
+        self.closed.sort_unstable_by_key(|shard| shard.number);
+        self.closed
+    }
+
+    fn open_shard(&mut self, model: &str, seq: u64) {
+        if self.open.len() == OPEN_SHARDS_MAX {
+            let oldest = self.open.iter().min_by_key(|(_, open)| open.number).map(|(model, _)| model.clone());
+            if let Some(model) = oldest {
+                self.close(&model, Cut::Models);
+            }
+        }
+        let number = self.opened;
+        self.opened += 1;
+        let checksum = ShardChecksum::default();
+        self.open
+            .insert(model.to_owned(), OpenShard { number, first: seq, last: seq, requests: 0, bytes: 0, checksum });
+    }
+
+    fn close(&mut self, model: &str, cut: Cut) {
+        if let Some((model, open)) = self.open.remove_entry(model) {
+            self.closed.push(Shard {
+                number: open.number,
+                model,
+                first: open.first,
+                last: open.last,
+                requests: open.requests,
+                bytes: open.bytes,
+                checksum: open.checksum.value(),
+                cut,
+                round: 1,
+                stretch: None,
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn shards_keep_the_limits_and_hold_every_request_once(
+            lines in prop::collection::vec((0_usize..4, 1_u32..100), 1..300),
+            requests in 1_u64..20,
+            bytes in 101_u64..1000,
+        ) {
+            let models = ["a", "b", "c", "d"];
+            let mut packer = Packer::new(ShardLimits { requests, bytes });
+            let placed: Vec<u32> = lines
+                .iter()
+                .enumerate()
+                .map(|(seq, (model, length))| packer.push(seq as u64, models[*model], *length, seq as u64))
+                .collect();
+            let shards = packer.finish();
+            for (number, shard) in shards.iter().enumerate() {
+                let own: Vec<usize> = (0..lines.len()).filter(|&seq| placed[seq] as usize == number).collect();
+                prop_assert_eq!(shard.number as usize, number);
+                prop_assert_eq!(shard.requests, own.len() as u64);
+                prop_assert_eq!((shard.first, shard.last), (own[0] as u64, own[own.len() - 1] as u64));
+                prop_assert_eq!(shard.bytes, own.iter().map(|&seq| u64::from(lines[seq].1) + 1).sum::<u64>());
+                prop_assert!(shard.requests <= requests && shard.bytes <= bytes);
+                prop_assert!(own.iter().all(|&seq| models[lines[seq].0] == shard.model));
+                let mut checksum = ShardChecksum::default();
+                for &seq in &own {
+                    checksum.push(seq as u64);
+                }
+                prop_assert_eq!(shard.checksum, checksum.value());
+            }
+            prop_assert!(shards.is_sorted_by_key(|shard| shard.first));
+        }
+    }
+}

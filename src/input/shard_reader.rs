@@ -1,0 +1,141 @@
+//! The bytes of a shard's batch file, read from where they stand in the Source.
+//!
+//! In: a shard, the request index and the Source. Out: the shard's lines, each with one `\n` behind it.
+//!
+//! What always holds: the last bytes are only given out when everything read matches the checksum that was taken when the shard was
+//! packed. An input that changed since then ends in an error, and a reader that saw an error has not seen a whole shard.
+
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::members::Members;
+use super::pack::{Shard, ShardChecksum};
+use super::request_index::{Record, RequestIndex};
+use super::source::Source;
+use crate::durable::FileError;
+
+/// Bytes gathered before they are given out. At least one line fits whatever its length.
+const GATHER_BYTES: usize = 256 * 1024;
+
+/// Lines whose gap is at most this many bytes are read in one go.
+const GAP_BYTES_MAX: u64 = 16 * 1024;
+
+/// What an upload reads. See the [module](self).
+#[derive(Debug)]
+pub struct ShardReader {
+    source: Arc<Source>,
+    index: Arc<RequestIndex>,
+    shard: Shard,
+    members: Members,
+    /// The lines that come next, the first last.
+    lines: Vec<Record>,
+    read: Vec<(u64, Record)>,
+    all_read: bool,
+    span: Vec<u8>,
+    gathered: Vec<u8>,
+    given: usize,
+    checksum: ShardChecksum,
+    requests: u64,
+}
+
+impl ShardReader {
+    /// Starts at the shard's first line. Lists of Seqs are in the directory `lists`.
+    pub fn open(source: Arc<Source>, index: Arc<RequestIndex>, shard: Shard, lists: &Path) -> Result<Self, FileError> {
+        Ok(Self {
+            members: Members::start(&shard, lists)?,
+            source,
+            index,
+            shard,
+            lines: Vec::new(),
+            read: Vec::new(),
+            all_read: false,
+            span: Vec::new(),
+            gathered: Vec::new(),
+            given: 0,
+            checksum: ShardChecksum::default(),
+            requests: 0,
+        })
+    }
+
+    /// Gathers the next lines; empty at the end.
+    fn gather(&mut self) -> io::Result<()> {
+        self.gathered.clear();
+        self.given = 0;
+        while self.gathered.len() < GATHER_BYTES {
+            if self.lines.is_empty() && !self.read_members()? {
+                break;
+            }
+            self.read_span()?;
+        }
+        // Looked at before the last lines are given out: nothing may be complete that is not verified.
+        if self.lines.is_empty() && !self.gathered.is_empty() && !self.read_members()? {
+            self.verify()?;
+        }
+        Ok(())
+    }
+
+    /// Takes up the next lines of the shard; false at the end.
+    fn read_members(&mut self) -> io::Result<bool> {
+        if !self.all_read {
+            self.all_read = !self.members.read(&self.index, &mut self.read).map_err(|error| error.source)?;
+            self.lines.extend(self.read.drain(..).rev().map(|(_, record)| record));
+        }
+        Ok(!self.all_read)
+    }
+
+    /// Reads as many of the next lines as lie close together, with one read.
+    fn read_span(&mut self) -> io::Result<()> {
+        let Some(first) = self.lines.last().copied() else { return Ok(()) };
+        let part = self.source.part_number(first.offset);
+        let mut end = first.offset + u64::from(first.length);
+        let mut count = 1;
+        for next in self.lines.iter().rev().skip(1) {
+            let next_end = next.offset + u64::from(next.length);
+            let near = next.offset.checked_sub(end).is_some_and(|gap| gap <= GAP_BYTES_MAX);
+            if !near || next_end - first.offset > GATHER_BYTES as u64 || self.source.part_number(next.offset) != part {
+                break;
+            }
+            end = next_end;
+            count += 1;
+        }
+        self.span.resize(usize::try_from(end - first.offset).map_err(io::Error::other)?, 0);
+        self.source.read_at(first.offset, &mut self.span).map_err(|error| changed(&self.shard, error))?;
+        for _ in 0..count {
+            let Some(line) = self.lines.pop() else { break };
+            let start = usize::try_from(line.offset - first.offset).map_err(io::Error::other)?;
+            let bytes = &self.span[start..start + line.length as usize];
+            self.checksum.push(xxh3_64(bytes));
+            self.requests += 1;
+            self.gathered.extend_from_slice(bytes);
+            self.gathered.push(b'\n');
+        }
+        Ok(())
+    }
+
+    fn verify(&self) -> io::Result<()> {
+        if self.checksum.value() == self.shard.checksum && self.requests == self.shard.requests {
+            return Ok(());
+        }
+        Err(changed(&self.shard, "its checksum is not the one taken when it was packed"))
+    }
+}
+
+impl Read for ShardReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.given == self.gathered.len() {
+            self.gather()?;
+        }
+        let count = buffer.len().min(self.gathered.len() - self.given);
+        buffer[..count].copy_from_slice(&self.gathered[self.given..self.given + count]);
+        self.given += count;
+        Ok(count)
+    }
+}
+
+/// The error of an input that is not what it was: `InvalidData`, which no upload retries.
+fn changed(shard: &Shard, why: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the input of shard {} has changed: {why}", shard.number))
+}

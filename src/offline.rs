@@ -1,0 +1,173 @@
+//! What can be done without a service: check, plan, split and merge files that are here.
+//!
+//! In: inputs, and reply files that somebody downloaded. Out: Defects, shards, shard files, ordered replies. Scratch files live in a
+//! directory of their own and go when it goes.
+
+use std::io::{self, BufWriter};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::durable::{self, FileError, PendingFile};
+use crate::error::Error;
+use crate::input::defect::PlacedDefect;
+use crate::input::request_index::{LineState, RequestIndex};
+use crate::input::scan::{self, Scan, ScanOptions};
+use crate::input::shard_reader::ShardReader;
+use crate::input::source::{Input, Source};
+use crate::results::id_table::IdTable;
+use crate::results::index::{self, Indexed, ReplyFile};
+use crate::results::merge::{self, MergeInputs, Merged};
+use crate::results::reply::ReplyRole;
+use crate::results::reply_index::ReplyIndex;
+use crate::results::side_files::SideFiles;
+use crate::run::directory::Incoming;
+use crate::run::output::{OpenOutputs, Unanswering};
+use crate::run::{DefectReport, Event, Monitor, Outputs};
+
+/// Bytes written to a shard file at a time.
+const WRITE_BYTES: usize = 256 * 1024;
+
+/// What to read, and how.
+#[derive(Debug, Clone)]
+pub struct OfflineOptions {
+    /// The inputs, in order.
+    pub inputs: Vec<Input>,
+    /// How lines are checked and shards are cut. Its scratch directory is replaced by one of the operation's own.
+    pub scan: ScanOptions,
+    /// Directory in which the scratch directory is made.
+    pub scratch: PathBuf,
+    /// File that takes every Defect.
+    pub report: Option<PathBuf>,
+    /// Most Defects told to the monitor.
+    pub max_defects: u64,
+}
+
+/// An input that was read, and what was found in it.
+#[derive(Debug)]
+pub struct Scanned {
+    /// What was found.
+    pub scan: Scan,
+    source: Arc<Source>,
+    options: ScanOptions,
+    /// Removed when this is dropped.
+    scratch: Incoming,
+}
+
+/// Checks the inputs. Lines that are no requests are no error.
+pub fn check(options: &OfflineOptions, monitor: &dyn Monitor) -> Result<Scanned, Error> {
+    scan_inputs(options, false, monitor)
+}
+
+/// Checks the inputs and packs them; an error if there are Defects that are not to be skipped.
+pub fn plan(options: &OfflineOptions, monitor: &dyn Monitor) -> Result<Scanned, Error> {
+    refuse_defects(scan_inputs(options, false, monitor)?)
+}
+
+/// Writes the shards as files into `directory`, named `shard-000000.jsonl` and so on. Returns their paths.
+pub fn split(options: &OfflineOptions, directory: &Path, monitor: &dyn Monitor) -> Result<Vec<PathBuf>, Error> {
+    let scanned = refuse_defects(scan_inputs(options, true, monitor)?)?;
+    let index = Arc::new(RequestIndex::open(&scanned.index_path())?);
+    durable::create_directory(directory)?;
+    let mut paths = Vec::new();
+    for shard in &scanned.scan.shards {
+        let path = directory.join(format!("shard-{:06}.jsonl", shard.number));
+        let mut file = BufWriter::with_capacity(WRITE_BYTES, PendingFile::create(&path)?);
+        let mut reader =
+            ShardReader::open(scanned.source.clone(), index.clone(), shard.clone(), scanned.scratch.path())?;
+        io::copy(&mut reader, &mut file).map_err(FileError::on("write", &path))?;
+        let pending = file.into_inner().map_err(|error| FileError::on("write", &path)(error.into_error()))?;
+        pending.publish()?;
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
+/// What a merge wrote, and what the reply files held.
+#[derive(Debug)]
+pub struct MergedReplies {
+    /// What was written.
+    pub merged: Merged,
+    /// What the reply files held.
+    pub indexed: Indexed,
+    /// Files that keep replies which answer nobody, for each kind if there are any.
+    pub aside: Vec<PathBuf>,
+}
+
+/// Merges `replies` into input order. Replies that answer nobody are kept in files whose names begin with `aside`.
+///
+/// Memory: [`IdTable::BYTES_PER_ID`] and a slot of 16 bytes for each line of the input.
+pub fn merge(
+    options: &OfflineOptions,
+    replies: &[PathBuf],
+    aside: &Path,
+    outputs: Outputs,
+    monitor: &dyn Monitor,
+) -> Result<MergedReplies, Error> {
+    let scanned = refuse_defects(scan_inputs(options, true, monitor)?)?;
+    let requests = RequestIndex::open(&scanned.index_path())?;
+    let mut hashes = Vec::new();
+    requests.scan(0, u64::MAX - 1, |seq, record| {
+        // What is no request must not be found: a hash with this many leading zeros does not occur.
+        hashes.push(if record.state == LineState::Request { record.id_hash } else { u128::from(seq) });
+        Ok::<_, FileError>(())
+    })?;
+    let table = IdTable::new(hashes);
+    let files: Vec<ReplyFile> = (0..)
+        .zip(replies)
+        .map(|(number, path)| ReplyFile { number, path: path.clone(), role: ReplyRole::Output })
+        .collect();
+    let mut slots = vec![None; usize::try_from(requests.len()).unwrap_or(usize::MAX)];
+    let mut side_files = SideFiles::new(aside);
+    let threads = scanned.options.threads;
+    let read = |bytes| monitor.event(Event::Downloaded { bytes });
+    let indexed = index::index(&files, &table, scanned.options.ids, &mut slots, threads, &mut side_files, &read)?;
+    drop(table);
+    let aside = side_files.finish()?;
+    let slot_index = ReplyIndex::open_or_create(&scanned.scratch.path().join("replies.idx"), requests.len())?;
+    slot_index.write_all(&slots)?;
+    drop(slots);
+    let lines = requests.len();
+    let unanswered = Unanswering { source: &scanned.source, requests: &requests, line: scanned.options.line };
+    let inputs = MergeInputs {
+        replies: &slot_index,
+        path: &|number| Ok(replies[number as usize].clone()),
+        unanswered: &|seq| unanswered.explain(seq, &|_| None),
+        body: &|seq| unanswered.body(seq),
+        threads,
+    };
+    let mut outputs = OpenOutputs::open(outputs)?;
+    let merged = merge::merge(0..lines, inputs, &mut outputs.sinks())?;
+    if merged.lines() != lines || (merged.outputs, merged.errors) != (indexed.outputs, indexed.errors) {
+        return Err(Error::Internal { what: format!("{} of {lines} lines were merged", merged.lines()) });
+    }
+    outputs.finish()?;
+    Ok(MergedReplies { merged, indexed, aside })
+}
+
+impl Scanned {
+    fn index_path(&self) -> PathBuf {
+        self.scratch.path().join("requests.idx")
+    }
+}
+
+fn scan_inputs(options: &OfflineOptions, with_index: bool, monitor: &dyn Monitor) -> Result<Scanned, Error> {
+    let scratch = Incoming::create(&options.scratch)?;
+    let source = Source::open(&options.inputs, scratch.path(), &|bytes| monitor.event(Event::Spooled { bytes }))?;
+    let scan_options = ScanOptions { scratch: scratch.path().to_owned(), ..options.scan.clone() };
+    let total = source.bytes();
+    let mut defects = DefectReport::create(options.report.as_deref(), options.max_defects)?;
+    let mut hear = |placed: PlacedDefect| defects.hear(&placed, monitor);
+    let progress = |bytes| monitor.event(Event::Checked { bytes, total });
+    let index = scratch.path().join("requests.idx");
+    let scan = scan::scan(&source, &scan_options, with_index.then_some(index.as_path()), &mut hear, &progress)?;
+    defects.finish()?;
+    Ok(Scanned { scan, source: Arc::new(source), options: scan_options, scratch })
+}
+
+fn refuse_defects(scanned: Scanned) -> Result<Scanned, Error> {
+    let Scan { defects, lines, blank, .. } = scanned.scan;
+    if defects > 0 && !scanned.options.skip_invalid {
+        return Err(Error::Defects { defects, lines: lines - blank });
+    }
+    Ok(scanned)
+}

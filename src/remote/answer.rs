@@ -1,0 +1,328 @@
+//! Answers: what a status means, and how a body is read without trusting its length, its pace or its words.
+
+use std::error::Error as StdError;
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use reqwest::Response;
+use reqwest::header::{CONTENT_ENCODING, HeaderMap, LOCATION};
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+use tokio_util::io::{StreamReader, SyncIoBridge};
+
+use super::client::{Http, Timeouts};
+use super::error::{ErrorKind, RemoteError, message_in};
+use super::gate::retry_after;
+use super::redirect::{self, GivenBy};
+
+/// Most bytes of a list of batches.
+pub(super) const LIST_BYTES: u64 = 64 << 20;
+
+/// Most bytes of an answer about one file or batch.
+pub(super) const OBJECT_BYTES: u64 = 1 << 20;
+
+/// Most bytes of an error's body that are looked at; the rest is left unread.
+pub(super) const ERROR_BODY_BYTES: usize = 64 << 10;
+
+/// Longest time spent on reading an error's body.
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Buffer between the connection and the parser of a list, in bytes.
+const PARSE_BUFFER_BYTES: usize = 64 << 10;
+
+/// Who answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The API: what it says is the service's word.
+    Api,
+    /// A storage behind an address that the API gave out.
+    Storage,
+}
+
+/// An answer whose body has not been read yet.
+pub(super) struct Answer<'a> {
+    http: &'a Http,
+    response: Response,
+    target: String,
+    origin: Origin,
+}
+
+impl<'a> Answer<'a> {
+    pub(super) fn new(http: &'a Http, response: Response, target: String, origin: Origin) -> Self {
+        Self { http, response, target, origin }
+    }
+
+    pub(super) fn status(&self) -> u16 {
+        self.response.status().as_u16()
+    }
+
+    /// The request that was answered, as messages name it.
+    pub(super) fn target(&self) -> &str {
+        &self.target
+    }
+
+    pub(super) fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
+    /// The size of the body, where it was announced.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.response.content_length()
+    }
+
+    /// Where a redirect leads, after the checks.
+    pub(super) fn location(&self) -> Result<reqwest::Url, RemoteError> {
+        let by = if self.origin == Origin::Api { GivenBy::Api } else { GivenBy::Hop };
+        redirect::target(&self.http.address, self.response.url(), self.headers().get(LOCATION), by)
+            .map_err(|why| self.nonsense(why))
+    }
+
+    /// The answer, if its status says success and its body is not encoded; the error it stands for otherwise.
+    pub(super) async fn successful(self) -> Result<Self, RemoteError> {
+        if !self.response.status().is_success() {
+            return Err(self.into_error().await);
+        }
+        let encoding = self.headers().get(CONTENT_ENCODING);
+        if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            return Err(self.nonsense("the body is encoded, though no encoding was asked for"));
+        }
+        Ok(self)
+    }
+
+    /// An error about what stands in this answer.
+    pub(super) fn nonsense(&self, why: &str) -> RemoteError {
+        let message = self.http.token.as_ref().map_or_else(|| why.to_owned(), |token| token.redact(why.to_owned()));
+        RemoteError::new(ErrorKind::Protocol, &*self.target).with_status(self.status()).with_message(&message)
+    }
+
+    /// The error that this answer stands for, with the service's own words.
+    pub(super) async fn into_error(self) -> RemoteError {
+        let Self { http, response, target, origin } = self;
+        let status = response.status().as_u16();
+        let wait = retry_after(response.headers());
+        let body = beginning(response).await;
+        let text = String::from_utf8_lossy(&body).into_owned();
+        let text = http.token.as_ref().map_or_else(|| text.clone(), |token| token.redact(text.clone()));
+        let kind = match origin {
+            Origin::Storage if status == 413 => ErrorKind::TooLarge,
+            Origin::Storage => ErrorKind::Storage,
+            Origin::Api => kind_of(status, &body),
+        };
+        let error = RemoteError::new(kind, target).with_status(status).with_retry_after(wait);
+        error.with_message(&message_in(text.as_bytes()))
+    }
+
+    /// Reads a JSON object of at most [`OBJECT_BYTES`].
+    pub(super) async fn json<T: DeserializeOwned>(self) -> Result<T, RemoteError> {
+        let (status, target) = (self.status(), self.target.clone());
+        let mut body = Vec::new();
+        let mut pieces = self.pieces(Some(OBJECT_BYTES));
+        while let Some(piece) = pieces.next().await {
+            body.extend_from_slice(&piece?);
+        }
+        serde_json::from_slice(&body).map_err(|error| not_understood(error, status, target))
+    }
+
+    /// Parses a JSON document of at most [`LIST_BYTES`] while it comes in, without keeping its text.
+    pub(super) async fn json_streamed<T: DeserializeOwned + Send + 'static>(self) -> Result<T, RemoteError> {
+        let (status, target) = (self.status(), self.target.clone());
+        let pieces = self.pieces(Some(LIST_BYTES)).map(|piece| piece.map_err(io::Error::other));
+        let reader = SyncIoBridge::new(StreamReader::new(pieces));
+        let parse = move || serde_json::from_reader(io::BufReader::with_capacity(PARSE_BUFFER_BYTES, reader));
+        match tokio::task::spawn_blocking(parse).await {
+            Ok(parsed) => parsed.map_err(|error| not_understood(error, status, target)),
+            Err(panic) => Err(RemoteError::new(ErrorKind::Protocol, target).with_source(panic)),
+        }
+    }
+
+    /// The body as it comes in. Fails when it stalls, crawls, breaks off, or exceeds `cap`.
+    pub(super) fn pieces(self, cap: Option<u64>) -> BoxStream<'static, Result<Bytes, RemoteError>> {
+        let Self { http, response, target, .. } = self;
+        let timeouts = http.timeouts;
+        let state = (Box::pin(response.bytes_stream()), Pace::new(timeouts), target, false);
+        futures::stream::unfold(state, move |(mut body, mut pace, target, ended)| async move {
+            if ended {
+                return None;
+            }
+            let piece = match tokio::time::timeout(timeouts.idle, body.next()).await {
+                Ok(None) => return None,
+                Ok(Some(Ok(piece))) => pace.note(piece.len(), cap, &target).map(|()| piece),
+                Ok(Some(Err(error))) => Err(transport_error(error, target.clone())),
+                Err(_) => Err(RemoteError::new(ErrorKind::Timeout, &*target)
+                    .with_message(&format!("nothing came for {:?}", timeouts.idle))),
+            };
+            let ended = piece.is_err();
+            Some((piece, (body, pace, target, ended)))
+        })
+        .boxed()
+    }
+}
+
+/// Watches that a body comes in neither too slowly nor without end.
+struct Pace {
+    timeouts: Timeouts,
+    window_began: Instant,
+    in_window: u64,
+    in_all: u64,
+}
+
+impl Pace {
+    fn new(timeouts: Timeouts) -> Self {
+        Self { timeouts, window_began: Instant::now(), in_window: 0, in_all: 0 }
+    }
+
+    fn note(&mut self, bytes: usize, cap: Option<u64>, target: &str) -> Result<(), RemoteError> {
+        self.in_window += bytes as u64;
+        self.in_all += bytes as u64;
+        if let Some(cap) = cap.filter(|cap| self.in_all > *cap) {
+            let message = format!("the answer exceeds {cap} bytes");
+            return Err(RemoteError::new(ErrorKind::TooLarge, target).with_message(&message));
+        }
+        let elapsed = self.window_began.elapsed();
+        if elapsed >= self.timeouts.idle {
+            let per_second = self.timeouts.least_bytes_per_second;
+            if u128::from(self.in_window) * 1000 < elapsed.as_millis() * u128::from(per_second) {
+                let message = format!("less than {per_second} bytes per second came in");
+                return Err(RemoteError::new(ErrorKind::Timeout, target).with_message(&message));
+            }
+            (self.window_began, self.in_window) = (Instant::now(), 0);
+        }
+        Ok(())
+    }
+}
+
+/// What kind of failure a status of the API is.
+fn kind_of(status: u16, body: &[u8]) -> ErrorKind {
+    match status {
+        401 => ErrorKind::Unauthorized,
+        402 => ErrorKind::PaymentRequired,
+        403 if is_from_the_edge(body) => ErrorKind::Blocked,
+        408 | 425 | 500.. => ErrorKind::Unavailable,
+        413 => ErrorKind::TooLarge,
+        429 => ErrorKind::RateLimited,
+        400..500 => ErrorKind::Refused,
+        _ => ErrorKind::Protocol,
+    }
+}
+
+/// Whether a 403 came from the network edge: the API itself speaks JSON.
+fn is_from_the_edge(body: &[u8]) -> bool {
+    let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok();
+    !is_json || memchr::memmem::find(body, b"error code: 1010").is_some()
+}
+
+/// As much of an error's body as comes soon and fits.
+async fn beginning(mut response: Response) -> Vec<u8> {
+    let mut body = Vec::new();
+    let reading = async {
+        while let Ok(Some(piece)) = response.chunk().await {
+            let room = ERROR_BODY_BYTES - body.len();
+            body.extend_from_slice(&piece[..piece.len().min(room)]);
+            if body.len() == ERROR_BODY_BYTES {
+                break;
+            }
+        }
+    };
+    // Out of time is as good as the end: what has come is all that there is to tell.
+    let _ = tokio::time::timeout(ERROR_BODY_TIMEOUT, reading).await;
+    body
+}
+
+/// The error of a body that could not be parsed, or could not be read while it was parsed.
+fn not_understood(error: serde_json::Error, status: u16, target: String) -> RemoteError {
+    if error.is_io() {
+        let error = io::Error::from(error);
+        return match error.downcast::<RemoteError>() {
+            Ok(inner) => inner,
+            Err(error) => RemoteError::new(ErrorKind::Interrupted, target).with_source(error),
+        };
+    }
+    // The parser's message may quote the service, so it is cleaned like its words.
+    RemoteError::new(ErrorKind::Protocol, target)
+        .with_status(status)
+        .with_message(&format!("the answer was not understood: {error}"))
+}
+
+/// The error of a request that got no answer, or of a body that broke off.
+pub(super) fn transport_error(error: reqwest::Error, target: String) -> RemoteError {
+    let kind = if error.is_connect() {
+        if is_distrust(&error) { ErrorKind::Insecure } else { ErrorKind::Unreachable }
+    } else if error.is_timeout() {
+        ErrorKind::Timeout
+    } else {
+        ErrorKind::Interrupted
+    };
+    // Its URL may hold a signature.
+    RemoteError::new(kind, target).with_source(error.without_url())
+}
+
+/// Whether a connection failed because of what the other side said in TLS (rustls wraps that as `InvalidData`).
+fn is_distrust(error: &reqwest::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let mut inner = error.downcast_ref::<io::Error>();
+        // An I/O error inside an I/O error is not its source.
+        while let Some(error) = inner {
+            if error.kind() == io::ErrorKind::InvalidData {
+                return true;
+            }
+            inner = error.get_ref().and_then(|inner| inner.downcast_ref::<io::Error>());
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_have_their_kinds() {
+        for (status, body, kind) in [
+            (401, "", ErrorKind::Unauthorized),
+            (402, "{}", ErrorKind::PaymentRequired),
+            (403, "error code: 1010", ErrorKind::Blocked),
+            (403, "<html>", ErrorKind::Blocked),
+            (403, r#"{"error":"not yours"}"#, ErrorKind::Refused),
+            (404, "", ErrorKind::Refused),
+            (408, "", ErrorKind::Unavailable),
+            (409, "", ErrorKind::Refused),
+            (413, "", ErrorKind::TooLarge),
+            (429, "", ErrorKind::RateLimited),
+            (500, "", ErrorKind::Unavailable),
+            (599, "", ErrorKind::Unavailable),
+            (302, "", ErrorKind::Protocol),
+        ] {
+            assert_eq!(kind_of(status, body.as_bytes()), kind, "{status} {body}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_crawls_is_given_up() {
+        let mut pace = Pace::new(Timeouts::default());
+        let mut seconds = 0;
+        let error = loop {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            seconds += 1;
+            if let Err(error) = pace.note(100, None, "GET /") {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert_eq!(seconds, 60);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_is_just_fast_enough_goes_on_until_its_cap() {
+        let mut pace = Pace::new(Timeouts::default());
+        for _ in 0..1000 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            pace.note(1024, Some(1_024_000), "GET /").unwrap();
+        }
+        assert_eq!(pace.note(1, Some(1_024_000), "GET /").unwrap_err().kind(), ErrorKind::TooLarge);
+    }
+}

@@ -1,0 +1,323 @@
+//! The three HTTP clients, and how a request leaves through one of them.
+//!
+//! - *api* carries the token and talks to the API's origin alone;
+//! - *blob* carries nothing and talks to the addresses that the API gives out;
+//! - *billing* carries the token, sends the one request that costs money on a connection of its own, and repeats nothing.
+//!
+//! None follows a redirect, asks for compression, or repeats a request by itself.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Url};
+
+use super::answer::{Answer, Origin, transport_error};
+use super::error::{ErrorKind, RemoteError};
+use super::gate::{Gate, retry_after};
+use super::retry::{Notice, Observer};
+use super::token::Token;
+
+/// Longest time to make a connection, TLS included.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest silence while something is expected to come in, or to be taken by the other side.
+pub const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Longest time for the whole exchange of creating a batch.
+pub const BILLING_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// Longest wait for the answer to an upload after its last byte was handed over. What the system has buffered by then
+/// must still drain.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// The least that must come in during [`IDLE_TIMEOUT`], in bytes per second.
+pub const LEAST_BYTES_PER_SECOND: u32 = 1024;
+
+/// What the service sees us as. Edges in front of APIs turn away clients that do not name themselves.
+const USER_AGENT: &str = concat!("batchline/", env!("CARGO_PKG_VERSION"));
+
+/// Why no client can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The base URL cannot be used.
+    #[error("the base URL {url:?} cannot be used: {why}")]
+    BadAddress {
+        /// As it was given.
+        url: String,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// The token would cross a network in the clear.
+    #[error("the API key is not sent to {origin} without encryption: use https, or an address of this machine")]
+    PlainHttp {
+        /// Where it would have gone.
+        origin: String,
+    },
+    /// The HTTP library could not be set up.
+    #[error("cannot set up the HTTP client")]
+    Client(#[source] reqwest::Error),
+}
+
+/// Where an API is: scheme, host, port, and a path that ends with the version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address(Url);
+
+impl Address {
+    /// Reads a base URL. A path without a version (`v1`, `v4`, `v1beta`) is given `/v1`; anything else in it stays.
+    pub fn parse(text: &str) -> Result<Self, SetupError> {
+        let bad = |why| SetupError::BadAddress { url: text.to_owned(), why };
+        let mut url = Url::parse(text.trim()).map_err(|_| bad("it is not a URL"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(bad("it is neither http nor https"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            // The text is not shown: it holds a password.
+            return Err(SetupError::BadAddress { url: "…@…".to_owned(), why: "it has credentials in it" });
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(bad("it has a query or a fragment"));
+        }
+        let mut path = url.path().trim_end_matches('/').to_owned();
+        if !path.split('/').any(is_version) {
+            path.push_str("/v1");
+        }
+        url.set_path(&path);
+        Ok(Self(url))
+    }
+
+    /// Whether what is sent there is encrypted.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        self.0.scheme() == "https"
+    }
+
+    /// Whether it is on this machine.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        let host = self.0.host_str().unwrap_or_default();
+        host == "localhost"
+            || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
+    /// The URL of a resource: the base with `segments` added, each as one path segment whatever is in it.
+    pub(super) fn join(&self, segments: &[&str]) -> Url {
+        let mut url = self.0.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.extend(segments);
+        }
+        url
+    }
+
+    fn is_origin_of(&self, url: &Url) -> bool {
+        self.0.origin() == url.origin()
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+fn is_version(segment: &str) -> bool {
+    let mut bytes = segment.bytes();
+    bytes.next() == Some(b'v') && bytes.next().is_some_and(|byte| byte.is_ascii_digit())
+}
+
+/// How long things may take. The default is made of the constants of this module.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// See [`CONNECT_TIMEOUT`].
+    pub connect: Duration,
+    /// See [`IDLE_TIMEOUT`].
+    pub idle: Duration,
+    /// See [`BILLING_TIMEOUT`].
+    pub billing: Duration,
+    /// See [`ANSWER_TIMEOUT`].
+    pub answer: Duration,
+    /// See [`LEAST_BYTES_PER_SECOND`].
+    pub least_bytes_per_second: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: CONNECT_TIMEOUT,
+            idle: IDLE_TIMEOUT,
+            billing: BILLING_TIMEOUT,
+            answer: ANSWER_TIMEOUT,
+            least_bytes_per_second: LEAST_BYTES_PER_SECOND,
+        }
+    }
+}
+
+/// The clients, with all that a call needs.
+#[derive(Debug)]
+pub(super) struct Http {
+    pub(super) address: Address,
+    pub(super) timeouts: Timeouts,
+    pub(super) observer: Observer,
+    pub(super) gate: Gate,
+    pub(super) token: Option<Token>,
+    api: Client,
+    blob: Client,
+    billing: Client,
+}
+
+impl Http {
+    /// Without a token no `Authorization` is sent. A token is not sent to another machine over plain http.
+    pub(super) fn new(
+        address: Address,
+        token: Option<Token>,
+        timeouts: Timeouts,
+        observer: Observer,
+    ) -> Result<Self, SetupError> {
+        if token.is_some() && !address.is_https() && !address.is_loopback() {
+            return Err(SetupError::PlainHttp { origin: address.0.origin().ascii_serialization() });
+        }
+        let mut credentials = HeaderMap::new();
+        if let Some(token) = &token {
+            credentials.insert(AUTHORIZATION, token.authorization());
+        }
+        let api = client(&address, &timeouts, credentials.clone()).read_timeout(timeouts.idle);
+        // No read timeout here: it would also run while a body goes out. Transfers are watched by those who make them.
+        let blob = client(&address, &timeouts, HeaderMap::new());
+        let billing =
+            client(&address, &timeouts, credentials).http1_only().pool_max_idle_per_host(0).timeout(timeouts.billing);
+        let [api, blob, billing] = [api, blob, billing].map(ClientBuilder::build);
+        let (api, blob, billing) = (api.map_err(setup)?, blob.map_err(setup)?, billing.map_err(setup)?);
+        Ok(Self { address, timeouts, observer, gate: Gate::default(), token, api, blob, billing })
+    }
+
+    /// Sends a request to the API: waits at the gate, then returns the answer, whatever its status.
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        segments: &[&str],
+        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Answer<'_>, RemoteError> {
+        self.send_to_api(&self.api, method, segments, dress).await
+    }
+
+    /// Sends the request that costs money, once.
+    pub(super) async fn bill(
+        &self,
+        segments: &[&str],
+        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Answer<'_>, RemoteError> {
+        self.send_to_api(&self.billing, Method::POST, segments, dress).await
+    }
+
+    async fn send_to_api(
+        &self,
+        client: &Client,
+        method: Method,
+        segments: &[&str],
+        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Answer<'_>, RemoteError> {
+        let url = self.address.join(segments);
+        let target = target(&method, &url);
+        if !self.address.is_origin_of(&url) {
+            return Err(RemoteError::new(ErrorKind::Protocol, target).with_message("not an address of the API"));
+        }
+        self.gate.wait().await;
+        let sent = dress(client.request(method, url)).send().await;
+        let response = sent.map_err(|error| transport_error(error, target.clone()))?;
+        let asked = retry_after(response.headers());
+        let status = response.status().as_u16();
+        if status == 429 || (status == 503 && asked.is_some()) {
+            let wait = self.gate.shut(asked);
+            self.observer.tell(&Notice::Paused { wait });
+        } else if status < 500 {
+            self.gate.passed();
+        }
+        Ok(Answer::new(self, response, target, Origin::Api))
+    }
+
+    /// Sends a request without credentials to an address that the API gave out.
+    pub(super) async fn blob(
+        &self,
+        method: Method,
+        url: Url,
+        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Answer<'_>, RemoteError> {
+        let target = target(&method, &url);
+        let sent = dress(self.blob.request(method, url)).send().await;
+        let response = sent.map_err(|error| transport_error(error, target.clone()))?;
+        Ok(Answer::new(self, response, target, Origin::Storage))
+    }
+}
+
+fn setup(error: reqwest::Error) -> SetupError {
+    SetupError::Client(error)
+}
+
+/// What the three clients have in common.
+fn client(address: &Address, timeouts: &Timeouts, mut headers: HeaderMap) -> ClientBuilder {
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let builder = Client::builder()
+        .default_headers(headers)
+        .user_agent(USER_AGENT)
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .connect_timeout(timeouts.connect)
+        .https_only(address.is_https());
+    // A proxy cannot reach this machine's own addresses; elsewhere the environment decides.
+    if address.is_loopback() { builder.no_proxy() } else { builder }
+}
+
+/// A request as messages name it: the method and the URL without its query, which may be a signature.
+pub(super) fn target(method: &Method, url: &Url) -> String {
+    let mut shown = url.clone();
+    shown.set_query(None);
+    shown.set_fragment(None);
+    format!("{method} {shown}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_url_is_taken_with_and_without_its_version() {
+        for (given, base) in [
+            ("https://api.together.ai", "https://api.together.ai/v1"),
+            ("https://api.together.ai/", "https://api.together.ai/v1"),
+            (" https://api.together.ai/v1/ ", "https://api.together.ai/v1"),
+            ("http://127.0.0.1:8080/proxy/together", "http://127.0.0.1:8080/proxy/together/v1"),
+            ("https://open.example/api/paas/v4", "https://open.example/api/paas/v4"),
+            ("https://api.example/v1/openai", "https://api.example/v1/openai"),
+        ] {
+            assert_eq!(Address::parse(given).unwrap().to_string(), base);
+        }
+        let address = Address::parse("https://h/p").unwrap();
+        assert_eq!(
+            address.join(&["files", "a/../b?c", "content"]).as_str(),
+            "https://h/p/v1/files/a%2F..%2Fb%3Fc/content"
+        );
+    }
+
+    #[test]
+    fn what_is_no_base_url_is_refused_without_showing_a_password() {
+        for given in ["", "api.together.ai", "ftp://h", "https://h/?q=1", "https://h/#f"] {
+            assert!(Address::parse(given).is_err(), "{given}");
+        }
+        let error = Address::parse("https://user:hunter2@h").unwrap_err();
+        assert!(!error.to_string().contains("hunter2"));
+    }
+
+    #[test]
+    fn a_token_is_not_sent_in_the_clear_to_another_machine() {
+        let make = |base: &str, token: Option<&str>| {
+            let token = token.map(|token| Token::new(token).unwrap());
+            Http::new(Address::parse(base).unwrap(), token, Timeouts::default(), Observer::default())
+        };
+        assert!(matches!(make("http://batch.example", Some("k")), Err(SetupError::PlainHttp { .. })));
+        assert!(make("http://batch.example", None).is_ok());
+        assert!(make("http://localhost:1", Some("k")).is_ok());
+        assert!(make("http://[::1]:1", Some("k")).is_ok());
+        assert!(make("https://batch.example", Some("k")).is_ok());
+    }
+}

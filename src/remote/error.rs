@@ -1,0 +1,277 @@
+//! What can go wrong between here and the service, in the terms of those who must decide what to do about it.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// Longest message of the service that is kept, in characters.
+pub const MESSAGE_CHARACTERS: usize = 500;
+
+/// What kind of failure it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// 401: the key is wrong.
+    Unauthorized,
+    /// 402: no credit left, or a spending limit was reached.
+    PaymentRequired,
+    /// 403 that did not come from the API but from the network edge before it.
+    Blocked,
+    /// Another status by which the service says no for good.
+    Refused,
+    /// 429. When to come back is known to the gate.
+    RateLimited,
+    /// 408, 425 or 5xx: the service cannot answer now.
+    Unavailable,
+    /// The object storage behind a presigned URL did not do its part. A new URL may help.
+    Storage,
+    /// No connection came about: nothing was sent.
+    Unreachable,
+    /// The other side could not prove who it is, or does not speak TLS: nothing was sent.
+    Insecure,
+    /// The connection broke off, or a body was shorter than announced.
+    Interrupted,
+    /// Nothing, or too little, came within the time allowed.
+    Timeout,
+    /// More bytes than allowed: 413, or an answer above its cap.
+    TooLarge,
+    /// An answer that makes no sense, or that must not be obeyed.
+    Protocol,
+    /// The payload's bytes are no longer those that were promised.
+    InputChanged,
+    /// A file on this machine could not be read or written.
+    LocalFile,
+}
+
+/// An operation on the service that failed: what was tried on what, and what came back. The cause, where there is
+/// one, is the `source()`.
+pub struct RemoteError(Box<Parts>);
+
+struct Parts {
+    kind: ErrorKind,
+    target: String,
+    status: Option<u16>,
+    message: Option<String>,
+    retry_after: Option<Duration>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl RemoteError {
+    /// An error of `kind` on `target`: a method and a URL without its query, or a path.
+    #[must_use]
+    pub fn new(kind: ErrorKind, target: impl Into<String>) -> Self {
+        let target = target.into();
+        Self(Box::new(Parts { kind, target, status: None, message: None, retry_after: None, source: None }))
+    }
+
+    /// Adds the HTTP status of the answer.
+    #[must_use]
+    pub fn with_status(mut self, status: u16) -> Self {
+        self.0.status = Some(status);
+        self
+    }
+
+    /// Adds an explanation, shortened and stripped of control characters.
+    #[must_use]
+    pub fn with_message(mut self, message: &str) -> Self {
+        self.0.message = Some(clean(message)).filter(|message| !message.is_empty());
+        self
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    pub(super) fn with_retry_after(mut self, wait: Option<Duration>) -> Self {
+        self.0.retry_after = wait;
+        self
+    }
+
+    /// What kind of failure it was.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The HTTP status, where there was an answer.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        self.0.status
+    }
+
+    /// What the service said, cleaned.
+    #[must_use]
+    pub fn message(&self) -> Option<&str> {
+        self.0.message.as_deref()
+    }
+
+    /// How long the service asked to wait.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// Whether the same call may succeed later. That it is *safe* to repeat is another question.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        use ErrorKind::{Interrupted, RateLimited, Storage, Timeout, Unavailable, Unreachable};
+        matches!(self.0.kind, RateLimited | Unavailable | Storage | Unreachable | Interrupted | Timeout)
+    }
+
+    /// What the user can do about it, where that is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self.0.kind {
+            ErrorKind::Unauthorized => "check the API key: it is missing, mistyped, revoked or of another provider",
+            ErrorKind::PaymentRequired => "the account has no credit left or has reached its spending limit",
+            ErrorKind::Blocked => {
+                "the network edge before the API turned the request away (Cloudflare's 1010 and its like): \
+                 look at proxies, VPNs and the address you come from, not at the key"
+            }
+            ErrorKind::Insecure => {
+                "the server's certificate was not accepted: look at the base URL, the system's \
+                                    certificates and the clock"
+            }
+            ErrorKind::InputChanged => {
+                "the input is not what it was when it was checked: restore it, or start a new run"
+            }
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for RemoteError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = &self.0;
+        let what = match parts.kind {
+            ErrorKind::Unauthorized => "the key was not accepted",
+            ErrorKind::PaymentRequired => "payment is required",
+            ErrorKind::Blocked => "blocked before reaching the API",
+            ErrorKind::Refused => "refused",
+            ErrorKind::RateLimited => "rate limited",
+            ErrorKind::Unavailable => "unavailable",
+            ErrorKind::Storage => "the object storage failed",
+            ErrorKind::Unreachable => "could not connect",
+            ErrorKind::Insecure => "could not connect securely",
+            ErrorKind::Interrupted => "the connection broke off",
+            ErrorKind::Timeout => "timed out",
+            ErrorKind::TooLarge => "too large",
+            ErrorKind::Protocol => "unexpected answer",
+            ErrorKind::InputChanged => "the input changed",
+            ErrorKind::LocalFile => "local file error",
+        };
+        write!(formatter, "{}: {what}", parts.target)?;
+        if let Some(status) = parts.status {
+            write!(formatter, " (HTTP {status})")?;
+        }
+        match &parts.message {
+            Some(message) => write!(formatter, ": {message}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for RemoteError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("RemoteError").field("says", &self.to_string()).field("source", &self.0.source).finish()
+    }
+}
+
+impl StdError for RemoteError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// The service's own words in an error body of any shape: `{"error": "text"}`, `{"error": {"message"}}`,
+/// `{"detail": …}`, `{"message": …}`, plain text, or a page of HTML (its title). Empty when there are none.
+pub(super) fn message_in(body: &[u8]) -> String {
+    let text = if let Ok(value) = serde_json::from_slice::<Value>(body) {
+        message_of(&value).unwrap_or_else(|| value.to_string())
+    } else {
+        let text = String::from_utf8_lossy(body);
+        if text.trim_start().starts_with('<') { title(&text) } else { text.into_owned() }
+    };
+    clean(&text)
+}
+
+/// The words in an error value: the first text under the keys that services use.
+pub(super) fn message_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Object(map) => {
+            ["error", "message", "msg", "detail", "data"].iter().find_map(|key| map.get(*key).and_then(message_of))
+        }
+        Value::Array(items) => items.iter().find_map(message_of),
+        _ => None,
+    }
+}
+
+fn title(html: &str) -> String {
+    let lower = html.to_ascii_lowercase();
+    let start = lower.find("<title>").map(|at| at + "<title>".len());
+    let title = start.and_then(|start| lower[start..].find("</title>").map(|end| &html[start..start + end]));
+    title.map_or_else(|| "a page of HTML".to_owned(), |title| format!("a page of HTML, titled {:?}", title.trim()))
+}
+
+/// `text` on one line, without control characters and direction marks, cut at [`MESSAGE_CHARACTERS`].
+pub(super) fn clean(text: &str) -> String {
+    let is_mark = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
+    let visible = text.chars().map(|c| if c.is_control() || is_mark(c) { ' ' } else { c });
+    let mut cleaned = String::new();
+    for (count, c) in visible.enumerate().skip_while(|(_, c)| c.is_whitespace()) {
+        if count >= MESSAGE_CHARACTERS {
+            cleaned.push('…');
+            break;
+        }
+        if !(c == ' ' && cleaned.ends_with(' ')) {
+            cleaned.push(c);
+        }
+    }
+    cleaned.truncate(cleaned.trim_end().len());
+    cleaned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_is_found_in_every_shape() {
+        for (body, message) in [
+            (r#"{"error":"Job not found","request_id":"r"}"#, "Job not found"),
+            (r#"{"error":{"message":"File x not found","type":"not_found"}}"#, "File x not found"),
+            (r#"{"detail":[{"loc":["body"],"msg":"field required"}]}"#, "field required"),
+            (r#"{"message":"no"}"#, "no"),
+            (r#"{"odd":1}"#, r#"{"odd":1}"#),
+            ("plain \u{1b}[31mred\u{7}\r\ntext", "plain [31mred text"),
+            ("error code: 1010", "error code: 1010"),
+            ("<html><head><TITLE>502 Bad Gateway</title>", "a page of HTML, titled \"502 Bad Gateway\""),
+            ("<!doctype html>", "a page of HTML"),
+            ("", ""),
+        ] {
+            assert_eq!(message_in(body.as_bytes()), message, "{body}");
+        }
+        assert_eq!(message_in(b"\xff\xfe bad"), "\u{fffd}\u{fffd} bad");
+    }
+
+    #[test]
+    fn a_long_message_is_cut() {
+        let message = message_in("x".repeat(100_000).as_bytes());
+        assert_eq!(message.chars().count(), MESSAGE_CHARACTERS + 1);
+    }
+
+    #[test]
+    fn an_error_says_what_was_tried_on_what() {
+        let error = RemoteError::new(ErrorKind::Refused, "POST https://api.example/v1/batches")
+            .with_status(400)
+            .with_message("no such\nfile");
+        assert_eq!(error.to_string(), "POST https://api.example/v1/batches: refused (HTTP 400): no such file");
+        assert!(!error.is_transient());
+    }
+}

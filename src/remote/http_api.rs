@@ -1,0 +1,389 @@
+//! The [`Api`] over HTTP: what all dialects have in common, and the choice between them where they differ.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use reqwest::Method;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+
+use super::client::{Address, Http, SetupError, Timeouts};
+use super::error::{ErrorKind, RemoteError};
+use super::provider::{Dialect, Profile};
+use super::retry::{Attempts, Observer, Patience};
+use super::service::{Api, Batch, CreateBatch, Downloaded, Payload, Progress, RemoteFile, Submission, check_id};
+use super::token::Token;
+use super::wire::RawBatch;
+use super::{download, together};
+
+/// The statuses by which a service says that it did not create a batch, and will not on account of this request.
+const DEFINITE_REFUSALS: [u16; 8] = [400, 401, 402, 403, 404, 413, 422, 429];
+
+/// What can be set besides the profile.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// How often and for how long to try again.
+    pub patience: Patience,
+    /// Hears what happens on the way.
+    pub observer: Observer,
+}
+
+/// A provider's Batch API. Cheap calls and long transfers may run at the same time, from any number of tasks.
+#[derive(Debug)]
+pub struct HttpApi {
+    http: Http,
+    profile: &'static Profile,
+    patience: Patience,
+}
+
+impl HttpApi {
+    /// Prepares to talk to `profile`'s service at `address`; sends nothing yet. Without a token no credentials are
+    /// sent; with one, a plain-http address must be on this machine.
+    pub fn new(
+        profile: &'static Profile,
+        address: Address,
+        token: Option<Token>,
+        settings: Settings,
+    ) -> Result<Self, SetupError> {
+        let Settings { timeouts, patience, observer } = settings;
+        Ok(Self { http: Http::new(address, token, timeouts, observer)?, profile, patience })
+    }
+
+    /// Where the API is.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.http.address
+    }
+
+    fn attempts(&self) -> Attempts<'_> {
+        Attempts::new(&self.patience, &self.http.observer)
+    }
+
+    async fn look(&self, id: &str) -> Result<Batch, RemoteError> {
+        let answer = self.http.call(Method::GET, &["batches", id], |request| request).await?;
+        let answer = answer.successful().await?;
+        let target = answer.target().to_owned();
+        same(answer.json::<RawBatch>().await?.read(&target)?, id, &target)
+    }
+
+    async fn list(&self) -> Result<Vec<Batch>, RemoteError> {
+        let answer = self.http.call(Method::GET, &["batches"], |request| request).await?.successful().await?;
+        let target = answer.target().to_owned();
+        // `null` stands for an empty list.
+        let raw: Option<Vec<RawBatch>> = answer.json_streamed().await?;
+        raw.unwrap_or_default().into_iter().map(|raw| raw.read(&target)).collect()
+    }
+
+    async fn ask_to_cancel(&self, id: &str) -> Result<Batch, RemoteError> {
+        let json = HeaderValue::from_static("application/json");
+        let path = ["batches", id, "cancel"];
+        let dress = |request: reqwest::RequestBuilder| request.header(CONTENT_TYPE, json).header(CONTENT_LENGTH, 0);
+        let answer = self.http.call(Method::POST, &path, dress).await?;
+        if answer.status() == 409 {
+            // It has ended already.
+            return self.look(id).await;
+        }
+        let answer = answer.successful().await?;
+        let target = answer.target().to_owned();
+        same(answer.json::<RawBatch>().await?.read(&target)?, id, &target)
+    }
+
+    async fn delete(&self, id: &str) -> Result<(), RemoteError> {
+        let answer = self.http.call(Method::DELETE, &["files", id], |request| request).await?;
+        if answer.status() == 404 {
+            return Ok(());
+        }
+        answer.successful().await.map(drop)
+    }
+}
+
+/// The batch, if it is the one that was asked for.
+fn same(batch: Batch, id: &str, target: &str) -> Result<Batch, RemoteError> {
+    if batch.id == id {
+        return Ok(batch);
+    }
+    Err(RemoteError::new(ErrorKind::Protocol, target).with_message("the answer is about another batch"))
+}
+
+impl Api for HttpApi {
+    async fn ready(&self) {
+        self.http.gate.wait().await;
+    }
+
+    async fn upload(&self, payload: Arc<dyn Payload>, progress: Progress) -> Result<RemoteFile, RemoteError> {
+        match self.profile.dialect {
+            Dialect::Together => {
+                together::upload(&self.http, &self.patience, self.profile.purpose, &payload, &progress).await
+            }
+        }
+    }
+
+    async fn create(&self, request: &CreateBatch) -> Submission {
+        let created = match self.profile.dialect {
+            Dialect::Together => together::create(&self.http, request).await,
+        };
+        match created {
+            Ok(batch) => Submission::Accepted(batch),
+            Err(error) if is_refusal(&error) => Submission::Refused(error),
+            Err(error) => Submission::Unknown(error),
+        }
+    }
+
+    async fn batch(&self, id: &str) -> Result<Batch, RemoteError> {
+        check_id(id, "GET batches")?;
+        let mut attempts = self.attempts();
+        loop {
+            match self.look(id).await {
+                Ok(batch) => return Ok(batch),
+                Err(error) => attempts.after(error).await?,
+            }
+        }
+    }
+
+    async fn batches(&self) -> Result<Vec<Batch>, RemoteError> {
+        let mut attempts = self.attempts();
+        loop {
+            match self.list().await {
+                Ok(batches) => return Ok(batches),
+                Err(error) => attempts.after(error).await?,
+            }
+        }
+    }
+
+    async fn cancel(&self, id: &str) -> Result<Batch, RemoteError> {
+        check_id(id, "POST batches")?;
+        let mut attempts = self.attempts();
+        loop {
+            match self.ask_to_cancel(id).await {
+                Ok(batch) => return Ok(batch),
+                Err(error) => attempts.after(error).await?,
+            }
+        }
+    }
+
+    async fn download(&self, file_id: &str, target: &Path, progress: Progress) -> Result<Downloaded, RemoteError> {
+        check_id(file_id, "GET files")?;
+        download::download(&self.http, &self.patience, file_id, target, progress).await
+    }
+
+    async fn delete_file(&self, id: &str) -> Result<(), RemoteError> {
+        check_id(id, "DELETE files")?;
+        let mut attempts = self.attempts();
+        loop {
+            match self.delete(id).await {
+                Ok(()) => return Ok(()),
+                Err(error) => attempts.after(error).await?,
+            }
+        }
+    }
+}
+
+/// Whether it is certain that no batch was created: nothing was sent, or the service said so.
+fn is_refusal(error: &RemoteError) -> bool {
+    match error.status() {
+        Some(status) => DEFINITE_REFUSALS.contains(&status),
+        None => matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Insecure),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as StdError;
+    use std::time::{Duration, Instant};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::remote::retry::Notice;
+    use crate::remote::service::BatchStatus;
+    use crate::remote::testing::{Act, CANARY, Server, Then, answer, api_at, raw};
+
+    const BATCH: &str = r#"{"id":"b-1","status":"IN_PROGRESS","progress":50.5}"#;
+
+    async fn always(act: Act) -> (HttpApi, Server) {
+        let server = Server::start(move |_, _| act.clone()).await;
+        (api_at(&server.url, 3, Observer::default()), server)
+    }
+
+    /// An error with all its causes, as a user may see it.
+    fn in_full(error: &RemoteError) -> String {
+        let mut text = format!("{error} {error:?}");
+        let mut cause = error.source();
+        while let Some(inner) = cause {
+            text = format!("{text} {inner} {inner:?}");
+            cause = inner.source();
+        }
+        text
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_looked_at_through_passing_trouble() {
+        let server = Server::start(|_, number| match number {
+            0 => answer(502, "", "<html><title>Bad Gateway</title>"),
+            1 => raw("", Then::Reset),
+            _ => answer(200, "", BATCH),
+        })
+        .await;
+        let batch = api_at(&server.url, 3, Observer::default()).batch("b-1").await.unwrap();
+        assert_eq!((batch.status, batch.progress), (BatchStatus::InProgress, Some(50.5)));
+        assert_eq!(server.count("GET /v1/batches/b-1"), 3);
+    }
+
+    #[tokio::test]
+    async fn trouble_that_stays_is_told() {
+        let (api, server) = always(answer(500, "", r#"{"error":"broken"}"#)).await;
+        let error = api.batch("b-1").await.unwrap_err();
+        assert_eq!((error.kind(), error.message()), (ErrorKind::Unavailable, Some("broken")));
+        assert_eq!(server.seen().len(), 3);
+        assert_eq!(error.to_string(), format!("GET {}/v1/batches/b-1: unavailable (HTTP 500): broken", server.url));
+    }
+
+    #[tokio::test]
+    async fn a_wrong_key_is_told_once_with_a_hint_and_without_the_key() {
+        let body = format!(r#"{{"error":{{"message":"Invalid API key provided: {CANARY}"}}}}"#);
+        let (api, server) = always(answer(401, "", body)).await;
+        let error = api.batches().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unauthorized);
+        assert!(error.hint().unwrap().contains("key"));
+        assert_eq!(error.message(), Some("Invalid API key provided: [redacted]"));
+        assert_eq!(server.seen().len(), 1);
+        assert!(!in_full(&error).contains(CANARY) && !format!("{api:?}").contains(CANARY));
+    }
+
+    #[tokio::test]
+    async fn a_pause_asked_of_one_call_is_made_by_all() {
+        let server = Server::start(|line, number| match (line, number) {
+            ("GET /v1/batches/b-1", 0) => answer(429, "Retry-After-Ms: 400\r\n", r#"{"error":"slow down"}"#),
+            ("GET /v1/batches", _) => answer(200, "", "[]"),
+            _ => answer(200, "", BATCH),
+        })
+        .await;
+        let pauses = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let heard = Arc::clone(&pauses);
+        let observer = Observer::new(move |notice| {
+            if let Notice::Paused { wait } = notice {
+                heard.lock().unwrap().push(*wait);
+            }
+        });
+        let api = Arc::new(api_at(&server.url, 1, observer));
+        let first = tokio::spawn({
+            let api = Arc::clone(&api);
+            async move { api.batch("b-1").await }
+        });
+        while pauses.lock().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let start = Instant::now();
+        assert!(api.batches().await.unwrap().is_empty());
+        assert!(start.elapsed() >= Duration::from_millis(350), "{:?}", start.elapsed());
+        first.await.unwrap().unwrap();
+        assert_eq!(*pauses.lock().unwrap(), [Duration::from_millis(400)]);
+        assert_eq!(server.seen().len(), 3, "no call was wasted");
+    }
+
+    #[tokio::test]
+    async fn lists_are_read_whatever_their_shape() {
+        for (body, count) in [("null", 0), ("[]", 0), (r#"[{"id":"a"},{"id":"b","status":"NEW"}]"#, 2)] {
+            let (api, _server) = always(answer(200, "", body)).await;
+            assert_eq!(api.batches().await.unwrap().len(), count);
+        }
+        let many = format!("[{}]", vec![BATCH; 20_000].join(","));
+        let (api, _server) = always(answer(200, "", many)).await;
+        assert_eq!(api.batches().await.unwrap().len(), 20_000);
+    }
+
+    #[tokio::test]
+    async fn a_list_that_is_none_is_refused_and_one_that_breaks_off_is_read_again() {
+        for body in ["{}", "[{\"id\":\"../x\"}]", "[{}]", "<html>", ""] {
+            let (api, server) = always(answer(200, "", body)).await;
+            assert_eq!(api.batches().await.unwrap_err().kind(), ErrorKind::Protocol, "{body}");
+            assert_eq!(server.seen().len(), 1);
+        }
+        let cut = format!("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n[{BATCH},");
+        for (then, kind) in [(Then::Close, ErrorKind::Interrupted), (Then::Hold, ErrorKind::Timeout)] {
+            let (api, server) = always(raw(cut.clone(), then)).await;
+            assert_eq!(api.batches().await.unwrap_err().kind(), kind);
+            assert_eq!(server.seen().len(), 3);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_cut_off() {
+        let endless = format!("HTTP/1.1 200 OK\r\n\r\n[{BATCH},{}", " ".repeat(65 << 20));
+        let (api, _server) = always(raw(endless, Then::Close)).await;
+        assert_eq!(api.batches().await.unwrap_err().kind(), ErrorKind::TooLarge);
+        let (api, _server) = always(raw(format!("HTTP/1.1 200 OK\r\n\r\n{}", " ".repeat(2 << 20)), Then::Close)).await;
+        assert_eq!(api.batch("b-1").await.unwrap_err().kind(), ErrorKind::TooLarge);
+        let (api, _server) = always(raw(format!("HTTP/1.1 404 X\r\n\r\n{}", "x".repeat(2 << 20)), Then::Hold)).await;
+        assert!(api.batch("b-1").await.unwrap_err().message().unwrap().ends_with('…'));
+    }
+
+    #[tokio::test]
+    async fn a_redirect_of_the_api_is_not_followed() {
+        let other = Server::start(|_, _| answer(200, "", BATCH)).await;
+        let (api, _server) = always(answer(302, &format!("Location: {}/\r\n", other.url), "")).await;
+        assert_eq!(api.batch("b-1").await.unwrap_err().kind(), ErrorKind::Protocol);
+        assert_eq!(other.seen().len(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_ended_batch_is_cancelled_already() {
+        let server = Server::start(|line, _| match line {
+            "POST /v1/batches/b-1/cancel" => answer(409, "", r#"{"error":"Cannot cancel job"}"#),
+            _ => answer(200, "", r#"{"id":"b-1","status":"CANCELED"}"#),
+        })
+        .await;
+        let batch = api_at(&server.url, 1, Observer::default()).cancel("b-1").await.unwrap();
+        assert_eq!(batch.status, BatchStatus::Cancelled);
+        let (api, _server) = always(answer(200, "", r#"{"id":"b-1","status":"CANCELING"}"#)).await;
+        assert_eq!(api.cancel("b-1").await.unwrap().status, BatchStatus::Cancelling);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_gone_is_deleted() {
+        for status in [200, 404] {
+            let (api, _server) = always(answer(status, "", r#"{"id":"file-1","deleted":true}"#)).await;
+            api.delete_file("file-1").await.unwrap();
+        }
+        let (api, _server) = always(answer(403, "", r#"{"error":"not yours"}"#)).await;
+        assert_eq!(api.delete_file("file-1").await.unwrap_err().kind(), ErrorKind::Refused);
+    }
+
+    #[tokio::test]
+    async fn hostile_ids_do_not_leave_the_house() {
+        let (api, server) = always(answer(200, "", BATCH)).await;
+        for id in ["../files", "a/b", "", "b\r\nX: y"] {
+            assert!(
+                api.batch(id).await.is_err() && api.cancel(id).await.is_err() && api.delete_file(id).await.is_err()
+            );
+        }
+        assert_eq!(server.seen().len(), 0);
+        assert_eq!(api.batch("b-2").await.unwrap_err().kind(), ErrorKind::Protocol, "another batch's answer");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_speak_tls_is_not_trusted_and_not_asked_again() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("https://{}", listener.local_addr().unwrap());
+        let connections = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
+        tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                connection.read_buf(&mut Vec::with_capacity(4096)).await.unwrap();
+                let _ = connection.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+            }
+        });
+        let api = api_at(&base, 3, Observer::default());
+        assert_eq!(api.batch("b-1").await.unwrap_err().kind(), ErrorKind::Insecure);
+        assert_eq!(connections.load(std::sync::atomic::Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_silent_service_is_given_up() {
+        let (api, server) = always(raw("", Then::Hold)).await;
+        assert_eq!(api.batch("b-1").await.unwrap_err().kind(), ErrorKind::Timeout);
+        assert_eq!(server.seen().len(), 3);
+    }
+}

@@ -1,0 +1,289 @@
+//! What a Batch API can be asked, and what it answers: the [`Api`] trait and its words.
+//!
+//! [`super::HttpApi`] is the real thing; a simulation can stand in for it. All methods but [`Api::create`] may be
+//! called again after an error, an interruption or a crash.
+
+use std::fmt;
+use std::future::Future;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::error::{ErrorKind, RemoteError};
+
+/// Longest id of a file or batch, in bytes.
+pub const ID_BYTES: usize = 256;
+
+/// The operations of a Batch API.
+pub trait Api: Send + Sync + 'static {
+    /// Waits until the service takes calls: at once, unless it asked for a pause. To be awaited before the intent to
+    /// create a batch is written down, so that a crash while waiting does not leave a doubt.
+    fn ready(&self) -> impl Future<Output = ()> + Send;
+
+    /// Uploads a payload as a new file. Tried again from its beginning when it fails on the way; every attempt asks
+    /// for a file of its own, so that a returned id (unless [`RemoteFile::reused`]) has never been used before.
+    fn upload(
+        &self,
+        payload: Arc<dyn Payload>,
+        progress: Progress,
+    ) -> impl Future<Output = Result<RemoteFile, RemoteError>> + Send;
+
+    /// Creates a batch: exactly one POST, never repeated here.
+    fn create(&self, request: &CreateBatch) -> impl Future<Output = Submission> + Send;
+
+    /// Looks at a batch.
+    fn batch(&self, id: &str) -> impl Future<Output = Result<Batch, RemoteError>> + Send;
+
+    /// All batches that the service lists for this key, in its order.
+    fn batches(&self) -> impl Future<Output = Result<Vec<Batch>, RemoteError>> + Send;
+
+    /// Asks for a batch to be cancelled. One that has ended already is returned as it is.
+    fn cancel(&self, id: &str) -> impl Future<Output = Result<Batch, RemoteError>> + Send;
+
+    /// Fetches a file's content as `target`, which appears whole and durable or not at all. What is on the way
+    /// stands beside it as `<name>.part`. An interrupted transfer goes on where it broke off if the service can prove
+    /// that the content is the same; after a restart of the program it begins anew.
+    fn download(
+        &self,
+        file_id: &str,
+        target: &Path,
+        progress: Progress,
+    ) -> impl Future<Output = Result<Downloaded, RemoteError>> + Send;
+
+    /// Deletes a file. One that is not there is as good as deleted.
+    fn delete_file(&self, id: &str) -> impl Future<Output = Result<(), RemoteError>> + Send;
+}
+
+/// Bytes to upload. Every attempt opens its own body.
+pub trait Payload: Send + Sync {
+    /// The file's name at the service, with its extension. Of no meaning here.
+    fn name(&self) -> String;
+
+    /// How many bytes there are.
+    fn bytes(&self) -> u64;
+
+    /// Opens the bytes at their beginning. Called, and read, on a thread that may block. A reader that fails with
+    /// [`io::ErrorKind::InvalidData`] or `UnexpectedEof`, at the latest where it ends, says that the bytes are not
+    /// those that were promised: the upload is then left incomplete and the error is final.
+    fn open(&self) -> io::Result<Box<dyn Read + Send>>;
+}
+
+/// Hears how many bytes of a transfer are done. The count falls back when an attempt starts over.
+/// Called on the task that moves the bytes: it must not block.
+#[derive(Clone)]
+pub struct Progress(Arc<dyn Fn(u64) + Send + Sync>);
+
+impl Progress {
+    /// A progress that calls `hear` with the bytes done so far.
+    pub fn new(hear: impl Fn(u64) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hear))
+    }
+
+    /// Tells how many bytes are done. For those that implement [`Api`].
+    pub fn tell(&self, bytes: u64) {
+        (self.0)(bytes);
+    }
+}
+
+impl Default for Progress {
+    /// Hears nothing.
+    fn default() -> Self {
+        Self::new(|_| {})
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Progress")
+    }
+}
+
+/// A file as the service holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteFile {
+    /// Its id; see [`is_valid_id`].
+    pub id: String,
+    /// Its size, as far as the service said.
+    pub bytes: Option<u64>,
+    /// Whether the service returned a file that it had already, so that batches may exist that use it.
+    pub reused: bool,
+}
+
+/// What a batch is created from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateBatch {
+    /// The uploaded requests.
+    pub input_file_id: String,
+    /// The endpoint that answers them, such as `/v1/chat/completions`.
+    pub endpoint: String,
+    /// How long the service may take, such as `24h`; not sent when absent.
+    pub completion_window: Option<String>,
+    /// The batch's model, where the provider wants one besides the lines' own; not sent when absent.
+    pub model: Option<String>,
+}
+
+/// What became of an attempt to create a batch.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one per batch, and it is taken apart at once")]
+pub enum Submission {
+    /// The service created this batch.
+    Accepted(Batch),
+    /// Nothing was created, for certain: nothing was sent, or the answer was 400, 401, 402, 403, 404, 413, 422 or 429.
+    Refused(RemoteError),
+    /// A batch may or may not exist. To be settled by [`Api::batches`], never by asking again.
+    Unknown(RemoteError),
+}
+
+/// The service's batch object, as far as it says. Texts are cleaned, ids are valid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// Its id; see [`is_valid_id`].
+    pub id: String,
+    /// The file with its requests.
+    pub input_file_id: Option<String>,
+    /// Where it stands.
+    pub status: BatchStatus,
+    /// How much is done, 0 to 100.
+    pub progress: Option<f64>,
+    /// The file with the answers of successful requests.
+    pub output_file_id: Option<String>,
+    /// The file with the errors of failed requests.
+    pub error_file_id: Option<String>,
+    /// Why the batch as a whole failed.
+    pub error: Option<String>,
+    /// The endpoint it is for.
+    pub endpoint: Option<String>,
+    /// The model that the service sees it as.
+    pub model: Option<String>,
+    /// When it was created.
+    pub created_at: Option<Timestamp>,
+    /// When it ended.
+    pub completed_at: Option<Timestamp>,
+    /// Until when the service means to be done. Batches overrun it.
+    pub deadline: Option<Timestamp>,
+}
+
+/// Where a batch stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BatchStatus {
+    /// The service looks at the file.
+    Validating,
+    /// The requests are worked on.
+    InProgress,
+    /// Over: every request was tried.
+    Completed,
+    /// Over: the batch as a whole was refused.
+    Failed,
+    /// Over: time ran out.
+    Expired,
+    /// On its way to [`BatchStatus::Cancelled`].
+    Cancelling,
+    /// Over: by request.
+    Cancelled,
+    /// A word that is not known here, or none (empty). Not over.
+    Other(String),
+}
+
+impl BatchStatus {
+    /// Reads the service's word for a status, in any case and either spelling of "cancelled".
+    #[must_use]
+    pub fn read(word: &str) -> Self {
+        let folded: String = word.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+        match folded.replace("cancell", "cancel").as_str() {
+            "validating" => Self::Validating,
+            "inprogress" => Self::InProgress,
+            "completed" => Self::Completed,
+            "failed" => Self::Failed,
+            "expired" => Self::Expired,
+            "canceling" => Self::Cancelling,
+            "canceled" => Self::Cancelled,
+            _ => Self::Other(super::error::clean(word)),
+        }
+    }
+
+    /// Whether nothing will change any more. A status that is not known is not an end.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Expired | Self::Cancelled)
+    }
+}
+
+impl fmt::Display for BatchStatus {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Validating => "validating",
+            Self::InProgress => "in progress",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Expired => "expired",
+            Self::Cancelling => "cancelling",
+            Self::Cancelled => "cancelled",
+            Self::Other(word) if word.is_empty() => "unknown",
+            Self::Other(word) => word,
+        })
+    }
+}
+
+/// A file that was fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Downloaded {
+    /// Its size.
+    pub bytes: u64,
+    /// Whether the service announced the size beforehand. If not, a file that was cut short at the service cannot be
+    /// told from a whole one here, and its lines have to be counted.
+    pub announced: bool,
+}
+
+/// Whether `id` is what an id may be: a letter or digit, then letters, digits, `.`, `_` and `-`, in ASCII, at most
+/// [`ID_BYTES`]. The official client demands the same.
+#[must_use]
+pub fn is_valid_id(id: &str) -> bool {
+    id.len() <= ID_BYTES
+        && id.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+/// Refuses an id that is none, before it becomes part of a URL or of anything else.
+pub(super) fn check_id<'a>(id: &'a str, target: &str) -> Result<&'a str, RemoteError> {
+    if is_valid_id(id) {
+        return Ok(id);
+    }
+    let shown: String = id.chars().take(ID_BYTES).collect();
+    Err(RemoteError::new(ErrorKind::Protocol, target).with_message(&format!("{shown:?} is not an id")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_read_in_every_spelling() {
+        for (word, status) in [
+            ("VALIDATING", BatchStatus::Validating),
+            ("in_progress", BatchStatus::InProgress),
+            ("Completed", BatchStatus::Completed),
+            ("CANCELING", BatchStatus::Cancelling),
+            ("CANCELLING", BatchStatus::Cancelling),
+            ("CANCELED", BatchStatus::Cancelled),
+            ("cancelled", BatchStatus::Cancelled),
+            ("AGGREGATING", BatchStatus::Other("AGGREGATING".into())),
+            ("\u{1b}[2Jx", BatchStatus::Other("[2Jx".into())),
+        ] {
+            assert_eq!(BatchStatus::read(word), status);
+        }
+        assert!(!BatchStatus::read("QUEUED").is_terminal());
+        assert!(BatchStatus::read("EXPIRED").is_terminal());
+    }
+
+    #[test]
+    fn hostile_ids_are_no_ids() {
+        assert!(is_valid_id("file-8205dffa-8f55-48c1-bc1c-39693dd9cf2c"));
+        let long = "x".repeat(ID_BYTES + 1);
+        for id in ["", ".", "..", "../etc/passwd", "a/b", "a%2e%2e", "a\nb", "a\0", "-x", "a?b", "a#b", "ä", &long] {
+            assert!(!is_valid_id(id), "{id:?}");
+            assert!(!check_id(id, "GET /").unwrap_err().to_string().contains('\n'));
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The key to the service.
+//!
+//! In: the value of an environment variable, or a file that only its owner can read. Out: one sensitive header value.
+//! The token is in no `Debug` output, and `Token::redact` takes it out of what the service says back.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use reqwest::header::HeaderValue;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::durable::FileError;
+
+/// Longest token, in bytes. Real ones are far below it; a file above it is not a key.
+pub const TOKEN_BYTES: u64 = 4096;
+
+/// Permission bits of a file that belong to anybody but its owner.
+const OTHERS: u32 = 0o077;
+
+/// What stands where a token stood.
+const REDACTED: &str = "[redacted]";
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// Nothing but white space.
+    #[error("the API key is empty")]
+    Empty,
+    /// Not something that can stand in a header. The value is not shown.
+    #[error("the API key has characters that no key has (white space inside, control characters, or not ASCII)")]
+    Malformed,
+    /// The file is not a plain file, or too long for a key.
+    #[error("{path} is not a key file: it must be a plain file of at most {TOKEN_BYTES} bytes")]
+    NotAKeyFile {
+        /// The file.
+        path: String,
+    },
+    /// Others than the owner may read or change the file.
+    #[error("{path} can be read by others (mode {mode:03o}); a key file must be 0600 or 0400")]
+    Exposed {
+        /// The file.
+        path: String,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The file could not be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// The API key.
+#[derive(Clone, Debug)]
+pub struct Token(SecretString);
+
+impl Token {
+    /// Takes a token from text, such as an environment variable's value. White space around it is dropped.
+    pub fn new(text: &str) -> Result<Self, TokenError> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(TokenError::Empty);
+        }
+        if text.len() as u64 > TOKEN_BYTES || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(TokenError::Malformed);
+        }
+        Ok(Self(SecretString::from(text)))
+    }
+
+    /// Reads a token from a file that nobody but its owner can read. Symbolic links are followed (mounted secrets
+    /// are links); what counts is the file that was opened.
+    pub fn from_file(path: &Path) -> Result<Self, TokenError> {
+        let file = File::open(path).map_err(FileError::on("open", path))?;
+        let metadata = file.metadata().map_err(FileError::on("read", path))?;
+        let shown = || path.display().to_string();
+        if !metadata.is_file() || metadata.len() > TOKEN_BYTES {
+            return Err(TokenError::NotAKeyFile { path: shown() });
+        }
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & OTHERS != 0 {
+            return Err(TokenError::Exposed { path: shown(), mode });
+        }
+        let mut text = String::new();
+        file.take(TOKEN_BYTES).read_to_string(&mut text).map_err(FileError::on("read", path))?;
+        Self::new(&text)
+    }
+
+    /// The token itself, for a server that compares keys.
+    #[must_use]
+    pub fn into_secret(self) -> SecretString {
+        self.0
+    }
+
+    /// The value of the `Authorization` header, marked so that it is never shown.
+    pub(super) fn authorization(&self) -> HeaderValue {
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", self.0.expose_secret()))
+            .expect("a token is made of visible ASCII");
+        value.set_sensitive(true);
+        value
+    }
+
+    /// `text` without the token, wherever it stood. Services quote keys in their messages.
+    pub(super) fn redact(&self, text: String) -> String {
+        let secret = self.0.expose_secret();
+        if text.contains(secret) { text.replace(secret, REDACTED) } else { text }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{Permissions, set_permissions};
+
+    fn key_file(directory: &tempfile::TempDir, content: &[u8], mode: u32) -> std::path::PathBuf {
+        let path = directory.path().join("key");
+        crate::durable::publish_bytes(&path, content).unwrap();
+        set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_private_file_gives_the_token_without_its_line_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = key_file(&directory, b"tgp_v1_canary\n", 0o600);
+        let token = Token::from_file(&path).unwrap();
+        assert_eq!(token.authorization().to_str().unwrap(), "Bearer tgp_v1_canary");
+        assert!(token.authorization().is_sensitive());
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        for mode in [0o644, 0o640, 0o604, 0o620] {
+            let path = key_file(&directory, b"k", mode);
+            assert!(matches!(Token::from_file(&path), Err(TokenError::Exposed { mode: m, .. }) if m == mode));
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_key_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(matches!(Token::new(" \n"), Err(TokenError::Empty)));
+        assert!(matches!(Token::new("two words"), Err(TokenError::Malformed)));
+        assert!(matches!(Token::new("line\r\nX-Injected: 1"), Err(TokenError::Malformed)));
+        assert!(matches!(Token::from_file(directory.path()), Err(TokenError::NotAKeyFile { .. })));
+        assert!(matches!(Token::from_file(&directory.path().join("none")), Err(TokenError::File(_))));
+        let long = key_file(&directory, &vec![b'k'; 5000], 0o600);
+        assert!(matches!(Token::from_file(&long), Err(TokenError::NotAKeyFile { .. })));
+    }
+
+    #[test]
+    fn neither_debug_output_nor_a_redacted_text_shows_the_token() {
+        let token = Token::new("canary-4711").unwrap();
+        assert!(!format!("{token:?}").contains("canary"));
+        assert_eq!(token.redact("bad key canary-4711!".into()), "bad key [redacted]!");
+    }
+}

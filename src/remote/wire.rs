@@ -1,0 +1,167 @@
+//! The objects that services send, read leniently: keys that are missing, null, empty or of another type are absent.
+//! Only ids are strict, because they come back in requests.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use super::error::{ErrorKind, RemoteError, clean, message_of};
+use super::service::{Batch, BatchStatus, check_id};
+
+/// A batch object.
+#[derive(Debug, Deserialize)]
+pub(super) struct RawBatch {
+    #[serde(default, deserialize_with = "text")]
+    id: Option<String>,
+    #[serde(default, deserialize_with = "text")]
+    input_file_id: Option<String>,
+    #[serde(default, deserialize_with = "text")]
+    status: Option<String>,
+    #[serde(default, deserialize_with = "number")]
+    progress: Option<f64>,
+    #[serde(default, deserialize_with = "text")]
+    output_file_id: Option<String>,
+    #[serde(default, deserialize_with = "text")]
+    error_file_id: Option<String>,
+    #[serde(default, deserialize_with = "message")]
+    error: Option<String>,
+    #[serde(default, deserialize_with = "text")]
+    endpoint: Option<String>,
+    #[serde(default, deserialize_with = "text")]
+    model_id: Option<String>,
+    #[serde(default, deserialize_with = "moment")]
+    created_at: Option<Timestamp>,
+    #[serde(default, deserialize_with = "moment")]
+    completed_at: Option<Timestamp>,
+    #[serde(default, deserialize_with = "moment")]
+    job_deadline: Option<Timestamp>,
+}
+
+impl RawBatch {
+    /// Whether there is an id at all, so that this may be a batch.
+    pub(super) fn has_id(&self) -> bool {
+        self.id.is_some()
+    }
+
+    /// Checks the ids and cleans the texts. `target` is for the error.
+    pub(super) fn read(self, target: &str) -> Result<Batch, RemoteError> {
+        let id = self.id.ok_or_else(|| {
+            RemoteError::new(ErrorKind::Protocol, target).with_message("the answer has a batch without an id")
+        })?;
+        check_id(&id, target)?;
+        for other in [&self.input_file_id, &self.output_file_id, &self.error_file_id].into_iter().flatten() {
+            check_id(other, target)?;
+        }
+        let cleaned = |text: Option<String>| text.map(|text| clean(&text));
+        Ok(Batch {
+            id,
+            input_file_id: self.input_file_id,
+            status: BatchStatus::read(self.status.as_deref().unwrap_or_default()),
+            progress: self.progress.filter(|progress| (0.0..=100.0).contains(progress)),
+            output_file_id: self.output_file_id,
+            error_file_id: self.error_file_id,
+            error: self.error,
+            endpoint: cleaned(self.endpoint),
+            model: cleaned(self.model_id),
+            created_at: self.created_at,
+            completed_at: self.completed_at,
+            deadline: self.job_deadline,
+        })
+    }
+}
+
+/// A file object, and what stands in for one when the service has the content already (`file_id`).
+#[derive(Debug, Deserialize)]
+pub(super) struct RawFile {
+    #[serde(default, deserialize_with = "text")]
+    pub(super) id: Option<String>,
+    #[serde(default, deserialize_with = "text")]
+    pub(super) file_id: Option<String>,
+    #[serde(default)]
+    bytes: Value,
+    #[serde(default, deserialize_with = "text")]
+    pub(super) processing_status: Option<String>,
+}
+
+impl RawFile {
+    /// The file's size, if the service said it.
+    pub(super) fn bytes(&self) -> Option<u64> {
+        self.bytes.as_u64()
+    }
+}
+
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::String(text) if !text.is_empty() => Some(text),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    })
+}
+
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::String(text) => text.parse().ok(),
+        value => value.as_f64(),
+    })
+}
+
+fn message<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(message_of(&Value::deserialize(deserializer)?).map(|text| clean(&text)).filter(|text| !text.is_empty()))
+}
+
+/// RFC 3339 text, or Unix seconds.
+fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::String(text) => text.parse().ok(),
+        value => value.as_i64().and_then(|seconds| Timestamp::from_second(seconds).ok()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<Batch, RemoteError> {
+        serde_json::from_str::<RawBatch>(json).unwrap().read("GET /v1/batches/b")
+    }
+
+    #[test]
+    fn a_real_batch_is_read() {
+        let batch = read(
+            r#"{"id":"1ea94710-592e","user_id":"66f0","input_file_id":"file-7","file_size_bytes":2237747,"status":"IN_PROGRESS",
+                "job_deadline":"2025-06-12T06:11:22.752345Z","created_at":"2025-06-11T06:11:22.752350Z","progress":71.75,
+                "endpoint":"/v1/chat/completions","model_id":"deepseek-ai/DeepSeek-V3","error_file_id":"","future":[1]}"#,
+        )
+        .unwrap();
+        assert_eq!(batch.status, BatchStatus::InProgress);
+        assert_eq!((batch.progress, batch.error_file_id), (Some(71.75), None));
+        assert_eq!(batch.model.as_deref(), Some("deepseek-ai/DeepSeek-V3"));
+        assert_eq!(batch.created_at.unwrap().to_string(), "2025-06-11T06:11:22.75235Z");
+    }
+
+    #[test]
+    fn odd_fields_are_absent_and_odd_statuses_go_on() {
+        let batch =
+            read(r#"{"id":"b","status":null,"progress":"50.5","created_at":1765175491,"error":{"message":"no\nway"}}"#);
+        let batch = batch.unwrap();
+        assert_eq!(batch.status, BatchStatus::Other(String::new()));
+        assert!(!batch.status.is_terminal());
+        assert_eq!(batch.progress, Some(50.5));
+        assert_eq!(batch.error.as_deref(), Some("no way"));
+        assert_eq!(batch.created_at, Timestamp::from_second(1_765_175_491).ok());
+        assert_eq!(read(r#"{"id":"b","progress":1e300,"output_file_id":null,"model_id":[]}"#).unwrap().progress, None);
+    }
+
+    #[test]
+    fn ids_that_are_none_are_refused() {
+        for json in [
+            r#"{"status":"COMPLETED"}"#,
+            r#"{"id":"../../etc/passwd"}"#,
+            r#"{"id":"a\nb"}"#,
+            r#"{"id":"b","output_file_id":"..%2f..%2fx"}"#,
+            r#"{"id":"b","input_file_id":"/abs"}"#,
+        ] {
+            assert_eq!(read(json).unwrap_err().kind(), ErrorKind::Protocol, "{json}");
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Reply files to slots: the step "index".
+//!
+//! In: the reply files of one batch (or those that somebody downloaded by hand), and the ids of the requests they may answer.
+//! Out: one slot for each request that was answered, and counts that account for every line of the files.
+//!
+//! What always holds: each line is kept (it fills a slot), a duplicate, in conflict, unknown or unreadable, and is counted once. Which
+//! reply wins does not depend on threads: the first in file order, but an output before an error.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::ResultsError;
+use super::id_table::IdTable;
+use super::reply::{Reply, ReplyKind, ReplyReader, ReplyRole, Usage};
+use super::reply_index::Slot;
+use super::side_files::{Aside, SideFiles};
+use xxhash_rust::xxh3::Xxh3Default;
+
+use crate::custom_id::IdHasher;
+use crate::durable::FileError;
+use crate::in_order::in_order;
+use crate::lines::{self, Block, Extent, Line};
+
+/// Longest reply that is read for its id, in bytes. A longer one stays in its file and is counted as unreadable.
+pub const REPLY_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Most kinds of errors that are counted apart; the rest count as [`OTHER_ERRORS`].
+const ERROR_LABELS_MAX: usize = 50;
+
+/// What errors beyond the first `ERROR_LABELS_MAX` kinds are counted as.
+pub const OTHER_ERRORS: &str = "other errors";
+
+/// A file of replies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplyFile {
+    /// The number that slots know it by.
+    pub number: u32,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Which of a batch's files it is.
+    pub role: ReplyRole,
+}
+
+/// What became of the lines of reply files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Indexed {
+    /// Lines, blank ones not counted.
+    pub replies: u64,
+    /// Requests that have an output.
+    pub outputs: u64,
+    /// Requests that have an error.
+    pub errors: u64,
+    /// Replies that say the same as the one kept.
+    pub duplicates: u64,
+    /// Replies that say something else than the one kept.
+    pub conflicts: u64,
+    /// Replies to nobody.
+    pub unknown: u64,
+    /// Lines in which no id can be found.
+    pub unreadable: u64,
+    /// Tokens of the replies kept.
+    pub usage: Usage,
+    /// Errors kept, by code and message.
+    pub labels: BTreeMap<String, u64>,
+    /// Checksums of the files, in their order: XXH3-128 over the XXH3-64 hashes of their blocks.
+    pub checksums: Vec<u128>,
+}
+
+impl Indexed {
+    /// Adds the counts of other files.
+    pub fn add(&mut self, other: &Self) {
+        self.replies += other.replies;
+        self.outputs += other.outputs;
+        self.errors += other.errors;
+        self.duplicates += other.duplicates;
+        self.conflicts += other.conflicts;
+        self.unknown += other.unknown;
+        self.unreadable += other.unreadable;
+        self.usage += other.usage;
+        for (label, count) in &other.labels {
+            self.count_label(label, *count);
+        }
+    }
+
+    /// Counts a request that has an error.
+    pub fn count_error(&mut self, label: &str) {
+        self.errors += 1;
+        self.count_label(label, 1);
+    }
+
+    fn count_label(&mut self, label: &str, count: u64) {
+        let known = self.labels.contains_key(label) || self.labels.len() < ERROR_LABELS_MAX;
+        *self.labels.entry(if known { label } else { OTHER_ERRORS }.to_owned()).or_default() += count;
+    }
+
+    /// Takes back what [`Indexed::count_error`] counted.
+    pub fn forget_error(&mut self, label: &str) {
+        self.errors -= 1;
+        let label = if self.labels.contains_key(label) { label } else { OTHER_ERRORS };
+        if let Some(count) = self.labels.get_mut(label) {
+            *count -= 1;
+            if *count == 0 {
+                self.labels.remove(label);
+            }
+        }
+    }
+}
+
+/// Reads the files, in the order given, and fills the slots. Slot n belongs to the request that `table` gives number n.
+///
+/// `progress` is told the bytes read so far.
+///
+/// # Errors
+/// When a file cannot be read, or replies to set aside cannot be written.
+pub fn index(
+    files: &[ReplyFile],
+    table: &IdTable,
+    ids: IdHasher,
+    slots: &mut [Option<Slot>],
+    threads: usize,
+    aside: &mut SideFiles,
+    progress: &dyn Fn(u64),
+) -> Result<Indexed, ResultsError> {
+    let open = files.iter().map(OpenFile::open).collect::<Result<Vec<_>, _>>()?;
+    let mut placing = Placing { files: &open, table, slots, aside, ids, indexed: Indexed::default() };
+    let mut done = 0;
+    for (number, file) in open.iter().enumerate() {
+        let extent = file.extent();
+        let mut checksum = Xxh3Default::new();
+        in_order(
+            threads,
+            extent.blocks(),
+            || (Block::default(), ReplyReader::new(ids)),
+            |(block, reader), block_number| file.read_block(block, reader, block_number),
+            |(hash, replies)| {
+                checksum.update(&hash.to_le_bytes());
+                for found in replies {
+                    placing.place(number, found)?;
+                }
+                done += lines::BLOCK_BYTES;
+                progress(done);
+                Ok(())
+            },
+        )?;
+        placing.indexed.checksums.push(checksum.digest128());
+    }
+    Ok(placing.indexed)
+}
+
+/// What the error reply in a slot says, as it is counted. `path` is the slot's file.
+pub fn error_label(path: &Path, slot: Slot, ids: IdHasher) -> Result<String, ResultsError> {
+    let mut line = vec![0; slot.length as usize];
+    let file = File::open(path).map_err(FileError::on("open", path))?;
+    file.read_exact_at(&mut line, slot.offset).map_err(FileError::on("read", path))?;
+    Ok(label_of(&line, ids))
+}
+
+/// The hash of the id in the reply that a slot leads to; `None` when there is no readable reply.
+#[must_use]
+pub fn id_at(path: &Path, slot: Slot, ids: IdHasher) -> Option<u128> {
+    let length = slot.length as usize;
+    let mut padded = vec![0; length];
+    File::open(path).ok()?.read_exact_at(&mut padded, slot.offset).ok()?;
+    padded.resize(length + simd_json::INPUT_PADDING, b' ');
+    ReplyReader::new(ids).read(&mut padded, length, ReplyRole::Output).map(|reply| reply.id_hash)
+}
+
+fn label_of(line: &[u8], ids: IdHasher) -> String {
+    let mut padded = line.to_vec();
+    padded.resize(line.len() + simd_json::INPUT_PADDING, b' ');
+    let reply = ReplyReader::new(ids).read(&mut padded, line.len(), ReplyRole::Error);
+    reply.and_then(|reply| reply.error).unwrap_or_else(|| OTHER_ERRORS.to_owned())
+}
+
+struct OpenFile<'f> {
+    reply_file: &'f ReplyFile,
+    file: File,
+    /// Bytes of a byte order mark, which belong to no reply.
+    mark_bytes: u64,
+    bytes: u64,
+}
+
+/// A line of a reply file; without a reply when it is unreadable.
+struct Found {
+    offset: u64,
+    /// 0 for a line longer than [`REPLY_BYTES_MAX`].
+    length: u32,
+    reply: Option<Reply>,
+}
+
+impl<'f> OpenFile<'f> {
+    fn open(reply_file: &'f ReplyFile) -> Result<Self, ResultsError> {
+        let file = File::open(&reply_file.path).map_err(FileError::on("open", &reply_file.path))?;
+        let bytes = file.metadata().map_err(FileError::on("read", &reply_file.path))?.len();
+        let mark_bytes = lines::mark_bytes(&file).map_err(FileError::on("read", &reply_file.path))?;
+        Ok(Self { reply_file, file, mark_bytes, bytes })
+    }
+
+    fn extent(&self) -> Extent<'_> {
+        Extent { file: &self.file, start: self.mark_bytes, end: self.bytes }
+    }
+
+    fn read_block(
+        &self,
+        block: &mut Block,
+        reader: &mut ReplyReader,
+        number: u64,
+    ) -> Result<(u64, Vec<Found>), ResultsError> {
+        let extent = self.extent();
+        let unreadable = |source| FileError::on("read", &self.reply_file.path)(source);
+        let mut replies = Vec::new();
+        block.read(&extent, number).map_err(unreadable)?;
+        let hash = block.hash();
+        while let Some(line) = block.next_line(&extent, REPLY_BYTES_MAX).map_err(unreadable)? {
+            let (offset, padded, length) = match line {
+                Line::Whole { offset, padded, length } => (offset, padded, length),
+                Line::TooLong { offset } => {
+                    replies.push(Found { offset, length: 0, reply: None });
+                    continue;
+                }
+            };
+            let length = lines::without_carriage_return(&padded[..length]).len();
+            if !lines::is_blank(&padded[..length]) {
+                let reply = reader.read(padded, length, self.reply_file.role);
+                replies.push(Found { offset, length: u32::try_from(length).unwrap_or(u32::MAX), reply });
+            }
+        }
+        Ok((hash, replies))
+    }
+
+    fn read_line(&self, offset: u64, length: u32) -> Result<Vec<u8>, ResultsError> {
+        let mut line = vec![0; length as usize];
+        self.file.read_exact_at(&mut line, offset).map_err(FileError::on("read", &self.reply_file.path))?;
+        Ok(line)
+    }
+}
+
+/// Gives replies their slots, in file order.
+struct Placing<'p> {
+    files: &'p [OpenFile<'p>],
+    table: &'p IdTable,
+    slots: &'p mut [Option<Slot>],
+    aside: &'p mut SideFiles,
+    ids: IdHasher,
+    indexed: Indexed,
+}
+
+impl Placing<'_> {
+    fn place(&mut self, number: usize, found: Found) -> Result<(), ResultsError> {
+        self.indexed.replies += 1;
+        let Found { offset, length, reply } = found;
+        let file = &self.files[number];
+        let Some(reply) = reply else {
+            self.indexed.unreadable += 1;
+            return Ok(self.aside.keep(Aside::Unreadable, &file.read_line(offset, length)?)?);
+        };
+        let Some(request) = self.table.get(reply.id_hash) else {
+            self.indexed.unknown += 1;
+            return Ok(self.aside.keep(Aside::Unknown, &file.read_line(offset, length)?)?);
+        };
+        let slot = Slot { offset, length, file: file.reply_file.number, kind: reply.kind };
+        let request = request as usize;
+        match self.slots[request] {
+            // A slot filled from another set of files belongs to an earlier round; what is newer stands.
+            Some(kept) if self.files.iter().any(|file| file.reply_file.number == kept.file) => {
+                self.settle(request, kept, slot, &reply)
+            }
+            _ => {
+                self.keep(request, slot, &reply);
+                Ok(())
+            }
+        }
+    }
+
+    /// Two replies to one request.
+    fn settle(&mut self, request: usize, kept: Slot, slot: Slot, reply: &Reply) -> Result<(), ResultsError> {
+        let kept_line = self.read(kept)?;
+        let line = self.read(slot)?;
+        if kept_line == line {
+            self.indexed.duplicates += 1;
+            return Ok(());
+        }
+        self.indexed.conflicts += 1;
+        if kept.kind == ReplyKind::Output || reply.kind.is_error() {
+            return Ok(self.aside.keep(Aside::Conflict, &line)?);
+        }
+        // An output came after an error: it takes its place.
+        self.indexed.forget_error(&label_of(&kept_line, self.ids));
+        self.keep(request, slot, reply);
+        Ok(self.aside.keep(Aside::Conflict, &kept_line)?)
+    }
+
+    fn keep(&mut self, request: usize, slot: Slot, reply: &Reply) {
+        self.slots[request] = Some(slot);
+        self.indexed.usage += reply.usage;
+        match reply.kind {
+            ReplyKind::Output => self.indexed.outputs += 1,
+            ReplyKind::Error | ReplyKind::Retryable => {
+                self.indexed.count_error(reply.error.as_deref().unwrap_or(OTHER_ERRORS));
+            }
+        }
+    }
+
+    fn read(&self, slot: Slot) -> Result<Vec<u8>, ResultsError> {
+        let file = self.files.iter().find(|file| file.reply_file.number == slot.file);
+        file.expect("the slot was filled from one of these files").read_line(slot.offset, slot.length)
+    }
+}

@@ -1,0 +1,479 @@
+//! Slots to one ordered output: the step "merge".
+//!
+//! In: a stretch of Seqs whose replies are final. Out: one line for each, in input order: the service's own, byte for byte, or one
+//! that says why there is none.
+//!
+//! Threads gather windows of replies with one `pread` each, straight to where they stand in the output; the calling thread
+//! writes the windows in order.
+//!
+//! What always holds: every Seq of the stretch gives exactly one line, and outputs + errors + missing + invalid is their number. Memory
+//! is a few windows; a window with huge replies is not gathered but copied line by line.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::ResultsError;
+use super::reply::ReplyKind;
+use super::reply_index::{ReplyIndex, Slot};
+use crate::durable::FileError;
+use crate::in_order::in_order;
+
+/// Seqs in a window.
+const WINDOW_SEQS: u64 = 1024;
+
+/// A window with more bytes than this is copied line by line.
+const WINDOW_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// Bytes of a huge reply that are copied at a time.
+const COPY_BYTES: u64 = 1024 * 1024;
+
+/// Reply files that each thread keeps open.
+const OPEN_FILES_MAX: usize = 16;
+
+/// Why a request has no reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unanswered {
+    /// The request's id, as far as the line has one.
+    pub custom_id: Option<String>,
+    /// `missing`, or the code of the line's Defect.
+    pub code: &'static str,
+    /// What happened, for people.
+    pub message: String,
+}
+
+/// The code of an [`Unanswered`] request that was sent.
+pub const MISSING: &str = "missing";
+
+/// What the merge reads.
+#[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "it borrows functions")]
+pub struct MergeInputs<'m> {
+    /// Where the replies stand.
+    pub replies: &'m ReplyIndex,
+    /// The path of a reply file.
+    pub path: &'m (dyn Fn(u32) -> Result<PathBuf, ResultsError> + Sync),
+    /// Why a Seq has no reply.
+    pub unanswered: &'m (dyn Fn(u64) -> Result<Unanswered, ResultsError> + Sync),
+    /// The `body` of a Seq's request, as it stands in the input; `None` for a line that is no request.
+    pub body: &'m (dyn Fn(u64) -> Result<Option<Vec<u8>>, ResultsError> + Sync),
+    /// Threads that gather.
+    pub threads: usize,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Merged {
+    /// Requests with an output.
+    pub outputs: u64,
+    /// Requests with an error.
+    pub errors: u64,
+    /// Requests without either.
+    pub missing: u64,
+    /// Lines that were no requests and were skipped.
+    pub invalid: u64,
+    /// Bytes written, to both files together.
+    pub bytes: u64,
+}
+
+impl Merged {
+    /// All lines written.
+    #[must_use]
+    pub fn lines(&self) -> u64 {
+        self.outputs + self.errors + self.missing + self.invalid
+    }
+
+    /// Adds what was written elsewhere.
+    pub fn add(&mut self, other: &Self) {
+        self.outputs += other.outputs;
+        self.errors += other.errors;
+        self.missing += other.missing;
+        self.invalid += other.invalid;
+        self.bytes += other.bytes;
+    }
+}
+
+/// Where the lines go.
+#[expect(missing_debug_implementations, reason = "it borrows writers")]
+pub struct Sinks<'m> {
+    /// Takes every line, or only outputs if there is a sink for the rest.
+    pub outputs: &'m mut dyn Write,
+    /// Takes errors, missing and invalid lines, each with the `body` of its request, so that they can be sent again.
+    pub errors: Option<&'m mut dyn Write>,
+}
+
+/// Writes the lines of `seqs`.
+///
+/// # Errors
+/// When a reply cannot be read back, or a sink refuses: [`ResultsError::Output`].
+pub fn merge(seqs: Range<u64>, inputs: MergeInputs<'_>, sinks: &mut Sinks<'_>) -> Result<Merged, ResultsError> {
+    let mut merged = Merged::default();
+    let split = sinks.errors.is_some();
+    in_order(
+        inputs.threads,
+        (seqs.end - seqs.start).div_ceil(WINDOW_SEQS),
+        || Gatherer { inputs, open: BTreeMap::new() },
+        |gatherer, number| {
+            let first = seqs.start + number * WINDOW_SEQS;
+            gatherer.gather(first..(first + WINDOW_SEQS).min(seqs.end), split)
+        },
+        |window| {
+            merged.add(&window.merged);
+            merged.bytes += window.write(inputs, sinks)?;
+            Ok(())
+        },
+    )?;
+    Ok(merged)
+}
+
+/// A stretch of the output.
+struct Window {
+    outputs: Vec<u8>,
+    errors: Vec<u8>,
+    /// Too large to be gathered: these are still to be copied.
+    large: Vec<(u64, Option<Slot>)>,
+    merged: Merged,
+}
+
+impl Window {
+    /// Writes the window and returns its bytes.
+    fn write(self, inputs: MergeInputs<'_>, sinks: &mut Sinks<'_>) -> Result<u64, ResultsError> {
+        let mut bytes = (self.outputs.len() + self.errors.len()) as u64;
+        sinks.outputs.write_all(&self.outputs).map_err(ResultsError::Output)?;
+        if let Some(errors) = &mut sinks.errors {
+            errors.write_all(&self.errors).map_err(ResultsError::Output)?;
+        }
+        let mut gatherer = Gatherer { inputs, open: BTreeMap::new() };
+        for (seq, slot) in self.large {
+            match (slot, &mut sinks.errors) {
+                (Some(slot), None) => bytes += gatherer.copy(slot, sinks.outputs)?,
+                (Some(slot), Some(_)) if !slot.kind.is_error() => bytes += gatherer.copy(slot, sinks.outputs)?,
+                (slot, errors) => {
+                    let mut line = Vec::new();
+                    gatherer.append_failed(seq, slot, errors.is_some(), &mut line)?;
+                    let sink = errors.as_mut().map_or(&mut *sinks.outputs, |errors| &mut **errors);
+                    sink.write_all(&line).map_err(ResultsError::Output)?;
+                    bytes += line.len() as u64;
+                }
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// Reads replies; one for each thread.
+struct Gatherer<'m> {
+    inputs: MergeInputs<'m>,
+    open: BTreeMap<u32, OpenReplies>,
+}
+
+struct OpenReplies {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+impl Gatherer<'_> {
+    fn gather(&mut self, seqs: Range<u64>, split: bool) -> Result<Window, ResultsError> {
+        let slots = self.inputs.replies.read(seqs.start, seqs.end - seqs.start)?;
+        let bytes: u64 = slots.iter().flatten().map(|slot| u64::from(slot.length) + 1).sum();
+        let mut window =
+            Window { outputs: Vec::new(), errors: Vec::new(), large: Vec::new(), merged: Merged::default() };
+        let large = bytes > WINDOW_BYTES_MAX;
+        if !large {
+            window.outputs.reserve_exact(usize::try_from(bytes).unwrap_or(0));
+        }
+        for (seq, slot) in seqs.zip(slots) {
+            match slot.map(|slot| slot.kind) {
+                Some(ReplyKind::Output) => window.merged.outputs += 1,
+                Some(ReplyKind::Error | ReplyKind::Retryable) => window.merged.errors += 1,
+                None if (self.inputs.unanswered)(seq)?.code == MISSING => window.merged.missing += 1,
+                None => window.merged.invalid += 1,
+            }
+            match slot {
+                _ if large => window.large.push((seq, slot)),
+                Some(slot) if !slot.kind.is_error() => self.append(slot, &mut window.outputs)?,
+                slot => {
+                    let buffer = if split { &mut window.errors } else { &mut window.outputs };
+                    self.append_failed(seq, slot, split, buffer)?;
+                }
+            }
+        }
+        Ok(window)
+    }
+
+    /// Appends what stands for a request without an output; with its `body` if it is to be sent again one day.
+    fn append_failed(
+        &mut self,
+        seq: u64,
+        slot: Option<Slot>,
+        with_body: bool,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), ResultsError> {
+        match slot {
+            Some(slot) => self.append(slot, buffer)?,
+            None => buffer.extend_from_slice(&synthetic_line(&(self.inputs.unanswered)(seq)?)),
+        }
+        if with_body
+            && buffer.ends_with(b"}\n")
+            && let Some(body) = (self.inputs.body)(seq)?
+        {
+            buffer.truncate(buffer.len() - b"}\n".len());
+            buffer.extend_from_slice(b",\"body\":");
+            buffer.extend_from_slice(&body);
+            buffer.extend_from_slice(b"}\n");
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, slot: Slot, buffer: &mut Vec<u8>) -> Result<(), ResultsError> {
+        let OpenReplies { path, file, bytes } = self.file(slot.file)?;
+        let start = buffer.len();
+        // The line end comes along: a slot that does not lead to one is damaged.
+        let end = slot.offset + u64::from(slot.length);
+        if end > *bytes {
+            return Err(ResultsError::Damaged { number: slot.file, offset: slot.offset });
+        }
+        let length = slot.length as usize + usize::from(end < *bytes);
+        buffer.resize(start + length, 0);
+        file.read_exact_at(&mut buffer[start..], slot.offset).map_err(FileError::on("read", path))?;
+        if end >= *bytes {
+            buffer.push(b'\n');
+        } else if buffer.ends_with(b"\r") {
+            buffer.pop();
+            buffer.push(b'\n');
+        } else if !buffer.ends_with(b"\n") {
+            return Err(ResultsError::Damaged { number: slot.file, offset: slot.offset });
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, slot: Slot, sink: &mut dyn Write) -> Result<u64, ResultsError> {
+        let OpenReplies { path, file, .. } = self.file(slot.file)?;
+        let end = slot.offset + u64::from(slot.length);
+        let mut at = slot.offset;
+        let mut buffer = Vec::new();
+        while at < end {
+            buffer.resize(usize::try_from(COPY_BYTES.min(end - at)).unwrap_or(usize::MAX), 0);
+            file.read_exact_at(&mut buffer, at).map_err(FileError::on("read", path))?;
+            sink.write_all(&buffer).map_err(ResultsError::Output)?;
+            at += buffer.len() as u64;
+        }
+        sink.write_all(b"\n").map_err(ResultsError::Output)?;
+        Ok(u64::from(slot.length) + 1)
+    }
+
+    fn file(&mut self, number: u32) -> Result<&OpenReplies, ResultsError> {
+        if !self.open.contains_key(&number) {
+            if self.open.len() >= OPEN_FILES_MAX {
+                self.open.pop_first();
+            }
+            let path = (self.inputs.path)(number)?;
+            let file = File::open(&path).map_err(FileError::on("open", &path))?;
+            let bytes = file.metadata().map_err(FileError::on("read", &path))?.len();
+            self.open.insert(number, OpenReplies { path, file, bytes });
+        }
+        Ok(&self.open[&number])
+    }
+}
+
+/// The line that stands in for a reply that does not exist.
+fn synthetic_line(unanswered: &Unanswered) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Line<'u> {
+        custom_id: Option<&'u str>,
+        error: LineError<'u>,
+    }
+    #[derive(Serialize)]
+    struct LineError<'u> {
+        code: &'u str,
+        message: &'u str,
+    }
+    let Unanswered { custom_id, code, message } = unanswered;
+    let line = Line { custom_id: custom_id.as_deref(), error: LineError { code, message } };
+    let mut bytes = serde_json::to_vec(&line).expect("strings always serialize");
+    bytes.push(b'\n');
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::id_table::IdTable;
+    use super::super::index::{self, Indexed, ReplyFile};
+    use super::super::reply::ReplyRole;
+    use super::super::side_files::SideFiles;
+    use super::*;
+    use crate::custom_id::IdHasher;
+    use crate::durable;
+
+    /// What a service does to one request.
+    #[derive(Debug, Clone, Copy)]
+    enum Fate {
+        Output,
+        Error,
+        Missing,
+        Repeated,
+        Conflicting,
+        ErrorAndOutput,
+    }
+
+    fn fates() -> impl Strategy<Value = Vec<Fate>> {
+        let fate = prop_oneof![
+            20 => Just(Fate::Output), 3 => Just(Fate::Error), 2 => Just(Fate::Missing),
+            1 => Just(Fate::Repeated), 1 => Just(Fate::Conflicting), 1 => Just(Fate::ErrorAndOutput),
+        ];
+        prop::collection::vec(fate, 0..3000)
+    }
+
+    fn output(n: usize, text: &str) -> String {
+        format!(r#"{{"id":"br","custom_id":"id-{n}","response":{{"status_code":200,"body":{{"t":"{text}{n}"}}}}}}"#)
+    }
+
+    fn error(n: usize) -> String {
+        format!(r#"{{"custom_id":"id-{n}","error":{{"code":"batch_client_error","message":"no {}"}}}}"#, n % 3)
+    }
+
+    fn missing(n: usize) -> String {
+        format!(r#"{{"custom_id":"id-{n}","error":{{"code":"missing","message":"lost"}}}}"#)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        /// merge ∘ shuffle ∘ split = identity, and every line is accounted for.
+        #[test]
+        fn merge_undoes_any_shuffle_and_split(
+            fates in fates(), files in 1_usize..5, unknown in 0_usize..5, unreadable in 0_usize..3, seed: u64,
+        ) {
+            let mut replies = vec![Vec::new(); files];
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (mut outputs, mut errors) = (Vec::new(), Vec::new());
+            for (n, fate) in fates.iter().enumerate() {
+                let mut put = |line: String| replies[random.usize(..files)].push(line);
+                match fate {
+                    Fate::Output => put(output(n, "")),
+                    Fate::Error => put(error(n)),
+                    Fate::Missing => {}
+                    Fate::Repeated => (0..3).for_each(|_| put(output(n, ""))),
+                    Fate::Conflicting => ["", "other"].into_iter().for_each(|text| put(output(n, text))),
+                    Fate::ErrorAndOutput => [error(n), output(n, "")].into_iter().for_each(&mut put),
+                }
+                match fate {
+                    Fate::Error => errors.push(error(n)),
+                    Fate::Missing => errors.push(missing(n)),
+                    _ => outputs.push((n, *fate)),
+                }
+            }
+            for n in 0..unknown {
+                replies[random.usize(..files)].push(output(fates.len() + n, ""));
+            }
+            for _ in 0..unreadable {
+                replies[random.usize(..files)].push("{not a reply".to_owned());
+            }
+            let directory = tempfile::tempdir().unwrap();
+            let reply_files: Vec<ReplyFile> = (0_u32..).zip(replies.iter_mut()).map(|(number, lines)| {
+                random.shuffle(lines);
+                let path = directory.path().join(format!("{number}.jsonl"));
+                durable::publish_bytes(&path, lines.join("\n").as_bytes()).unwrap();
+                ReplyFile { number, path, role: ReplyRole::Output }
+            }).collect();
+
+            let ids = IdHasher { key: 3 };
+            let table = IdTable::new((0..fates.len()).map(|n| ids.hash(&format!("id-{n}"))));
+            let mut slots = vec![None; fates.len()];
+            let mut aside = SideFiles::new(&directory.path().join("aside"));
+            let indexed = index::index(&reply_files, &table, ids, &mut slots, 2, &mut aside, &|_| ()).unwrap();
+            aside.finish().unwrap();
+            let count = |wanted: fn(&Fate) -> bool| fates.iter().filter(|fate| wanted(fate)).count() as u64;
+            let repeats = 2 * count(|fate| matches!(fate, Fate::Repeated));
+            let conflicts = count(|fate| matches!(fate, Fate::Conflicting | Fate::ErrorAndOutput));
+            let only_errors = count(|fate| matches!(fate, Fate::Error));
+            prop_assert_eq!(indexed.labels.values().sum::<u64>(), only_errors);
+            prop_assert_eq!(&indexed, &Indexed {
+                replies: replies.iter().flatten().count() as u64,
+                outputs: outputs.len() as u64,
+                errors: only_errors,
+                duplicates: repeats,
+                conflicts,
+                unknown: unknown as u64,
+                unreadable: unreadable as u64,
+                labels: indexed.labels.clone(),
+                checksums: indexed.checksums.clone(),
+                ..Indexed::default()
+            });
+
+            let replies_index = ReplyIndex::open_or_create(&directory.path().join("replies.idx"), fates.len() as u64).unwrap();
+            replies_index.write_each(&(0..fates.len() as u64).collect::<Vec<_>>(), &slots).unwrap();
+            let inputs = MergeInputs {
+                replies: &replies_index,
+                path: &|number| Ok(reply_files[number as usize].path.clone()),
+                unanswered: &|seq| {
+                    Ok(Unanswered { custom_id: Some(format!("id-{seq}")), code: MISSING, message: "lost".to_owned() })
+                },
+                body: &|_| Ok(None),
+                threads: 2,
+            };
+            let (mut good, mut bad) = (Vec::new(), Vec::new());
+            let mut sinks = Sinks { outputs: &mut good, errors: Some(&mut bad) };
+            let merged = merge(0..fates.len() as u64, inputs, &mut sinks).unwrap();
+            prop_assert_eq!(merged.lines(), fates.len() as u64);
+            prop_assert_eq!(merged.bytes, (good.len() + bad.len()) as u64);
+            let good = String::from_utf8(good).unwrap();
+            prop_assert_eq!(good.lines().count(), outputs.len());
+            for (line, (n, fate)) in good.lines().zip(&outputs) {
+                let either = matches!(fate, Fate::Conflicting) && line == output(*n, "other");
+                prop_assert!(either || line == output(*n, ""), "{line} is not the reply to {n}");
+            }
+            prop_assert_eq!(String::from_utf8(bad).unwrap().lines().map(str::to_owned).collect::<Vec<_>>(), errors);
+
+            let mut whole = Vec::new();
+            merge(0..fates.len() as u64, inputs, &mut Sinks { outputs: &mut whole, errors: None }).unwrap();
+            let whole = String::from_utf8(whole).unwrap();
+            for (n, line) in whole.lines().enumerate() {
+                let id = format!(r#""custom_id":"id-{n}""#);
+                prop_assert!(line.contains(&id));
+            }
+            prop_assert_eq!(whole.lines().count(), fates.len());
+        }
+    }
+
+    #[test]
+    fn huge_replies_are_copied_and_not_gathered() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.jsonl");
+        let length = 5_000_000_usize;
+        let content: Vec<u8> =
+            [b'a', b'b', b'c'].into_iter().flat_map(|byte| [vec![byte; length], vec![b'\n']].concat()).collect();
+        durable::publish_bytes(&path, &content).unwrap();
+        let slot = |n: u64| {
+            let kind = if n == 1 { ReplyKind::Error } else { ReplyKind::Output };
+            Some(Slot { offset: n * (length as u64 + 1), length: u32::try_from(length).unwrap(), file: 0, kind })
+        };
+        let replies = ReplyIndex::open_or_create(&directory.path().join("replies.idx"), 4).unwrap();
+        replies.write_each(&[0, 1, 2, 3], &[slot(2), slot(1), None, slot(0)]).unwrap();
+        let unanswered = |_| Ok(Unanswered { custom_id: None, code: "not-utf8", message: "bad".to_owned() });
+        let inputs = MergeInputs {
+            replies: &replies,
+            path: &|_| Ok(path.clone()),
+            unanswered: &unanswered,
+            body: &|_| Ok(Some(b"{}".to_vec())),
+            threads: 1,
+        };
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        let merged = merge(0..4, inputs, &mut Sinks { outputs: &mut good, errors: Some(&mut bad) }).unwrap();
+        assert_eq!((merged.outputs, merged.errors, merged.invalid, merged.missing), (2, 1, 1, 0));
+        assert_eq!(merged.bytes, (good.len() + bad.len()) as u64);
+        assert!(good[..length].iter().all(|&byte| byte == b'c') && good[length + 1] == b'a');
+        assert!(
+            bad.ends_with(
+                b"b\n{\"custom_id\":null,\"error\":{\"code\":\"not-utf8\",\"message\":\"bad\"},\"body\":{}}\n"
+            )
+        );
+    }
+}

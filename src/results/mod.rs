@@ -1,0 +1,52 @@
+//! Reply files to one ordered output: the last of the three phases. I/O-bound, synchronous.
+//!
+//! ```text
+//! RemoteFile ─► Reply ─► Outcome ─► output, in order
+//!    download   index    merge
+//! ```
+//!
+//! In: files of replies in the service's order. Out: one line for each request, in input order. Nothing here knows how requests are
+//! stored or how replies came here.
+//!
+//! What always holds: reply bytes pass through as they are; every line of a reply file is accounted for; every request has one
+//! outcome.
+
+use std::io;
+
+use crate::durable::FileError;
+
+pub mod id_table;
+pub mod index;
+pub mod merge;
+pub mod reply;
+pub mod reply_index;
+pub mod retry_class;
+pub mod side_files;
+
+/// Why replies cannot be brought into order.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResultsError {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The output does not take what is written.
+    #[error("cannot write the output")]
+    Output(#[source] io::Error),
+    /// What stands behind a reply that is missing cannot be told.
+    #[error("cannot look up request {seq} of the input")]
+    Request {
+        /// The request's Seq.
+        seq: u64,
+        /// What went wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A slot leads to something that is not a reply.
+    #[error("the reply index is damaged: byte {offset} of reply file {number} does not begin a reply")]
+    Damaged {
+        /// The file's number.
+        number: u32,
+        /// The place in it.
+        offset: u64,
+    },
+}

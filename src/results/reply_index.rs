@@ -1,0 +1,178 @@
+//! The reply index: one fixed-width slot for each line of the input, by Seq, that says where its reply stands.
+//!
+//! In: slots of one shard after another, in any order. Out: the slot of any Seq.
+//!
+//! ```text
+//! byte  0   6      10    14   15  16
+//!       | offset | length | file | kind | 0 |      all little-endian, slot n at byte 16 n; all zero: no reply
+//! ```
+//!
+//! The file begins as a hole of its final size. What counts as written is what the Ledger says: a shard's slots are synced
+//! before its step is recorded, and writing them again changes nothing.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::reply::ReplyKind;
+use crate::durable::{self, FileError};
+
+/// Size of a slot in bytes.
+pub const SLOT_BYTES: u64 = 16;
+
+/// Slots that are read, changed and written back at a time.
+const PATCH_SLOTS: u64 = 64 * 1024;
+
+/// Where a reply stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// Offset of the line in its reply file.
+    pub offset: u64,
+    /// Bytes of the line, its line end not counted.
+    pub length: u32,
+    /// Number of the reply file.
+    pub file: u32,
+    /// What the reply is.
+    pub kind: ReplyKind,
+}
+
+impl Slot {
+    fn to_bytes(slot: Option<Self>) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        if let Some(slot) = slot {
+            bytes[..6].copy_from_slice(&slot.offset.to_le_bytes()[..6]);
+            bytes[6..10].copy_from_slice(&slot.length.to_le_bytes());
+            bytes[10..14].copy_from_slice(&slot.file.to_le_bytes());
+            bytes[14] = match slot.kind {
+                ReplyKind::Output => 1,
+                ReplyKind::Error => 2,
+                ReplyKind::Retryable => 3,
+            };
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8; 16]) -> Option<Self> {
+        let mut offset = [0; 8];
+        offset[..6].copy_from_slice(&bytes[..6]);
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let kind = match bytes[14] {
+            1 => ReplyKind::Output,
+            2 => ReplyKind::Error,
+            3 => ReplyKind::Retryable,
+            _ => return None,
+        };
+        Some(Self { offset: u64::from_le_bytes(offset), length: word(6), file: word(10), kind })
+    }
+}
+
+/// The index on disk.
+#[derive(Debug)]
+pub struct ReplyIndex {
+    file: File,
+    path: PathBuf,
+    /// Shards whose requests are interleaved share pages of the file: one at a time reads, changes and writes back.
+    patching: Mutex<()>,
+}
+
+impl ReplyIndex {
+    /// Opens the index at `path` for `slots` slots, or makes an empty one.
+    pub fn open_or_create(path: &Path, slots: u64) -> Result<Self, FileError> {
+        let file = durable::open_or_create(path)?;
+        if file.metadata().map_err(FileError::on("read", path))?.len() != slots * SLOT_BYTES {
+            file.set_len(slots * SLOT_BYTES).map_err(FileError::on("size", path))?;
+        }
+        Ok(Self { file, path: path.to_owned(), patching: Mutex::new(()) })
+    }
+
+    /// Reads the slots from `first` on, `count` of them.
+    pub fn read(&self, first: u64, count: u64) -> Result<Vec<Option<Slot>>, FileError> {
+        let mut bytes = vec![0; usize::try_from(count * SLOT_BYTES).unwrap_or(usize::MAX)];
+        self.file.read_exact_at(&mut bytes, first * SLOT_BYTES).map_err(FileError::on("read", &self.path))?;
+        Ok(bytes.as_chunks::<16>().0.iter().map(Slot::from_bytes).collect())
+    }
+
+    /// The slots of ascending Seqs.
+    pub fn read_each(&self, seqs: &[u64]) -> Result<Vec<Option<Slot>>, FileError> {
+        let mut slots = Vec::with_capacity(seqs.len());
+        for (group, first, count) in groups(seqs) {
+            let read = self.read(first, count)?;
+            slots.extend(group.iter().map(|seq| read[position(seq - first)]));
+        }
+        Ok(slots)
+    }
+
+    /// Writes the slots of all Seqs, without syncing them.
+    pub fn write_all(&self, slots: &[Option<Slot>]) -> Result<(), FileError> {
+        let mut offset = 0;
+        for group in slots.chunks(position(PATCH_SLOTS)) {
+            let bytes: Vec<u8> = group.iter().flat_map(|slot| Slot::to_bytes(*slot)).collect();
+            self.file.write_all_at(&bytes, offset).map_err(FileError::on("write", &self.path))?;
+            offset += bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Writes the slots of ascending Seqs and syncs them.
+    pub fn write_each(&self, seqs: &[u64], slots: &[Option<Slot>]) -> Result<(), FileError> {
+        let _one_at_a_time = self.patching.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = slots.iter();
+        for (group, first, count) in groups(seqs) {
+            let mut bytes = vec![0; position(count * SLOT_BYTES)];
+            self.file.read_exact_at(&mut bytes, first * SLOT_BYTES).map_err(FileError::on("read", &self.path))?;
+            let (patched, _) = bytes.as_chunks_mut::<16>();
+            for (seq, slot) in group.iter().zip(&mut slots) {
+                patched[position(seq - first)] = Slot::to_bytes(*slot);
+            }
+            self.file.write_all_at(&bytes, first * SLOT_BYTES).map_err(FileError::on("write", &self.path))?;
+        }
+        durable::sync(&self.file, &self.path)
+    }
+}
+
+/// Splits ascending Seqs into groups that lie within [`PATCH_SLOTS`]: the group, its first Seq, and the slots from that to its last.
+fn groups(seqs: &[u64]) -> impl Iterator<Item = (&[u64], u64, u64)> {
+    let mut rest = seqs;
+    std::iter::from_fn(move || {
+        let first = *rest.first()?;
+        let (group, after) = rest.split_at(rest.partition_point(|&seq| seq < first + PATCH_SLOTS));
+        rest = after;
+        Some((group, first, group[group.len() - 1] - first + 1))
+    })
+}
+
+/// A distance within a group, which is bounded.
+fn position(distance: u64) -> usize {
+    usize::try_from(distance).expect("a group of slots fits the address space")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_that_interleave_do_not_disturb_each_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("replies.idx");
+        let index = ReplyIndex::open_or_create(&path, 300_000).unwrap();
+        let slot = |seq: u64, file: u32| Slot {
+            offset: (1 << 47) + seq,
+            length: u32::MAX,
+            file,
+            kind: if seq.is_multiple_of(2) { ReplyKind::Output } else { ReplyKind::Error },
+        };
+        for shard in 0..3_u32 {
+            let seqs: Vec<u64> = (0..300_000).filter(|seq| seq % 4 == u64::from(shard)).collect();
+            let slots: Vec<_> = seqs.iter().map(|&seq| Some(slot(seq, shard))).collect();
+            index.write_each(&seqs, &slots).unwrap();
+            assert_eq!(index.read_each(&seqs).unwrap(), slots);
+        }
+        drop(index);
+        let index = ReplyIndex::open_or_create(&path, 300_000).unwrap();
+        for (seq, found) in (100_u64..).zip(index.read(100, 1000).unwrap()) {
+            let shard = u32::try_from(seq % 4).unwrap();
+            assert_eq!(found, (shard < 3).then(|| slot(seq, shard)));
+        }
+    }
+}

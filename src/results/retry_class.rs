@@ -1,0 +1,105 @@
+//! Which errors are worth sending the request again.
+//!
+//! In: what an error reply says. Out: whether another attempt may end better.
+//!
+//! Together marks every failed row `batch_client_error`, its own faults included, so the message decides where the code says nothing
+//! (observed in 2026: "Internal Server Error" in 17,701 of 20,000 rows of one batch). What is in no row of the table is the request's
+//! own fault: sending it again would cost and change nothing.
+
+/// Codes, lower case, that decide alone; OpenAI's dialect and gateways use them.
+const CODES: [(&str, bool); 12] = [
+    ("batch_expired", true),
+    ("batch_cancelled", false),
+    ("timeout", true),
+    ("request_timeout", true),
+    ("server_error", true),
+    ("internal_error", true),
+    ("internal_server_error", true),
+    ("service_unavailable", true),
+    ("overloaded_error", true),
+    ("rate_limit_exceeded", true),
+    ("dynamic_request_limited", true),
+    ("dynamic_token_limited", true),
+];
+
+/// Pieces of messages, lower case, that tell the service's own trouble from the request's.
+const MESSAGES: [&str; 12] = [
+    "internal server error",
+    "internal error",
+    "service unavailable",
+    "temporarily unavailable",
+    "bad gateway",
+    "gateway timeout",
+    "timed out",
+    "timeout",
+    "overloaded",
+    "too many requests",
+    "rate limit",
+    "connection reset",
+];
+
+/// Whether a request that failed like this is worth sending again.
+#[must_use]
+pub fn worth_retrying(status: Option<u64>, code: Option<&str>, message: Option<&str>) -> bool {
+    let code = code.unwrap_or_default().to_ascii_lowercase();
+    if let Some((_, worth)) = CODES.iter().find(|(known, _)| *known == code) {
+        return *worth;
+    }
+    match status {
+        Some(408 | 425 | 429 | 500..=599) => return true,
+        Some(400..=499) => return false,
+        _ => {}
+    }
+    let message = message.unwrap_or_default().to_ascii_lowercase();
+    MESSAGES.iter().any(|known| message.contains(known))
+}
+
+/// Whether the requests of a batch that failed as a whole, with this error, are worth sending again.
+#[must_use]
+pub fn failed_batch_worth_retrying(error: Option<&str>) -> bool {
+    let error = error.unwrap_or_default().to_ascii_lowercase();
+    // "Failed to download input file" was seen for a file that did not exist; for one that was just uploaded it is the
+    // service's trouble.
+    error.contains("failed to download input file") || MESSAGES.iter().any(|known| error.contains(known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn observed_errors_fall_into_their_class() {
+        let client = Some("batch_client_error");
+        for message in ["Internal Server Error", "Internal server error", "Request timed out"] {
+            assert!(worth_retrying(None, client, Some(message)), "{message}");
+        }
+        for message in [
+            "missing 'model' field in body or not a string",
+            "Maximum four stop sequences allowed",
+            "Selected function was not found in the tools list",
+            "tools[0]: missing field 'function'",
+            "One of the image(s) could not be processed (possibly corrupt)",
+            "cannot identify image file",
+            "Invalid JSON data: ... messages[0]: data did not match any variant of untagged enum MessageContent",
+            "Content-Type must be multipart/form-data",
+            "error reading input file",
+            "Unable to access model nonexistent/model-xyz. Please visit https://api.together.ai/models/...",
+        ] {
+            assert!(!worth_retrying(None, client, Some(message)), "{message}");
+        }
+        assert!(worth_retrying(Some(503), None, None) && worth_retrying(Some(429), None, None));
+        assert!(!worth_retrying(Some(422), None, Some("the upstream timeout parameter is invalid")));
+        assert!(
+            worth_retrying(None, Some("batch_expired"), None) && !worth_retrying(None, Some("batch_cancelled"), None)
+        );
+        assert!(!worth_retrying(None, None, None));
+    }
+
+    #[test]
+    fn batches_that_fail_as_a_whole_are_mostly_at_fault_themselves() {
+        assert!(failed_batch_worth_retrying(Some("Failed to download input file: ... 404 ...")));
+        assert!(!failed_batch_worth_retrying(Some("Invalid model ID: Unable to access non-serverless model x")));
+        assert!(!failed_batch_worth_retrying(Some("Failed to calculate tokens: input format error: Line 2")));
+        assert!(!failed_batch_worth_retrying(None));
+    }
+}

@@ -1,0 +1,72 @@
+//! Replies that answer nobody, kept where the user finds them.
+//!
+//! In: reply lines that the index has no place for. Out: one file for each reason, only where there is something to keep.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::durable::{FileError, PendingFile};
+
+/// Why a reply is set aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aside {
+    /// Its id is none of the requests'.
+    Unknown,
+    /// Another reply to the same request, with other content, was kept.
+    Conflict,
+    /// No id can be found in it.
+    Unreadable,
+}
+
+impl Aside {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Conflict => "conflicts",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+/// The files beside one set of replies: `PREFIX-unknown.jsonl` and so on.
+#[derive(Debug)]
+pub struct SideFiles {
+    prefix: PathBuf,
+    files: [Option<PendingFile>; 3],
+}
+
+impl SideFiles {
+    /// Files whose names begin with `prefix`. Nothing is created yet.
+    #[must_use]
+    pub fn new(prefix: &Path) -> Self {
+        Self { prefix: prefix.to_owned(), files: [None, None, None] }
+    }
+
+    /// Keeps a line, without its line end, as it is.
+    pub fn keep(&mut self, aside: Aside, line: &[u8]) -> Result<(), FileError> {
+        let path = self.path(aside);
+        let pending = match &mut self.files[aside as usize] {
+            Some(pending) => pending,
+            none => none.insert(PendingFile::create(&path)?),
+        };
+        pending.write_all(line).and_then(|()| pending.write_all(b"\n")).map_err(FileError::on("write", &path))
+    }
+
+    /// Makes the files appear, those of an earlier attempt replaced. Returns their paths.
+    pub fn finish(self) -> Result<Vec<PathBuf>, FileError> {
+        let mut paths = Vec::new();
+        for pending in self.files.into_iter().flatten() {
+            paths.push(pending.target().to_owned());
+            pending.publish()?;
+        }
+        Ok(paths)
+    }
+
+    /// Where lines of a kind are kept.
+    #[must_use]
+    pub fn path(&self, aside: Aside) -> PathBuf {
+        let mut name = self.prefix.as_os_str().to_owned();
+        name.push(format!("-{}.jsonl", aside.name()));
+        name.into()
+    }
+}

@@ -1,0 +1,238 @@
+//! The run directory: where a run's state lives, and who may work on it.
+//!
+//! ```text
+//! .batchline/                       all runs below the working directory
+//!   3f9a2c71d0e4a1b2/               one run, named after its input's fingerprint
+//!     lock                          held while a process works on it; contains its id
+//!     ledger.sqlite                 the Ledger
+//!     requests.idx                  the request index
+//!     replies.idx                   the reply index
+//!     replies/000001-output.jsonl   reply files as the service sent them, by submission
+//!     replies/000001-unknown.jsonl  replies set aside, by submission
+//!     spool-0000.jsonl              input that cannot be read again from where it came
+//!     local/                        the state of `--provider local`
+//!   .incoming-5d1c/                 a run being prepared; without a running process it is a leftover and removed
+//! ```
+//!
+//! What always holds: a directory under its final name has a whole Ledger and a whole request index; until then it is called
+//! `.incoming-…`. A lock never outlives its process.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::durable::{self, FileError};
+use crate::error::Error;
+use crate::results::reply::ReplyRole;
+
+/// Where runs are kept, unless the user says otherwise.
+pub const RUNS_DIRECTORY: &str = ".batchline";
+
+/// How often a lock is tried. `status` holds one for a moment when it asks who works on a run.
+const LOCK_ATTEMPTS: u32 = 3;
+
+/// The time between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(30);
+
+const INCOMING_PREFIX: &str = ".incoming-";
+
+/// A run directory that this process has locked.
+#[derive(Debug)]
+pub struct RunDirectory {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunDirectory {
+    /// Locks the run directory at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when another process works on it; [`Error::Directory`] when there is no run in it.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        require_run(path)?;
+        Ok(Self { path: path.to_owned(), _lock: lock(path)? })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// A run directory in the making. Dropped before it is published, it is removed.
+#[derive(Debug)]
+pub struct Incoming {
+    path: PathBuf,
+    lock: Option<File>,
+}
+
+impl Incoming {
+    /// Makes an empty one in `parent`, and removes those that dead processes left there.
+    pub fn create(parent: &Path) -> Result<Self, Error> {
+        durable::create_directory(parent)?;
+        remove_leftovers(parent)?;
+        let path = parent.join(format!("{INCOMING_PREFIX}{:08x}", fastrand::u32(..)));
+        durable::create_directory(&path)?;
+        let lock = Some(lock(&path)?);
+        Ok(Self { path, lock })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives it its final name.
+    pub fn publish(mut self, target: &Path) -> Result<RunDirectory, Error> {
+        durable::publish_directory(&self.path, target)?;
+        let lock = self.lock.take().expect("an incoming directory holds its lock until it is published");
+        Ok(RunDirectory { path: target.to_owned(), _lock: lock })
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if self.lock.is_some() {
+            // What cannot be removed now is removed by the next run.
+            let _ = durable::remove_directory(&self.path);
+        }
+    }
+}
+
+/// The paths inside of a run directory.
+pub mod layout {
+    use super::{Path, PathBuf, ReplyRole};
+
+    /// The Ledger.
+    #[must_use]
+    pub fn ledger(run: &Path) -> PathBuf {
+        run.join("ledger.sqlite")
+    }
+
+    /// The request index.
+    #[must_use]
+    pub fn requests(run: &Path) -> PathBuf {
+        run.join("requests.idx")
+    }
+
+    /// The reply index.
+    #[must_use]
+    pub fn replies_index(run: &Path) -> PathBuf {
+        run.join("replies.idx")
+    }
+
+    /// The directory of reply files.
+    #[must_use]
+    pub fn replies(run: &Path) -> PathBuf {
+        run.join("replies")
+    }
+
+    /// The state of the local service.
+    #[must_use]
+    pub fn local(run: &Path) -> PathBuf {
+        run.join("local")
+    }
+
+    /// The number by which slots know the reply file of a submission.
+    ///
+    /// # Panics
+    /// Beyond two thousand million submissions.
+    #[must_use]
+    pub fn reply_number(submission: i64, role: ReplyRole) -> u32 {
+        let submission = u32::try_from(submission).expect("submissions are counted from one");
+        submission * 2 + u32::from(role == ReplyRole::Error)
+    }
+
+    /// The reply file with a number.
+    #[must_use]
+    pub fn reply_file(run: &Path, number: u32) -> PathBuf {
+        let role = if number.is_multiple_of(2) { "output" } else { "errors" };
+        replies(run).join(format!("{:06}-{role}.jsonl", number / 2))
+    }
+
+    /// What the names of replies set aside begin with.
+    #[must_use]
+    pub fn aside(run: &Path, submission: i64) -> PathBuf {
+        replies(run).join(format!("{submission:06}"))
+    }
+}
+
+/// Refuses a directory in which there is no run.
+pub fn require_run(path: &Path) -> Result<(), Error> {
+    if layout::ledger(path).is_file() {
+        return Ok(());
+    }
+    let hint = "`batchline ls` lists the runs below the working directory".to_owned();
+    Err(Error::Directory { path: path.to_owned(), what: "holds no run".to_owned(), hint })
+}
+
+/// The run directories in `parent`, by name.
+pub fn runs(parent: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let mut found = Vec::new();
+    let entries = match std::fs::read_dir(parent) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(FileError::on("read", parent)(error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(FileError::on("read", parent))?.path();
+        if layout::ledger(&path).is_file() && !is_incoming(&path) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Whether a process works on the run at `path`, and which.
+pub fn owner(path: &Path) -> Result<Option<String>, FileError> {
+    let path = path.join("lock");
+    let mut file = File::open(&path).map_err(FileError::on("open", &path))?;
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            file.read_to_string(&mut owner).map_err(FileError::on("read", &path))?;
+            Ok(Some(owner.trim().to_owned()))
+        }
+        Err(TryLockError::Error(error)) => Err(FileError::on("lock", &path)(error)),
+    }
+}
+
+fn is_incoming(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(INCOMING_PREFIX))
+}
+
+fn remove_leftovers(parent: &Path) -> Result<(), Error> {
+    for entry in std::fs::read_dir(parent).map_err(FileError::on("read", parent))? {
+        let path = entry.map_err(FileError::on("read", parent))?.path();
+        // One without a lock file is being made by another process right now, or died in that moment; it is empty.
+        if is_incoming(&path) && path.join("lock").exists() && lock(&path).is_ok() {
+            durable::remove_directory(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn lock(directory: &Path) -> Result<File, Error> {
+    let path = directory.join("lock");
+    let mut file = durable::open_or_create(&path)?;
+    for _ in 0..LOCK_ATTEMPTS {
+        match file.try_lock() {
+            Ok(()) => {
+                let written =
+                    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
+                written.map_err(FileError::on("write", &path))?;
+                return Ok(file);
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) => return Err(FileError::on("lock", &path)(error).into()),
+        }
+    }
+    let mut owner = String::new();
+    let owner = file.read_to_string(&mut owner).ok().and_then(|_| owner.trim().parse().ok());
+    Err(Error::Locked { path: directory.to_owned(), owner })
+}

@@ -1,0 +1,165 @@
+//! The doctor: whether a run directory is what its Ledger says, and what can be made good again.
+//!
+//! In: a run directory that no process works on. Out: findings. What can be derived again from what is left (slots from reply files,
+//! reply files from the service) is taken back to the step that makes it, for the next `run` to do; nothing is submitted again.
+//!
+//! What is compared: the database with itself; the input with each shard's checksum; each reply file with the checksum taken when it
+//! was indexed; each slot with the id of the request that it answers; the number of outputs and errors with what was counted.
+
+use std::path::Path;
+
+use serde::Serialize;
+use xxhash_rust::xxh3::Xxh3Default;
+
+use super::directory::{RunDirectory, layout};
+use super::ledger::Ledger;
+use super::prepare::{self, Prepared};
+use super::state::{EndedBatch, Recorded, ShardState};
+use crate::durable::{self, FileError};
+use crate::error::Error;
+use crate::input::members::Members;
+use crate::input::shard_reader::ShardReader;
+use crate::lines::{self, Block, Extent};
+use crate::results::index;
+use crate::results::reply::ReplyRole;
+use crate::results::reply_index::ReplyIndex;
+
+/// Something that is not what it should be.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+pub struct Finding {
+    /// The shard that it concerns; none for the run as a whole.
+    pub shard: Option<u32>,
+    /// What is wrong.
+    pub what: String,
+    /// What has been, or would be, done about it.
+    pub remedy: Remedy,
+}
+
+/// What can be done about a [`Finding`].
+#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Remedy {
+    /// The next run derives the slots again from the reply files.
+    IndexAgain,
+    /// The next run fetches the reply files again.
+    DownloadAgain,
+    /// Nothing: the original must come back from elsewhere.
+    Restore,
+}
+
+/// Examines the run at `path`; with `mend`, takes what can be derived again back to the step that makes it.
+///
+/// # Errors
+/// When the run is locked, or its Ledger cannot be read at all.
+pub fn examine(path: &Path, mend: bool) -> Result<Vec<Finding>, Error> {
+    let directory = RunDirectory::open(path)?;
+    let ledger = Ledger::open(&layout::ledger(path))?;
+    let mut findings: Vec<Finding> = ledger.damage()?.into_iter().map(|what| whole("ledger", &what)).collect();
+    if !findings.is_empty() {
+        return Ok(findings);
+    }
+    let mut prepared = match prepare::open_run(directory, Some(ledger), true) {
+        Ok(prepared) => prepared,
+        Err(error) => return Ok(vec![whole("run directory", &error.to_string())]),
+    };
+    let replies = ReplyIndex::open_or_create(&layout::replies_index(path), prepared.requests.len())?;
+    for known in prepared.ledger.shards()? {
+        if let Some(what) = examine_input(&prepared, path, &known) {
+            findings.push(Finding { shard: Some(known.shard.number), what, remedy: Remedy::Restore });
+        }
+        if let Some((what, remedy)) = examine_replies(&prepared, &replies, path, &known)? {
+            if mend {
+                take_back(&mut prepared.ledger, path, &known, remedy)?;
+            }
+            findings.push(Finding { shard: Some(known.shard.number), what, remedy });
+        }
+    }
+    Ok(findings)
+}
+
+fn whole(of: &str, what: &str) -> Finding {
+    Finding { shard: None, what: format!("{of}: {what}"), remedy: Remedy::Restore }
+}
+
+/// Reads a shard's lines as an upload would.
+fn examine_input(prepared: &Prepared, run: &Path, known: &Recorded) -> Option<String> {
+    let (source, requests) = (prepared.source.clone(), prepared.requests.clone());
+    let read = ShardReader::open(source, requests, known.shard.clone(), run)
+        .map_err(|error| std::io::Error::other(error.to_string()))
+        .and_then(|mut reader| std::io::copy(&mut reader, &mut std::io::sink()));
+    read.err().map(|error| error.to_string())
+}
+
+/// Compares a shard's slots and reply files with each other and with the Ledger.
+fn examine_replies(
+    prepared: &Prepared,
+    replies: &ReplyIndex,
+    run: &Path,
+    known: &Recorded,
+) -> Result<Option<(String, Remedy)>, Error> {
+    let ShardState::Indexed { submission, batch } = &known.state else { return Ok(None) };
+    for number in reply_numbers(*submission, batch) {
+        let path = layout::reply_file(run, number);
+        match checksum(&path) {
+            Err(error) => return Ok(Some((error.to_string(), Remedy::DownloadAgain))),
+            Ok(found) if prepared.ledger.reply_checksum(number)? != Some(format!("{found:032x}")) => {
+                let what = format!("{} is not what it was when it was indexed", path.display());
+                return Ok(Some((what, Remedy::DownloadAgain)));
+            }
+            Ok(_) => {}
+        }
+    }
+    if known.followed {
+        // Its slots may have been filled by a later round, which answers for them.
+        return Ok(None);
+    }
+    let members = Members::collect(&known.shard, &prepared.requests, run)?;
+    let seqs: Vec<u64> = members.iter().map(|(seq, _)| *seq).collect();
+    let (mut outputs, mut errors) = (0, 0);
+    for ((seq, record), slot) in members.iter().zip(replies.read_each(&seqs)?) {
+        let Some(slot) = slot else { continue };
+        if index::id_at(&layout::reply_file(run, slot.file), slot, prepared.ids) != Some(record.id_hash) {
+            return Ok(Some((format!("the slot of Seq {seq} leads to no reply of that request"), Remedy::IndexAgain)));
+        }
+        *if slot.kind.is_error() { &mut errors } else { &mut outputs } += 1;
+    }
+    let counted = prepared.ledger.outcomes(known.shard.number)?;
+    if counted != (outputs, errors) {
+        let what = format!(
+            "{} outputs and {} errors were counted, the index has {outputs} and {errors}",
+            counted.0, counted.1
+        );
+        return Ok(Some((what, Remedy::IndexAgain)));
+    }
+    Ok(None)
+}
+
+fn take_back(ledger: &mut Ledger, run: &Path, known: &Recorded, remedy: Remedy) -> Result<(), Error> {
+    let ShardState::Indexed { submission, batch } = &known.state else { return Ok(()) };
+    if remedy == Remedy::DownloadAgain {
+        for number in reply_numbers(*submission, batch) {
+            durable::remove_file(&layout::reply_file(run, number))?;
+        }
+    }
+    Ok(ledger.take_back(known.shard.number, remedy == Remedy::DownloadAgain)?)
+}
+
+fn reply_numbers(submission: i64, batch: &EndedBatch) -> impl Iterator<Item = u32> {
+    let output = batch.output_file_id.is_some().then(|| layout::reply_number(submission, ReplyRole::Output));
+    let errors = batch.error_file_id.is_some().then(|| layout::reply_number(submission, ReplyRole::Error));
+    output.into_iter().chain(errors)
+}
+
+/// The checksum of a reply file, as the index takes it.
+fn checksum(path: &Path) -> Result<u128, FileError> {
+    let file = std::fs::File::open(path).map_err(FileError::on("open", path))?;
+    let end = file.metadata().map_err(FileError::on("read", path))?.len();
+    let start = lines::mark_bytes(&file).map_err(FileError::on("read", path))?;
+    let extent = Extent { file: &file, start, end };
+    let (mut block, mut checksum) = (Block::default(), Xxh3Default::new());
+    for number in 0..extent.blocks() {
+        block.read(&extent, number).map_err(FileError::on("read", path))?;
+        checksum.update(&block.hash().to_le_bytes());
+    }
+    Ok(checksum.digest128())
+}

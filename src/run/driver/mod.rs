@@ -1,0 +1,358 @@
+//! The driver: takes every shard from where it stands to its end.
+//!
+//! In: shards as the Ledger has them. Out: shards that are indexed, or held. Steps run as tasks and report what came of them; the driver
+//! alone owns the Ledger, so what is recorded and what is done next are decided in one place, one after the other.
+//!
+//! What always holds:
+//! - An outcome is recorded, and synced, before anything that follows from it is begun.
+//! - At most one POST that may create a batch is under way, and its intent is in the Ledger.
+//! - A shard whose submission is in doubt is never submitted again, unless the service's list has been clean for as long as
+//!   [`OnAmbiguous::RetryAfter`](crate::run::OnAmbiguous::RetryAfter) says.
+//! - Whatever ends the run, the answer to a POST that is under way is waited for and recorded.
+
+mod finish;
+mod poll;
+mod reconcile;
+mod submit;
+mod waits;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Error;
+use crate::remote::{Api, BatchStatus, ErrorKind, Progress};
+use crate::run::ledger::Ledger;
+use crate::run::monitor::{Event, Monitor, ShardCounts};
+use crate::run::options::RunOptions;
+use crate::run::output::{Merger, Notes};
+use crate::run::state::{Recorded, ShardState, Step};
+use crate::run::steps::{Files, Outcome};
+use waits::Delay;
+
+/// Shards that are indexed at a time. Each uses all threads.
+const INDEXINGS: usize = 1;
+
+/// How long a run that is ended waits for the answer to a POST that is under way, so as not to leave a doubt.
+const LAST_ANSWER: Duration = Duration::from_secs(5);
+
+/// How the driver ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Driven {
+    /// Shards whose submissions are unresolved.
+    pub(crate) held: Vec<u32>,
+    /// Batches that are at the service.
+    pub(crate) batches: usize,
+    /// Batches that did not complete.
+    pub(crate) unsound: usize,
+}
+
+/// See the [module](self).
+pub(crate) struct Driver<A: Api> {
+    api: Arc<A>,
+    files: Arc<Files>,
+    ledger: Ledger,
+    options: RunOptions,
+    monitor: Arc<dyn Monitor>,
+    merger: Merger,
+    notes: Notes,
+    stop: CancellationToken,
+
+    shards: Vec<Recorded>,
+    /// Shards by the step they wait for.
+    waiting: BTreeMap<Step, BTreeSet<u32>>,
+    /// Steps under way.
+    busy: BTreeMap<Step, usize>,
+    tasks: JoinSet<Outcome>,
+    /// Shards whose next step has failed and is tried again later.
+    delayed: HashMap<u32, Delay>,
+    /// Doubts: since when, and how many clean lists.
+    doubts: HashMap<u32, (Instant, u32)>,
+    /// Percent done by batch, as far as the service says.
+    percent: HashMap<u32, f64>,
+    /// Since when looks at a shard's batch have failed.
+    lost: HashMap<u32, Instant>,
+    /// How often a batch was seen ended without naming any file.
+    fileless: HashMap<u32, u32>,
+    /// Batches that are too many, and whether they are still to be stopped.
+    surplus: BTreeMap<String, bool>,
+    next_poll: Instant,
+    /// Whether a list is under way.
+    polling: bool,
+    /// Whether a POST is under way.
+    posting: bool,
+    /// Whether the list is wanted for shards that an earlier process held.
+    look_at_held: bool,
+    unreachable_since: Option<Instant>,
+    /// What stops further submissions, and ends the run once all that is at the service has come home.
+    failure: Option<Error>,
+    /// For each shard with outcomes that may still change, the first of them.
+    open: BTreeSet<(u64, u32)>,
+    frontier: Option<u64>,
+    uploaded: Arc<AtomicU64>,
+    downloaded: Arc<AtomicU64>,
+}
+
+/// What a driver works with.
+pub(crate) struct Parts<A: Api> {
+    pub(crate) api: Arc<A>,
+    pub(crate) files: Arc<Files>,
+    pub(crate) ledger: Ledger,
+    pub(crate) options: RunOptions,
+    pub(crate) monitor: Arc<dyn Monitor>,
+    pub(crate) merger: Merger,
+    pub(crate) notes: Notes,
+    pub(crate) stop: CancellationToken,
+}
+
+impl<A: Api> Driver<A> {
+    /// Takes up every shard where the Ledger has it.
+    pub(crate) fn new(parts: Parts<A>) -> Result<Self, Error> {
+        let Parts { api, files, ledger, options, monitor, merger, notes, stop } = parts;
+        let (shards, surplus) = (ledger.shards()?, ledger.surplus()?);
+        let look_at_held = shards.iter().any(|known| matches!(known.state, ShardState::Held { .. }));
+        let mut driver = Self {
+            api,
+            files,
+            ledger,
+            options,
+            monitor,
+            merger,
+            notes,
+            stop,
+            shards,
+            waiting: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            delayed: HashMap::new(),
+            doubts: HashMap::new(),
+            percent: HashMap::new(),
+            lost: HashMap::new(),
+            fileless: HashMap::new(),
+            surplus,
+            next_poll: Instant::now(),
+            polling: false,
+            posting: false,
+            look_at_held,
+            unreachable_since: None,
+            failure: None,
+            open: BTreeSet::new(),
+            frontier: None,
+            uploaded: Arc::default(),
+            downloaded: Arc::default(),
+        };
+        for index in 0..driver.shards.len() {
+            let Recorded { shard, state, .. } = &driver.shards[index];
+            let number = shard.number;
+            if let ShardState::Ended { batch, .. }
+            | ShardState::Downloaded { batch, .. }
+            | ShardState::Indexed { batch, .. } = state
+            {
+                driver.take_note(number, &batch.clone());
+            }
+            driver.enqueue(number);
+        }
+        Ok(driver)
+    }
+
+    /// Works until nothing is left to do. The merger has been told everything that became final.
+    pub(crate) async fn drive(mut self) -> Result<(Driven, Ledger, Merger), Error> {
+        let worked = self.work().await;
+        if worked.is_err() || self.merger.has_failed() {
+            self.await_last_answer().await;
+        }
+        worked?;
+        if self.merger.has_failed() {
+            return Err(self.merger.finish().err().unwrap_or(Error::Interrupted));
+        }
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        let held = self.shards.iter().filter(|known| matches!(known.state, ShardState::Held { .. }));
+        let held = held.map(|known| known.shard.number).collect();
+        let ended = self.shards.iter().filter_map(|known| match &known.state {
+            ShardState::Indexed { batch, .. } => Some(BatchStatus::read(&batch.status)),
+            _ => None,
+        });
+        let (sound, unsound): (Vec<_>, Vec<_>) = ended.partition(|status| *status == BatchStatus::Completed);
+        let driven = Driven { held, batches: sound.len() + unsound.len(), unsound: unsound.len() };
+        Ok((driven, self.ledger, self.merger))
+    }
+
+    async fn work(&mut self) -> Result<(), Error> {
+        self.tell();
+        if self.waiting.contains_key(&Step::Upload) {
+            // A wrong key or address shows here, before gigabytes are sent.
+            let api = self.api.clone();
+            tokio::select! {
+                listed = api.batches() => drop(listed?),
+                () = self.stop.cancelled() => return Err(Error::Interrupted),
+            }
+        }
+        while !self.merger.has_failed() {
+            self.move_frontier();
+            self.begin_steps();
+            let look = self.next_look();
+            if self.tasks.is_empty() && look.is_none() {
+                if self.begin_round()? {
+                    continue;
+                }
+                break;
+            }
+            tokio::select! {
+                outcome = self.tasks.join_next(), if !self.tasks.is_empty() => match outcome {
+                    Some(Ok(outcome)) => self.record(outcome)?,
+                    Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    Some(Err(_)) | None => {}
+                },
+                () = tokio::time::sleep_until(look.unwrap_or_else(Instant::now)), if look.is_some() => {}
+                () = self.stop.cancelled() => return Err(Error::Interrupted),
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a shard into the queue of the step it needs.
+    fn enqueue(&mut self, number: u32) {
+        if let Some(open) = self.shards[number as usize].open_from(self.options.rounds) {
+            self.open.insert((open, number));
+        }
+        if let Some(step) = self.shards[number as usize].state.next() {
+            self.waiting.entry(step).or_default().insert(number);
+        }
+    }
+
+    fn set_state(&mut self, number: u32, state: ShardState) {
+        self.close(number);
+        self.shards[number as usize].state = state;
+        self.enqueue(number);
+        self.tell();
+    }
+
+    /// Takes a shard's outcomes out of those that may change, before that is judged anew.
+    fn close(&mut self, number: u32) {
+        if let Some(open) = self.shards[number as usize].open_from(self.options.rounds) {
+            self.open.remove(&(open, number));
+        }
+    }
+
+    /// Begins as many steps as their limits allow.
+    fn begin_steps(&mut self) {
+        while let Some(shard) = self.take(Step::Upload) {
+            self.begin_upload(shard);
+        }
+        while let Some(shard) = self.take(Step::Create) {
+            self.begin_create(shard);
+        }
+        while let Some(shard) = self.take(Step::Download) {
+            self.begin_download(shard);
+        }
+        while let Some(shard) = self.take(Step::Index) {
+            self.begin_index(shard);
+        }
+        self.begin_poll();
+    }
+
+    fn busy(&self, step: Step) -> usize {
+        self.busy.get(&step).copied().unwrap_or(0)
+    }
+
+    fn done(&mut self, step: Step) {
+        if let Some(busy) = self.busy.get_mut(&step) {
+            *busy = busy.saturating_sub(1);
+        }
+    }
+
+    /// A progress that adds up all transfers of a direction.
+    fn transfer(&self, total: &Arc<AtomicU64>, event: fn(u64) -> Event<'static>) -> Progress {
+        let (total, monitor, before) = (total.clone(), self.monitor.clone(), AtomicU64::new(0));
+        Progress::new(move |bytes| {
+            // The count of a transfer falls back when an attempt starts over; the sum falls back with it.
+            let last = before.swap(bytes, Ordering::Relaxed);
+            let sum =
+                total.fetch_add(bytes.wrapping_sub(last), Ordering::Relaxed).wrapping_add(bytes.wrapping_sub(last));
+            monitor.event(event(sum));
+        })
+    }
+
+    /// Records what came of a step.
+    fn record(&mut self, outcome: Outcome) -> Result<(), Error> {
+        match outcome {
+            Outcome::Uploaded { shard, result } => {
+                self.done(Step::Upload);
+                match result {
+                    Ok(file) => self.uploaded(shard, file)?,
+                    Err(error) => {
+                        let passing = error.is_transient();
+                        self.put_off(shard, error, passing);
+                    }
+                }
+            }
+            Outcome::Ready { shard, result } => self.ready(shard, result)?,
+            Outcome::Created { shard, submission, answer } => {
+                self.posting = false;
+                self.done(Step::Create);
+                self.created(shard, submission, answer)?;
+            }
+            Outcome::Listed(result) => self.listed(result)?,
+            Outcome::Looked { shard, result } => self.looked(shard, result)?,
+            Outcome::Cancelled { batch_id, result } => self.cancelled(batch_id, result)?,
+            Outcome::Downloaded { shard, result } => {
+                self.done(Step::Download);
+                match result {
+                    Ok(()) => self.downloaded(shard)?,
+                    Err(error) if error.kind() == ErrorKind::LocalFile => return Err(error.into()),
+                    Err(error) => {
+                        let passing = error.is_transient();
+                        self.put_off(shard, error, passing);
+                    }
+                }
+            }
+            Outcome::Indexed { shard, result } => {
+                self.done(Step::Index);
+                self.indexed(shard, result?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn incident(&mut self, shard: Option<u32>, text: &str) -> Result<(), Error> {
+        self.monitor.event(Event::Warning(text));
+        Ok(self.ledger.incident(shard, text)?)
+    }
+
+    /// Waits a little for the answer to a POST that is under way; what it says is recorded. Without it the next process has a doubt.
+    async fn await_last_answer(&mut self) {
+        let deadline = Instant::now() + LAST_ANSWER;
+        while self.posting {
+            match tokio::time::timeout_at(deadline, self.tasks.join_next()).await {
+                Ok(Some(Ok(outcome @ Outcome::Created { .. }))) => {
+                    // The run ends with an error already, which says more than this one would.
+                    let _ = self.record(outcome);
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+    }
+
+    fn tell(&self) {
+        let mut counts = ShardCounts::default();
+        for known in &self.shards {
+            *match known.state {
+                ShardState::Packed => &mut counts.waiting,
+                ShardState::Uploaded { .. } | ShardState::Intended { .. } => &mut counts.uploaded,
+                ShardState::Submitted { .. } => &mut counts.submitted,
+                ShardState::Ended { .. } | ShardState::Downloaded { .. } => &mut counts.ended,
+                ShardState::Indexed { .. } => &mut counts.indexed,
+                ShardState::Held { .. } => &mut counts.held,
+            } += 1;
+        }
+        self.monitor.event(Event::Shards(&counts));
+    }
+}

@@ -1,0 +1,171 @@
+//! Watching batches: one look at the service's list serves all shards.
+//!
+//! The list may be stale, abridged or wrong. It is believed when it says that a batch is at work; that one has ended is
+//! believed from the batch itself.
+
+use std::collections::HashMap;
+use std::sync::PoisonError;
+
+use tokio::time::Instant;
+
+use super::Driver;
+use super::waits::UNREACHABLE_MAX;
+use crate::error::Error;
+use crate::remote::{Api, Batch, BatchStatus, ErrorKind, RemoteError};
+use crate::run::monitor::Event;
+use crate::run::state::{EndedBatch, ShardState, Step};
+use crate::run::steps::Outcome;
+
+/// Looks that must find a batch ended and without any file before that is believed: files can show later than the end.
+const FILELESS_LOOKS: u32 = 3;
+
+impl<A: Api> Driver<A> {
+    /// Whether something is to be learnt from the service's list.
+    pub(super) fn wants_list(&self) -> bool {
+        let waiting = |step| self.waiting.get(&step).is_some_and(|shards| !shards.is_empty());
+        waiting(Step::Poll) || waiting(Step::Reconcile) || self.look_at_held
+    }
+
+    /// Looks at the service's list when it is time; one look serves all shards.
+    pub(super) fn begin_poll(&mut self) {
+        if self.polling || Instant::now() < self.next_poll || !self.wants_list() {
+            return;
+        }
+        self.polling = true;
+        let api = self.api.clone();
+        self.tasks.spawn(async move { Outcome::Listed(api.batches().await) });
+    }
+
+    pub(super) fn schedule_poll(&mut self) {
+        // Between 90 and 110 per cent, so that many runs do not ask in step.
+        self.next_poll = Instant::now() + self.options.poll_interval.mul_f64(0.9 + fastrand::f64() / 5.0);
+    }
+
+    /// What the list says about batches that are waited for, about submissions in doubt, and about batches that are too many.
+    pub(super) fn listed(&mut self, result: Result<Vec<Batch>, RemoteError>) -> Result<(), Error> {
+        self.polling = false;
+        self.look_at_held = false;
+        self.schedule_poll();
+        let batches = match result {
+            Ok(batches) => batches,
+            Err(error) => return self.unreachable(error),
+        };
+        self.unreachable_since = None;
+        let by_id: HashMap<&str, &Batch> = batches.iter().map(|batch| (batch.id.as_str(), batch)).collect();
+        let polled: Vec<u32> = self.waiting.get(&Step::Poll).into_iter().flatten().copied().collect();
+        for shard in polled {
+            let listed = self.shards[shard as usize].state.batch_id().and_then(|id| by_id.get(id).copied());
+            match listed {
+                // The list may be stale or abridged; an end is believed only from the batch itself.
+                Some(batch) if !batch.status.is_terminal() => self.seen(shard, batch)?,
+                _ => self.look(shard),
+            }
+        }
+        self.reconcile_all(&batches)
+    }
+
+    fn look(&mut self, shard: u32) {
+        let Some(id) = self.shards[shard as usize].state.batch_id().map(str::to_owned) else { return };
+        self.waiting.entry(Step::Poll).or_default().remove(&shard);
+        let api = self.api.clone();
+        self.tasks.spawn(async move {
+            let result = api.batch(&id).await;
+            Outcome::Looked { shard, result }
+        });
+    }
+
+    /// A batch was looked at by itself.
+    pub(super) fn looked(&mut self, shard: u32, result: Result<Batch, RemoteError>) -> Result<(), Error> {
+        match result {
+            Ok(batch) => {
+                self.lost.remove(&shard);
+                self.waiting.entry(Step::Poll).or_default().insert(shard);
+                self.seen(shard, &batch)
+            }
+            Err(error) if is_final(&error) => Err(error.into()),
+            Err(error) => {
+                // It may not be visible everywhere yet, or the service cannot answer now.
+                let since = *self.lost.entry(shard).or_insert_with(Instant::now);
+                if since.elapsed() > UNREACHABLE_MAX {
+                    self.give_up(error.into());
+                } else {
+                    self.waiting.entry(Step::Poll).or_default().insert(shard);
+                    self.monitor.event(Event::Note(&format!("cannot look at the batch of shard {shard} now: {error}")));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn seen(&mut self, shard: u32, batch: &Batch) -> Result<(), Error> {
+        let ShardState::Submitted { submission, .. } = self.shards[shard as usize].state.clone() else { return Ok(()) };
+        if !batch.status.is_terminal() {
+            self.percent.insert(shard, batch.progress.unwrap_or(0.0));
+            self.tell_progress();
+            return Ok(());
+        }
+        let fileless = batch.output_file_id.is_none() && batch.error_file_id.is_none();
+        if fileless && batch.status != BatchStatus::Failed {
+            let looks = self.fileless.entry(shard).or_default();
+            *looks += 1;
+            if *looks < FILELESS_LOOKS {
+                return Ok(());
+            }
+        }
+        let ended = EndedBatch {
+            id: batch.id.clone(),
+            status: batch.status.to_string(),
+            output_file_id: batch.output_file_id.clone(),
+            error_file_id: batch.error_file_id.clone(),
+            error: batch.error.clone(),
+        };
+        self.ledger.ended(shard, &ended)?;
+        self.percent.insert(shard, 100.0);
+        self.waiting.entry(Step::Poll).or_default().remove(&shard);
+        if batch.status != BatchStatus::Completed {
+            let why = batch.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+            self.monitor.event(Event::Warning(&format!("batch {} ended as {}{why}", batch.id, batch.status)));
+        }
+        self.take_note(shard, &ended);
+        self.set_state(shard, ShardState::Ended { submission, batch: ended });
+        self.tell_progress();
+        Ok(())
+    }
+
+    /// A list that failed: the batches work on without us, so only a long silence ends the run.
+    fn unreachable(&mut self, error: RemoteError) -> Result<(), Error> {
+        let since = *self.unreachable_since.get_or_insert_with(Instant::now);
+        if is_final(&error) || since.elapsed() > UNREACHABLE_MAX {
+            return Err(error.into());
+        }
+        self.monitor.event(Event::Note(&format!("cannot look at the batches now: {error}")));
+        Ok(())
+    }
+
+    pub(super) fn tell_progress(&self) {
+        let requests = |shard: &u32| self.shards[*shard as usize].shard.requests;
+        let total = self.percent.keys().map(requests).sum();
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_sign_loss,
+            clippy::cast_possible_truncation,
+            reason = "a bar"
+        )]
+        let done = self.percent.iter().map(|(shard, percent)| (requests(shard) as f64 * percent / 100.0) as u64).sum();
+        self.monitor.event(Event::Progress { done, total });
+    }
+
+    /// A batch that did not complete explains why its requests have no reply.
+    pub(super) fn take_note(&self, shard: u32, batch: &EndedBatch) {
+        if batch.status != BatchStatus::Completed.to_string() {
+            let why = batch.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+            let note = format!("its batch {} ended as {}{why}", batch.id, batch.status);
+            self.notes.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, note);
+        }
+    }
+}
+
+/// Whether it makes no sense to ask again: nobody will let us in.
+fn is_final(error: &RemoteError) -> bool {
+    matches!(error.kind(), ErrorKind::Unauthorized | ErrorKind::Insecure)
+}

@@ -1,0 +1,187 @@
+//! What the service's list says about our files: which batch a POST in doubt created, and which batches are too many.
+//!
+//! What always holds: a batch is taken for ours only if it uses our file, works for no other shard, and cannot have been there before
+//! the POST. A batch that is too many is recorded once, and stopped if nobody else can have made it.
+
+use std::collections::{BTreeSet, HashMap};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+use super::Driver;
+use crate::error::Error;
+use crate::remote::{Api, Batch, BatchStatus, RemoteError};
+use crate::run::monitor::Event;
+use crate::run::options::OnAmbiguous;
+use crate::run::state::{LastSubmission, Recorded, ShardState, Step};
+use crate::run::steps::Outcome;
+
+/// Lists that must show nothing, whatever their distance, before a doubt is settled.
+const CLEAN_LISTS: u32 = 3;
+
+/// How far this machine's clock may be ahead of the service's. A batch that is older than the POST by more than that was there before.
+const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(300);
+
+impl<A: Api> Driver<A> {
+    /// Settles what the list can settle: doubts, held submissions, batches that are too many.
+    pub(super) fn reconcile_all(&mut self, batches: &[Batch]) -> Result<(), Error> {
+        let mut by_file: HashMap<&str, Vec<&Batch>> = HashMap::new();
+        for batch in batches {
+            by_file.entry(batch.input_file_id.as_deref().unwrap_or_default()).or_default().push(batch);
+        }
+        let queued = |step| self.waiting.get(&step).into_iter().flatten().copied();
+        let held = self.shards.iter().filter(|known| matches!(known.state, ShardState::Held { .. }));
+        let held = held.map(|known| known.shard.number);
+        let doubtful: Vec<u32> = queued(Step::Reconcile).chain(queued(Step::Create)).chain(held).collect();
+        for shard in doubtful {
+            self.reconcile(shard, &by_file)?;
+        }
+        self.find_surplus(&by_file)
+    }
+
+    /// A shard without a batch and a list: take the batch that its POST created, or wait, or hold.
+    fn reconcile(&mut self, shard: u32, by_file: &HashMap<&str, Vec<&Batch>>) -> Result<(), Error> {
+        let known = &self.shards[shard as usize];
+        let (Some(file_id), Some(last)) = (known.file_id.clone(), known.last_submission.clone()) else { return Ok(()) };
+        let owned: BTreeSet<&str> = self.shards.iter().filter_map(|other| other.state.batch_id()).collect();
+        let listed = by_file.get(file_id.as_str()).into_iter().flatten();
+        let ours = listed.filter(|batch| may_be_ours(known, &last, batch) && !owned.contains(batch.id.as_str()));
+        let mut ours: Vec<&Batch> = ours.copied().filter(|batch| !self.surplus.contains_key(&batch.id)).collect();
+        ours.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        ours.dedup_by(|a, b| a.id == b.id);
+        let Some((oldest, others)) = ours.split_first() else {
+            let in_doubt = matches!(known.state, ShardState::Intended { .. });
+            return if in_doubt { self.not_found(shard, last.id, &file_id) } else { Ok(()) };
+        };
+        for step in [Step::Reconcile, Step::Create] {
+            self.waiting.entry(step).or_default().remove(&shard);
+        }
+        self.doubts.remove(&shard);
+        self.delayed.remove(&shard);
+        let stop = !known.file_reused;
+        for other in others {
+            self.report_surplus(shard, &other.id, stop)?;
+        }
+        self.incident(Some(shard), &format!("shard {shard}: found its batch {} in the service's list", oldest.id))?;
+        self.adopt(shard, last.id, oldest)
+    }
+
+    /// The list does not show a batch for a submission in doubt.
+    fn not_found(&mut self, shard: u32, submission: i64, file_id: &str) -> Result<(), Error> {
+        let (since, lists) = self.doubts.entry(shard).or_insert((Instant::now(), 0));
+        *lists += 1;
+        let (settled, submit_again) = match self.options.on_ambiguous {
+            OnAmbiguous::Hold => (self.options.settle, false),
+            OnAmbiguous::RetryAfter(wait) => (wait, true),
+        };
+        if since.elapsed() < settled || *lists < CLEAN_LISTS {
+            return Ok(());
+        }
+        self.waiting.entry(Step::Reconcile).or_default().remove(&shard);
+        self.doubts.remove(&shard);
+        let file_id = file_id.to_owned();
+        if submit_again {
+            let text = format!("shard {shard}: the list shows no batch for it; it is submitted again");
+            self.ledger.abandoned(shard, submission, "the service's list shows no batch for it")?;
+            self.shards[shard as usize].abandoned = true;
+            self.incident(Some(shard), &text)?;
+            self.set_state(shard, ShardState::Uploaded { file_id });
+        } else {
+            let text = format!("shard {shard}: nobody knows whether a batch was created from {file_id}; it is held");
+            self.ledger.held(shard, submission, &text)?;
+            self.monitor.event(Event::Warning(&text));
+            self.set_state(shard, ShardState::Held { submission, file_id });
+        }
+        Ok(())
+    }
+
+    /// Batches that use the file of a shard that has its batch: paid for twice, unless they are stopped or another run's.
+    fn find_surplus(&mut self, by_file: &HashMap<&str, Vec<&Batch>>) -> Result<(), Error> {
+        let owned: BTreeSet<&str> = self.shards.iter().filter_map(|known| known.state.batch_id()).collect();
+        // Shards of two rounds can have the same content and, where the service knows it again, the same file.
+        let open = self.shards.iter().filter(|known| known.state.batch_id().is_none());
+        let open: BTreeSet<&str> = open.filter_map(|known| known.file_id.as_deref()).collect();
+        let mut found = Vec::new();
+        for known in self.shards.iter().filter(|known| known.state.batch_id().is_some()) {
+            let (Some(file_id), Some(last)) = (&known.file_id, &known.last_submission) else { continue };
+            for batch in by_file.get(file_id.as_str()).into_iter().flatten() {
+                let id = batch.id.as_str();
+                if may_be_ours(known, last, batch) && !owned.contains(id) && !open.contains(file_id.as_str()) {
+                    found.push((known.shard.number, known.abandoned && !known.file_reused, batch.id.clone()));
+                }
+            }
+        }
+        for (shard, stop, batch_id) in found {
+            self.report_surplus(shard, &batch_id, stop)?;
+        }
+        self.stop_surplus(by_file);
+        Ok(())
+    }
+
+    /// Records a batch that is too many. It is to be stopped if a POST of ours may have created it; a service that knows content
+    /// again gives other runs the same file, and their batches are not ours to stop.
+    fn report_surplus(&mut self, shard: u32, batch_id: &str, stop: bool) -> Result<(), Error> {
+        if self.surplus.contains_key(batch_id) {
+            return Ok(());
+        }
+        let what = if stop { "it is cancelled" } else { "it may be another run's and is left alone" };
+        let text = format!("shard {shard}: the service has a second batch on its file, {batch_id}; {what}");
+        self.ledger.found_surplus(shard, batch_id, stop, &text)?;
+        self.monitor.event(Event::Warning(&text));
+        self.surplus.insert(batch_id.to_owned(), stop);
+        Ok(())
+    }
+
+    /// Asks the service to cancel the batches that are too many and at work, those that it has not been asked about.
+    fn stop_surplus(&mut self, by_file: &HashMap<&str, Vec<&Batch>>) {
+        for batch in by_file.values().flatten() {
+            let works = !batch.status.is_terminal() && batch.status != BatchStatus::Cancelling;
+            if let Some(stop @ true) = self.surplus.get_mut(&batch.id).filter(|_| works) {
+                *stop = false;
+                let (api, batch_id) = (self.api.clone(), batch.id.clone());
+                self.tasks.spawn(async move {
+                    let result = api.cancel(&batch_id).await;
+                    Outcome::Cancelled { batch_id, result }
+                });
+            }
+        }
+    }
+
+    /// A surplus batch was asked to stop; one that was not heard is asked again after the next list.
+    pub(super) fn cancelled(&mut self, batch_id: String, result: Result<Batch, RemoteError>) -> Result<(), Error> {
+        let text = match result {
+            Ok(_) => format!("asked the service to cancel the surplus batch {batch_id}"),
+            Err(error) => {
+                let text = format!("cannot cancel the surplus batch {batch_id}: {error}");
+                self.surplus.insert(batch_id, true);
+                text
+            }
+        };
+        self.incident(None, &text)
+    }
+}
+
+/// Whether a batch on a shard's file may come from a POST of this run.
+fn may_be_ours(known: &Recorded, last: &LastSubmission, batch: &Batch) -> bool {
+    // Nobody else knows a file that was made for us.
+    !known.file_reused || !last.known.contains(&batch.id) && !was_there_before(last.intended_at, batch.created_at)
+}
+
+/// Whether a batch was created before a POST was intended. The list from which [`LastSubmission::known`] was taken may have left it out.
+fn was_there_before(intended: Timestamp, created: Option<Timestamp>) -> bool {
+    created.is_some_and(|created| intended.duration_since(created) > CLOCK_SKEW)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_is_older_than_the_post_was_there_before() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        assert!(was_there_before(at(10_000), Some(at(9_000))));
+        assert!(!was_there_before(at(10_000), Some(at(9_900))), "clocks differ");
+        assert!(!was_there_before(at(10_000), Some(at(10_001))));
+        assert!(!was_there_before(at(10_000), None));
+    }
+}

@@ -1,0 +1,141 @@
+//! Uploading and submitting: the calls that cost money.
+//!
+//! Intent first, then one POST. Its answer is yes, no, or nobody knows; the last is settled from the service's list, by adopting
+//! what the POST created, and otherwise by holding the shard, unless the user has chosen differently.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::Driver;
+use crate::error::Error;
+use crate::remote::{Api, Batch, CreateBatch, RemoteError, RemoteFile, Submission};
+use crate::run::monitor::Event;
+use crate::run::state::{ShardState, Step};
+use crate::run::steps::{Outcome, ShardPayload};
+
+/// How often a service that turned a batch away because it does not find the file is asked again: files become visible late.
+const FILE_LOOKUPS: u32 = 5;
+
+impl<A: Api> Driver<A> {
+    pub(super) fn begin_upload(&mut self, shard: u32) {
+        let payload = ShardPayload { files: self.files.clone(), shard: self.shards[shard as usize].shard.clone() };
+        let api = self.api.clone();
+        let progress = self.transfer(&self.uploaded, |bytes| Event::Uploaded { bytes });
+        self.tasks.spawn(async move {
+            let result = api.upload(Arc::new(payload), progress).await;
+            Outcome::Uploaded { shard, result }
+        });
+    }
+
+    /// The shard's file is at the service.
+    pub(super) fn uploaded(&mut self, shard: u32, file: RemoteFile) -> Result<(), Error> {
+        self.ledger.uploaded(shard, &file.id, file.reused)?;
+        self.delayed.remove(&shard);
+        let known = &mut self.shards[shard as usize];
+        known.file_id = Some(file.id.clone());
+        known.file_reused = file.reused;
+        self.set_state(shard, ShardState::Uploaded { file_id: file.id });
+        Ok(())
+    }
+
+    /// Begins a submission: waits until the service takes calls, so that a crash meanwhile leaves no doubt. A file that the
+    /// service had before may be in use by batches that are not ours: those are listed first, before our first POST.
+    pub(super) fn begin_create(&mut self, shard: u32) {
+        let known = &self.shards[shard as usize];
+        let wants_list = known.file_reused && known.last_submission.is_none();
+        let api = self.api.clone();
+        self.tasks.spawn(async move {
+            api.ready().await;
+            let result = if wants_list { api.batches().await } else { Ok(Vec::new()) };
+            Outcome::Ready { shard, result }
+        });
+    }
+
+    /// The service takes calls. Should that have failed, nothing was sent: the next attempt begins anew.
+    pub(super) fn ready(&mut self, shard: u32, result: Result<Vec<Batch>, RemoteError>) -> Result<(), Error> {
+        match result {
+            Ok(batches) if self.failure.is_none() => self.submit(shard, &batches),
+            Ok(_) => {
+                self.done(Step::Create);
+                self.enqueue(shard);
+                Ok(())
+            }
+            Err(error) => {
+                self.done(Step::Create);
+                let passing = error.is_transient();
+                self.put_off(shard, error, passing);
+                Ok(())
+            }
+        }
+    }
+
+    /// Records the intent, then sends the one POST.
+    fn submit(&mut self, shard: u32, batches: &[Batch]) -> Result<(), Error> {
+        let known = &mut self.shards[shard as usize];
+        let ShardState::Uploaded { file_id } = known.state.clone() else {
+            return Err(Error::Internal { what: format!("shard {shard} was to be submitted before it was uploaded") });
+        };
+        let uses_file = |batch: &&Batch| batch.input_file_id.as_ref() == Some(&file_id);
+        // What was not there before the first POST may come from it.
+        let users = match &known.last_submission {
+            Some(last) => last.known.clone(),
+            None => batches.iter().filter(uses_file).map(|batch| batch.id.clone()).collect(),
+        };
+        let last = self.ledger.intend(shard, &file_id, users)?;
+        let submission = last.id;
+        known.last_submission = Some(last);
+        known.state = ShardState::Intended { submission, file_id: file_id.clone() };
+        let profile = self.options.service.profile();
+        let request = CreateBatch {
+            input_file_id: file_id,
+            endpoint: self.options.endpoint.clone(),
+            completion_window: Some(profile.completion_window.to_owned()),
+            model: None,
+        };
+        let api = self.api.clone();
+        self.posting = true;
+        self.tasks.spawn(async move {
+            let answer = api.create(&request).await;
+            Outcome::Created { shard, submission, answer }
+        });
+        Ok(())
+    }
+
+    /// The answer to the one POST: yes, no, or nobody knows.
+    pub(super) fn created(&mut self, shard: u32, submission: i64, answer: Submission) -> Result<(), Error> {
+        let ShardState::Intended { file_id, .. } = self.shards[shard as usize].state.clone() else {
+            return Err(Error::Internal { what: format!("shard {shard} was submitted without an intent") });
+        };
+        match answer {
+            Submission::Accepted(batch) => {
+                self.delayed.remove(&shard);
+                self.adopt(shard, submission, &batch)
+            }
+            Submission::Refused(error) => {
+                self.ledger.refused(shard, submission, &error.to_string())?;
+                self.set_state(shard, ShardState::Uploaded { file_id });
+                let lookups = self.delayed.get(&shard).map_or(0, |delay| delay.times);
+                let not_found = matches!(error.status(), Some(400 | 404)) && lookups < FILE_LOOKUPS;
+                let passing = error.is_transient() || not_found;
+                self.put_off(shard, error, passing);
+                Ok(())
+            }
+            Submission::Unknown(error) => {
+                let text = format!("shard {shard}: it is not known whether its batch was created: {error}");
+                self.ledger.unknown(shard, submission, &error.to_string())?;
+                self.incident(Some(shard), &text)?;
+                self.enqueue(shard);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn adopt(&mut self, shard: u32, submission: i64, batch: &Batch) -> Result<(), Error> {
+        self.ledger.accepted(shard, submission, &batch.id, &batch.status.to_string())?;
+        if self.waiting.get(&Step::Poll).is_none_or(BTreeSet::is_empty) {
+            self.schedule_poll();
+        }
+        self.set_state(shard, ShardState::Submitted { submission, batch_id: batch.id.clone() });
+        Ok(())
+    }
+}

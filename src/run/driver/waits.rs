@@ -1,0 +1,96 @@
+//! Waiting: what is put off, until when, and what is given up.
+//!
+//! A step that fails for the time being is tried again later, while everything else goes on. One that fails for good ends the run, but
+//! not at once: nothing more is sent, and what is at the service is brought home first.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Driver;
+use crate::error::Error;
+use crate::remote::{Api, ErrorKind, RemoteError};
+use crate::run::monitor::Event;
+use crate::run::options::DOWNLOADS;
+use crate::run::state::Step;
+
+/// First wait before a step is tried again; doubled each time.
+const PUT_OFF: Duration = Duration::from_secs(1);
+
+/// Longest of these waits.
+const PUT_OFF_MAX: Duration = Duration::from_secs(60);
+
+/// How long the service may fail at one thing, again and again, before the run gives up on it. It can be gone on with later.
+pub(super) const UNREACHABLE_MAX: Duration = Duration::from_secs(3600);
+
+/// A shard's next step that must wait.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Delay {
+    /// When it failed first.
+    since: Instant,
+    /// When it is due again.
+    until: Instant,
+    /// How often it has failed.
+    pub(super) times: u32,
+}
+
+impl<A: Api> Driver<A> {
+    /// A shard's next step has failed. `passing` says that it may succeed later.
+    pub(super) fn put_off(&mut self, shard: u32, error: RemoteError, passing: bool) {
+        let now = Instant::now();
+        let delay = self.delayed.entry(shard).or_insert(Delay { since: now, until: now, times: 0 });
+        // A service that limits us is there, and knows when it has room: only silence counts as failing.
+        let enough = error.kind() != ErrorKind::RateLimited && delay.since.elapsed() > UNREACHABLE_MAX;
+        if !passing || enough {
+            self.give_up(error.into());
+        } else {
+            let wait = (PUT_OFF * 2_u32.saturating_pow(delay.times)).min(PUT_OFF_MAX);
+            delay.until = now + wait.mul_f64(0.5 + fastrand::f64() / 2.0);
+            delay.times += 1;
+            self.monitor.event(Event::Note(&format!("shard {shard} has to wait: {error}")));
+            self.enqueue(shard);
+        }
+    }
+
+    /// Lets the run end with this error, once what is at the service has been brought home.
+    pub(super) fn give_up(&mut self, error: Error) {
+        if self.failure.is_none() {
+            self.monitor.event(Event::Warning(&format!("nothing more is submitted: {error}")));
+            self.failure = Some(error);
+        }
+    }
+
+    /// How many of a step may be under way at a time.
+    pub(super) fn limit(&self, step: Step) -> usize {
+        match step {
+            Step::Upload | Step::Create if self.failure.is_some() => 0,
+            Step::Upload => self.options.uploads,
+            Step::Create => 1,
+            Step::Download => DOWNLOADS,
+            Step::Index => super::INDEXINGS,
+            // They wait for the list.
+            Step::Poll | Step::Reconcile => 0,
+        }
+    }
+
+    /// Takes a shard that is due out of the queue of a step, if there is room for one more.
+    pub(super) fn take(&mut self, step: Step) -> Option<u32> {
+        if self.busy(step) >= self.limit(step) {
+            return None;
+        }
+        let now = Instant::now();
+        let due = |shard: &&u32| self.delayed.get(shard).is_none_or(|delay| delay.until <= now);
+        let shard = self.waiting.get(&step)?.iter().find(due).copied()?;
+        self.waiting.get_mut(&step)?.remove(&shard);
+        *self.busy.entry(step).or_default() += 1;
+        Some(shard)
+    }
+
+    /// When something has to be looked at although no task ends; `None` when only tasks are waited for, or nothing is.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        let list = (self.wants_list() && !self.polling).then_some(self.next_poll);
+        let steps = self.waiting.iter().filter(|(step, _)| self.busy(**step) < self.limit(**step));
+        let due = steps.flat_map(|(_, shards)| shards).filter_map(|shard| self.delayed.get(shard));
+        due.map(|delay| delay.until).chain(list).min()
+    }
+}

@@ -1,0 +1,177 @@
+//! Looking at a run, and stopping its batches.
+//!
+//! In: a run directory. Out: where it stands, read from the Ledger alone; nothing is asked of the service unless something is
+//! to be cancelled.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::directory::{self, RunDirectory, layout};
+use super::ledger::Ledger;
+use super::prepare;
+use super::state::{Recorded, ShardState};
+use super::steps::BatchWorth;
+use crate::durable;
+use crate::error::Error;
+use crate::input::members::Members;
+use crate::remote::Api;
+use crate::results::reply_index::ReplyIndex;
+
+/// Where a run stands.
+#[derive(Debug, Clone, Serialize)]
+pub struct RunStatus {
+    /// The run directory.
+    pub directory: PathBuf,
+    /// The inputs, as they were named.
+    pub inputs: Vec<String>,
+    /// The provider and where it is.
+    pub service: String,
+    /// When the run was begun, in RFC 3339.
+    pub created_at: String,
+    /// Requests in all.
+    pub requests: u64,
+    /// The process that works on it.
+    pub owner: Option<String>,
+    /// How many shards are in each state.
+    pub shards_by_state: BTreeMap<&'static str, u64>,
+    /// The shards, by number.
+    pub shards: Vec<ShardStatus>,
+    /// What went wrong and was dealt with.
+    pub incidents: Vec<String>,
+}
+
+/// Where a shard stands.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShardStatus {
+    /// Its number.
+    pub number: u32,
+    /// The model that its requests ask for.
+    pub model: String,
+    /// How many requests it has.
+    pub requests: u64,
+    /// Size of its batch file in bytes.
+    pub bytes: u64,
+    /// Where it stands, in the Ledger's words.
+    pub state: &'static str,
+    /// Its file at the service.
+    pub file_id: Option<String>,
+    /// Its batch.
+    pub batch_id: Option<String>,
+    /// What that was last seen as.
+    pub batch_status: Option<String>,
+    /// Why it stands there, where that needs saying.
+    pub note: Option<String>,
+}
+
+/// Reads where a run stands. Another process may be working on it.
+pub fn status(run: &Path) -> Result<RunStatus, Error> {
+    let ledger = open(run)?;
+    let mut shards_by_state = BTreeMap::new();
+    let mut shards = Vec::new();
+    for Recorded { shard, state, note, file_id, batch_status, .. } in ledger.shards()? {
+        *shards_by_state.entry(state.name()).or_default() += 1;
+        shards.push(ShardStatus {
+            number: shard.number,
+            model: shard.model,
+            requests: shard.requests,
+            bytes: shard.bytes,
+            state: state.name(),
+            file_id,
+            batch_id: state.batch_id().map(str::to_owned),
+            batch_status,
+            note,
+        });
+    }
+    Ok(RunStatus {
+        directory: run.to_owned(),
+        inputs: prepare::input_names(&ledger)?,
+        service: ledger.meta("service")?,
+        created_at: ledger.meta("created_at")?,
+        requests: ledger.requests()?,
+        owner: directory::owner(run)?,
+        shards_by_state,
+        shards,
+        incidents: ledger.incidents()?,
+    })
+}
+
+/// A batch that was asked to stop.
+#[derive(Debug, Clone)]
+pub struct Cancelled {
+    /// Its shard.
+    pub shard: u32,
+    /// Its id.
+    pub batch_id: String,
+    /// What the service says it is now.
+    pub status: String,
+}
+
+/// Asks the service to cancel every batch of the run that has not ended. A later `run` fetches what they had finished.
+///
+/// # Errors
+/// The first batch that cannot be cancelled ends it; asking again is harmless.
+pub async fn cancel(api: &impl Api, run: &Path) -> Result<Vec<Cancelled>, Error> {
+    let mut ledger = open(run)?;
+    let mut cancelled = Vec::new();
+    for Recorded { shard, state, .. } in ledger.shards()? {
+        let ShardState::Submitted { batch_id, .. } = state else { continue };
+        let batch = api.cancel(&batch_id).await?;
+        ledger.seen(&batch_id, &batch.status.to_string())?;
+        cancelled.push(Cancelled { shard: shard.number, batch_id, status: batch.status.to_string() });
+    }
+    Ok(cancelled)
+}
+
+/// What [`retry`] has decided.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Decided {
+    /// Requests that will be sent again.
+    pub requests: u64,
+    /// The shards that they are from.
+    pub shards: u64,
+    /// Submissions in doubt that will be repeated.
+    pub submissions: u64,
+}
+
+/// Decides that everything a run left without an output is sent again by the next `run`, whatever the rounds say: errors
+/// that may fare better, missing requests, what cancelled or failed batches left. With `ambiguous`, held shards are submitted
+/// again, too.
+pub fn retry(run: &Path, ambiguous: bool) -> Result<Decided, Error> {
+    let mut prepared = prepare::open_run(RunDirectory::open(run)?, None, true)?;
+    let replies = ReplyIndex::open_or_create(&layout::replies_index(run), prepared.requests.len())?;
+    let mut decided = Decided::default();
+    for Recorded { shard, state, followed, .. } in prepared.ledger.shards()? {
+        match state {
+            ShardState::Held { .. } if ambiguous => {
+                prepared.ledger.submit_again(shard.number)?;
+                decided.submissions += 1;
+            }
+            ShardState::Indexed { batch, .. } if !followed => {
+                let members = Members::collect(&shard, &prepared.requests, run)?;
+                let seqs: Vec<u64> = members.into_iter().map(|(seq, _)| seq).collect();
+                let left = BatchWorth::of(&batch, true).left_over(&seqs, &replies.read_each(&seqs)?);
+                if left.count > 0 {
+                    prepared.ledger.decide(shard.number, left)?;
+                    decided.requests += left.count;
+                    decided.shards += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(decided)
+}
+
+/// Removes a run directory, with the replies in it.
+pub fn remove(run: &Path) -> Result<(), Error> {
+    let directory = RunDirectory::open(run)?;
+    durable::remove_directory(directory.path())?;
+    Ok(())
+}
+
+fn open(run: &Path) -> Result<Ledger, Error> {
+    directory::require_run(run)?;
+    Ok(Ledger::open(&layout::ledger(run))?)
+}

@@ -1,0 +1,176 @@
+//! The run: drives shards through the three phases, and keeps what must survive.
+//!
+//! In: [`RunOptions`], a place for the output, a [`Monitor`]. Out: a [`Summary`], and one output line for each line of the input.
+//!
+//! | file | what it knows |
+//! | --- | --- |
+//! | [`options`] | what a run is asked to do |
+//! | [`directory`] | where its state lives, and who may work on it |
+//! | `prepare` | from inputs to a run directory, new or found again |
+//! | [`ledger`] | the truth about shards, batches and money |
+//! | [`state`] | where a shard stands and what it needs next |
+//! | `steps` | what is done |
+//! | `rounds` | what is sent again |
+//! | `driver` | when it is done, and what came of it |
+//! | `output` | the output as it grows |
+//! | [`summary`] | how it ended |
+//! | [`inspect`], [`doctor`] | looking at a run from outside |
+//! | [`monitor`] | what is told to whoever runs it |
+//!
+//! What always holds: starting and resuming are the same thing, because every step begins from what the Ledger says.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::durable;
+use crate::error::Error;
+use crate::remote::{Address, Api, HttpApi, Notice, Observer, Settings};
+use crate::results::reply_index::ReplyIndex;
+use crate::serve::{ServeOptions, Server};
+
+pub mod directory;
+pub mod doctor;
+mod driver;
+pub mod inspect;
+pub mod ledger;
+pub mod monitor;
+pub mod options;
+pub(crate) mod output;
+mod prepare;
+mod rounds;
+#[cfg(test)]
+mod simulation;
+pub mod state;
+mod steps;
+pub mod summary;
+
+pub use monitor::{Event, Monitor, Silent};
+pub use options::{OnAmbiguous, OutputTarget, RunOptions, ServiceChoice};
+pub use output::Outputs;
+pub use prepare::DefectReport;
+pub use summary::Summary;
+
+use directory::layout;
+use driver::{Driver, Parts};
+use output::{Merger, Notes};
+use prepare::Prepared;
+use state::ShardState;
+use steps::Files;
+
+/// Runs the inputs through the service and writes the replies in input order; or goes on with the run that began it.
+///
+/// `stop` interrupts the run: it can be gone on with.
+///
+/// # Errors
+/// Whatever keeps the run from going on. Failed requests and unresolved submissions are no errors: the [`Summary`] has them.
+pub async fn run(
+    options: RunOptions,
+    outputs: Outputs,
+    monitor: Arc<dyn Monitor>,
+    stop: CancellationToken,
+) -> Result<Summary, Error> {
+    let begun = Instant::now();
+    let prepared = prepare_beside(&options, &monitor, &stop).await?;
+    let run = prepared.directory.path().to_owned();
+    let (api, server) = connect(&options, &run, &monitor).await?;
+    let summary = work(prepared, Arc::new(api), options, outputs, monitor, stop).await?;
+    if let Some(server) = server {
+        server.stop().await?;
+    }
+    Ok(Summary { seconds: begun.elapsed().as_secs_f64(), ..summary })
+}
+
+/// Takes a run from where it stands to its end, whoever the service is.
+async fn work<A: Api>(
+    prepared: Prepared,
+    api: Arc<A>,
+    options: RunOptions,
+    outputs: Outputs,
+    monitor: Arc<dyn Monitor>,
+    stop: CancellationToken,
+) -> Result<Summary, Error> {
+    let begun = Instant::now();
+    let run = prepared.directory.path().to_owned();
+    let Prepared { ledger, source, requests, ids, line, resumed, directory } = prepared;
+    let replies = ReplyIndex::open_or_create(&layout::replies_index(&run), requests.len())?;
+    let files = Arc::new(Files { run: run.clone(), source, requests, replies, ids, threads: options.threads });
+    tell_start(&ledger, &run, resumed, &*monitor)?;
+    let notes = Notes::default();
+    let merger = Merger::start(files.clone(), line, notes.clone(), outputs, monitor.clone())?;
+    let delete_remote = options.delete_remote;
+    let parts = Parts { api: api.clone(), files: files.clone(), ledger, options, monitor, merger, notes, stop };
+    let (driven, ledger, merger) = Driver::new(parts)?.drive().await?;
+    let writing = tokio::task::spawn_blocking(|| merger.finish());
+    let written = writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    let summary = Summary::new(&ledger, run, &driven, written, files.requests.len(), resumed, begun.elapsed())?;
+    if delete_remote && summary.is_complete() {
+        delete_files(&*api, &ledger).await?;
+    }
+    drop(directory);
+    Ok(summary)
+}
+
+/// Deletes what the run left at the service. One file that is already gone is no error; asking again is harmless.
+async fn delete_files(api: &impl Api, ledger: &ledger::Ledger) -> Result<(), Error> {
+    for file_id in ledger.remote_files()? {
+        api.delete_file(&file_id).await?;
+    }
+    Ok(())
+}
+
+/// Reads and checks the input on a thread of its own, so that an interrupt is heard meanwhile.
+async fn prepare_beside(
+    options: &RunOptions,
+    monitor: &Arc<dyn Monitor>,
+    stop: &CancellationToken,
+) -> Result<Prepared, Error> {
+    let (options, monitor) = (options.clone(), monitor.clone());
+    let preparing = tokio::task::spawn_blocking(move || prepare::prepare(&options, &*monitor));
+    tokio::select! {
+        prepared = preparing => prepared.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())),
+        () = stop.cancelled() => Err(Error::Interrupted),
+    }
+}
+
+/// The client, and the built-in service if that is what it talks to.
+async fn connect(
+    options: &RunOptions,
+    run: &Path,
+    monitor: &Arc<dyn Monitor>,
+) -> Result<(HttpApi, Option<Server>), Error> {
+    let monitor = monitor.clone();
+    let observer = Observer::new(move |notice: &Notice<'_>| monitor.event(Event::Note(&notice.to_string())));
+    let settings = Settings { observer, ..Settings::default() };
+    match &options.service {
+        ServiceChoice::At { profile, address, token } => {
+            Ok((HttpApi::new(profile, address.clone(), token.clone(), settings)?, None))
+        }
+        ServiceChoice::BuiltIn { profile } => {
+            let directory = layout::local(run);
+            durable::create_directory(&directory)?;
+            let server = Server::start(ServeOptions { directory, ..ServeOptions::default() }).await?;
+            let address = Address::parse(&server.base_url())?;
+            Ok((HttpApi::new(profile, address, Some(options::built_in_token()), settings)?, Some(server)))
+        }
+    }
+}
+
+fn tell_start(ledger: &ledger::Ledger, run: &Path, resumed: bool, monitor: &dyn Monitor) -> Result<(), Error> {
+    let shards = ledger.shards()?;
+    let bytes = |wanted: fn(&ShardState) -> bool| {
+        shards.iter().filter(|known| wanted(&known.state)).map(|known| known.shard.bytes).sum()
+    };
+    monitor.event(Event::Started {
+        directory: run,
+        requests: ledger.requests()?,
+        shards: shards.len(),
+        bytes: bytes(|_| true),
+        upload_bytes: bytes(|state| *state == ShardState::Packed),
+        resumed,
+        done: shards.iter().all(|known| matches!(known.state, ShardState::Indexed { .. })),
+    });
+    Ok(())
+}

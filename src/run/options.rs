@@ -1,0 +1,142 @@
+//! What a run is asked to do.
+
+use std::fmt;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::input::check::LineLimits;
+use crate::input::pack::ShardLimits;
+use crate::input::source::Input;
+use crate::remote::{Address, Profile, Token};
+
+/// Defects shown, unless the user says otherwise.
+pub const MAX_DEFECTS: u64 = 100;
+
+/// Memory for the whole process, in bytes, unless the user says otherwise.
+pub const MEMORY_BYTES: usize = 256 * 1024 * 1024;
+
+/// Uploads at a time, unless the user says otherwise.
+pub const UPLOADS: usize = 4;
+
+/// How long the list is watched, unless the user says otherwise. How fast Together's list shows a new batch is not known.
+pub const SETTLE: Duration = Duration::from_secs(600);
+
+/// Rounds, unless the user says otherwise.
+pub const ROUNDS: u32 = 3;
+
+/// Downloads at a time.
+pub const DOWNLOADS: usize = 4;
+
+/// Where the built-in service is, in [`ServiceChoice::identity`].
+pub const BUILT_IN: &str = "built in";
+
+/// The service that answers.
+#[derive(Debug, Clone)]
+pub enum ServiceChoice {
+    /// The built-in one, started for this run inside of this process.
+    BuiltIn {
+        /// Its profile.
+        profile: &'static Profile,
+    },
+    /// One that is somewhere.
+    At {
+        /// What it takes and how it speaks.
+        profile: &'static Profile,
+        /// Where it is.
+        address: Address,
+        /// The key, if there is one.
+        token: Option<Token>,
+    },
+}
+
+impl ServiceChoice {
+    /// What tells one service from another in a run's fingerprint: the provider's name, and behind a space its address.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        match self {
+            Self::BuiltIn { profile } => format!("{} {BUILT_IN}", profile.name),
+            Self::At { profile, address, .. } => format!("{} {address}", profile.name),
+        }
+    }
+
+    /// What it takes and how it speaks.
+    #[must_use]
+    pub fn profile(&self) -> &'static Profile {
+        match self {
+            Self::BuiltIn { profile } | Self::At { profile, .. } => profile,
+        }
+    }
+}
+
+/// Where the ordered lines go.
+pub enum OutputTarget {
+    /// To a writer, as they become final.
+    Writer(Box<dyn Write + Send>),
+    /// To a file, which appears whole when the run is done.
+    File(PathBuf),
+}
+
+impl fmt::Debug for OutputTarget {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Writer(_) => out.write_str("Writer"),
+            Self::File(path) => out.debug_tuple("File").field(path).finish(),
+        }
+    }
+}
+
+/// What to do with a submission of which nobody knows whether it created a batch, when the service's list shows none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnAmbiguous {
+    /// Leave it for somebody to decide. The only choice that never pays twice, whatever the service does.
+    Hold,
+    /// Submit again when the list has shown nothing for this long. Right where a list that has settled tells the truth.
+    RetryAfter(Duration),
+}
+
+/// The key for the built-in service, which takes any.
+pub(super) fn built_in_token() -> Token {
+    Token::new("built-in").expect("it is not empty")
+}
+
+/// What a run is asked to do.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// The inputs, in order.
+    pub inputs: Vec<Input>,
+    /// Directory in which runs are kept.
+    pub runs: PathBuf,
+    /// This run's directory, if it is not to be named after its fingerprint.
+    pub directory: Option<PathBuf>,
+    /// The service.
+    pub service: ServiceChoice,
+    /// The endpoint that answers the requests.
+    pub endpoint: String,
+    /// What lines must keep to.
+    pub line: LineLimits,
+    /// What shards must keep to.
+    pub shard: ShardLimits,
+    /// Lines that are no requests get an error line each; the rest is sent.
+    pub skip_invalid: bool,
+    /// File that takes every Defect.
+    pub report: Option<PathBuf>,
+    /// Most Defects told to the monitor.
+    pub max_defects: u64,
+    /// Threads that check and merge.
+    pub threads: usize,
+    /// Memory for the whole process, in bytes.
+    pub memory_bytes: usize,
+    /// Uploads at a time.
+    pub uploads: usize,
+    /// Time between two looks at the batches.
+    pub poll_interval: Duration,
+    /// See [`OnAmbiguous`].
+    pub on_ambiguous: OnAmbiguous,
+    /// How long the service's list is watched before a submission in doubt is held.
+    pub settle: Duration,
+    /// How often a request is sent at most.
+    pub rounds: u32,
+    /// Whether the run's files at the service are deleted when every request has an output.
+    pub delete_remote: bool,
+}

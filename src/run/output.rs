@@ -1,0 +1,252 @@
+//! The output as it grows: a thread that merges whatever has become final.
+//!
+//! In: the frontier, the first Seq whose outcome may still change. Out: all lines before it, in order, and at the end the totals.
+//!
+//! A file appears whole, when all is written; a writer gets the lines as they become final.
+
+use std::collections::HashMap;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::directory::layout;
+use super::monitor::{Event, Monitor};
+use super::options::OutputTarget;
+use super::steps::Files;
+use crate::durable::{self, FileError, PendingFile};
+use crate::error::Error;
+use crate::input::InputError;
+use crate::input::check::{self, LineLimits};
+use crate::input::defect::Defect;
+use crate::input::request_index::{LineState, RequestIndex};
+use crate::input::source::Source;
+use crate::results::ResultsError;
+use crate::results::merge::{self, MISSING, MergeInputs, Merged, Sinks, Unanswered};
+
+/// Bytes gathered before they are handed to the operating system.
+const WRITE_BYTES: usize = 256 * 1024;
+
+/// How long a run that stops early waits for the thread.
+const LAST_WORK: Duration = Duration::from_secs(1);
+
+/// Seqs merged between two reports of progress.
+const STRETCH_SEQS: u64 = 64 * 1024;
+
+/// Why batches left requests without a reply, by shard.
+pub(crate) type Notes = Arc<Mutex<HashMap<u32, String>>>;
+
+/// Where the lines go.
+#[derive(Debug)]
+pub struct Outputs {
+    /// Takes every line, or only outputs if there is a place for the rest.
+    pub output: OutputTarget,
+    /// Takes errors, missing and invalid lines.
+    pub errors: Option<PathBuf>,
+}
+
+/// Merges on a thread of its own.
+#[derive(Debug)]
+pub(crate) struct Merger {
+    /// Dropped, it ends the thread.
+    frontier: Option<mpsc::Sender<u64>>,
+    thread: Option<JoinHandle<Result<Merged, Error>>>,
+}
+
+impl Drop for Merger {
+    /// A run that stops early lets the thread remove what it has begun to write; one that hangs at a pipe is left behind.
+    fn drop(&mut self) {
+        self.frontier = None;
+        let deadline = Instant::now() + LAST_WORK;
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < deadline {
+            std::thread::sleep(LAST_WORK / 100);
+        }
+    }
+}
+
+impl Merger {
+    /// Starts with nothing final.
+    pub(crate) fn start(
+        files: Arc<Files>,
+        line: LineLimits,
+        notes: Notes,
+        outputs: Outputs,
+        monitor: Arc<dyn Monitor>,
+    ) -> Result<Self, Error> {
+        let mut open = OpenOutputs::open(outputs)?;
+        let (frontier, moves) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let mut merged = Merged::default();
+            let mut from = 0;
+            for to in moves {
+                merge_stretches(&files, line, &notes, from..to, &mut open, &mut merged, &*monitor)?;
+                from = to.max(from);
+            }
+            // The sender is gone: all is final, or the run has stopped early.
+            if from == files.requests.len() {
+                open.finish()?;
+            }
+            Ok(merged)
+        });
+        Ok(Self { frontier: Some(frontier), thread: Some(thread) })
+    }
+
+    /// Tells that everything before `seq` is final.
+    pub(crate) fn advance(&self, seq: u64) {
+        // When the thread has ended early its error comes out of `finish`.
+        let _ = self.frontier.as_ref().map(|frontier| frontier.send(seq));
+    }
+
+    /// Whether the thread has ended early, which it does only with an error.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits until all that is final has been written.
+    pub(crate) fn finish(mut self) -> Result<Merged, Error> {
+        self.frontier = None;
+        let thread = self.thread.take().expect("it is taken here only");
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+fn merge_stretches(
+    files: &Files,
+    line: LineLimits,
+    notes: &Notes,
+    seqs: std::ops::Range<u64>,
+    outputs: &mut OpenOutputs,
+    merged: &mut Merged,
+    monitor: &dyn Monitor,
+) -> Result<(), Error> {
+    let unanswering = Unanswering { source: &files.source, requests: &files.requests, line };
+    let note = |shard| notes.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned();
+    let inputs = MergeInputs {
+        replies: &files.replies,
+        path: &|number| Ok(layout::reply_file(&files.run, number)),
+        unanswered: &|seq| unanswering.explain(seq, &note),
+        body: &|seq| unanswering.body(seq),
+        threads: files.threads,
+    };
+    let mut from = seqs.start;
+    while from < seqs.end {
+        let to = (from + STRETCH_SEQS).min(seqs.end);
+        let stretch = merge::merge(from..to, inputs, &mut outputs.sinks())?;
+        merged.add(&stretch);
+        monitor.event(Event::Merged(merged));
+        from = to;
+    }
+    outputs.flush()
+}
+
+/// Says why a line of the input has no reply.
+pub(crate) struct Unanswering<'u> {
+    pub(crate) source: &'u Source,
+    pub(crate) requests: &'u RequestIndex,
+    pub(crate) line: LineLimits,
+}
+
+impl Unanswering<'_> {
+    /// The `body` of a request, as it stands in the input.
+    pub(crate) fn body(&self, seq: u64) -> Result<Option<Vec<u8>>, ResultsError> {
+        let record = self.requests.record(seq)?;
+        if record.state != LineState::Request {
+            return Ok(None);
+        }
+        let failed = |source: InputError| ResultsError::Request { seq, source: source.into() };
+        let mut line = vec![0; record.length as usize];
+        self.source.read_at(record.offset, &mut line).map_err(failed)?;
+        Ok(check::body(&line).map(<[u8]>::to_vec))
+    }
+
+    /// Looks at the line again. `note` tells what became of a shard's batch, where that explains it.
+    pub(crate) fn explain(&self, seq: u64, note: &dyn Fn(u32) -> Option<String>) -> Result<Unanswered, ResultsError> {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| ResultsError::Request { seq, source };
+        let record = self.requests.record(seq)?;
+        let text =
+            self.source.read_line(record.offset, self.line.line_bytes + 1).map_err(|error| failed(error.into()))?;
+        let custom_id = check::custom_id(&text).map(|(custom_id, _)| custom_id);
+        Ok(match record.state {
+            LineState::Request => {
+                let nothing = || "the service returned no reply for this request".to_owned();
+                Unanswered { custom_id, code: MISSING, message: note(record.shard).unwrap_or_else(nothing) }
+            }
+            LineState::Duplicate => {
+                let message = "an earlier line has the same custom_id; nothing was sent".to_owned();
+                Unanswered { custom_id, code: "duplicate-custom-id", message }
+            }
+            LineState::Defective => {
+                let valid = || failed("the line has become valid since it was checked".into());
+                let Defect { kind, custom_id, .. } = check::diagnose(&text, &self.line).err().ok_or_else(valid)?;
+                Unanswered { custom_id, code: kind.code(), message: format!("{kind}; nothing was sent") }
+            }
+        })
+    }
+}
+
+/// A sink that appears whole, or one that does not.
+enum OpenOutput {
+    Writer(BufWriter<Box<dyn Write + Send>>),
+    File(BufWriter<PendingFile>),
+}
+
+impl OpenOutput {
+    fn file(path: &Path) -> Result<Self, FileError> {
+        // A device or a named pipe must not be replaced by a file.
+        if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+            let device = durable::append(path)?;
+            return Ok(Self::Writer(BufWriter::with_capacity(WRITE_BYTES, Box::new(device))));
+        }
+        Ok(Self::File(BufWriter::with_capacity(WRITE_BYTES, PendingFile::create(path)?)))
+    }
+
+    fn sink(&mut self) -> &mut dyn Write {
+        match self {
+            Self::Writer(writer) => writer,
+            Self::File(file) => file,
+        }
+    }
+
+    fn finish(self) -> Result<(), Error> {
+        match self {
+            Self::Writer(mut writer) => writer.flush().map_err(|error| ResultsError::Output(error).into()),
+            Self::File(file) => {
+                let target = file.get_ref().target().to_owned();
+                let pending = file.into_inner().map_err(|error| FileError::on("write", &target)(error.into_error()))?;
+                Ok(pending.publish()?)
+            }
+        }
+    }
+}
+
+pub(crate) struct OpenOutputs {
+    output: OpenOutput,
+    errors: Option<OpenOutput>,
+}
+
+impl OpenOutputs {
+    pub(crate) fn open(outputs: Outputs) -> Result<Self, FileError> {
+        let output = match outputs.output {
+            OutputTarget::Writer(writer) => OpenOutput::Writer(BufWriter::with_capacity(WRITE_BYTES, writer)),
+            OutputTarget::File(path) => OpenOutput::file(&path)?,
+        };
+        let errors = outputs.errors.as_deref().map(OpenOutput::file).transpose()?;
+        Ok(Self { output, errors })
+    }
+
+    pub(crate) fn sinks(&mut self) -> Sinks<'_> {
+        Sinks { outputs: self.output.sink(), errors: self.errors.as_mut().map(OpenOutput::sink) }
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        let flushed: io::Result<()> = self.output.sink().flush();
+        flushed.map_err(|error| ResultsError::Output(error).into())
+    }
+
+    pub(crate) fn finish(self) -> Result<(), Error> {
+        self.output.finish()?;
+        self.errors.map_or(Ok(()), OpenOutput::finish)
+    }
+}

@@ -1,0 +1,239 @@
+//! What must hold when a run has ended, judged by the service's own record.
+//!
+//! In: the world, the run directory, what was written. Out: nothing, or a panic that says which promise was broken.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::life::{Ended, Mode, Scenario};
+use super::rows::{self, ReplyLine};
+use super::world::World;
+use crate::remote::BatchStatus;
+use crate::results::reply::ReplyKind;
+use crate::results::retry_class::failed_batch_worth_retrying;
+use crate::run::OnAmbiguous;
+use crate::run::directory::layout;
+use crate::run::ledger::Ledger;
+use crate::run::state::{Recorded, ShardState};
+
+/// Judges a run.
+pub(super) struct Oracle<'o> {
+    pub(super) scenario: &'o Scenario,
+    pub(super) world: &'o World,
+    pub(super) ended: &'o Ended,
+    shards: Vec<Recorded>,
+    surplus: BTreeMap<String, bool>,
+}
+
+/// What a request has in the end.
+#[derive(Debug, Clone, Default)]
+struct Standing<'w> {
+    line: Option<&'w ReplyLine>,
+    /// The batch that it was in last.
+    last: Option<usize>,
+    round: u32,
+}
+
+impl<'o> Oracle<'o> {
+    pub(super) fn new(scenario: &'o Scenario, world: &'o World, ended: &'o Ended) -> Self {
+        let ledger = Ledger::open(&layout::ledger(&ended.run)).expect("the ledger can be read");
+        let shards = ledger.shards().expect("the ledger makes sense");
+        let surplus = ledger.surplus().expect("the ledger can be read");
+        Self { scenario, world, ended, shards, surplus }
+    }
+
+    pub(super) fn judge(&self) {
+        self.nothing_is_accepted_twice();
+        self.batches_are_our_own();
+        self.nothing_answered_is_sent_again();
+        self.surplus_is_found();
+        let Some(summary) = &self.ended.summary else {
+            assert_eq!(self.scenario.mode, Mode::Safety, "the run has not ended after {} lives", self.ended.lives);
+            return;
+        };
+        assert_eq!(summary.outputs + summary.errors + summary.missing + summary.open, self.scenario.requests);
+        self.output_is_what_was_given();
+        self.what_is_worth_it_was_sent_again();
+        self.held_are_in_doubt();
+        if self.scenario.mode == Mode::Liveness && summary.held.is_empty() {
+            for (seq, standing) in self.standings() {
+                let kind = standing.line.and_then(|line| line.means).map(|(_, kind)| kind);
+                assert_eq!(
+                    kind,
+                    Some(rows::fate(self.world.seed, seq)),
+                    "request {seq} is not answered as it deserves"
+                );
+            }
+        }
+    }
+
+    /// P3, and the condition under which `--on-ambiguous retry-after` may pay twice.
+    fn nothing_is_accepted_twice(&self) {
+        let mut by_file: BTreeMap<usize, Vec<_>> = BTreeMap::new();
+        for accepted in &self.world.accepted {
+            by_file.entry(accepted.file).or_default().push(accepted);
+        }
+        for (file, accepted) in by_file {
+            // The same content can go up again in a later round; the service may know it by the same id.
+            let shards = self.world.files[file].shards.len();
+            if accepted.len() <= shards {
+                continue;
+            }
+            let OnAmbiguous::RetryAfter(window) = self.scenario.options.on_ambiguous else {
+                panic!("{} batches were accepted for file {file} of {shards} shards", accepted.len());
+            };
+            let hidden = accepted.windows(2).any(|pair| {
+                let omitting = self.world.listings.iter().filter(|listing| {
+                    (pair[0].at..pair[1].at).contains(&listing.at) && !listing.batches.contains(&pair[0].batch)
+                });
+                let times: Vec<Duration> = omitting.map(|listing| listing.at).collect();
+                times.len() >= 3 && times[times.len() - 1] - times[0] + Duration::from_secs(1) >= window
+            });
+            assert!(hidden, "file {file} was submitted again although the list showed its batch");
+        }
+    }
+
+    fn batches_are_our_own(&self) {
+        let mut owned = BTreeSet::new();
+        for known in &self.shards {
+            let Some(batch) = batch_of(known) else { continue };
+            assert!(owned.insert(batch), "two shards have batch {batch}");
+            let stored = &self.world.batches[batch];
+            assert!(!stored.foreign, "shard {} has taken another run's batch {batch}", known.shard.number);
+            let shards = &self.world.files[stored.file].shards;
+            assert!(shards.contains(&known.shard.number), "batch {batch} works on another shard's file");
+        }
+    }
+
+    /// The Seqs of each shard, from what it uploaded.
+    fn members(&self, shard: u32) -> Vec<u64> {
+        let file = self.world.files.iter().find(|file| file.shards.contains(&shard));
+        file.map(|file| rows::seqs_of(&file.content).collect()).unwrap_or_default()
+    }
+
+    /// What was given out of a batch's reply files, outputs first.
+    fn given(&self, batch: usize) -> impl Iterator<Item = &'o ReplyLine> {
+        let files = self.world.batches[batch].left.as_ref().map(|left| left.files).into_iter().flatten().flatten();
+        files.flat_map(|file| {
+            let replies = &self.world.replies[file];
+            &replies.lines[..replies.given.unwrap_or(0)]
+        })
+    }
+
+    /// The reply that stands: the first output, or else the first error.
+    fn reply(&self, batch: usize, seq: u64) -> Option<&'o ReplyLine> {
+        let own = || self.given(batch).filter(|line| line.means.is_some_and(|(answered, _)| answered == seq));
+        own().find(|line| is_output(line)).or_else(|| own().next())
+    }
+
+    fn nothing_answered_is_sent_again(&self) {
+        let mut answered: BTreeMap<u64, u32> = BTreeMap::new();
+        for known in &self.shards {
+            let members = self.members(known.shard.number);
+            for seq in &members {
+                let earlier = answered.get(seq).filter(|round| **round < known.shard.round);
+                assert!(earlier.is_none(), "request {seq} had an output and was sent again");
+            }
+            if let (Some(batch), ShardState::Indexed { .. }) = (batch_of(known), &known.state) {
+                let outputs = members.iter().filter(|seq| self.reply(batch, **seq).is_some_and(is_output));
+                answered.extend(outputs.map(|seq| (*seq, known.shard.round)));
+            }
+        }
+    }
+
+    fn standings(&self) -> BTreeMap<u64, Standing<'o>> {
+        let mut standings: BTreeMap<u64, Standing<'o>> =
+            (0..self.scenario.requests).map(|seq| (seq, Standing::default())).collect();
+        for known in &self.shards {
+            let batch = batch_of(known).filter(|_| matches!(known.state, ShardState::Indexed { .. }));
+            for seq in self.members(known.shard.number) {
+                let standing = standings.get_mut(&seq).expect("requests of the input alone are sent");
+                standing.last = batch;
+                standing.round = known.shard.round;
+                if let Some(line) = batch.and_then(|batch| self.reply(batch, seq)) {
+                    standing.line = Some(line);
+                }
+            }
+        }
+        standings
+    }
+
+    fn output_is_what_was_given(&self) {
+        let mut lines: Vec<&[u8]> = self.ended.output.split(|byte| *byte == b'\n').collect();
+        assert_eq!(lines.pop(), Some(&b""[..]), "the output ends in a line end");
+        let standings = self.standings();
+        let open = |standing: &Standing<'_>| standing.last.is_none();
+        let closed = standings.values().position(open).unwrap_or(standings.len());
+        assert_eq!(lines.len(), closed, "the output ends before the first open request");
+        for (line, (seq, standing)) in lines.iter().zip(standings) {
+            if let Some(given) = standing.line {
+                let (line, given) = (String::from_utf8_lossy(line), String::from_utf8_lossy(&given.bytes));
+                assert_eq!(line, given, "request {seq}");
+                continue;
+            }
+            let value: serde_json::Value = serde_json::from_slice(line).expect("a line of our own is JSON");
+            assert_eq!(value["custom_id"], rows::custom_id(seq));
+            assert_eq!(value["error"]["code"], "missing");
+        }
+    }
+
+    fn what_is_worth_it_was_sent_again(&self) {
+        for (seq, standing) in self.standings() {
+            let (Some(batch), rounds) = (standing.last, self.scenario.options.rounds) else { continue };
+            let left = self.world.batches[batch].left.as_ref().expect("it was indexed");
+            let kind = standing.line.and_then(|line| line.means).map(|(_, kind)| kind);
+            let worth = match (kind, &left.status) {
+                (_, BatchStatus::Cancelled) | (Some(ReplyKind::Output | ReplyKind::Error), _) => false,
+                (None, BatchStatus::Failed) => failed_batch_worth_retrying(left.error.as_deref()),
+                _ => true,
+            };
+            assert!(!worth || standing.round >= rounds, "request {seq} was not sent again");
+        }
+    }
+
+    /// A shard is held only when no answer came and the list did not show its batch.
+    fn held_are_in_doubt(&self) {
+        for known in &self.shards {
+            let ShardState::Held { .. } = known.state else { continue };
+            let number = known.shard.number;
+            let accepted = self.world.accepted.iter().filter(|accepted| {
+                self.world.files[accepted.file].shards.contains(&number)
+                    && !self.shards.iter().any(|other| batch_of(other) == Some(accepted.batch))
+            });
+            for accepted in accepted {
+                let settled = self.scenario.mode == Mode::Liveness;
+                assert!(!settled, "shard {number} is still held, although batch {} can be found", accepted.batch);
+                let last = self.world.listings.iter().rfind(|listing| listing.life == self.world.life);
+                let shown = last.is_some_and(|listing| listing.batches.contains(&accepted.batch));
+                assert!(!shown, "shard {number} is held although the list shows its batch {}", accepted.batch);
+            }
+        }
+    }
+
+    /// R6: a second batch that a list showed is known, and was asked to stop.
+    fn surplus_is_found(&self) {
+        let adopted: BTreeSet<usize> = self.shards.iter().filter_map(batch_of).collect();
+        for accepted in self.world.accepted.iter().filter(|accepted| !adopted.contains(&accepted.batch)) {
+            let file = &self.world.files[accepted.file];
+            let decided = file.shards.iter().all(|shard| batch_of(&self.shards[*shard as usize]).is_some());
+            let listed = self
+                .world
+                .listings
+                .iter()
+                .any(|listing| listing.life == self.world.life && listing.batches.contains(&accepted.batch));
+            if !decided || !listed || self.ended.summary.is_none() {
+                continue;
+            }
+            let id = format!("batch-{}", accepted.batch);
+            assert!(self.surplus.contains_key(&id), "nobody noticed the second batch {id}");
+        }
+    }
+}
+
+fn is_output(line: &ReplyLine) -> bool {
+    line.means.is_some_and(|(_, kind)| kind == ReplyKind::Output)
+}
+
+fn batch_of(known: &Recorded) -> Option<usize> {
+    known.state.batch_id()?.strip_prefix("batch-")?.parse().ok()
+}

@@ -1,0 +1,124 @@
+//! How a run ended.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::driver::Driven;
+use super::ledger::Ledger;
+use crate::error::Error;
+use crate::results::index::Indexed;
+use crate::results::merge::Merged;
+use crate::results::reply::Usage;
+
+/// How a run ended: every line of the input accounted for.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// The run directory.
+    pub directory: PathBuf,
+    /// Lines of the input that are not blank.
+    pub lines: u64,
+    /// Requests answered.
+    pub outputs: u64,
+    /// Requests that failed.
+    pub errors: u64,
+    /// The errors, by code and message.
+    pub errors_by_kind: BTreeMap<String, u64>,
+    /// Requests that the service neither answered nor refused.
+    pub missing: u64,
+    /// Lines that were no requests and were skipped.
+    pub invalid: u64,
+    /// Lines whose outcome is still open, because a submission is held.
+    pub open: u64,
+    /// Replies that said the same as another one.
+    pub duplicates: u64,
+    /// Replies that said something else than the one kept.
+    pub conflicts: u64,
+    /// Replies to nobody.
+    pub unknown: u64,
+    /// Reply lines without an id.
+    pub unreadable: u64,
+    /// Requests that were sent again, by the reason.
+    pub sent_again: BTreeMap<String, u64>,
+    /// Batches that ended.
+    pub batches: usize,
+    /// Batches that ended without being completed.
+    pub batches_unsound: usize,
+    /// Shards whose submissions are unresolved.
+    pub held: Vec<u32>,
+    /// Batches on the run's files that do not work for it, by id: they may have been paid for in vain.
+    pub surplus_batches: Vec<String>,
+    /// Tokens of the prompts, as the service counted them.
+    pub prompt_tokens: u64,
+    /// Tokens of the answers, as the service counted them.
+    pub completion_tokens: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// What went wrong and was dealt with, in this run's whole life.
+    pub incidents: Vec<String>,
+    /// Whether the run was there before.
+    pub resumed: bool,
+    /// Time that this process took, in seconds.
+    pub seconds: f64,
+}
+
+impl Summary {
+    pub(super) fn new(
+        ledger: &Ledger,
+        directory: PathBuf,
+        driven: &Driven,
+        merged: Merged,
+        lines: u64,
+        resumed: bool,
+        took: Duration,
+    ) -> Result<Self, Error> {
+        let totals = ledger.totals()?;
+        let Indexed { duplicates, conflicts, unknown, unreadable, usage, labels, .. } = totals;
+        let Usage { prompt, completion } = usage;
+        let open = lines - merged.lines();
+        if driven.held.is_empty() && open != 0 {
+            let what = format!("{} of {lines} lines were written", merged.lines());
+            return Err(Error::Internal { what });
+        }
+        if open == 0 && (totals.outputs, totals.errors) != (merged.outputs, merged.errors) {
+            let what = format!(
+                "{} outputs and {} errors were indexed, {} and {} were written",
+                totals.outputs, totals.errors, merged.outputs, merged.errors
+            );
+            return Err(Error::Internal { what });
+        }
+        Ok(Self {
+            directory,
+            lines,
+            outputs: merged.outputs,
+            errors: merged.errors,
+            errors_by_kind: labels,
+            missing: merged.missing,
+            invalid: merged.invalid,
+            open,
+            duplicates,
+            conflicts,
+            unknown,
+            unreadable,
+            sent_again: ledger.resent()?,
+            batches: driven.batches,
+            batches_unsound: driven.unsound,
+            held: driven.held.clone(),
+            surplus_batches: ledger.surplus()?.into_keys().collect(),
+            prompt_tokens: prompt,
+            completion_tokens: completion,
+            bytes: merged.bytes,
+            incidents: ledger.incidents()?,
+            resumed,
+            seconds: took.as_secs_f64(),
+        })
+    }
+
+    /// Whether every request has an output and no two replies contradict each other.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.outputs == self.lines && self.conflicts == 0
+    }
+}

@@ -1,0 +1,286 @@
+//! Answers one request line with an echo of itself.
+//!
+//! In: the bytes of a request line. Out: one row, of the output file or of the error file.
+//! What always holds: the row depends on those bytes alone, never on time, batch or order, and carries a digest of
+//! them, so a test can tell a swapped or altered reply from the right one. An echo says that it is one.
+//!
+//! The error rows, their messages and which fault earns which are those of live reports about Together's service.
+
+use std::borrow::Cow;
+
+use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
+
+use super::hex::hex;
+use super::json;
+
+/// Models whose name starts so do not exist, and a request for one fails.
+pub(super) const NO_SUCH_MODEL: &str = "nonexistent/";
+
+/// Stop sequences a request may have.
+const MAX_STOP_SEQUENCES: usize = 4;
+
+/// Characters of the last user message that an echo repeats.
+const EXCERPT_CHARS: usize = 64;
+
+/// Bytes that count as one token in `usage`.
+const BYTES_PER_TOKEN: usize = 4;
+
+/// `created` of every echo, in Unix seconds: a reply must not depend on the time (2025-01-01T00:00:00Z).
+const CREATED: &str = "1735689600";
+
+/// Keeps row ids apart from the digests inside the rows.
+const ROW_ID_SEED: u64 = 0x6272_5f69_6473;
+
+/// Which file a row belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The output file; the request is billed.
+    Output,
+    /// The error file; the request is not billed.
+    Error,
+}
+
+/// The digest by which echoes and billing records name a request line: XXH3-128 of its bytes without the newline,
+/// as 32 lowercase hex digits.
+#[must_use]
+pub fn request_digest(line: &[u8]) -> String {
+    hex(&xxh3_128(line).to_be_bytes())
+}
+
+/// The row with which the server answers `line` (given without its newline), itself without a newline: a row of the
+/// output file, or of the error file when the request is one that fails.
+#[must_use]
+pub fn echo_reply(line: &[u8]) -> Vec<u8> {
+    let mut row = Vec::new();
+    match Request::parse(line) {
+        Ok(request) => {
+            answer(line, &request, &request_digest(line), &mut row);
+        }
+        // A batch with such a line fails, so no batch has this row.
+        Err(fault) => write_error(line, "null", &fault, &mut row),
+    }
+    row
+}
+
+/// A request line whose form is right, as raw JSON.
+pub(super) struct Request<'l> {
+    /// The JSON string that names the request, quotes and escapes as sent.
+    pub(super) custom_id: &'l str,
+    body: Option<&'l str>,
+}
+
+/// The members of a request's body that its answer depends on, as raw JSON.
+struct Body<'l> {
+    model: Option<&'l str>,
+    stop: Option<&'l str>,
+    messages: Option<&'l str>,
+}
+
+impl<'l> Request<'l> {
+    /// Reads a request line; the error is what is wrong with its form, in the words of the service.
+    pub(super) fn parse(line: &'l [u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(line).map_err(|error| format!("Invalid JSON format - {error}"))?;
+        let [custom_id, body] = json::members(text, ["custom_id", "body"]).map_err(invalid_json)?;
+        let custom_id =
+            custom_id.filter(|id| id.starts_with('"')).ok_or("missing 'custom_id' field or not a string")?;
+        Ok(Self { custom_id, body })
+    }
+
+    /// The name of the model, when there is one.
+    pub(super) fn model(&self) -> Option<Cow<'l, str>> {
+        self.body().model()
+    }
+
+    /// A body that is missing or no object has no members: that is the row's fault and not the file's.
+    fn body(&self) -> Body<'l> {
+        let found = self.body.and_then(|body| json::members(body, ["model", "stop", "messages"]).ok());
+        let [model, stop, messages] = found.unwrap_or_default();
+        Body { model, stop, messages }
+    }
+}
+
+impl<'l> Body<'l> {
+    fn model(&self) -> Option<Cow<'l, str>> {
+        self.model.and_then(json::string)
+    }
+
+    /// Why the request fails, or `None` when it is answered.
+    fn failure(&self) -> Option<String> {
+        let Some(model) = self.model() else {
+            return Some("missing 'model' field in body or not a string".to_owned());
+        };
+        if model.starts_with(NO_SUCH_MODEL) {
+            return Some(format!("Unable to access model {model}. {}", endpoint_advice(&model)));
+        }
+        let stops = self.stop.and_then(json::count).unwrap_or(0);
+        (stops > MAX_STOP_SEQUENCES).then(|| "Maximum four stop sequences allowed".to_owned())
+    }
+
+    /// The first characters of the last message of the user: of its text, or of its JSON when it is made of parts.
+    /// Empty when there is none, or when some message is no object.
+    fn excerpt(&self) -> String {
+        let mut last = None;
+        let read = self.messages.map(|messages| {
+            json::each(messages, ["role", "content"], |[role, content]| {
+                if role == Some(r#""user""#) {
+                    last = content;
+                }
+            })
+        });
+        match last {
+            Some(content) if matches!(read, Some(Ok(()))) => json::string_start(content, EXCERPT_CHARS)
+                .unwrap_or_else(|| content.chars().take(EXCERPT_CHARS).collect()),
+            _ => String::new(),
+        }
+    }
+}
+
+/// What the service advises about a model that it does not serve.
+pub(super) fn endpoint_advice(model: &str) -> String {
+    format!(
+        "Please visit https://api.together.ai/models/{model} to create and start a new dedicated endpoint for the model."
+    )
+}
+
+/// Appends the row that answers `request`, which was read from `line`, without a newline, and says which file it
+/// belongs to. `digest` is that of the line.
+pub(super) fn answer(line: &[u8], request: &Request<'_>, digest: &str, row: &mut Vec<u8>) -> Kind {
+    let body = request.body();
+    if let Some(failure) = body.failure() {
+        write_error(line, request.custom_id, &failure, row);
+        return Kind::Error;
+    }
+    let content = format!("batchline echo {digest}: {}", body.excerpt());
+    let prompt_tokens = request.body.map_or(0, str::len).div_ceil(BYTES_PER_TOKEN);
+    let completion_tokens = content.len().div_ceil(BYTES_PER_TOKEN);
+    write_parts(
+        row,
+        &[
+            r#"{"id":"br_"#,
+            &row_id(line),
+            r#"","custom_id":"#,
+            request.custom_id,
+            r#","response":{"status_code":200,"body":{"id":"echo-"#,
+            digest,
+            r#"","object":"chat.completion","created":"#,
+            CREATED,
+            r#","model":"#,
+            body.model.unwrap_or("null"),
+            r#","prompt":[],"choices":[{"index":0,"finish_reason":"stop","logprobs":null,"seed":null,"message":"#,
+            r#"{"role":"assistant","content":"#,
+            &quoted(&content),
+            r#","tool_calls":[]}}],"usage":{"prompt_tokens":"#,
+            &prompt_tokens.to_string(),
+            r#","completion_tokens":"#,
+            &completion_tokens.to_string(),
+            r#","total_tokens":"#,
+            &(prompt_tokens + completion_tokens).to_string(),
+            "}}}}",
+        ],
+    );
+    Kind::Output
+}
+
+fn write_error(line: &[u8], custom_id: &str, message: &str, row: &mut Vec<u8>) {
+    let middle = r#","error":{"code":"batch_client_error","message":"#;
+    write_parts(row, &[r#"{"id":"br_"#, &row_id(line), r#"","custom_id":"#, custom_id, middle, &quoted(message), "}}"]);
+}
+
+/// Formatting macros take twice the time here.
+fn write_parts(row: &mut Vec<u8>, parts: &[&str]) {
+    for part in parts {
+        row.extend_from_slice(part.as_bytes());
+    }
+}
+
+fn row_id(line: &[u8]) -> String {
+    hex(&xxh3_128_with_seed(line, ROW_ID_SEED).to_be_bytes())
+}
+
+/// `text` as a JSON string.
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).expect("a string is always JSON")
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "made for map_err")]
+fn invalid_json(error: serde_json::Error) -> String {
+    format!("Invalid JSON format - {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn reply(request: &Value) -> Value {
+        serde_json::from_slice(&echo_reply(request.to_string().as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn an_echo_carries_digest_excerpt_and_usage() {
+        let line = br#"{"custom_id":"\u0061\"1","body":{"model":"m/x","messages":[{"role":"user","content":"first"},{"role":"user","content":"say \"hi\""},{"role":"assistant","content":"no"}]}}"#;
+        let row: Value = serde_json::from_slice(&echo_reply(line)).unwrap();
+        assert_eq!(row["custom_id"], "a\"1");
+        assert!(row["id"].as_str().unwrap().starts_with("br_"));
+        assert_eq!(row["response"]["status_code"], 200);
+        let body = &row["response"]["body"];
+        let content = body["choices"][0]["message"]["content"].as_str().unwrap();
+        assert_eq!(content, format!("batchline echo {}: say \"hi\"", request_digest(line)));
+        assert_eq!(body["model"], "m/x");
+        let tokens = |name: &str| body["usage"][name].as_u64().unwrap();
+        assert!(tokens("prompt_tokens") > 0);
+        assert_eq!(tokens("prompt_tokens") + tokens("completion_tokens"), tokens("total_tokens"));
+    }
+
+    #[test]
+    fn one_changed_byte_changes_the_reply() {
+        let request = br#"{"custom_id":"a","body":{"model":"m","seed":1}}"#;
+        let other = br#"{"custom_id":"a","body":{"model":"m","seed":2}}"#;
+        assert_eq!(echo_reply(request), echo_reply(request));
+        assert_ne!(echo_reply(request), echo_reply(other));
+    }
+
+    #[test]
+    fn a_known_request_has_this_very_reply() {
+        // Pinned, so that the promise to depend on nothing but the line cannot be broken unnoticed.
+        let row = echo_reply(br#"{"custom_id":"a","body":{"model":"m","messages":[{"role":"user","content":"hi"}]}}"#);
+        let expected = concat!(
+            r#"{"id":"br_29b16a2fbd2a98c0910e59cda2ae96c3","custom_id":"a","response":{"status_code":200,"body":{"#,
+            r#""id":"echo-d89b899d386e7ba333fdeaa24156ade9","object":"chat.completion","created":1735689600,"#,
+            r#""model":"m","prompt":[],"choices":[{"index":0,"finish_reason":"stop","logprobs":null,"seed":null,"#,
+            r#""message":{"role":"assistant","content":"batchline echo d89b899d386e7ba333fdeaa24156ade9: hi","#,
+            r#""tool_calls":[]}}],"usage":{"prompt_tokens":15,"completion_tokens":13,"total_tokens":28}}}}"#
+        );
+        assert_eq!(String::from_utf8(row).unwrap(), expected);
+    }
+
+    #[test]
+    fn requests_that_fail_say_why() {
+        for (body, message) in [
+            (json!({}), "missing 'model' field in body or not a string"),
+            (json!({"model": 5}), "missing 'model' field in body or not a string"),
+            (json!("no object"), "missing 'model' field in body or not a string"),
+            (json!({"model": "m", "stop": [1, 2, 3, 4, 5]}), "Maximum four stop sequences allowed"),
+            (
+                json!({"model": "nonexistent/x"}),
+                "Unable to access model nonexistent/x. Please visit https://api.together.ai/models/nonexistent/x to create and start a new dedicated endpoint for the model.",
+            ),
+        ] {
+            let row = reply(&json!({"custom_id": "a", "body": body}));
+            assert_eq!(row["error"], json!({"code": "batch_client_error", "message": message}));
+            assert_eq!(row["custom_id"], "a");
+            assert!(row.get("response").is_none());
+        }
+        let four = reply(&json!({"custom_id": "a", "body": {"model": "m", "stop": ["1", "2", "3", "4"]}}));
+        assert_eq!(four["response"]["status_code"], 200);
+    }
+
+    #[test]
+    fn ugly_requests_are_answered_too() {
+        let line = br#"{"custom_id":"\ud800","body":{"model":"m","n":1e999999,"big":123456789012345678901234567890,"messages":[{"role":"user","content":[{"type":"text","text":"\udfff"}]}]}}"#;
+        let row = String::from_utf8(echo_reply(line)).unwrap();
+        assert!(row.contains(r#""custom_id":"\ud800","response""#), "{row}");
+        assert!(row.contains(r#"[{\"type\":\"text\",\"text\":\"\\udfff\"}]"#), "{row}");
+    }
+}

@@ -1,0 +1,96 @@
+//! Executes a batch: answers its requests and writes the rows.
+//!
+//! In: a batch whose input was checked. Out: its result files.
+//! What always holds: the rows come in an order that follows from the server's seed and the batch's id alone, so
+//! that an execution after a restart writes the same bytes; one row and the table of lines are in memory.
+//!
+//! Scripted faults change rows on their way into the files; the numbers they know them by are those of the input's
+//! lines. A batch that was told to cancel gets a first part of the rows, in that same order: those that counted as done when
+//! the cancel came.
+
+use std::fs::File;
+use std::io;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::Shared;
+use super::echo::{self, Kind, Request};
+use super::input::{self, Refusal};
+use super::progress::Progress;
+use super::results::{Receipt, ResultIds, Results};
+use super::store::Batch;
+use crate::durable::FileError;
+
+/// Why an execution ended without result files.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Stop {
+    /// The input is not, or no longer, fit.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The server could not write.
+    #[error("Internal server error: {0}: {cause}", cause = .0.source)]
+    Unwritable(#[from] FileError),
+    /// The server is being stopped; the next one starts over.
+    #[error("the server is stopping")]
+    ServerStopping,
+}
+
+/// Opens the input file of `batch`.
+pub(super) fn open_input(shared: &Shared, batch: &Batch) -> Result<File, Refusal> {
+    let id = &batch.input_file_id;
+    let missing = || Refusal::Unfit(format!("Failed to download input file: file {id}: 404 Not Found"));
+    let file = shared.store.file_of(&batch.account, id).filter(|file| file.content.is_some()).ok_or_else(missing)?;
+    match File::open(shared.store.content_path(&file.id)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing()),
+        opened => Ok(opened?),
+    }
+}
+
+/// Answers the requests of `batch` and publishes the rows. Runs for as long as that takes, so not on an async thread.
+pub(super) fn execute(shared: &Shared, batch: &Batch, progress: &Progress) -> Result<ResultIds, Stop> {
+    let input = open_input(shared, batch)?;
+    let mut places: Vec<_> = (1..).zip(input::places(&input, &shared.limits)?).collect();
+    let seed = xxh3_64_with_seed(batch.id.as_bytes(), shared.seed);
+    fastrand::Rng::with_seed(seed).shuffle(&mut places);
+    progress.begin_rows(places.len());
+
+    let mut faults = shared.faults.on_rows(batch);
+    let wanted = shared.faults.ending(batch).map_or(places.len(), |ending| share_of(places.len(), ending.share()));
+    let mut results = Results::create(&shared.store, batch, faults.forms())?;
+    let (mut line, mut row) = (Vec::new(), Vec::new());
+    for (done, (number, place)) in places.into_iter().enumerate() {
+        if done >= wanted || progress.is_enough(done) {
+            break;
+        }
+        if shared.stopping.is_cancelled() {
+            return Err(Stop::ServerStopping);
+        }
+        place.read(&input, &mut line).map_err(Refusal::from)?;
+        row.clear();
+        let (kind, receipt) = answer(&line, &mut row)?;
+        faults.add(&mut results, (number, &line), (kind, &mut row), &receipt)?;
+        progress.count_row();
+    }
+    let ids = results.publish()?;
+    faults.finish()?;
+    Ok(ids)
+}
+
+/// How many rows a share, 0 to 1, of `rows` are.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "no batch has 2^52 rows, and a share is within 0 and 1"
+)]
+fn share_of(rows: usize, share: f64) -> usize {
+    (rows as f64 * share).round() as usize
+}
+
+/// The one place where a request gets its answer: here an echo, appended to `row`.
+fn answer<'l>(line: &'l [u8], row: &mut Vec<u8>) -> Result<(Kind, Receipt<'l>), Refusal> {
+    let request = Request::parse(line).map_err(Refusal::Unfit)?;
+    let digest = echo::request_digest(line);
+    let kind = echo::answer(line, &request, &digest, row);
+    Ok((kind, Receipt { custom_id: request.custom_id, digest }))
+}

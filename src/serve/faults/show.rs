@@ -1,0 +1,231 @@
+//! Faults in what is shown of batches: in one, and in the list of them.
+//!
+//! In: the JSON of an answer about batches. Out: the same with the fault in it, and whether there was anything to act
+//! on. What always holds: the batches themselves are not touched, so the next look may show the truth.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use futures::stream;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::Rule;
+use super::fields::{FaultsError, Fields};
+use super::when::CallName;
+use crate::serve::Shared;
+
+/// Made-up entries that a huge list sends at once.
+const ENTRIES_AT_ONCE: u64 = 64;
+
+/// A fault in what is shown of batches.
+#[derive(Clone, Debug)]
+pub(super) enum Show {
+    /// `list_lag`: batches younger than `delay` are not listed.
+    ListLag { delay: Duration },
+    /// `list_omit`: the `newest` batches are not listed.
+    ListOmit { newest: usize },
+    /// `list_duplicate`: each batch is listed twice.
+    ListDuplicate,
+    /// `list_null`: `null`, as if there were no batches.
+    ListNull,
+    /// `list_huge`: `entries` batches of somebody else follow.
+    ListHuge { entries: u64 },
+    /// `show`: members are set or left out, at the first `looks` looks at a batch, while it has the status `while`.
+    Members { set: Map<String, Value>, unset: Vec<String>, looks: Option<u64>, status: Option<String> },
+    /// `regress`: after it was shown COMPLETED once, a batch is `IN_PROGRESS` again for `looks` looks.
+    Regress { looks: u64 },
+}
+
+/// The names of these faults, for messages.
+pub(super) const NAMES: &[&str] =
+    &["list_lag", "list_omit", "list_duplicate", "list_null", "list_huge", "show", "bad_id", "regress"];
+
+/// An id that is no id.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum BadId {
+    /// `../../etc/passwd`
+    Dots,
+    /// `%2e%2e%2f`
+    EncodedDots,
+    /// With a newline in it.
+    Newline,
+    /// With a NUL in it.
+    Nul,
+    /// 10 KB.
+    Long,
+    /// `""`
+    Empty,
+}
+
+impl BadId {
+    fn text(self) -> String {
+        match self {
+            Self::Dots => "../../../etc/passwd".to_owned(),
+            Self::EncodedDots => "%2e%2e%2f%2e%2e%2fetc%2fpasswd".to_owned(),
+            Self::Newline => "file-1\nX-Injected: 1".to_owned(),
+            Self::Nul => "file-\0-1".to_owned(),
+            Self::Long => "file-".repeat(2_000),
+            Self::Empty => String::new(),
+        }
+    }
+}
+
+impl Show {
+    /// Reads the fault called `verb`, if it is one of these.
+    pub(super) fn read(verb: &str, fields: &mut Fields<'_>) -> Result<Option<Self>, FaultsError> {
+        Ok(Some(match verb {
+            "list_lag" => Self::ListLag { delay: fields.need_time("delay")? },
+            "list_omit" => Self::ListOmit {
+                newest: fields.count("newest")?.map_or(1, |newest| usize::try_from(newest).unwrap_or(usize::MAX)),
+            },
+            "list_duplicate" => Self::ListDuplicate,
+            "list_null" => Self::ListNull,
+            "list_huge" => Self::ListHuge { entries: fields.count("entries")?.unwrap_or(10_000) },
+            "show" => Self::Members {
+                set: fields.take("set")?.unwrap_or_default(),
+                unset: fields.take("unset")?.unwrap_or_default(),
+                looks: fields.count("looks")?,
+                status: fields.take("while")?,
+            },
+            "bad_id" => {
+                let field = fields.take("field")?.unwrap_or_else(|| "output_file_id".to_owned());
+                let id: BadId = fields.need("id")?;
+                Self::Members {
+                    status: (field != "id").then(|| "COMPLETED".to_owned()),
+                    set: Map::from_iter([(field, id.text().into())]),
+                    unset: Vec::new(),
+                    looks: fields.count("looks")?,
+                }
+            }
+            "regress" => Self::Regress { looks: fields.count("looks")?.unwrap_or(1) },
+            _ => return Ok(None),
+        }))
+    }
+
+    /// The calls that it acts on when the script names none, and the only ones that it can act on.
+    pub(super) fn calls(&self) -> (&'static [CallName], Option<&'static [CallName]>) {
+        use CallName::{Cancel, Create, List, Retrieve};
+        match self {
+            Self::Members { .. } | Self::Regress { .. } => (&[Retrieve, List], Some(&[Create, Retrieve, List, Cancel])),
+            _ => (&[List], Some(&[List])),
+        }
+    }
+
+    /// Puts the fault into an answer. Gives whether there was anything to act on.
+    pub(super) fn change(&self, shown: &mut Value, rule: &Rule, shared: &Shared) -> bool {
+        match (self, shown) {
+            (Self::Members { .. } | Self::Regress { .. }, shown) => {
+                let batches = match shown {
+                    Value::Array(batches) => batches.iter_mut().collect(),
+                    Value::Object(object) if object.contains_key("job") => object.get_mut("job").into_iter().collect(),
+                    batch @ Value::Object(_) => vec![batch],
+                    _ => Vec::new(),
+                };
+                let mut fires = false;
+                for batch in batches.into_iter().filter_map(Value::as_object_mut) {
+                    fires |= self.change_one(batch, rule, shared);
+                }
+                fires
+            }
+            (Self::ListNull, shown) => !std::mem::take(shown).is_null(),
+            (Self::ListLag { delay }, shown) => shorten(shown, |list| {
+                list.retain(|batch| age(batch).is_none_or(|age| age >= *delay));
+            }),
+            (Self::ListOmit { newest }, shown) => shorten(shown, |list| {
+                list.drain(..list.len().min(*newest));
+            }),
+            (Self::ListDuplicate, Value::Array(list)) => {
+                *list = list.iter().flat_map(|batch| [batch.clone(), batch.clone()]).collect();
+                true
+            }
+            (Self::ListHuge { .. }, _) => true,
+            _ => false,
+        }
+    }
+
+    fn change_one(&self, batch: &mut Map<String, Value>, rule: &Rule, shared: &Shared) -> bool {
+        let id = batch.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let status = batch.get("status").and_then(Value::as_str).unwrap_or_default();
+        if !rule.is_about(&shared.store, &id) {
+            return false;
+        }
+        match self {
+            Self::Members { set, unset, looks, status: wanted } => {
+                if wanted.as_ref().is_some_and(|wanted| wanted != status)
+                    || looks.is_some_and(|looks| shared.faults.look(rule, &id) > looks)
+                {
+                    return false;
+                }
+                batch.extend(set.clone());
+                batch.retain(|name, _| !unset.contains(name));
+                true
+            }
+            Self::Regress { looks } => {
+                if status != "COMPLETED" || !(2..=looks + 1).contains(&shared.faults.look(rule, &id)) {
+                    return false;
+                }
+                batch.insert("status".to_owned(), "IN_PROGRESS".into());
+                batch.retain(|name, _| !matches!(name.as_str(), "output_file_id" | "error_file_id" | "completed_at"));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The answer that has `shown` in it.
+    pub(super) fn body(shown: &Value, entries: u64) -> Body {
+        let text = if shown.is_null() && entries > 0 { "[]".to_owned() } else { shown.to_string() };
+        let Some(open) = text.strip_suffix(']').filter(|_| entries > 0) else { return Body::from(text) };
+        let open = open.to_owned();
+        let is_empty = open == "[";
+        let made_up = (0..entries.div_ceil(ENTRIES_AT_ONCE)).map(move |block| {
+            let first = block * ENTRIES_AT_ONCE;
+            let mut piece = String::new();
+            for number in first..entries.min(first + ENTRIES_AT_ONCE) {
+                if number > 0 || !is_empty {
+                    piece.push(',');
+                }
+                piece.push_str(&stranger(number).to_string());
+            }
+            piece
+        });
+        let pieces = std::iter::once(open).chain(made_up).chain(std::iter::once("]".to_owned()));
+        Body::from_stream(stream::iter(pieces.map(|piece| Ok::<_, std::convert::Infallible>(Bytes::from(piece)))))
+    }
+}
+
+/// Takes entries out of a list, which is `null` when none is left. Gives whether there were any to take.
+fn shorten(shown: &mut Value, change: impl FnOnce(&mut Vec<Value>)) -> bool {
+    let Value::Array(list) = shown else { return false };
+    let before = list.len();
+    change(list);
+    let (after, is_empty) = (list.len(), list.is_empty());
+    if is_empty {
+        *shown = Value::Null;
+    }
+    after < before
+}
+
+/// How old a batch is.
+fn age(batch: &Value) -> Option<Duration> {
+    let created: Timestamp = batch["created_at"].as_str()?.parse().ok()?;
+    Duration::try_from(Timestamp::now().duration_since(created)).ok()
+}
+
+/// A batch that nobody here created.
+fn stranger(number: u64) -> Value {
+    json!({
+        "id": format!("00000000-0000-4000-8000-{number:012x}"),
+        "user_id": "000000000000000000000000",
+        "input_file_id": format!("file-00000000-0000-4000-8000-{number:012x}"),
+        "file_size_bytes": 1,
+        "status": "COMPLETED",
+        "job_deadline": "2025-01-02T00:00:00.000000Z",
+        "created_at": "2025-01-01T00:00:00.000000Z",
+        "endpoint": "/v1/chat/completions",
+        "progress": 100.0,
+    })
+}

@@ -1,0 +1,230 @@
+//! The life of a batch: VALIDATING, `IN_PROGRESS`, and its end.
+//!
+//! In: a batch that has not ended. Out: the same batch, ended, with its result files.
+//! What always holds: every change of status goes through the store, in one step against all others; the end is
+//! recorded after the result files are published. A server that stops leaves the batch where it is, and the next one
+//! starts that stage over, with the same results.
+//!
+//! The pretended time passes first and takes no worker; then the batch waits for one of the workers and is executed.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::task::JoinError;
+
+use super::Shared;
+use super::execute::{self, Stop};
+use super::faults::Ending;
+use super::input;
+use super::progress::Progress;
+use super::results::ResultIds;
+use super::store::{Batch, Status};
+use crate::durable::FileError;
+
+/// Share of the batch time that VALIDATING takes.
+const VALIDATING_SHARE: f64 = 0.2;
+
+/// Share of the batch time that `IN_PROGRESS` takes.
+const IN_PROGRESS_SHARE: f64 = 0.8;
+
+/// Share of the batch time for which a batch stays CANCELING, on top of what went before.
+const CANCELING_SHARE: f64 = 0.2;
+
+/// Why a batch's life goes no further in this server.
+#[derive(Debug, thiserror::Error)]
+enum Break {
+    #[error("the server is stopping")]
+    ServerStopping,
+    #[error("the batch was told to cancel")]
+    Cancelled,
+    #[error(transparent)]
+    Store(#[from] FileError),
+    #[error(transparent)]
+    Work(#[from] JoinError),
+}
+
+/// Records a new batch and begins its life.
+pub(super) fn create(shared: &Arc<Shared>, batch: Batch) -> Result<Arc<Batch>, FileError> {
+    // It is registered first: a cancel must find the progress as soon as it can find the record.
+    let progress = register(shared, &batch);
+    let id = batch.id.clone();
+    let recorded = shared.store.batches.put(batch);
+    match &recorded {
+        Ok(_) => begin(shared, id, progress),
+        Err(_) => drop(shared.running().remove(&id)),
+    }
+    recorded
+}
+
+/// Goes on with a batch that an earlier server left unfinished.
+pub(super) fn resume(shared: &Arc<Shared>, batch: &Batch) {
+    let progress = register(shared, batch);
+    begin(shared, batch.id.clone(), progress);
+}
+
+fn register(shared: &Shared, batch: &Batch) -> Arc<Progress> {
+    let time = shared.batch_time.mul_f64(IN_PROGRESS_SHARE);
+    let progress = Arc::new(Progress::new(time, batch.cancelled_at));
+    shared.running().insert(batch.id.clone(), progress.clone());
+    progress
+}
+
+fn begin(shared: &Arc<Shared>, id: String, progress: Arc<Progress>) {
+    let tasks = shared.tasks.clone();
+    let shared = shared.clone();
+    tasks.spawn(async move {
+        // A batch whose life breaks off for want of disk space stays as it is until the next start.
+        let _ = live(&shared, &id, &progress).await;
+        shared.running().remove(&id);
+    });
+}
+
+async fn live(shared: &Arc<Shared>, id: &str, progress: &Arc<Progress>) -> Result<(), Break> {
+    match validate(shared, id, progress).await {
+        // Cancelled, then or later: what remains is the part of the rows that it had at that moment.
+        Ok(()) | Err(Break::Cancelled) => {}
+        Err(other) => return Err(other),
+    }
+    let Some(batch) = shared.store.batches.get(id) else { return Ok(()) };
+    if batch.status.is_terminal() {
+        return Ok(());
+    }
+    progress.begin();
+    match pause(shared, progress, IN_PROGRESS_SHARE).await {
+        Ok(()) => {}
+        Err(Break::Cancelled) => pause_canceling(shared).await?,
+        Err(other) => return Err(other),
+    }
+    if matches!(shared.faults.ending(&batch), Some(Ending::Never)) && !progress.cancelled.is_cancelled() {
+        get_stuck(shared, &batch, progress).await?;
+    }
+    let ids = if progress.cancelled.is_cancelled() && progress.share() <= 0.0 {
+        Ok(ResultIds::default())
+    } else {
+        work(shared, id, progress, execute::execute).await?
+    };
+    match ids {
+        Err(Stop::ServerStopping) => Err(Break::ServerStopping),
+        ids => Ok(end(shared, id, ids)?),
+    }
+}
+
+/// From VALIDATING to `IN_PROGRESS`, or to FAILED.
+async fn validate(shared: &Arc<Shared>, id: &str, progress: &Arc<Progress>) -> Result<(), Break> {
+    if shared.store.batches.get(id).is_none_or(|batch| batch.status != Status::Validating) {
+        return Ok(());
+    }
+    pause(shared, progress, VALIDATING_SHARE).await?;
+    let checked = work(shared, id, progress, |shared, batch, _| {
+        let input = execute::open_input(shared, batch)?;
+        Ok(input::check(&input, &shared.limits)?)
+    })
+    .await?;
+    match checked {
+        Ok(model) => {
+            shared.store.batches.update(id, |batch| {
+                let still = batch.status == Status::Validating;
+                if still {
+                    (batch.status, batch.model_id) = (Status::InProgress, model);
+                }
+                still
+            })?;
+        }
+        Err(stop) => end(shared, id, Err(stop))?,
+    }
+    Ok(())
+}
+
+/// Goes on until somebody cancels the batch, as a scripted fault wants it.
+async fn get_stuck(shared: &Shared, batch: &Batch, progress: &Progress) -> Result<(), Break> {
+    shared.faults.record_ending(batch)?;
+    unless_stopping(shared, progress.cancelled.cancelled()).await?;
+    pause_canceling(shared).await
+}
+
+/// Records how a batch ended: in good order, or as a scripted fault wants it.
+fn end(shared: &Shared, id: &str, ids: Result<ResultIds, Stop>) -> Result<(), FileError> {
+    let mut broke_off = false;
+    let ended = shared.store.batches.update(id, |batch| {
+        let cancelled = batch.status == Status::Canceling;
+        match ids {
+            Ok(ids) => {
+                batch.status = if cancelled { Status::Cancelled } else { Status::Completed };
+                (batch.output_file_id, batch.error_file_id) = (ids.output, ids.error);
+                if let Some(ending) = shared.faults.ending(batch).filter(|_| !cancelled) {
+                    broke_off = break_off(batch, ending);
+                }
+            }
+            Err(_) if cancelled => batch.status = Status::Cancelled,
+            Err(stop) => (batch.status, batch.error) = (Status::Failed, Some(stop.to_string())),
+        }
+        batch.completed_at = Some(Timestamp::now().as_microsecond());
+        true
+    })?;
+    match ended.filter(|_| broke_off) {
+        Some(batch) => shared.faults.record_ending(&batch),
+        None => Ok(()),
+    }
+}
+
+/// Ends a batch as a scripted fault wants it. Gives whether it wants another end than the usual.
+fn break_off(batch: &mut Batch, ending: &Ending) -> bool {
+    match ending {
+        Ending::Expire { .. } => batch.status = Status::Expired,
+        Ending::Fail { message, .. } => (batch.status, batch.error) = (Status::Failed, Some(message.clone())),
+        Ending::Never => return false,
+    }
+    batch.cancelled_at = Some(ending.share());
+    true
+}
+
+/// Waits for a worker, and lets it do `job` on the batch.
+async fn work<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    id: &str,
+    progress: &Arc<Progress>,
+    job: impl FnOnce(&Shared, &Batch, &Progress) -> Result<T, Stop> + Send + 'static,
+) -> Result<Result<T, Stop>, Break> {
+    let worker = shared.workers.clone().acquire_owned();
+    let Ok(worker) = unless_stopping(shared, worker).await? else { return Err(Break::ServerStopping) };
+    let Some(batch) = shared.store.batches.get(id) else { return Err(Break::ServerStopping) };
+    let (shared, progress) = (shared.clone(), progress.clone());
+    let done = tokio::task::spawn_blocking(move || {
+        let done = job(&shared, &batch, &progress);
+        drop(worker);
+        done
+    });
+    Ok(done.await?)
+}
+
+/// Lets `share` of the batch time pass, unless the batch is cancelled or the server stopped before.
+async fn pause(shared: &Shared, progress: &Progress, share: f64) -> Result<(), Break> {
+    let time = shared.batch_time.mul_f64(share);
+    tokio::select! {
+        biased;
+        () = shared.stopping.cancelled() => Err(Break::ServerStopping),
+        () = progress.cancelled.cancelled() => Err(Break::Cancelled),
+        () = sleep(time) => Ok(()),
+    }
+}
+
+async fn pause_canceling(shared: &Shared) -> Result<(), Break> {
+    unless_stopping(shared, sleep(shared.batch_time.mul_f64(CANCELING_SHARE))).await
+}
+
+/// A timer has a tick of a millisecond; no time is no tick.
+async fn sleep(time: Duration) {
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
+    }
+}
+
+async fn unless_stopping<T>(shared: &Shared, work: impl Future<Output = T>) -> Result<T, Break> {
+    tokio::select! {
+        biased;
+        () = shared.stopping.cancelled() => Err(Break::ServerStopping),
+        done = work => Ok(done),
+    }
+}

@@ -1,0 +1,327 @@
+//! The local Batch API server of `batchline serve`: Together's surface, on a laptop, with no key.
+//!
+//! In: HTTP calls, as the official SDKs make them. Out: files, batches and replies, kept in one directory.
+//!
+//! | call | answer |
+//! |---|---|
+//! | `POST /files` | 302 to where the content is to be PUT, with `X-Together-File-Id`; 409 `{"file_id"}` for content it has |
+//! | `PUT /storage/{id}?signature=` | 200 with an `ETag`; needs no token |
+//! | `POST /files/{id}/preprocess` | the file |
+//! | `POST /files/upload` | the file, sent in one go |
+//! | `GET /files`, `GET /files/{id}`, `DELETE /files/{id}` | `{"data":[…]}`, the file, `{"id","object","deleted"}` |
+//! | `GET /files/{id}/content` | the bytes, or one range of them |
+//! | `POST /batches` | 201 `{"job":{…}}` |
+//! | `GET /batches`, `GET /batches/{id}`, `POST /batches/{id}/cancel` | a bare array or `null`, the batch, the batch |
+//! | `GET /v3/whoami` | who the token belongs to |
+//!
+//! Any number of `/v1` may stand before each path.
+//!
+//! What always holds:
+//! - A batch answers with an **echo**, and says so. A reply follows from the bytes of its request line alone
+//!   ([`echo_reply`]); the order of the rows follows from [`ServeOptions::seed`] and the batch's id.
+//! - Requests and replies go to and from disk in pieces: memory does not grow with the size of files. It holds the
+//!   records of all files and batches, about a kilobyte each.
+//! - A kill at any moment loses nothing that a client was told. The next server on the directory executes unfinished
+//!   batches from the start, with the same results, and `billing/BATCH.jsonl` has each request that was answered
+//!   with an output row once: `{"batch_id","custom_id","digest"}`, the digest as in [`request_digest`]. Error rows
+//!   are not billed. A power cut may lose anything: this is a test service and does not wait for the disk.
+//! - `access.jsonl` has one line for each call, and never a token.
+//! - What goes wrong on purpose is what the script of [`faults`] says, and it is recorded.
+
+mod auth;
+mod batches;
+mod calls;
+mod content;
+mod echo;
+mod execute;
+pub mod faults;
+mod files;
+mod hex;
+mod input;
+mod json;
+mod life;
+mod progress;
+mod reply;
+mod results;
+mod shelf;
+mod store;
+mod upload;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, StatusCode, Uri};
+use axum::routing::{get, post, put};
+use axum::{Json, Router, middleware};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+pub use self::echo::{echo_reply, request_digest};
+pub use self::faults::{Faults, FaultsError};
+
+use self::auth::Account;
+use self::calls::Calls;
+use self::faults::Script;
+use self::faults::wire::{Lines, Wire};
+use self::progress::Progress;
+use self::reply::Refused;
+use self::store::Store;
+use crate::durable::FileError;
+
+/// Bytes that the body of a call may have, except for uploads.
+const FORM_BYTES: usize = 64 << 10;
+
+/// How long a stopping server waits for calls under way.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The project that every account has.
+const PROJECT_ID: &str = "proj-1";
+
+/// The organization that every account is in.
+const ORGANIZATION_ID: &str = "org-1";
+
+/// How a [`Server`] behaves.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Where it keeps everything; made when it is not there. One server at a time may use it.
+    pub directory: PathBuf,
+    /// Where it listens; port 0 is any free port.
+    pub listen: SocketAddr,
+    /// The one bearer token that it accepts. `None`: any that is not empty, each an account of its own.
+    pub token: Option<SecretString>,
+    /// What the order of the rows in result files follows from, together with the batch's id, and what scripted faults
+    /// draw their probabilities and shares by.
+    pub seed: u64,
+    /// How long a batch pretends to take, apart from the time that it really takes: a fifth of it VALIDATING, the
+    /// rest `IN_PROGRESS`. May be zero.
+    pub batch_time: Duration,
+    /// How many batches execute at once, each on a thread of its own; at least 1.
+    pub workers: usize,
+    /// What it accepts.
+    pub limits: Limits,
+    /// What goes wrong.
+    pub faults: Faults,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from("batchline-serve"),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            token: None,
+            seed: 0,
+            batch_time: Duration::from_millis(300),
+            workers: 2,
+            limits: Limits::default(),
+            faults: Faults::default(),
+        }
+    }
+}
+
+/// What the server accepts. The first three are judged when a batch is VALIDATING, and end it FAILED.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests in an input file.
+    pub requests: u64,
+    /// Bytes in an input file.
+    pub bytes: u64,
+    /// Bytes in a line, without its newline.
+    pub line_bytes: u64,
+    /// Bytes in an upload: beyond, it is refused with 413.
+    pub upload_bytes: u64,
+}
+
+impl Default for Limits {
+    /// Together's documented limits (whether its "MB" are of 10^6 or 2^20 bytes is not known; here they are of 10^6),
+    /// and 5 GiB for an upload, beyond which its SDKs go over to uploads in parts.
+    fn default() -> Self {
+        Self { requests: 50_000, bytes: 100_000_000, line_bytes: 10_000_000, upload_bytes: 5 << 30 }
+    }
+}
+
+/// Why a server does not start or stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A file operation in its directory failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Another server uses the directory.
+    #[error("{} is in use by another server", directory.display())]
+    Locked {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// A record in its directory cannot be read back.
+    #[error("cannot read the record {}", path.display())]
+    Damaged {
+        /// The record's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// It cannot listen.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Accepting connections came to an end.
+    #[error("cannot go on serving")]
+    Serve(#[source] io::Error),
+    /// One of its tasks panicked.
+    #[error("a task of the server failed")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// A running server. Dropped, it stops in the background; [`Server::stop`] waits for that.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    serving: JoinHandle<io::Result<()>>,
+    _stop_when_dropped: DropGuard,
+}
+
+/// What all calls and batches share.
+#[derive(Debug)]
+struct Shared {
+    store: Store,
+    calls: Calls,
+    faults: Script,
+    address: SocketAddr,
+    token: Option<SecretString>,
+    seed: u64,
+    batch_time: Duration,
+    limits: Limits,
+    workers: Arc<Semaphore>,
+    /// The lives of batches.
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+    running: Mutex<HashMap<String, Arc<Progress>>>,
+}
+
+impl Shared {
+    /// The progress of the batches that have not ended.
+    fn running(&self) -> MutexGuard<'_, HashMap<String, Arc<Progress>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Server {
+    /// Opens the directory, listens, and goes on with the batches that have not ended. To be called within a tokio
+    /// runtime, on which the server then runs.
+    pub async fn start(options: ServeOptions) -> Result<Self, ServeError> {
+        let ServeOptions { directory, listen, token, seed, batch_time, workers, limits, faults } = options;
+        let opened = tokio::task::spawn_blocking(move || {
+            let store = Store::open(&directory)?;
+            let faults = Script::open(faults, seed, &directory, &store)?;
+            Ok::<_, ServeError>((store, Calls::open(&directory)?, faults))
+        });
+        let (store, calls, faults) = opened.await??;
+        let listener = TcpListener::bind(listen).await;
+        let bound = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
+        let (address, listener) = bound.map_err(|source| ServeError::Listen { address: listen, source })?;
+
+        let stopping = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            store,
+            calls,
+            faults,
+            address,
+            token,
+            seed,
+            batch_time,
+            limits,
+            workers: Arc::new(Semaphore::new(workers.max(1))),
+            tasks: TaskTracker::new(),
+            stopping: stopping.clone(),
+            running: Mutex::default(),
+        });
+        for batch in shared.store.batches.select(|batch| !batch.status.is_terminal()) {
+            life::resume(&shared, &batch);
+        }
+        let service = router(&shared).into_make_service_with_connect_info::<Wire>();
+        let serve = axum::serve(Lines(listener), service).with_graceful_shutdown(stopping.clone().cancelled_owned());
+        let serving = tokio::spawn(async move { serve.await });
+        Ok(Self { address, shared, serving, _stop_when_dropped: stopping.drop_guard() })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The base URL for clients: `http://HOST:PORT/v1`.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+
+    /// Takes no more calls, lets those under way end within 5 seconds, and breaks off the batches that have not
+    /// ended; a server started later on the same directory goes on with them.
+    pub async fn stop(mut self) -> Result<(), ServeError> {
+        self.shared.stopping.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+        if let Ok(served) = tokio::time::timeout(STOP_PATIENCE, &mut self.serving).await {
+            return served?.map_err(ServeError::Serve);
+        }
+        self.serving.abort();
+        Ok(())
+    }
+}
+
+/// All routes, within the middleware that every call passes before it is routed.
+fn router(shared: &Arc<Shared>) -> Router {
+    let routes = Router::new()
+        .route("/files", get(files::list).post(upload::announce))
+        .route("/files/upload", post(upload::whole).layer(DefaultBodyLimit::disable()))
+        .route("/files/{id}", get(files::retrieve).delete(files::delete))
+        .route("/files/{id}/preprocess", post(files::preprocess))
+        .route("/files/{id}/content", get(content::download))
+        .route("/storage/{id}", put(upload::put))
+        .route("/batches", get(batches::list).post(batches::create))
+        .route("/batches/{id}", get(batches::retrieve))
+        .route("/batches/{id}/cancel", post(batches::cancel))
+        .route("/v3/whoami", get(whoami))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(DefaultBodyLimit::max(FORM_BYTES))
+        .with_state(shared.clone());
+    // The middleware rewrites the path, so it must come before routing: hence a router around the router.
+    Router::new().fallback_service(routes).layer(middleware::from_fn_with_state(shared.clone(), calls::pass))
+}
+
+/// `GET /v3/whoami`: what the official command line asks first.
+async fn whoami(Account(account): Account) -> Json<Value> {
+    Json(json!({
+        "type": "project_api_key",
+        "api_key": {"id": format!("key-{account}"), "name": "local"},
+        "organization": {"id": ORGANIZATION_ID, "name": "local", "slug": "local"},
+        "project": {"id": PROJECT_ID, "name": "local", "slug": "local"},
+    }))
+}
+
+async fn no_route(method: Method, uri: Uri) -> Refused {
+    Refused::object(StatusCode::NOT_FOUND, format!("no such route: {method} {}", uri.path()))
+}
+
+async fn no_method(method: Method, uri: Uri) -> Refused {
+    Refused::object(StatusCode::METHOD_NOT_ALLOWED, format!("method not allowed: {method} {}", uri.path()))
+}

@@ -1,0 +1,290 @@
+//! What the server remembers, in its directory.
+//!
+//! ```text
+//! lock                   held by the one server that uses the directory
+//! access.jsonl           one line for each API call
+//! files/ID.json          what is known about a file
+//! files/ID.bytes         its content
+//! batches/ID.json        a batch
+//! billing/BATCH.jsonl    one line for each request answered, once
+//! faults.jsonl           one line for each scripted fault that acted on the rows or the end of a batch
+//! faults/BATCH.seen      digests of the requests that a scripted fault failed in this batch, to fail them just once
+//! ```
+//!
+//! What always holds: content is published before the record that speaks of it, and a record is removed before its
+//! content, so a kill leaves at most content that nothing speaks of, which the next start removes.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::ServeError;
+use super::shelf::{Record, Shelf};
+use crate::durable::{self, FileError, PendingFile};
+
+/// A file as the service holds it, or is about to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct StoredFile {
+    pub(super) id: String,
+    /// Whose it is; see `auth`.
+    pub(super) account: String,
+    pub(super) filename: String,
+    pub(super) purpose: String,
+    pub(super) file_type: String,
+    /// Unix seconds.
+    pub(super) created_at: i64,
+    /// SHA-256 in lowercase hex that the client declared.
+    pub(super) declared: Option<String>,
+    /// The unguessable part of the URL to which the content is to be PUT.
+    pub(super) signature: String,
+    /// The content, once it is there.
+    pub(super) content: Option<Content>,
+    /// Whether a batch made it, as against a client.
+    pub(super) generated: bool,
+}
+
+/// What is known about a file's bytes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Content {
+    pub(super) bytes: u64,
+    /// Number of `\n`, and one more when the last line has none.
+    pub(super) lines: u64,
+    /// Lowercase hex, for the `ETag`; the SHA-256 when a client sent the file.
+    pub(super) digest: String,
+}
+
+impl StoredFile {
+    /// A file that `account` announces or sends now.
+    pub(super) fn new(account: &str, filename: String, purpose: String, file_type: String) -> Self {
+        Self {
+            id: format!("file-{}", Uuid::new_v4()),
+            account: account.to_owned(),
+            filename,
+            purpose,
+            file_type,
+            created_at: Timestamp::now().as_second(),
+            declared: None,
+            signature: Uuid::new_v4().simple().to_string(),
+            content: None,
+            generated: false,
+        }
+    }
+}
+
+impl Record for StoredFile {
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+/// A batch, as much of it as must survive a restart.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Batch {
+    pub(super) id: String,
+    /// Which one it is among all batches of the directory, from 1 in the order of creation. By it, scripted faults
+    /// pick batches.
+    #[serde(default)]
+    pub(super) number: u64,
+    /// Whose it is; see `auth`.
+    pub(super) account: String,
+    pub(super) input_file_id: String,
+    pub(super) file_size_bytes: u64,
+    pub(super) endpoint: String,
+    /// Unix microseconds.
+    pub(super) created_at: i64,
+    /// Unix microseconds.
+    pub(super) completed_at: Option<i64>,
+    pub(super) status: Status,
+    /// Share of the rows, 0 to 1, that were done when the batch was told to cancel or broke off.
+    pub(super) cancelled_at: Option<f64>,
+    pub(super) model_id: Option<String>,
+    pub(super) output_file_id: Option<String>,
+    pub(super) error_file_id: Option<String>,
+    /// Why it FAILED.
+    pub(super) error: Option<String>,
+}
+
+impl Record for Batch {
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+/// Where a batch stands, as it is written on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub(super) enum Status {
+    Validating,
+    InProgress,
+    Canceling,
+    Completed,
+    Failed,
+    Cancelled,
+    /// Only ever by a scripted fault.
+    Expired,
+}
+
+impl Status {
+    /// Whether nothing comes after it.
+    pub(super) fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled | Self::Expired)
+    }
+
+    /// Its name on the wire.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Validating => "VALIDATING",
+            Self::InProgress => "IN_PROGRESS",
+            Self::Canceling => "CANCELING",
+            Self::Completed => "COMPLETED",
+            Self::Failed => "FAILED",
+            Self::Cancelled => "CANCELLED",
+            Self::Expired => "EXPIRED",
+        }
+    }
+}
+
+/// The server's directory.
+#[derive(Debug)]
+pub(super) struct Store {
+    root: PathBuf,
+    pub(super) files: Shelf<StoredFile>,
+    pub(super) batches: Shelf<Batch>,
+    /// The highest number of a batch.
+    numbers: AtomicU64,
+    /// Locked as long as the store is open; the lock ends with the process, however it ends.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the directory, which is made when it is not there, and reads back what is in it.
+    pub(super) fn open(root: &Path) -> Result<Self, ServeError> {
+        durable::create_directory(root)?;
+        let lock_path = root.join("lock");
+        let lock = durable::open_or_create(&lock_path)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(ServeError::Locked { directory: root.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(FileError::on("lock", &lock_path)(source).into()),
+        }
+        let billing = root.join("billing");
+        durable::create_directory(&billing)?;
+        remove_matching(&billing, |path| has_extension(path, "part"))?;
+        let batches = Shelf::<Batch>::open(&root.join("batches"))?;
+        let highest = batches.select(|_| true).iter().map(|batch| batch.number).max();
+        let store = Self {
+            root: root.to_owned(),
+            files: Shelf::open(&root.join("files"))?,
+            batches,
+            numbers: AtomicU64::new(highest.unwrap_or_default()),
+            _lock: lock,
+        };
+        remove_matching(&root.join("files"), |path| {
+            let id = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            has_extension(path, "bytes") && store.files.get(id).is_none_or(|file| file.content.is_none())
+        })?;
+        Ok(store)
+    }
+
+    /// The number of a new batch.
+    pub(super) fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Relaxed) + 1
+    }
+
+    /// Where the content of a file is.
+    pub(super) fn content_path(&self, id: &str) -> PathBuf {
+        self.root.join("files").join(format!("{id}.bytes"))
+    }
+
+    /// Where the billing records of a batch are.
+    pub(super) fn billing_path(&self, batch: &str) -> PathBuf {
+        self.root.join("billing").join(format!("{batch}.jsonl"))
+    }
+
+    /// The file of that id, if it belongs to `account`.
+    pub(super) fn file_of(&self, account: &str, id: &str) -> Option<Arc<StoredFile>> {
+        self.files.get(id).filter(|file| file.account == account)
+    }
+
+    /// The batch of that id, if it belongs to `account`.
+    pub(super) fn batch_of(&self, account: &str, id: &str) -> Option<Arc<Batch>> {
+        self.batches.get(id).filter(|batch| batch.account == account)
+    }
+
+    /// The file that `account` sent earlier with just that content, by its SHA-256 in lowercase hex.
+    pub(super) fn same_content(&self, account: &str, sha256: &str) -> Option<String> {
+        let same = self.files.select(|file| {
+            let content = file.content.as_ref();
+            !file.generated && file.account == account && content.is_some_and(|content| content.digest == sha256)
+        });
+        same.into_iter().min_by_key(|file| (file.created_at, file.id.clone())).map(|file| file.id.clone())
+    }
+
+    /// Publishes the content of a file, then its record.
+    pub(super) fn keep(
+        &self,
+        mut file: StoredFile,
+        bytes: PendingFile,
+        content: Content,
+    ) -> Result<Arc<StoredFile>, FileError> {
+        bytes.publish_unsynced()?;
+        file.content = Some(content);
+        self.files.put(file)
+    }
+
+    /// Forgets a file and its content. Gives whether there was one.
+    pub(super) fn discard(&self, id: &str) -> Result<bool, FileError> {
+        let removed = self.files.remove(id)?.is_some();
+        if removed {
+            durable::remove_file(&self.content_path(id))?;
+        }
+        Ok(removed)
+    }
+}
+
+fn has_extension(path: &Path, wanted: &str) -> bool {
+    path.extension().is_some_and(|extension| extension == wanted)
+}
+
+fn remove_matching(directory: &Path, unwanted: impl Fn(&Path) -> bool) -> Result<(), FileError> {
+    for entry in fs::read_dir(directory).map_err(FileError::on("list", directory))? {
+        let path = entry.map_err(FileError::on("list", directory))?.path();
+        if unwanted(&path) {
+            durable::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_server_is_kept_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = Store::open(directory.path()).unwrap();
+        assert!(matches!(Store::open(directory.path()), Err(ServeError::Locked { .. })));
+        drop(first);
+        Store::open(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn content_without_a_record_is_removed_at_the_next_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let file = StoredFile::new("a", "in.jsonl".into(), "batch-api".into(), "jsonl".into());
+        let (kept, orphan) = (store.content_path(&file.id), store.content_path("file-orphan"));
+        let content = Content { bytes: 1, lines: 1, digest: "d".into() };
+        store.keep(file, PendingFile::create(&kept).unwrap(), content).unwrap();
+        durable::publish_bytes_unsynced(&orphan, b"x").unwrap();
+        drop(store);
+        Store::open(directory.path()).unwrap();
+        assert!(kept.exists() && !orphan.exists());
+    }
+}

@@ -1,0 +1,65 @@
+//! Killed at every durable system call: a seven-shard run is cut at the n-th `fsync`, `rename`, `pwrite64`, `writev`… and run again.
+//!
+//! In `cargo test` a sample; `BATCHLINE_TEST_CUTS=200` for more, `BATCHLINE_TEST_CUTS=all` for all of them.
+
+use crate::program::{Place, skipped};
+use crate::requests::{assert_same, generated, replies};
+use crate::service::Service;
+use crate::tracing::{is_available, killed_at, most_by_one_thread, traced};
+
+/// Cuts in `cargo test`.
+const SAMPLE: usize = 30;
+
+/// What is cut: seven shards.
+const OPTIONS: &str = "run in.jsonl -o out.jsonl --shard-requests 9 --quiet";
+
+#[test]
+fn killed_at_any_durable_system_call_it_goes_on_and_nothing_is_paid_twice() {
+    if !is_available() {
+        return skipped("strace is not installed, so nothing was killed at its system calls");
+    }
+    let input = generated(60);
+    let wanted = replies(&input);
+    let cuts = sample(&all_cuts(&input));
+    let (mut kills, mut kills_in_recovery) = (0, 0);
+    for (number, (call, nth)) in cuts.iter().enumerate() {
+        let service = Service::start();
+        let place = Place::new();
+        place.write("in.jsonl", &input);
+        let arguments = format!("{OPTIONS} {}", service.arguments());
+        kills += usize::from(killed_at(&place, call, *nth, &arguments).run().was_killed());
+        if number % 3 == 0 {
+            // Recovery is cut, too, at another call.
+            let (call, nth) = &cuts[(number * 7 + 1) % cuts.len()];
+            kills_in_recovery += usize::from(killed_at(&place, call, *nth, &arguments).run().was_killed());
+        }
+        place.run(&arguments).with_code(0);
+        assert_same(&place.read("out.jsonl"), &wanted);
+        service.books().assert_billed_once(&input);
+    }
+    assert!(kills * 10 >= cuts.len() * 6, "only {kills} of {} cuts hit", cuts.len());
+    assert!(kills_in_recovery > 0, "recovery was never cut");
+    let report = format!("{} cuts: {kills} kills, {kills_in_recovery} in recovery, 0 violations\n", cuts.len());
+    std::io::Write::write_all(&mut std::io::stderr(), report.as_bytes()).unwrap();
+}
+
+/// Every call at which a run can be cut.
+fn all_cuts(input: &[u8]) -> Vec<(String, usize)> {
+    let service = Service::start();
+    let place = Place::new();
+    place.write("in.jsonl", input);
+    traced(&place, &format!("{OPTIONS} {}", service.arguments())).run().with_code(0);
+    let most = most_by_one_thread(&String::from_utf8_lossy(&place.read("log")));
+    most.into_iter().flat_map(|(call, most)| (1..=most).map(move |nth| (call.clone(), nth))).collect()
+}
+
+fn sample(cuts: &[(String, usize)]) -> Vec<(String, usize)> {
+    let wanted = match std::env::var("BATCHLINE_TEST_CUTS").as_deref() {
+        Ok("all") => cuts.len(),
+        Ok(number) => number.parse().unwrap(),
+        Err(_) => SAMPLE,
+    };
+    // Evenly spread over all kinds of calls.
+    let wanted = wanted.min(cuts.len());
+    (0..wanted).map(|n| cuts[n * cuts.len() / wanted].clone()).collect()
+}

@@ -1,0 +1,34 @@
+//! The program as its users meet it: the real binary, in a process of its own, against a real service over loopback.
+//!
+//! `tests/README.md` says how to run it. Each test has a directory of its own, and no test waits for anything without a bound.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests lay out files themselves, outside of what must survive a power cut"
+)]
+#![expect(clippy::print_stdout, reason = "what a failing test was about; the harness keeps it to itself otherwise")]
+
+// What the tests are made of.
+mod program; // the program as a child process
+mod requests; // requests, and the replies that they must get
+mod service; // `batchline serve` as a child process, its calls and its bill
+mod tracing; // the program under strace
+
+// From the input to the output.
+mod defects; // every rule about lines has its file and its words
+mod merging; // reply files into input order, offline
+mod running; // every way in, every way out, and nothing twice
+
+// What goes wrong around it.
+mod cutting; // killed at every durable system call
+mod faults; // a service that misbehaves by script
+mod hostile; // lines that are meant to hurt
+mod interrupting; // Ctrl-C and SIGTERM
+mod killed; // SIGKILL at twenty random moments
+mod ordering; // what is synced before what
+mod refusing; // keys, servers, locks and disks
+mod secrets; // where the key is, and is not
+
+// What people and other programs see.
+mod screens; // help, plans, runs, shard files, records in JSON
+mod tutorial; // the official SDKs against the local service

@@ -1,0 +1,255 @@
+//! What keeps a run from going on: a key, a server, a lock, a disk. Each has its exit code and says what to do, and afterwards the
+//! same command goes on.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::program::{Place, Program, names_in, skipped, wait_until};
+use crate::requests::{assert_same, generated, replies};
+use crate::service::{Books, Service};
+
+/// Requests enough for three shards, laid out as `in.jsonl`.
+fn place_with_requests(requests: u64) -> (Place, Vec<u8>) {
+    let (place, requests) = (Place::new(), generated(requests));
+    place.write("in.jsonl", &requests);
+    (place, requests)
+}
+
+/// A script that may mount what it likes: nobody else sees it, and it goes with the script. `None` where that is not allowed.
+fn with_own_mounts(place: &Place, script: &str) -> Option<Program> {
+    let probe = Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "none", "/mnt"]).output();
+    if !probe.is_ok_and(|probe| probe.status.success()) {
+        skipped("full and read-only disks: this system does not let `unshare -rm` mount");
+        return None;
+    }
+    place.write("script", script);
+    Some(place.shell("exec unshare -rm sh -e script"))
+}
+
+/// All files below a directory.
+fn files_below(directory: &Path) -> Vec<std::path::PathBuf> {
+    let paths = names_in(directory).into_iter().map(|name| directory.join(name));
+    paths.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn without_a_key_nothing_is_asked_of_a_provider_and_the_hint_names_a_way_out() {
+    let (place, _) = place_with_requests(3);
+    let ended = place.run("run in.jsonl").with_code(3);
+    ended.saying("there is no API key for together").saying("hint: set TOGETHER_API_KEY").saying("--provider local");
+    assert_eq!(place.names(), ["in.jsonl"]);
+}
+
+#[test]
+fn only_the_right_key_opens_the_service_and_it_is_written_down_nowhere() {
+    let (right, wrong) = ("right-key-0123456789", "wrong-key-0123456789");
+    let host = Place::new();
+    host.write("key", right);
+    std::fs::set_permissions(host.path("key"), PermissionsExt::from_mode(0o600)).unwrap();
+    let service = Service::start_in(host, "--api-key-file key --batch-time 0ms");
+    let (place, requests) = place_with_requests(30);
+    let command = "run in.jsonl --poll-interval 50ms --json -o out.jsonl";
+    // With and without the version, and from the environment.
+    let address = service.base_url().strip_suffix("/v1").unwrap();
+    let run = |key: &str| place.program(command).env("TOGETHER_BASE_URL", address).env("TOGETHER_API_KEY", key).run();
+
+    let refused = run(wrong).with_code(3).saying("401");
+    assert_eq!(service.books().calls("create_batch"), 0);
+    let accepted = run(right).with_code(0);
+    assert_same(&place.read("out.jsonl"), &replies(&requests));
+    service.books().assert_billed_once(&requests);
+
+    let mut written: Vec<Vec<u8>> =
+        files_below(&place.path("")).iter().map(|path| std::fs::read(path).unwrap()).collect();
+    assert!(written.len() > 5);
+    written.extend([refused.stderr.into_bytes(), accepted.stderr.into_bytes()]);
+    for text in written {
+        for key in [right, wrong] {
+            assert!(!text.windows(key.len()).any(|window| window == key.as_bytes()), "a key was written down");
+        }
+    }
+}
+
+#[test]
+fn an_unreachable_server_is_given_up_after_a_while_that_costs_no_processor_time() {
+    // Nobody listens any more where somebody just did.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (place, _) = place_with_requests(20);
+    let command = format!("run in.jsonl --provider local --base-url http://{address} -o out.jsonl");
+    let ended = place.shell(&format!(r#""$BATCHLINE" {command}; code=$?; times; exit $code"#)).run().with_code(5);
+    assert!(ended.stderr.contains(&format!("http://{address}/v1/batches: could not connect")), "{}", ended.stderr);
+    // The last line is the children's user and system time: `0m0.02s 0m0.01s`.
+    let times = ended.text();
+    let seconds = |time: &str| {
+        let (minutes, seconds) = time.trim_end_matches('s').split_once('m').unwrap();
+        60.0 * minutes.parse::<f64>().unwrap() + seconds.parse::<f64>().unwrap()
+    };
+    let used: f64 = times.lines().last().unwrap().split_whitespace().map(seconds).sum();
+    assert!(used < 1.0, "{used} s of processor time");
+    assert!(!place.has("out.jsonl"));
+}
+
+#[test]
+fn waiting_for_a_service_that_fell_silent_costs_no_processor_time() {
+    let (service, (place, requests)) = (Service::start(), place_with_requests(3000));
+    let command = format!("run in.jsonl {} -o out.jsonl", service.arguments());
+    let running = place.program(&command).start();
+    // The first call is answered; then the uploads begin.
+    wait_until(|| service.books().calls("list_batches") >= 1);
+    service.freeze();
+    std::thread::sleep(Duration::from_millis(200));
+    let before = running.processor_time();
+    std::thread::sleep(Duration::from_secs(1));
+    let used = running.processor_time().saturating_sub(before);
+    assert!(used < Duration::from_millis(200), "{used:?} of a second");
+    service.thaw();
+    running.end().with_code(0);
+    assert_same(&place.read("out.jsonl"), &replies(&requests));
+    service.books().assert_billed_once(&requests);
+}
+
+#[test]
+fn a_second_process_on_the_same_run_is_turned_away_and_told_which_one_works_on_it() {
+    let service = Service::start_with("--batch-time 10m");
+    let (place, _) = place_with_requests(3);
+    let command = format!("run in.jsonl {} -o out.jsonl", service.arguments());
+    let first = place.program(&command).start();
+    wait_until(|| service.books().calls("create_batch") == 3);
+    let owner = format!("process {}", first.id());
+    place.run(&command).with_code(8).saying("is locked by another process").saying(&owner).saying("hint: wait");
+    assert!(place.run("status").with_code(0).text().contains(&format!("{owner} works on it")));
+    first.signal(Signal::INT);
+    first.end().with_code(130);
+    assert!(!place.run("status").with_code(0).text().contains("works on it"));
+    assert_eq!(service.books().calls("create_batch"), 3);
+}
+
+#[test]
+fn an_input_that_is_not_there_and_a_command_that_makes_no_sense_are_matters_of_usage() {
+    let (place, _) = place_with_requests(3);
+    for (command, words) in [
+        ("run nowhere.jsonl --provider local", "cannot open nowhere.jsonl: No such file or directory"),
+        ("check nowhere.jsonl", "cannot open nowhere.jsonl: No such file or directory"),
+        ("run in.jsonl --provider nobody", "there is no provider \"nobody\"; known are "),
+        ("run in.jsonl --provider local --shard-requests 50001", "more than the 50000"),
+        ("run in.jsonl --frobnicate", "unexpected argument '--frobnicate'"),
+        ("merge in.jsonl", "--replies"),
+        ("", "Usage: batchline <COMMAND>"),
+    ] {
+        place.run(command).with_code(2).saying(words);
+    }
+    assert_eq!((place.runs().len(), place.unnamed_runs().len()), (0, 0), "none of them left anything");
+}
+
+#[test]
+fn a_status_of_nothing_says_that_there_is_no_run() {
+    let place = Place::new();
+    place.run("status").with_code(2).saying("there are no runs below the working directory");
+    place.run("status .").with_code(8).saying("holds no run").saying("hint: `batchline ls`");
+    place.run("ls").with_code(0).saying("there are no runs");
+}
+
+#[test]
+fn an_unwritable_directory_is_named() {
+    let (place, requests) = place_with_requests(20);
+    let script = "
+        mkdir d
+        mount -t tmpfs -o ro none d
+        set +e
+        (cd d && \"$BATCHLINE\" run ../in.jsonl --provider local)
+        echo $?
+        \"$BATCHLINE\" run in.jsonl --provider local -o d/out.jsonl
+        echo $?";
+    let Some(program) = with_own_mounts(&place, script) else { return };
+    let ended = program.run().with_code(0);
+    assert_eq!(ended.text(), "8\n8\n");
+    ended.saying("cannot create directory .batchline: Read-only file system").saying("cannot create d/.out.jsonl.");
+    // The second was only refused its output: nothing was sent for nothing.
+    let books = Books::inside(&place.run_directory());
+    assert_eq!(books.calls("create_batch"), 0);
+    place.run("run in.jsonl --provider local -o out.jsonl").with_code(0).saying("going on with");
+    assert_same(&place.read("out.jsonl"), &replies(&requests));
+}
+
+#[test]
+fn a_run_directory_that_became_read_only_is_left_alone_and_gone_on_with_later() {
+    let (service, (place, requests)) = (Service::start(), place_with_requests(20));
+    let command = format!("run in.jsonl {} -o out.jsonl", service.arguments());
+    place.run(&command).with_code(0);
+    let script = format!(
+        "mount --bind .batchline .batchline
+         mount -o remount,bind,ro .batchline
+         exec \"$BATCHLINE\" {command}"
+    );
+    let Some(program) = with_own_mounts(&place, &script) else { return };
+    let ended = program.run().with_code(8);
+    assert!(ended.stderr.contains("Read-only file system") || ended.stderr.contains("readonly"), "{}", ended.stderr);
+    place.run(&command).with_code(0);
+    assert_same(&place.read("out.jsonl"), &replies(&requests));
+    service.books().assert_billed_once(&requests);
+}
+
+#[test]
+fn a_full_disk_stops_the_run_and_with_more_space_it_goes_on() {
+    // Too small for the request index, for the Ledger, for the replies, and for the output.
+    for size in ["8k", "100k", "400k", "1500k", "2800k"] {
+        let (service, (place, requests)) = (Service::start(), place_with_requests(3000));
+        let command = format!("run ../in.jsonl {} -o out.jsonl", service.arguments());
+        let script = format!(
+            "mkdir d
+             mount -t tmpfs -o size={size} none d
+             cd d
+             set +e
+             \"$BATCHLINE\" {command}
+             echo $?
+             set -e
+             test ! -e out.jsonl
+             mount -o remount,size=100m .
+             \"$BATCHLINE\" {command}
+             cp out.jsonl .."
+        );
+        let Some(program) = with_own_mounts(&place, &script) else { return };
+        let ended = program.run().with_code(0);
+        assert_eq!(ended.text(), "8\n", "{size}: {}", ended.stderr);
+        assert!(ended.stderr.contains("No space left") || ended.stderr.contains("is full"), "{size}: {}", ended.stderr);
+        assert_same(&place.read("out.jsonl"), &replies(&requests));
+        service.books().assert_billed_once(&requests);
+    }
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_met_like_a_full_disk() {
+    let (service, (place, requests)) = (Service::start(), place_with_requests(3000));
+    let command = format!("run in.jsonl {} -o out.jsonl", service.arguments());
+    // In blocks of 512 bytes: enough for everything but the output.
+    let limited = format!(r#"trap "" XFSZ; ulimit -f 3000; exec "$BATCHLINE" {command}"#);
+    place.shell(&limited).run().with_code(8).saying("File too large");
+    assert!(!place.has("out.jsonl"));
+    place.run(&command).with_code(0);
+    assert_same(&place.read("out.jsonl"), &replies(&requests));
+    service.books().assert_billed_once(&requests);
+}
+
+#[test]
+fn an_output_that_takes_nothing_is_local_trouble() {
+    let (place, requests) = place_with_requests(20);
+    let command = "run in.jsonl --provider local --poll-interval 50ms";
+    place.run(&format!("{command} -o /dev/full")).with_code(8).saying("No space left on device");
+    place
+        .shell(&format!(r#"exec "$BATCHLINE" {command} >/dev/full"#))
+        .run()
+        .with_code(8)
+        .saying("No space left on device");
+    place
+        .shell(r#"exec "$BATCHLINE" check in.jsonl >/dev/full"#)
+        .run()
+        .with_code(8)
+        .saying("cannot write to standard output");
+    assert_same(&place.run(command).with_code(0).stdout, &replies(&requests));
+    Books::inside(&place.run_directory()).assert_billed_once(&requests);
+}

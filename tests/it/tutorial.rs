@@ -1,0 +1,37 @@
+//! Together's batch tutorial with the official Python SDK, unchanged, against `batchline serve`.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::program::{Place, skipped};
+use crate::service::Service;
+
+/// The versions that `.ci/run` installs, each in an environment of its own.
+const VERSIONS: [&str; 2] = ["3.1.1", "2.42.0"];
+
+/// The interpreters to try: those that `BATCHLINE_TEST_PYTHONS` names, with colons between, or those that `.ci/run` has made.
+fn interpreters() -> Vec<PathBuf> {
+    if let Ok(named) = std::env::var("BATCHLINE_TEST_PYTHONS") {
+        return named.split(':').filter(|path| !path.is_empty()).map(PathBuf::from).collect();
+    }
+    let made =
+        |version| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("target/sdk/together-{version}/bin/python"));
+    VERSIONS.map(made).into()
+}
+
+#[test]
+fn the_official_sdks_do_the_tutorial() {
+    for python in interpreters() {
+        let version = "from importlib.metadata import version; print(version('together'))";
+        let installed = Command::new(&python).args(["-c", version]).output();
+        if !installed.is_ok_and(|output| output.status.success()) {
+            skipped(&format!("the tutorial: no `together` package for {}; .ci/run installs it", python.display()));
+            continue;
+        }
+        let (place, service) = (Place::new(), Service::start_with("--batch-time 1s"));
+        let root = service.base_url().strip_suffix("/v1").unwrap();
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sdk/tutorial.py");
+        let ended = place.shell(&format!("exec '{}' '{script}' {root}", python.display())).run().with_code(0);
+        assert!(ended.text().contains("the tutorial works"), "{}", ended.text());
+    }
+}
