@@ -1,22 +1,13 @@
 //! The order of system calls, without which a power cut would lose what is promised: kills cannot find a sync that is missing.
 
 use crate::program::{Place, skipped};
-use crate::requests::generated;
+use crate::requests::{generated, request};
 use crate::service::Service;
 use crate::tracing::{Call, is_available, read_log, traced};
 
 #[test]
-fn everything_is_synced_before_anything_that_relies_on_it() {
-    if !is_available() {
-        return skipped("strace is not installed, so the order of system calls was not looked at");
-    }
-    let service = Service::start();
-    let place = Place::new();
-    place.write("in.jsonl", generated(60));
-    let arguments = format!("run - -o out.jsonl --shard-requests 9 --quiet {}", service.arguments());
-    let program = traced(&place, &arguments).input(place.read("in.jsonl"));
-    program.run().with_code(0);
-    let calls = read_log(&String::from_utf8_lossy(&place.read("log")));
+fn intents_are_synced_before_anything_that_relies_on_them() {
+    let Some(calls) = calls_of_a_run(&generated(60)) else { return };
 
     // A run appears under its name when its parts are on disk: the index, the spool, the Ledger, then the directory.
     let publish = find(&calls, "rename", ".incoming-", 0);
@@ -42,22 +33,32 @@ fn everything_is_synced_before_anything_that_relies_on_it() {
         assert!(written.begun > before);
         before = post.begun;
     }
+}
 
-    // A reply file is synced, then renamed, then its directory is synced, and only then the Ledger knows of it.
+#[test]
+fn replies_are_synced_before_anything_that_relies_on_them() {
+    // One shard, so that nothing else writes to the Ledger meanwhile.
+    let requests: String = (0..9).map(|number| request(&format!("r{number}"), "one") + "\n").collect();
+    let Some(calls) = calls_of_a_run(requests.as_bytes()) else { return };
     let renames: Vec<&Call> =
         calls.iter().filter(|call| call.name == "rename" && call.about.contains(".part\"")).collect();
+
+    // A reply file is synced, then renamed, then its directory is synced, and only then the Ledger knows of it.
     let replies: Vec<&&Call> = renames.iter().filter(|call| call.about.contains("/replies/")).collect();
-    assert_eq!(replies.len(), 9);
-    for rename in &replies {
-        let part = rename.about.split('"').nth(1).unwrap();
-        let synced = last_before(&calls, "fsync", &format!("{part}>"), rename.begun).expect("a reply file is synced");
-        let written =
-            last_before(&calls, "pwrite64", &format!("{part}>"), rename.begun).expect("a reply file is written");
-        assert!(written.done < synced.begun && synced.done < rename.begun);
-        let directory = find(&calls, "fsync", "/replies>", rename.done);
-        let ledger = find(&calls, "fsync", "ledger.sqlite-wal>", rename.done);
-        assert!(directory.begun < ledger.begun, "the Ledger hears of a file whose name is not on disk");
-    }
+    assert_eq!(replies.len(), 1);
+    let part = replies[0].about.split('"').nth(1).unwrap();
+    let written = last_before(&calls, "pwrite64", &format!("{part}>"), replies[0].begun).expect("it is written");
+    let synced = last_before(&calls, "fsync", &format!("{part}>"), replies[0].begun).expect("it is synced");
+    assert!(written.done < synced.begun && synced.done < replies[0].begun);
+    let directory = find(&calls, "fsync", "/replies>", replies[0].done);
+    let ledger = find(&calls, "pwrite64", "ledger.sqlite-wal>", replies[0].done);
+    assert!(directory.done < ledger.begun, "the Ledger hears of a file whose name is not on disk");
+
+    // The same goes for the replies' slots: the Ledger says that they are there only after they are.
+    let slots = find(&calls, "pwrite64", "/replies.idx>", ledger.done);
+    let synced = find(&calls, "fsync", "/replies.idx>", slots.done);
+    let ledger = find(&calls, "pwrite64", "ledger.sqlite-wal>", slots.done);
+    assert!(synced.done < ledger.begun, "the Ledger hears of slots that are not on disk");
 
     // The output is synced before it gets its name, and its directory after that.
     let output =
@@ -69,6 +70,19 @@ fn everything_is_synced_before_anything_that_relies_on_it() {
         calls.iter().any(|call| call.name == "fsync" && call.begun > output.done),
         "the output's directory is synced"
     );
+}
+
+/// The durable calls of a whole run of these requests through a pipe, in shards of nine; `None` where they cannot be seen.
+fn calls_of_a_run(requests: &[u8]) -> Option<Vec<Call>> {
+    if !is_available() {
+        skipped("strace is not installed, so the order of system calls was not looked at");
+        return None;
+    }
+    let service = Service::start();
+    let place = Place::new();
+    let arguments = format!("run - -o out.jsonl --shard-requests 9 --quiet {}", service.arguments());
+    traced(&place, &arguments).input(requests).run().with_code(0);
+    Some(read_log(&String::from_utf8_lossy(&place.read("log"))))
 }
 
 /// The first call of that name about that, begun at or after a line.
