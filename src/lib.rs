@@ -25,7 +25,7 @@
 //! | [`serve`] | the local Batch API server |
 //! | [`generate`] | realistic prompt sets of any size |
 //! | [`durable`] | the only module that creates, syncs, renames or removes a file |
-//! | [`lines`], [`in_order`], [`custom_id`] | what the phases share: framing, ordered parallel work, hashes of ids |
+//! | [`lines`], [`in_order`], [`partitions`], [`custom_id`] | what the phases share: framing, ordered parallel work, records beyond memory, hashes of ids |
 //! | [`error`] | why a run cannot go on, and what its user can do |
 //! | `src/cli/` | the program: the one place that knows the command line, the environment and the terminal |
 //!
@@ -52,6 +52,7 @@ pub mod in_order;
 pub mod input;
 pub mod lines;
 pub mod offline;
+pub mod partitions;
 pub mod remote;
 pub mod results;
 pub mod run;

@@ -17,6 +17,7 @@ use crate::durable::FileError;
 
 pub mod id_table;
 pub mod index;
+pub mod join;
 pub mod merge;
 pub mod reply;
 pub mod reply_index;
