@@ -8,7 +8,7 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::InputError;
-use super::check::{self, Checker, Fields, LineLimits};
+use super::check::{self, LineLimits};
 use super::defect::{Defect, DefectKind};
 use super::source::{Part, Source};
 use crate::custom_id::IdHasher;
@@ -57,9 +57,29 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    fn push_defect(&mut self, line: CheckedLine, defect: Defect) {
+    /// Checks a line: fast, and if that does not accept it, exactly.
+    fn push_line(&mut self, line: &[u8], offset: u64, limits: &LineLimits, ids: IdHasher) {
+        let line_hash = xxh3_64(line);
+        let length = u32::try_from(line.len()).unwrap_or(u32::MAX);
+        let checked = CheckedLine { id_hash: 0, offset, length, model: None };
+        let (id_hash, model) = match check::request(line, limits) {
+            Some(fields) => (ids.hash(&fields.custom_id), self.model_number(&fields.model)),
+            None => match check::diagnose(line, limits) {
+                Ok(found) => (ids.hash(&found.custom_id), self.model_number(&found.model)),
+                Err(defect) => return self.push_defect(checked, line_hash, defect),
+            },
+        };
+        self.push(CheckedLine { id_hash, model: Some(model), ..checked }, line_hash);
+    }
+
+    fn push_defect(&mut self, line: CheckedLine, line_hash: u64, defect: Defect) {
         self.defects.push((self.lines, defect));
-        self.checked.push(CheckedLine { model: None, id_hash: 0, ..line });
+        self.push(line, line_hash);
+    }
+
+    fn push(&mut self, line: CheckedLine, line_hash: u64) {
+        self.checked.push(line);
+        self.line_hashes.push(line_hash.to_le_bytes());
     }
 
     /// The number of a model. A chunk is too small to name more than `u16` can count: see the assertion.
@@ -83,14 +103,11 @@ pub(crate) struct ChunkReader {
     limits: LineLimits,
     ids: IdHasher,
     block: Block,
-    checker: Checker,
-    /// A line as it stands in the file, for the second look; the parser has changed the first.
-    raw: Vec<u8>,
 }
 
 impl ChunkReader {
     pub(crate) fn new(limits: LineLimits, ids: IdHasher) -> Self {
-        Self { limits, ids, block: Block::default(), checker: Checker::new(limits), raw: Vec::new() }
+        Self { limits, ids, block: Block::default() }
     }
 
     /// Reads chunk `number` of part `part` and checks its lines.
@@ -102,62 +119,35 @@ impl ChunkReader {
             return Ok(utf16_chunk(chunk, place, first_block));
         }
         for number in first_block..(first_block + CHUNK_BLOCKS).min(place.extent().blocks()) {
-            self.read_block(source, &mut chunk, number)?;
+            self.read_block(place, &mut chunk, number)?;
         }
         Ok(chunk)
     }
 
-    fn read_block(&mut self, source: &Source, chunk: &mut Chunk, number: u64) -> Result<(), InputError> {
-        let place = &source.parts()[chunk.part];
+    fn read_block(&mut self, place: &Part, chunk: &mut Chunk, number: u64) -> Result<(), InputError> {
         let extent = place.extent();
         let shrunk = |error| unreadable(place, error);
         self.block.read(&extent, number).map_err(shrunk)?;
         // One byte more than a line may have: a carriage return may follow it.
         let held_max = usize::try_from(self.limits.line_bytes).unwrap_or(usize::MAX).saturating_add(1);
         while let Some(line) = self.block.next_line(&extent, held_max).map_err(shrunk)? {
-            let mut checked = CheckedLine { id_hash: 0, offset: place.start + line.offset(), length: 0, model: None };
-            let mut line_hash = 0;
-            let mut accepted = None;
-            if let Line::Whole { padded, length, .. } = line {
-                let length = lines::without_carriage_return(&padded[..length]).len();
-                if padded.first() != Some(&b'{') && lines::is_blank(&padded[..length]) {
-                    chunk.lines += 1;
-                    chunk.blank += 1;
-                    continue;
+            let offset = place.start + line.offset();
+            match line {
+                Line::Whole { padded, length, .. } => {
+                    let line = lines::without_carriage_return(&padded[..length]);
+                    if line.first() != Some(&b'{') && lines::is_blank(line) {
+                        chunk.blank += 1;
+                    } else {
+                        chunk.push_line(line, offset, &self.limits, self.ids);
+                    }
                 }
-                line_hash = xxh3_64(&padded[..length]);
-                checked.length = u32::try_from(length).unwrap_or(u32::MAX);
-                let ids = self.ids;
-                let accept = |fields: Fields<'_>| (ids.hash(fields.custom_id), chunk.model_number(fields.model));
-                accepted = self.checker.check(padded, length, accept);
-            }
-            chunk.line_hashes.push(line_hash.to_le_bytes());
-            match accepted {
-                Some((id_hash, model)) => {
-                    chunk.checked.push(CheckedLine { id_hash, model: Some(model), ..checked });
+                Line::TooLong { .. } => {
+                    let kind = DefectKind::LineTooLong(self.limits.line_bytes);
+                    let line = CheckedLine { id_hash: 0, offset, length: 0, model: None };
+                    chunk.push_defect(line, 0, Defect { kind, column: 1, custom_id: None });
                 }
-                None => self.look_again(source, chunk, checked)?,
             }
             chunk.lines += 1;
-        }
-        Ok(())
-    }
-
-    /// The slow and exact check of a line that the fast one did not accept.
-    fn look_again(&mut self, source: &Source, chunk: &mut Chunk, line: CheckedLine) -> Result<(), InputError> {
-        if line.length == 0 {
-            let kind = DefectKind::LineTooLong(self.limits.line_bytes);
-            chunk.push_defect(line, Defect { kind, column: 1, custom_id: None });
-            return Ok(());
-        }
-        self.raw.resize(line.length as usize, 0);
-        source.read_at(line.offset, &mut self.raw)?;
-        match check::diagnose(&self.raw, &self.limits) {
-            Ok(found) => {
-                let model = Some(chunk.model_number(&found.model));
-                chunk.checked.push(CheckedLine { id_hash: self.ids.hash(&found.custom_id), model, ..line });
-            }
-            Err(defect) => chunk.push_defect(line, defect),
         }
         Ok(())
     }
@@ -176,8 +166,7 @@ fn is_utf16(part: &Part) -> std::io::Result<bool> {
 fn utf16_chunk(mut chunk: Chunk, part: &Part, first_block: u64) -> Chunk {
     if first_block == 0 {
         let line = CheckedLine { offset: part.start, id_hash: 0, length: 0, model: None };
-        chunk.line_hashes.push([0; 8]);
-        chunk.push_defect(line, Defect { kind: DefectKind::Utf16, column: 1, custom_id: None });
+        chunk.push_defect(line, 0, Defect { kind: DefectKind::Utf16, column: 1, custom_id: None });
         chunk.lines = 1;
     }
     chunk
