@@ -42,6 +42,7 @@ use crate::lines::BLOCK_BYTES;
 use crate::remote::{
     Address, Api, BatchStatus, CreateBatch, HttpApi, Profile, Progress, RemoteFile, Settings, Submission, Token,
 };
+use crate::results::held::Held;
 use crate::results::merge::{self, MergeInputs, Sinks, Unanswered};
 use crate::results::reply_index::ReplyIndex;
 use crate::run::directory::{Incoming, layout};
@@ -68,7 +69,7 @@ pub struct BenchOptions {
     pub amount: Amount,
     /// Threads that check, index and merge.
     pub threads: usize,
-    /// Memory for ids, in bytes.
+    /// Memory for ids, and then for reply files, in bytes.
     pub memory_bytes: usize,
     /// Uploads, and downloads, at a time.
     pub transfers: usize,
@@ -156,10 +157,7 @@ fn copy(input: &Path, target: &Path) -> Result<Measured, Error> {
 fn scan_options(options: &BenchOptions, place: &Path) -> ScanOptions {
     let limits = &options.profile.limits;
     ScanOptions {
-        line: LineLimits {
-            line_bytes: limits.line_bytes,
-            custom_id_characters: limits.custom_id_characters as usize,
-        },
+        line: LineLimits { line_bytes: limits.line_bytes, custom_id_characters: limits.custom_id_characters as usize },
         shard: ShardLimits { requests: limits.shard_requests, bytes: limits.shard_bytes },
         threads: options.threads,
         memory_bytes: options.memory_bytes,
@@ -195,6 +193,7 @@ fn plan(options: &BenchOptions, input: &Path, place: &Path) -> Result<(Files, Ve
         replies: ReplyIndex::open_or_create(&layout::replies_index(place), requests)?,
         ids: scan_options.ids,
         threads: options.threads,
+        memory_bytes: options.memory_bytes,
     };
     Ok((files, shards, measured))
 }
@@ -217,11 +216,7 @@ async fn upload(
 }
 
 /// Has the service answer all of it. What that takes is the service's affair, and not measured.
-async fn run_batches(
-    options: &BenchOptions,
-    api: &HttpApi,
-    uploaded: &[RemoteFile],
-) -> Result<Vec<EndedBatch>, Error> {
+async fn run_batches(options: &BenchOptions, api: &HttpApi, uploaded: &[RemoteFile]) -> Result<Vec<EndedBatch>, Error> {
     let mut ids = Vec::new();
     for file in uploaded {
         let request = CreateBatch {
@@ -286,12 +281,7 @@ fn reply_bytes(files: &Files) -> Result<u64, Error> {
     Ok(sizes.map_err(FileError::on("read", &replies))?.into_iter().sum())
 }
 
-fn index(
-    files: &Files,
-    shards: &[Shard],
-    batches: &[EndedBatch],
-    generated: Generated,
-) -> Result<Measured, Error> {
+fn index(files: &Files, shards: &[Shard], batches: &[EndedBatch], generated: Generated) -> Result<Measured, Error> {
     let bytes = reply_bytes(files)?;
     let gauge = Gauge::start();
     for (number, (shard, batch)) in shards.iter().zip(batches).enumerate() {
@@ -309,6 +299,7 @@ fn merge(files: &Files, target: &Path) -> Result<Measured, Error> {
         path: &|number| Ok(layout::reply_file(&files.run, number)),
         unanswered: &unanswered,
         body: &|_| Ok(None),
+        held: &Held::new(files.memory_bytes),
         threads: files.threads,
     };
     let mut output = BufWriter::with_capacity(COPY_BYTES, durable::create_new(target)?);

@@ -15,6 +15,7 @@ use std::io;
 
 use crate::durable::FileError;
 
+pub mod held;
 pub mod id_table;
 pub mod index;
 pub mod join;

@@ -24,6 +24,7 @@ use crate::input::defect::Defect;
 use crate::input::request_index::{LineState, RequestIndex};
 use crate::input::source::Source;
 use crate::results::ResultsError;
+use crate::results::held::Held;
 use crate::results::merge::{self, MISSING, MergeInputs, Merged, Sinks, Unanswered};
 
 /// Bytes gathered before they are handed to the operating system.
@@ -79,9 +80,10 @@ impl Merger {
         let (frontier, moves) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let mut merged = Merged::default();
+            let held = Held::new(files.memory_bytes);
             let mut from = 0;
             for to in moves {
-                merge_stretches(&files, line, &notes, from..to, &mut open, &mut merged, &*monitor)?;
+                merge_stretches(&files, &held, (line, &notes), from..to, &mut open, &mut merged, &*monitor)?;
                 from = to.max(from);
             }
             // The sender is gone: all is final, or the run has stopped early.
@@ -114,8 +116,8 @@ impl Merger {
 
 fn merge_stretches(
     files: &Files,
-    line: LineLimits,
-    notes: &Notes,
+    held: &Held,
+    (line, notes): (LineLimits, &Notes),
     seqs: std::ops::Range<u64>,
     outputs: &mut OpenOutputs,
     merged: &mut Merged,
@@ -128,6 +130,7 @@ fn merge_stretches(
         path: &|number| Ok(layout::reply_file(&files.run, number)),
         unanswered: &|seq| unanswering.explain(seq, &note),
         body: &|seq| unanswering.body(seq),
+        held,
         threads: files.threads,
     };
     let mut from = seqs.start;
