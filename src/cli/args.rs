@@ -53,6 +53,8 @@ pub(crate) enum Command {
     Serve(ServeArguments),
     /// Write a realistic set of requests
     Generate(GenerateArguments),
+    /// Measure what this machine makes of each stage, beside plain reading and copying
+    Bench(BenchArguments),
 }
 
 impl Command {
@@ -68,6 +70,7 @@ impl Command {
             Self::Cancel(arguments) => arguments.json,
             Self::Retry(arguments) => arguments.json,
             Self::Doctor(arguments) => arguments.json,
+            Self::Bench(arguments) => arguments.json,
             Self::Split(_) | Self::Clean(_) | Self::Serve(_) | Self::Generate(_) => false,
         }
     }
@@ -332,6 +335,9 @@ pub(crate) struct ServeArguments {
     /// Let go wrong what the script in FILE says: dropped answers, cut downloads, lost rows and the like
     #[arg(long, value_name = "FILE")]
     pub(crate) faults: Option<PathBuf>,
+    /// End when standard input ends, too: for programs that start a service of their own
+    #[arg(long)]
+    pub(crate) until_stdin_ends: bool,
 }
 
 #[derive(Debug, Args)]
@@ -351,6 +357,31 @@ pub(crate) struct GenerateArguments {
     /// Write to FILE [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    /// How many bytes of requests are generated
+    #[arg(long, value_name = "BYTES", default_value = "1GB", value_parser = bytes)]
+    pub(crate) bytes: u64,
+    /// How many requests are generated, instead
+    #[arg(short = 'n', long, value_name = "N", conflicts_with = "bytes")]
+    pub(crate) requests: Option<u64>,
+    /// How often everything is done; the medians are shown
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub(crate) runs: u16,
+    /// Threads that check and merge [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
+    /// Memory for the whole process, such as 256MiB
+    #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = bytes)]
+    pub(crate) memory: u64,
+    /// Work in DIR, which needs room for six times the bytes [default: the system's directory for temporary files]
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+    /// Print records, a stage a line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Reads `5000`, `20MB`, `256MiB`. K, M, G, T are decimal, with `i` binary; the `B` may be left out.

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stderr, reason = "the program is the one place that talks to its user")]
 
 mod args;
+mod bench;
 mod exit;
 mod inspect;
 mod offline;
@@ -71,5 +72,6 @@ fn dispatch(command: Command) -> Result<Exit, exit::Failure> {
         Command::Clean(arguments) => tending::clean(&arguments),
         Command::Doctor(arguments) => tending::doctor(&arguments),
         Command::Serve(arguments) => serving::serve(arguments),
+        Command::Bench(arguments) => bench::bench(&arguments),
     }
 }

@@ -38,9 +38,15 @@ pub(crate) fn provider(name: &str) -> Result<&'static Profile, Failure> {
     })
 }
 
-pub(crate) fn threads(arguments: &InputArguments) -> usize {
+/// That many threads, or one for each core.
+pub(crate) fn threads(typed: Option<u16>) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    arguments.threads.map_or_else(cores, usize::from)
+    typed.map_or_else(cores, usize::from)
+}
+
+/// The part of the memory that holds ids, in bytes.
+pub(crate) fn ids_memory(memory: u64) -> usize {
+    bytes(memory / IDS_SHARE)
 }
 
 fn line_limits(profile: &Profile) -> LineLimits {
@@ -78,8 +84,8 @@ pub(crate) fn offline(
         scan: ScanOptions {
             line,
             shard: limits,
-            threads: threads(input),
-            memory_bytes: bytes(input.memory / IDS_SHARE),
+            threads: threads(input.threads),
+            memory_bytes: ids_memory(input.memory),
             ids: IdHasher::random(),
             skip_invalid: shard.is_some_and(|shard| shard.skip_invalid),
             scratch: PathBuf::new(),
@@ -108,7 +114,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
         skip_invalid: arguments.shard.skip_invalid,
         report: arguments.defects.report.clone(),
         max_defects: arguments.defects.max_defects,
-        threads: threads(&arguments.input),
+        threads: threads(arguments.input.threads),
         memory_bytes: bytes(arguments.input.memory),
         uploads: usize::from(arguments.uploads),
         poll_interval: arguments.poll_interval.unwrap_or(profile.poll_interval),

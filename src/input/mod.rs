@@ -18,6 +18,7 @@ use crate::durable::FileError;
 pub mod check;
 mod chunk;
 pub mod defect;
+mod grammar;
 pub mod members;
 pub mod pack;
 pub mod request_index;

@@ -388,7 +388,7 @@ mod tests {
             let table = IdTable::new((0..fates.len()).map(|n| ids.hash(&format!("id-{n}"))));
             let mut slots = vec![None; fates.len()];
             let mut aside = SideFiles::new(&directory.path().join("aside"));
-            let indexed = index::index(&reply_files, &table, ids, &mut slots, 2, &mut aside, &|_| ()).unwrap();
+            let indexed = index::index(&reply_files, &table, ids, &mut slots, 2, &mut aside).unwrap();
             aside.finish().unwrap();
             let count = |wanted: fn(&Fate) -> bool| fates.iter().filter(|fate| wanted(fate)).count() as u64;
             let repeats = 2 * count(|fate| matches!(fate, Fate::Repeated));

@@ -18,6 +18,7 @@ use crate::durable::FileError;
 
 pub mod id_table;
 pub mod index;
+pub mod join;
 pub mod merge;
 pub mod reply;
 pub mod reply_index;

@@ -42,7 +42,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    fn to_bytes(slot: Option<Self>) -> [u8; 16] {
+    pub(super) fn to_bytes(slot: Option<Self>) -> [u8; 16] {
         let mut bytes = [0; 16];
         if let Some(slot) = slot {
             bytes[..6].copy_from_slice(&slot.offset.to_le_bytes()[..6]);
@@ -58,7 +58,7 @@ impl Slot {
         bytes
     }
 
-    fn from_bytes(bytes: &[u8; 16]) -> io::Result<Option<Self>> {
+    pub(super) fn from_bytes(bytes: &[u8; 16]) -> io::Result<Option<Self>> {
         if *bytes == [0; 16] {
             return Ok(None);
         }
@@ -144,9 +144,9 @@ impl ReplyIndex {
         durable::sync(&self.file, &self.path)
     }
 
-    /// Writes the slots of all Seqs, without syncing them.
-    pub fn write_all(&self, slots: &[Option<Slot>]) -> Result<(), FileError> {
-        let mut offset = 0;
+    /// Writes the slots of the Seqs from `first` on, without syncing them.
+    pub fn write(&self, first: u64, slots: &[Option<Slot>]) -> Result<(), FileError> {
+        let mut offset = first * SLOT_BYTES;
         for group in slots.chunks(position(PATCH_SLOTS)) {
             let bytes: Vec<u8> = group.iter().flat_map(|slot| Slot::to_bytes(*slot)).collect();
             self.file.write_all_at(&bytes, offset).map_err(FileError::on("write", &self.path))?;

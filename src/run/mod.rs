@@ -46,7 +46,7 @@ mod rounds;
 #[cfg(test)]
 mod simulation;
 pub mod state;
-mod steps;
+pub(crate) mod steps;
 pub mod summary;
 
 pub use monitor::{Event, Monitor, Silent};

@@ -145,7 +145,7 @@ pub(crate) fn index(
         slot.take_if(|slot| is_own(slot));
     }
     let mut aside = SideFiles::new(&layout::aside(&files.run, submission));
-    let mut indexed = index::index(&own, &table, files.ids, &mut slots, files.threads, &mut aside, &|_| ())?;
+    let mut indexed = index::index(&own, &table, files.ids, &mut slots, files.threads, &mut aside)?;
     let unnamed = seqs.len() as u64 - indexed.outputs - indexed.errors;
     if unnamed > 0 && indexed.unknown > 0 {
         // Before they are taken for strangers, and what they answer is sent and paid for again.

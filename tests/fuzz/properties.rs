@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::Path;
 
 use batchline::custom_id::IdHasher;
-use batchline::input::check::{self, Checker, LineLimits};
+use batchline::input::check::{self, LineLimits};
 use batchline::input::defect::DefectKind;
 use batchline::input::pack::{Cut, Shard};
 use batchline::input::request_index::RequestIndex;
@@ -86,16 +86,11 @@ struct ModelBody {
 
 /// The fast check, the judge and `serde_json` agree about every line.
 pub(crate) fn checking(data: &[u8]) {
-    let mut checker = Checker::new(LIMITS);
     for line in data.split(|byte| *byte == b'\n') {
-        let mut padded = [line, &[b' '; PADDING]].concat();
-        let fast =
-            checker.check(&mut padded, line.len(), |fields| (fields.custom_id.to_owned(), fields.model.to_owned()));
-        assert!(padded[line.len()..] == [b' '; PADDING], "the padding was changed");
         let judged = check::diagnose(line, &LIMITS);
-        if let Some((custom_id, model)) = fast {
+        if let Some(fast) = check::request(line, &LIMITS) {
             let judged = judged.as_ref().expect("what the fast check takes, the judge takes");
-            assert_eq!((&judged.custom_id, &judged.model), (&custom_id, &model));
+            assert_eq!((&*judged.custom_id, &*judged.model), (&*fast.custom_id, &*fast.model));
         }
         match judged {
             Ok(judged) => {
@@ -160,7 +155,7 @@ pub(crate) fn indexing(data: &[u8]) {
     let mut slots = vec![None; REQUESTS];
     let mut aside = SideFiles::new(&directory.path().join("aside"));
     let table = IdTable::new(hashes.iter().copied());
-    let indexed = index::index(&files, &table, IDS, &mut slots, 1, &mut aside, &|_| ()).unwrap();
+    let indexed = index::index(&files, &table, IDS, &mut slots, 1, &mut aside).unwrap();
     let kept = indexed.outputs + indexed.errors;
     assert_eq!(kept + indexed.duplicates + indexed.conflicts + indexed.unknown + indexed.unreadable, indexed.replies);
     assert_eq!(kept, slots.iter().flatten().count() as u64);

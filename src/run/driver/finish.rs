@@ -87,6 +87,7 @@ impl<A: Api> Driver<A> {
         for shard in round.shards {
             let number = shard.number;
             self.shards.push(Recorded::packed(shard));
+            self.counts.waiting += 1;
             self.enqueue(number);
         }
         self.tell();
