@@ -285,7 +285,7 @@ fn index(files: &Files, shards: &[Shard], batches: &[EndedBatch], generated: Gen
     let bytes = reply_bytes(files)?;
     let gauge = Gauge::start();
     for (number, (shard, batch)) in shards.iter().zip(batches).enumerate() {
-        let ShardIndexed::Whole(..) = steps::index(files, shard, submission(number), batch, false)? else {
+        let ShardIndexed::Whole(..) = steps::index(files, shard, submission(number), batch, false, false)? else {
             return Err(Error::Internal { what: format!("the replies of shard {number} are not complete") });
         };
     }

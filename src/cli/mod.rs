@@ -15,6 +15,7 @@ mod serving;
 mod settings;
 mod tending;
 
+use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -24,6 +25,7 @@ use exit::Exit;
 
 /// Parses, runs, reports.
 pub(crate) fn main() -> ExitCode {
+    end_on_panics();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -34,10 +36,25 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     let json = arguments.command.json();
-    match dispatch(arguments.command) {
-        Ok(exit) => exit.into(),
-        Err(error) => exit::report(&error, json),
+    match catch_unwind(|| dispatch(arguments.command)) {
+        Ok(Ok(exit)) => exit.into(),
+        Ok(Err(error)) => exit::report(&error, json),
+        // The panic has said what it had to say.
+        Err(_) => Exit::Internal.into(),
     }
+}
+
+/// A panic of the main thread ends the process: what it would unwind through may wait for threads that were never started. Nothing is
+/// lost, for a run survives worse at any moment.
+#[expect(clippy::exit, reason = "nothing else is certain to come to an end")]
+fn end_on_panics() {
+    let (main, tell) = (std::thread::current().id(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        if std::thread::current().id() == main {
+            std::process::exit(Exit::Internal as i32);
+        }
+    }));
 }
 
 fn dispatch(command: Command) -> Result<Exit, exit::Failure> {

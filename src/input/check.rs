@@ -81,7 +81,11 @@ pub fn diagnose(line: &[u8], limits: &LineLimits) -> Result<Diagnosed, Defect> {
         return Err(plain(DefectKind::NotAnObject, start + 1));
     }
     let column_of = |value: &str| value.as_ptr() as usize - text.as_ptr() as usize + 1;
-    let object = Members::parse(whole.get()).map_err(|error| invalid_json(&error))?;
+    let object = Members::parse(whole.get()).map_err(|error| match structure.lone_surrogate {
+        // In a key.
+        Some(column) => plain(DefectKind::LoneSurrogate, column),
+        None => invalid_json(&error),
+    })?;
     // The id first, so that every other message can name it.
     let custom_id = object.get("custom_id").and_then(|value| serde_json::from_str::<String>(value).ok());
     let defect = |kind, column| Defect { kind, column, custom_id: custom_id.clone() };

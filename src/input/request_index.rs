@@ -4,9 +4,12 @@
 //! hash of its id.
 //!
 //! ```text
-//! byte  0   6     10    14    16               32
-//!       | offset | length | shard | state | id hash |      all little-endian, record n at byte 32 n
+//! byte  0   6     10    14    15      16        32
+//!       | offset | length | shard | state | check | id hash |      all little-endian, record n at byte 32 n
 //! ```
+//!
+//! The check is the exclusive or of the other bytes, and never 0 where they are: a record that the disk has changed is an error,
+//! and never another line.
 //!
 //! A billion requests take 32 GB here beside a terabyte of prompts. The index is written front to back in one go and
 //! never changed after.
@@ -68,10 +71,15 @@ impl Record {
             LineState::Duplicate => 2,
         };
         bytes[16..].copy_from_slice(&self.id_hash.to_le_bytes());
+        bytes[15] = check(&bytes);
         bytes
     }
 
     fn from_bytes(bytes: &[u8; 32]) -> io::Result<Self> {
+        let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("a record is damaged: {what}"));
+        if bytes[15] != check(bytes) {
+            return Err(damaged("its check does not fit"));
+        }
         let mut offset = [0; 8];
         offset[..6].copy_from_slice(&bytes[..6]);
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
@@ -85,13 +93,19 @@ impl Record {
                 0 => LineState::Request,
                 1 => LineState::Defective,
                 2 => LineState::Duplicate,
-                other => {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, format!("line state {other} is unknown")));
-                }
+                other => return Err(damaged(&format!("line state {other} is unknown"))),
             },
             id_hash: u128::from_le_bytes(id_hash),
         })
     }
+}
+
+/// What a record of zeros does not have, because a lost page must not look like records.
+const CHECK_OF_ZEROS: u8 = 0x5a;
+
+/// The exclusive or of all bytes of a record but the check itself.
+fn check(bytes: &[u8; 32]) -> u8 {
+    bytes.iter().fold(bytes[15] ^ CHECK_OF_ZEROS, |check, byte| check ^ byte)
 }
 
 /// Writes an index front to back.
@@ -219,5 +233,16 @@ mod tests {
             })
             .unwrap();
         assert_eq!(seen, 8_996);
+    }
+    #[test]
+    fn a_record_that_the_disk_has_changed_is_an_error() {
+        let record = Record { offset: 5, length: 99, shard: 3, state: LineState::Request, id_hash: 1 << 90 };
+        for bit in 0..8 * 32 {
+            let mut changed = record.to_bytes();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(Record::from_bytes(&changed).is_err(), "bit {bit}");
+        }
+        assert!(Record::from_bytes(&[0; 32]).is_err());
+        assert_eq!(Record::from_bytes(&record.to_bytes()).unwrap(), record);
     }
 }

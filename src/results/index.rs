@@ -162,6 +162,20 @@ pub(super) fn read(
     Ok(checksums)
 }
 
+/// The checksum of a reply file, as the index takes it.
+pub fn file_checksum(path: &Path) -> Result<u128, FileError> {
+    let file = File::open(path).map_err(FileError::on("open", path))?;
+    let end = file.metadata().map_err(FileError::on("read", path))?.len();
+    let start = lines::mark_bytes(&file).map_err(FileError::on("read", path))?;
+    let extent = Extent { file: &file, start, end };
+    let (mut block, mut checksum) = (Block::default(), Xxh3Default::new());
+    for number in 0..extent.blocks() {
+        block.read(&extent, number).map_err(FileError::on("read", path))?;
+        checksum.update(&block.hash().to_le_bytes());
+    }
+    Ok(checksum.digest128())
+}
+
 /// What the error reply in a slot says, as it is counted. `path` is the slot's file.
 pub fn error_label(path: &Path, slot: Slot, ids: IdHasher) -> Result<String, ResultsError> {
     let mut line = vec![0; slot.length as usize];
@@ -297,10 +311,12 @@ impl Placing<'_> {
         let slot = Slot { offset, length, file, kind: reply.kind };
         let request = request as usize;
         match self.slots[request] {
-            // A slot filled from another set of files belongs to an earlier round; what is newer stands.
             Some(kept) if self.files.iter().any(|file| file.number == kept.file) => {
                 self.settle(request, kept, slot, &reply)
             }
+            // Filled from another set of files, it belongs to another round. What is newer stands: files are numbered by time, and
+            // an earlier round is indexed late when something of it has to be made again.
+            Some(kept) if kept.file > slot.file => Ok(()),
             _ => self.keep(request, slot, &reply),
         }
     }

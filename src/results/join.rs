@@ -278,7 +278,7 @@ impl Fixed for Slot {
     }
 
     fn read(bytes: &[u8]) -> Self {
-        let slot = bytes.try_into().ok().and_then(Self::from_bytes);
+        let slot = bytes.try_into().ok().and_then(|bytes| Self::from_bytes(bytes).ok().flatten());
         slot.expect("only slots with a reply were written")
     }
 }

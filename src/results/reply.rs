@@ -147,6 +147,12 @@ struct Wire {
     error: Option<WireError>,
 }
 
+/// The least that a reply line holds, whatever the rest is.
+#[derive(Deserialize)]
+struct Named {
+    custom_id: String,
+}
+
 #[derive(Deserialize)]
 struct WireResponse {
     #[serde(default)]
@@ -169,7 +175,8 @@ enum WireError {
 /// The slow way for lines that simd-json refuses.
 fn careful(line: &[u8], role: ReplyRole, ids: IdHasher) -> Option<Reply> {
     let Ok(wire) = serde_json::from_slice::<Wire>(line) else {
-        let custom_id = scan_for_id(line)?;
+        let named = serde_json::from_slice::<Named>(line).map(|named| named.custom_id);
+        let custom_id = named.ok().or_else(|| scan_for_id(line))?;
         return Some(assemble(ids.hash(&custom_id), role, None, None, Usage::default()));
     };
     let error = wire.error.map(|error| match error {

@@ -172,7 +172,7 @@ impl<A: Api> Driver<A> {
         }
         worked?;
         if self.merger.has_failed() {
-            return Err(self.merger.finish().err().unwrap_or(Error::Interrupted));
+            return Err(self.merger.finish(None).err().unwrap_or(Error::Interrupted));
         }
         if let Some(failure) = self.failure {
             return Err(failure);
