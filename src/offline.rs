@@ -14,6 +14,7 @@ use crate::input::request_index::{LineState, RequestIndex};
 use crate::input::scan::{self, Scan, ScanOptions};
 use crate::input::shard_reader::ShardReader;
 use crate::input::source::{Input, Source};
+use crate::results::held::Held;
 use crate::results::index::{Indexed, ReplyFile};
 use crate::results::join::{Join, JoinOptions};
 use crate::results::merge::{self, MergeInputs, Merged};
@@ -124,6 +125,7 @@ pub fn merge(
         path: &|number| Ok(replies[number as usize].clone()),
         unanswered: &|seq| unanswered.explain(seq, &|_| None),
         body: &|seq| unanswered.body(seq),
+        held: &Held::new(memory_bytes),
         threads,
     };
     let mut outputs = OpenOutputs::open(outputs)?;

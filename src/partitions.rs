@@ -65,7 +65,8 @@ struct Spill {
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Partitions<T> {
-    partitions: Vec<Vec<T>>,
+    /// For each partition, what of it is in memory.
+    held: Vec<Vec<T>>,
     in_memory: usize,
     budget_records: usize,
     /// Directory in which the scratch file is made.
@@ -79,7 +80,7 @@ impl<T: Fixed> Partitions<T> {
     #[must_use]
     pub fn new(count: usize, budget_bytes: usize, directory: &Path) -> Self {
         Self {
-            partitions: (0..count).map(|_| Vec::new()).collect(),
+            held: (0..count).map(|_| Vec::new()).collect(),
             in_memory: 0,
             // A growing vector holds its old and its new half at once.
             budget_records: (budget_bytes / size_of::<T>() / 2).clamp(RECORDS_MIN * count, u32::MAX as usize),
@@ -92,12 +93,12 @@ impl<T: Fixed> Partitions<T> {
     /// How many partitions there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.partitions.len()
+        self.held.len()
     }
 
     /// Adds a record to a partition. With [`Partitions::is_full`] it is time to [spill](Partitions::spill).
     pub fn push(&mut self, partition: usize, record: T) {
-        self.partitions[partition].push(record);
+        self.held[partition].push(record);
         self.in_memory += 1;
     }
 
@@ -115,7 +116,7 @@ impl<T: Fixed> Partitions<T> {
 
     /// The records of each partition that are in memory. They may become fewer.
     pub fn in_memory(&mut self) -> Vec<&mut Vec<T>> {
-        self.partitions.iter_mut().collect()
+        self.held.iter_mut().collect()
     }
 
     /// Moves all records to the scratch file.
@@ -127,8 +128,8 @@ impl<T: Fixed> Partitions<T> {
         let last = self.spills.last();
         let offset = last.map_or(0, |last| last.offset + Self::bytes(last.ends[last.ends.len() - 1]));
         let (mut bytes, mut at, mut records) = (Vec::new(), offset, 0);
-        let mut ends = Vec::with_capacity(self.partitions.len());
-        for partition in &mut self.partitions {
+        let mut ends = Vec::with_capacity(self.held.len());
+        for partition in &mut self.held {
             for record in partition.drain(..) {
                 record.write(&mut bytes);
                 records += 1;
@@ -168,7 +169,7 @@ impl<T: Fixed> Partitions<T> {
             records.extend(bytes.chunks_exact(T::BYTES).map(T::read));
             take(&records)?;
         }
-        take(&self.partitions[partition])
+        take(&self.held[partition])
     }
 
     /// All records of a partition.

@@ -57,7 +57,7 @@ impl Gauge {
             bytes,
             requests,
             seconds: self.begun.elapsed().as_secs_f64(),
-            cpu_seconds: (cpu() - self.cpu).as_secs_f64(),
+            cpu_seconds: cpu().saturating_sub(self.cpu).as_secs_f64(),
             peak_bytes: peak(),
             floor,
         }

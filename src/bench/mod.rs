@@ -42,6 +42,7 @@ use crate::lines::BLOCK_BYTES;
 use crate::remote::{
     Address, Api, BatchStatus, CreateBatch, HttpApi, Profile, Progress, RemoteFile, Settings, Submission, Token,
 };
+use crate::results::held::Held;
 use crate::results::merge::{self, MergeInputs, Sinks, Unanswered};
 use crate::results::reply_index::ReplyIndex;
 use crate::run::directory::{Incoming, layout};
@@ -68,7 +69,7 @@ pub struct BenchOptions {
     pub amount: Amount,
     /// Threads that check, index and merge.
     pub threads: usize,
-    /// Memory for ids, in bytes.
+    /// Memory for ids, and then for reply files, in bytes.
     pub memory_bytes: usize,
     /// Uploads, and downloads, at a time.
     pub transfers: usize,
@@ -192,6 +193,7 @@ fn plan(options: &BenchOptions, input: &Path, place: &Path) -> Result<(Files, Ve
         replies: ReplyIndex::open_or_create(&layout::replies_index(place), requests)?,
         ids: scan_options.ids,
         threads: options.threads,
+        memory_bytes: options.memory_bytes,
     };
     Ok((files, shards, measured))
 }
@@ -297,6 +299,7 @@ fn merge(files: &Files, target: &Path) -> Result<Measured, Error> {
         path: &|number| Ok(layout::reply_file(&files.run, number)),
         unanswered: &unanswered,
         body: &|_| Ok(None),
+        held: &Held::new(files.memory_bytes),
         threads: files.threads,
     };
     let mut output = BufWriter::with_capacity(COPY_BYTES, durable::create_new(target)?);

@@ -29,7 +29,7 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<Exit, Failure> {
             directory: directory.clone(),
             amount,
             threads: settings::threads(arguments.threads),
-            memory_bytes: settings::ids_memory(arguments.memory),
+            memory_bytes: settings::share(arguments.memory),
             transfers: batchline::run::options::UPLOADS,
             profile: settings::provider(LOCAL)?,
             service: Address::parse(&service.base_url)?,
@@ -126,7 +126,7 @@ impl Service {
         if let Some(stdout) = stdout {
             BufReader::new(stdout).read_line(&mut line).map_err(failed)?;
         }
-        service.base_url = line.trim().to_owned();
+        line.trim().clone_into(&mut service.base_url);
         Ok(service)
     }
 }

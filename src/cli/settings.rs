@@ -11,6 +11,7 @@ use batchline::input::scan::ScanOptions;
 use batchline::input::source::Input;
 use batchline::offline::OfflineOptions;
 use batchline::remote::{Address, Profile, Token, profile, provider::PROFILES};
+use batchline::run::options::MEMORY_SHARE;
 use batchline::run::{OnAmbiguous, RunOptions, ServiceChoice, directory::RUNS_DIRECTORY};
 
 use super::args::{DefectArguments, InputArguments, RunArguments, ServiceArguments, ShardArguments};
@@ -18,9 +19,6 @@ use super::exit::Failure;
 
 /// The provider that is built in.
 pub(crate) const LOCAL: &str = "local";
-
-/// The part of the memory that holds ids while their uniqueness is checked.
-const IDS_SHARE: u64 = 4;
 
 /// How long the local service's list is watched before a submission in doubt is repeated. It shows a batch as soon as it
 /// exists, and a call cannot outlive the process that would have answered it.
@@ -44,9 +42,9 @@ pub(crate) fn threads(typed: Option<u16>) -> usize {
     typed.map_or_else(cores, usize::from)
 }
 
-/// The part of the memory that holds ids, in bytes.
-pub(crate) fn ids_memory(memory: u64) -> usize {
-    bytes(memory / IDS_SHARE)
+/// The part of the memory that holds ids, and then reply files, in bytes.
+pub(crate) fn share(memory: u64) -> usize {
+    bytes(memory) / MEMORY_SHARE
 }
 
 fn line_limits(profile: &Profile) -> LineLimits {
@@ -85,7 +83,7 @@ pub(crate) fn offline(
             line,
             shard: limits,
             threads: threads(input.threads),
-            memory_bytes: ids_memory(input.memory),
+            memory_bytes: share(input.memory),
             ids: IdHasher::random(),
             skip_invalid: shard.is_some_and(|shard| shard.skip_invalid),
             scratch: PathBuf::new(),

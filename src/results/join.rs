@@ -161,7 +161,7 @@ impl Join {
                 indexed.add(&placing.indexed);
                 for (request, slot) in requests.into_iter().zip(slots) {
                     let Some(slot) = slot else { continue };
-                    let seq = (request & u128::from(LINES_MAX - 1)) as u64;
+                    let seq = seq_of(request);
                     placed.add(position(seq / self.partition_seqs), Placed { seq, slot })?;
                 }
                 number += 1;
@@ -198,6 +198,12 @@ fn partition_of(id_hash: u128, partitions: usize) -> usize {
 /// The part of a hash that is compared.
 fn masked(id_hash: u128) -> u128 {
     id_hash >> SEQ_BITS << SEQ_BITS
+}
+
+/// The Seq in a request's entry.
+#[expect(clippy::cast_possible_truncation, reason = "the upper bits are the hash")]
+fn seq_of(request: u128) -> u64 {
+    request as u64 & (LINES_MAX - 1)
 }
 
 /// An index into what is in memory.
@@ -262,8 +268,10 @@ impl Fixed for Placed {
     }
 }
 
+const _: () = assert!(Slot::BYTES as u64 == SLOT_BYTES);
+
 impl Fixed for Slot {
-    const BYTES: usize = SLOT_BYTES as usize;
+    const BYTES: usize = 16;
 
     fn write(self, bytes: &mut Vec<u8>) {
         bytes.extend_from_slice(&Self::to_bytes(Some(self)));

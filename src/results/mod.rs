@@ -16,6 +16,7 @@ use std::path::PathBuf;
 
 use crate::durable::FileError;
 
+pub mod held;
 pub mod id_table;
 pub mod index;
 pub mod join;

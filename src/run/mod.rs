@@ -98,7 +98,8 @@ async fn work<A: Api>(
     let run = prepared.directory.path().to_owned();
     let Prepared { ledger, source, requests, ids, line, resumed, directory } = prepared;
     let replies = ReplyIndex::open_or_create(&layout::replies_index(&run), requests.len())?;
-    let files = Arc::new(Files { run: run.clone(), source, requests, replies, ids, threads: options.threads });
+    let (threads, memory_bytes) = (options.threads, options.memory_bytes / options::MEMORY_SHARE);
+    let files = Arc::new(Files { run: run.clone(), source, requests, replies, ids, threads, memory_bytes });
     tell_start(&ledger, &run, resumed, &*monitor)?;
     let notes = Notes::default();
     let recorded = ledger.reply_checksums()?;

@@ -26,6 +26,7 @@ use crate::input::check::{self, LineLimits};
 use crate::input::defect::Defect;
 use crate::input::request_index::{LineState, RequestIndex};
 use crate::input::source::Source;
+use crate::results::held::Held;
 use crate::results::merge::{self, MISSING, MergeInputs, Merged, Sinks, Unanswered};
 use crate::results::{ResultsError, index};
 
@@ -91,13 +92,14 @@ impl Merger {
         let mut open = OpenOutputs::open(outputs)?;
         let (frontier, moves) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            let unseen = Unseen(Mutex::new(recorded));
+            let (unseen, held) = (Unseen(Mutex::new(recorded)), Held::new(files.memory_bytes));
+            let merging = Merging { files, line, notes, unseen, held };
             let mut merged = Merged::default();
             let mut from = 0;
             for told in moves {
                 match told {
                     Told::Frontier(to) => {
-                        merge_stretches(&files, &unseen, line, &notes, from..to, &mut open, &mut merged, &*monitor)?;
+                        merging.merge(from..to, &mut open, &mut merged, &*monitor)?;
                         from = to.max(from);
                     }
                     Told::Counted(outputs, errors) if (outputs, errors) != (merged.outputs, merged.errors) => {
@@ -107,7 +109,7 @@ impl Merger {
                 }
             }
             // The sender is gone: all is final, or the run has stopped early.
-            if from == files.requests.len() {
+            if from == merging.files.requests.len() {
                 open.finish()?;
             }
             Ok(merged)
@@ -155,35 +157,45 @@ impl Unseen {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "all that a thread works with")]
-fn merge_stretches(
-    files: &Files,
-    unseen: &Unseen,
+/// What the merging thread works with.
+struct Merging {
+    files: Arc<Files>,
     line: LineLimits,
-    notes: &Notes,
-    seqs: std::ops::Range<u64>,
-    outputs: &mut OpenOutputs,
-    merged: &mut Merged,
-    monitor: &dyn Monitor,
-) -> Result<(), Error> {
-    let unanswering = Unanswering { source: &files.source, requests: &files.requests, line };
-    let note = |shard| notes.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned();
-    let inputs = MergeInputs {
-        replies: &files.replies,
-        path: &|number| unseen.path(&files.run, number),
-        unanswered: &|seq| unanswering.explain(seq, &note),
-        body: &|seq| unanswering.body(seq),
-        threads: files.threads,
-    };
-    let mut from = seqs.start;
-    while from < seqs.end {
-        let to = (from + STRETCH_SEQS).min(seqs.end);
-        let stretch = merge::merge(from..to, inputs, &mut outputs.sinks())?;
-        merged.add(&stretch);
-        monitor.event(Event::Merged(merged));
-        from = to;
+    notes: Notes,
+    unseen: Unseen,
+    held: Held,
+}
+
+impl Merging {
+    /// Writes the lines of `seqs`, a stretch at a time.
+    fn merge(
+        &self,
+        seqs: std::ops::Range<u64>,
+        outputs: &mut OpenOutputs,
+        merged: &mut Merged,
+        monitor: &dyn Monitor,
+    ) -> Result<(), Error> {
+        let Self { files, line, notes, unseen, held } = self;
+        let unanswering = Unanswering { source: &files.source, requests: &files.requests, line: *line };
+        let note = |shard| notes.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned();
+        let inputs = MergeInputs {
+            replies: &files.replies,
+            path: &|number| unseen.path(&files.run, number),
+            unanswered: &|seq| unanswering.explain(seq, &note),
+            body: &|seq| unanswering.body(seq),
+            held,
+            threads: files.threads,
+        };
+        let mut from = seqs.start;
+        while from < seqs.end {
+            let to = (from + STRETCH_SEQS).min(seqs.end);
+            let stretch = merge::merge(from..to, inputs, &mut outputs.sinks())?;
+            merged.add(&stretch);
+            monitor.event(Event::Merged(merged));
+            from = to;
+        }
+        outputs.flush()
     }
-    outputs.flush()
 }
 
 /// Says why a line of the input has no reply.

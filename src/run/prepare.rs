@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::directory::{self, Incoming, RunDirectory, layout};
 use super::ledger::Ledger;
 use super::monitor::{Event, Monitor};
-use super::options::RunOptions;
+use super::options::{MEMORY_SHARE, RunOptions};
 use crate::custom_id::IdHasher;
 use crate::durable::{FileError, PendingFile};
 use crate::error::Error;
@@ -228,7 +228,7 @@ fn check(
         line: options.line,
         shard: options.shard,
         threads: options.threads,
-        memory_bytes: options.memory_bytes / 4,
+        memory_bytes: options.memory_bytes / MEMORY_SHARE,
         ids,
         skip_invalid: options.skip_invalid,
         scratch: incoming.to_owned(),

@@ -48,6 +48,8 @@ pub(crate) struct Files {
     pub(crate) replies: ReplyIndex,
     pub(crate) ids: IdHasher,
     pub(crate) threads: usize,
+    /// Memory for reply files, in bytes.
+    pub(crate) memory_bytes: usize,
 }
 
 /// A shard as an upload wants it.
