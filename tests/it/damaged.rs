@@ -11,7 +11,7 @@ use crate::requests::{assert_same, generated, replies, request};
 use crate::service::Service;
 
 /// Damages in `cargo test`.
-const SAMPLE: usize = 24;
+const SAMPLE: usize = 16;
 
 /// How long a run over damaged state may go on before it is ended: looking for a batch that does not exist takes an hour.
 const LONG_ENOUGH: Duration = Duration::from_secs(6);

@@ -3,7 +3,7 @@
 use crate::program::{Place, report, skipped, wanted};
 use crate::requests::{assert_same, generated, replies};
 use crate::service::Service;
-use crate::tracing::{failing_at, is_available};
+use crate::tracing::{failing_at, injected, is_available};
 
 const OPTIONS: &str = "run in.jsonl -o out.jsonl --shard-requests 9 --quiet";
 
@@ -33,14 +33,25 @@ fn after_a_write_or_a_sync_that_failed_nothing_more_is_sent_and_later_it_goes_on
         let service = Service::start();
         let (place, requests) = place_with_requests();
         let arguments = format!("{OPTIONS} {}", service.arguments());
-        let ended = failing_at(&place, call, "EIO", nth, &arguments).run();
-        let log = String::from_utf8_lossy(&place.read("log")).into_owned();
-        let injected = log.lines().filter(|line| line.ends_with("(INJECTED)")).count();
-        if injected == 0 {
+        // Once, or from then on; a sync that succeeds after one that failed proves nothing.
+        let when = if number % 3 == 0 { format!("{nth}+") } else { nth.to_string() };
+        let ended = failing_at(&place, call, "EIO", &when, &arguments).run();
+        let injected = injected(&place);
+        if injected.is_empty() {
             ended.with_code(0);
             continue;
         }
         failed += 1;
+        if ended.status.success() {
+            // SQLite may do without what it does when it closes, and without syncing a directory; nobody else does. A call that another
+            // thread interrupted in the log has no path there.
+            let by_sqlite =
+                |line: &String| ["/ledger.sqlite", "/.incoming-", "resumed>"].iter().any(|of| line.contains(of));
+            assert!(injected.iter().all(by_sqlite), "{call} {when}: {injected:?}");
+            assert_same(&place.read("out.jsonl"), &replies(&requests));
+            service.books().assert_billed_once(&requests);
+            continue;
+        }
         assert_eq!(ended.status.code(), Some(8), "{call} {nth}: {}", ended.stderr);
         assert!(ended.stderr.contains("Input/output error") || ended.stderr.contains("disk I/O"), "{}", ended.stderr);
         assert!(!place.has("out.jsonl"), "{call} {nth}");
@@ -88,9 +99,8 @@ fn where_no_thread_can_be_started_it_ends_and_goes_on_later() {
         let service = Service::start();
         let (place, requests) = place_with_requests();
         let arguments = format!("{OPTIONS} {}", service.arguments());
-        let ended = failing_at(&place, "clone3", "EAGAIN", nth, &arguments).run();
-        let log = String::from_utf8_lossy(&place.read("log")).into_owned();
-        hit += usize::from(log.contains("(INJECTED)"));
+        let ended = failing_at(&place, "clone3", "EAGAIN", &format!("{nth}+"), &arguments).run();
+        hit += usize::from(!injected(&place).is_empty());
         assert!(matches!(ended.status.code(), Some(0 | 1 | 8)), "{nth}: {}: {}", ended.status, ended.stderr);
         place.run(&arguments).with_code(0);
         assert_same(&place.read("out.jsonl"), &replies(&requests));

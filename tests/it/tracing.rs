@@ -28,10 +28,17 @@ pub(crate) fn killed_at(place: &Place, call: &str, nth: usize, arguments: &str) 
     place.shell(&format!("exec strace -f -o /dev/null -e trace={call} -e {inject} $BATCHLINE {arguments}"))
 }
 
-/// The program with these arguments; when one of its threads makes its n-th call of this name, and ever after, that call fails.
-pub(crate) fn failing_at(place: &Place, call: &str, error: &str, nth: usize, arguments: &str) -> Program {
-    let inject = format!("inject={call}:error={error}:when={nth}+");
-    place.shell(&format!("exec strace -f -o log -e trace={call} -e {inject} $BATCHLINE {arguments}"))
+/// The program with these arguments; when one of its threads makes its n-th call of this name that call fails. `when` is `3` for the third
+/// one, `3+` for those behind it, too. The calls are written to `log` in the place.
+pub(crate) fn failing_at(place: &Place, call: &str, error: &str, when: &str, arguments: &str) -> Program {
+    let inject = format!("inject={call}:error={error}:when={when}");
+    place.shell(&format!("exec strace -f -y -o log -e trace={call} -e {inject} $BATCHLINE {arguments}"))
+}
+
+/// The calls in a log that were made to fail.
+pub(crate) fn injected(place: &Place) -> Vec<String> {
+    let log = String::from_utf8_lossy(&place.read("log")).into_owned();
+    log.lines().filter(|line| line.ends_with("(INJECTED)")).map(str::to_owned).collect()
 }
 
 /// A system call as strace wrote it down: begun at one line of the log, done at another.
