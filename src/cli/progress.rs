@@ -153,14 +153,19 @@ impl Progress {
                 self.record("progress", record);
             }
         } else {
-            let line = format!(
-                "shards: {}; uploaded {}, downloaded {}, merged {} of {} lines",
-                describe(shards).trim_start_matches(", "),
-                size(*uploaded),
-                size(*downloaded),
-                count(merged.lines()),
-                count(standing.requests)
-            );
+            let line = if *shards == ShardCounts::default() {
+                // A merge by hand: there is no service.
+                format!("read {} of replies, merged {} lines", size(*downloaded), count(merged.lines()))
+            } else {
+                format!(
+                    "shards: {}; uploaded {}, downloaded {}, merged {} of {} lines",
+                    describe(shards).trim_start_matches(", "),
+                    size(*uploaded),
+                    size(*downloaded),
+                    count(merged.lines()),
+                    count(standing.requests)
+                )
+            };
             if line != standing.last {
                 self.say(&line);
                 standing.last = line;

@@ -45,6 +45,8 @@ CREATE TABLE submission (
     id INTEGER PRIMARY KEY, shard INTEGER NOT NULL REFERENCES shard, file_id TEXT NOT NULL, known_batches TEXT NOT NULL,
     intended_at TEXT NOT NULL, answer TEXT, answered_at TEXT, batch_id TEXT, message TEXT
 ) STRICT;
+-- The last one of each shard is asked for with every start.
+CREATE INDEX submission_shard ON submission (shard);
 CREATE TABLE batch (
     id TEXT PRIMARY KEY, shard INTEGER NOT NULL REFERENCES shard, submission INTEGER NOT NULL REFERENCES submission,
     status TEXT NOT NULL, output_file_id TEXT, error_file_id TEXT, error TEXT, seen_at TEXT NOT NULL

@@ -89,8 +89,14 @@ impl<A: Api> Driver<A> {
     /// When something has to be looked at although no task ends; `None` when only tasks are waited for, or nothing is.
     pub(super) fn next_look(&self) -> Option<Instant> {
         let list = (self.wants_list() && !self.polling).then_some(self.next_poll);
-        let steps = self.waiting.iter().filter(|(step, _)| self.busy(**step) < self.limit(**step));
-        let due = steps.flat_map(|(_, shards)| shards).filter_map(|shard| self.delayed.get(shard));
-        due.map(|delay| delay.until).chain(list).min()
+        // Few are delayed, many may wait.
+        let due = self.delayed.iter().filter(|(shard, _)| {
+            let step = self.shards[**shard as usize].state.next();
+            step.is_some_and(|step| {
+                let waits = self.waiting.get(&step).is_some_and(|shards| shards.contains(*shard));
+                waits && self.busy(step) < self.limit(step)
+            })
+        });
+        due.map(|(_, delay)| delay.until).chain(list).min()
     }
 }
