@@ -22,7 +22,7 @@
 //! | [`results`] | replies, the reply index, the ordered merge |
 //! | [`run`] | the driver that takes each shard through the phases, the Ledger, the run directory |
 //! | [`offline`] | check, plan, split and merge without a service |
-//! | [`serve`] | the local Batch API server |
+//! | [`serve`] | the local Batch API server, which answers with an echo, or with what an OpenAI-compatible server says |
 //! | [`generate`] | realistic prompt sets of any size |
 //! | [`durable`] | the only module that creates, syncs, renames or removes a file |
 //! | [`lines`], [`in_order`], [`custom_id`] | what the phases share: framing, ordered parallel work, hashes of ids |
