@@ -102,7 +102,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
         runs: PathBuf::from(RUNS_DIRECTORY),
         directory: arguments.runs.run_dir.clone(),
         service: service(profile, &arguments.service)?,
-        endpoint: profile.endpoint.to_owned(),
+        endpoint: profile.endpoint().to_owned(),
         line,
         shard,
         skip_invalid: arguments.shard.skip_invalid,

@@ -95,6 +95,11 @@ impl Part {
         let answer = content(http, file_id, resume.as_ref().map(|tag| (from, tag))).await?;
         let target = answer.target().to_owned();
         match answer.status() {
+            // Doubleword's: the batch goes on writing it.
+            200 | 206 if answer.headers().get("x-incomplete").is_some_and(|value| value == "true") => {
+                let error = RemoteError::new(ErrorKind::Unavailable, target).with_status(answer.status());
+                return Err(error.with_message("the file is still being written"));
+            }
             200 => {
                 self.start_over(&answer)?;
                 from = 0;
@@ -255,6 +260,7 @@ mod tests {
     const SIZE: usize = 300_000;
 
     /// Where the rest of a transfer begins that broke off after 200,000 bytes.
+    #[expect(clippy::cast_possible_truncation, reason = "it is small")]
     const REST: usize = 200_000 - OVERLAP_BYTES as usize;
 
     fn content() -> Vec<u8> {

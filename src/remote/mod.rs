@@ -22,6 +22,9 @@ mod download;
 pub mod error;
 pub mod gate;
 mod http_api;
+mod mark;
+mod openai;
+mod profiles;
 pub mod provider;
 mod redirect;
 pub mod retry;
@@ -36,7 +39,8 @@ mod testing;
 pub use client::{Address, SetupError, Timeouts};
 pub use error::{ErrorKind, RemoteError};
 pub use http_api::{HttpApi, Settings};
-pub use provider::{Dialect, Limits, Profile, profile};
+pub use mark::Mark;
+pub use provider::{Auth, Dialect, Limits, LineEnvelope, Profile, Proven, ReplyShape, profile, profile_speaking};
 pub use retry::{Notice, Observer, Patience};
 pub use service::{
     Api, Batch, BatchStatus, CreateBatch, Downloaded, Payload, Progress, RemoteFile, Submission, is_valid_id,

@@ -55,8 +55,8 @@ impl ServiceChoice {
     #[must_use]
     pub fn identity(&self) -> String {
         match self {
-            Self::BuiltIn { profile } => format!("{} {BUILT_IN}", profile.name),
-            Self::At { profile, address, .. } => format!("{} {address}", profile.name),
+            Self::BuiltIn { profile } => format!("{} {BUILT_IN}", profile.identity()),
+            Self::At { profile, address, .. } => format!("{} {address}", profile.identity()),
         }
     }
 

@@ -72,26 +72,35 @@ impl Payload for ShardPayload {
 }
 
 /// Fetches the files that a batch left, those that are not here yet. `again` fetches those that are here a second time, and keeps the
-/// longer of the two: what the service keeps under an id does not change, so the shorter one was cut off.
+/// longer of the two: what the service keeps under an id does not change, so the shorter one was cut off. `absent` takes one that is not at
+/// the service for an empty one.
 pub(crate) async fn download<A: Api>(
     api: &A,
     run: &Path,
     submission: i64,
     batch: &EndedBatch,
-    again: bool,
+    (again, absent): (bool, bool),
     progress: impl Fn(ReplyRole) -> Progress,
 ) -> Result<(), RemoteError> {
+    let local = |path: &Path, error: FileError| {
+        RemoteError::new(ErrorKind::LocalFile, path.display().to_string()).with_source(error)
+    };
     for (role, file_id) in reply_files(batch) {
         let target = layout::reply_file(run, layout::reply_number(submission, role));
         // Whole as far as anybody knew, because it has its name.
-        if !target.is_file() {
-            api.download(file_id, &target, progress(role)).await?;
-        } else if again {
-            let second = target.with_extension("again");
-            api.download(file_id, &second, progress(role)).await?;
-            keep_longer(&second, &target).map_err(|error| {
-                RemoteError::new(ErrorKind::LocalFile, target.display().to_string()).with_source(error)
-            })?;
+        let is_here = target.is_file();
+        if is_here && !again {
+            continue;
+        }
+        let to = if is_here { target.with_extension("again") } else { target.clone() };
+        match api.download(file_id, &to, progress(role)).await {
+            Err(error) if absent && matches!(error.status(), Some(404 | 410)) => {
+                durable::publish_bytes(&to, b"").map_err(|error| local(&to, error))?;
+            }
+            fetched => drop(fetched?),
+        }
+        if is_here {
+            keep_longer(&to, &target).map_err(|error| local(&target, error))?;
         }
     }
     Ok(())
