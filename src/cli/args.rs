@@ -314,6 +314,9 @@ pub(crate) struct ServeArguments {
     /// Where to listen; port 0 is any free port
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
+    /// Whose API to be: together or openai
+    #[arg(long, value_name = "NAME", default_value = "together", value_parser = serve_dialect)]
+    pub(crate) dialect: batchline::serve::Dialect,
     /// Directory for files, batches and the billing ledger
     #[arg(short, long, value_name = "DIR", default_value = "batchline-serve")]
     pub(crate) directory: PathBuf,
@@ -388,6 +391,15 @@ fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err(format!("{unit:?} is no unit of time; use ms, s, m or h")),
     };
     number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
+}
+
+fn serve_dialect(text: &str) -> Result<batchline::serve::Dialect, String> {
+    use batchline::serve::Dialect;
+    match text {
+        "together" => Ok(Dialect::Together),
+        "openai" => Ok(Dialect::OpenAi),
+        _ => Err("expected together or openai".to_owned()),
+    }
 }
 
 fn on_ambiguous(text: &str) -> Result<batchline::run::OnAmbiguous, String> {

@@ -27,9 +27,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::durable;
 use crate::error::Error;
-use crate::remote::{Address, Api, HttpApi, Notice, Observer, Settings};
+use crate::remote::{Address, Api, Dialect, HttpApi, Notice, Observer, Settings};
 use crate::results::reply_index::ReplyIndex;
-use crate::serve::{ServeOptions, Server};
+use crate::serve::{self, ServeOptions, Server};
 
 pub mod directory;
 pub mod doctor;
@@ -151,7 +151,11 @@ async fn connect(
         ServiceChoice::BuiltIn { profile } => {
             let directory = layout::local(run);
             durable::create_directory(&directory)?;
-            let server = Server::start(ServeOptions { directory, ..ServeOptions::default() }).await?;
+            let dialect = match profile.dialect {
+                Dialect::Together => serve::Dialect::Together,
+                Dialect::OpenAi => serve::Dialect::OpenAi,
+            };
+            let server = Server::start(ServeOptions { directory, dialect, ..ServeOptions::default() }).await?;
             let address = Address::parse(&server.base_url())?;
             Ok((HttpApi::new(profile, address, Some(options::built_in_token()), settings)?, Some(server)))
         }
