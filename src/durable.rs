@@ -160,6 +160,14 @@ pub fn create_new(path: &Path) -> Result<File, FileError> {
         .map_err(FileError::on("create", path))
 }
 
+/// A new file in `directory` that has no name: it is gone whenever the process is.
+pub fn scratch(directory: &Path) -> Result<File, FileError> {
+    let path = directory.join(format!(".{:08x}.tmp", fastrand::u32(..)));
+    let file = create_new(&path)?;
+    remove_file(&path)?;
+    Ok(file)
+}
+
 /// Opens a file for reading and writing, creating it when it is not there; the content stays.
 pub fn open_or_create(path: &Path) -> Result<File, FileError> {
     OpenOptions::new()

@@ -150,20 +150,38 @@ impl Error {
                 Some("leave the input as it is until the run has ended".to_owned())
             }
             Self::File(error) | Self::Results(ResultsError::File(error)) | Self::Input(InputError::File(error)) => {
-                out_of_space(error)
+                if error.source.kind() == std::io::ErrorKind::InvalidData {
+                    Some(DOCTOR.to_owned())
+                } else {
+                    out_of_space(error)
+                }
             }
-            Self::Results(ResultsError::Damaged { .. }) | Self::Ledger(LedgerError::Damaged { .. }) => {
-                Some("`batchline doctor RUN_DIR` tells what is damaged and mends what can be mended".to_owned())
-            }
+            Self::Results(ResultsError::Damaged { .. } | ResultsError::Altered { .. } | ResultsError::Lost { .. })
+            | Self::Ledger(LedgerError::Damaged { .. } | LedgerError::Sqlite { .. }) => Some(DOCTOR.to_owned()),
             Self::Ledger(LedgerError::Newer { .. }) => Some("use the program that wrote it, or a newer one".to_owned()),
             _ => None,
         }
     }
 }
 
+/// What to do about local state that is not what it was.
+const DOCTOR: &str = "`batchline doctor RUN_DIR` tells what is damaged; with --mend it mends what can be mended";
+
 /// A file that the user named is a matter of usage; one of ours (a spool, an index) is local state.
 fn input_file_kind(error: &FileError) -> ErrorKind {
-    if matches!(error.action, "open" | "read" | "resolve") { ErrorKind::Usage } else { ErrorKind::LocalState }
+    let named = matches!(error.action, "open" | "read" | "resolve");
+    if named && !is_out_of_files(error) && error.source.kind() != std::io::ErrorKind::InvalidData {
+        ErrorKind::Usage
+    } else {
+        ErrorKind::LocalState
+    }
+}
+
+/// Whether the process, or the system, has as many open files as it may have.
+fn is_out_of_files(error: &FileError) -> bool {
+    use rustix::io::Errno;
+    let code = error.source.raw_os_error();
+    [Errno::MFILE, Errno::NFILE].iter().any(|errno| code == Some(errno.raw_os_error()))
 }
 
 fn out_of_space(error: &FileError) -> Option<String> {

@@ -6,9 +6,11 @@
 //! - `fold` sees product 0, then 1, then 2, whatever order the threads finished in.
 //! - At most `WINDOW_PER_THREAD` pieces a thread are begun and not yet folded: memory does not grow with the count,
 //!   and a slow `fold` slows the threads down.
-//! - The first error, of a piece or of `fold`, stops the work and is returned.
+//! - The first error, of a piece or of `fold`, stops the work and is returned. A panic stops it, too, and goes on in the caller.
+//! - Where no threads can be started the work is done on the calling thread.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, PoisonError, mpsc};
 
 /// Pieces begun and not yet folded, for each thread. Two keep a thread busy while its last product waits for its turn;
@@ -34,7 +36,10 @@ where
     E: Send,
 {
     let threads = threads.clamp(1, usize::try_from(count).unwrap_or(usize::MAX).max(1));
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
+    let Ok(pool) = rayon::ThreadPoolBuilder::new().num_threads(threads).build() else {
+        let mut state = worker();
+        return (0..count).try_for_each(|number| fold(work(&mut state, number)?));
+    };
     let (permits, taken) = mpsc::sync_channel(threads * WINDOW_PER_THREAD);
     for _ in 0..threads * WINDOW_PER_THREAD {
         permits.send(()).expect("the receiver is in this function");
@@ -50,8 +55,10 @@ where
             scope.spawn(move |_| {
                 let mut state = worker();
                 while let Some(number) = take_number(next, count) {
-                    let product = work(&mut state, number);
-                    if products.send((number, product)).is_err() {
+                    // A panic takes its turn like a product: if it went its own way, the fold would wait for that number for ever.
+                    let product = catch_unwind(AssertUnwindSafe(|| work(&mut state, number)));
+                    let panicked = product.is_err();
+                    if products.send((number, product)).is_err() || panicked {
                         return;
                     }
                 }
@@ -65,7 +72,7 @@ where
         while let Ok((number, product)) = received.recv() {
             waiting.insert(number, product);
             while let Some(product) = waiting.remove(&due) {
-                fold(product?)?;
+                fold(product.unwrap_or_else(|panic| resume_unwind(panic))?)?;
                 due += 1;
                 // The workers may already be done and gone; then nobody needs the permit.
                 let _ = permits.try_send(());
@@ -124,5 +131,19 @@ mod tests {
         );
         assert_eq!(result, Err("ten"));
         assert!(begun.into_inner() < 100);
+    }
+    #[test]
+    fn a_panic_of_a_worker_goes_on_in_the_caller() {
+        let (ended, heard) = mpsc::channel();
+        std::thread::spawn(move || {
+            let work = |(): &mut (), number: u64| {
+                assert_ne!(number, 10, "ten");
+                Ok::<_, ()>(())
+            };
+            let panicked = catch_unwind(|| in_order(3, 1_000_000, || (), work, Ok)).is_err();
+            ended.send(panicked)
+        });
+        // Without a bound this test would show the fault by never ending.
+        assert_eq!(heard.recv_timeout(std::time::Duration::from_secs(20)), Ok(true));
     }
 }

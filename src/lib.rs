@@ -24,8 +24,9 @@
 //! | [`offline`] | check, plan, split and merge without a service |
 //! | [`serve`] | the local Batch API server |
 //! | [`generate`] | realistic prompt sets of any size |
+//! | [`bench`] | what this machine makes of each stage |
 //! | [`durable`] | the only module that creates, syncs, renames or removes a file |
-//! | [`lines`], [`in_order`], [`custom_id`] | what the phases share: framing, ordered parallel work, hashes of ids |
+//! | [`lines`], [`in_order`], [`partitions`], [`custom_id`] | what the phases share: framing, ordered parallel work, records beyond memory, hashes of ids |
 //! | [`error`] | why a run cannot go on, and what its user can do |
 //! | `src/cli/` | the program: the one place that knows the command line, the environment and the terminal |
 //!
@@ -44,6 +45,7 @@
 //! - **Bad data is a value.** A line that is no request is a [`input::defect::Defect`], a reply that is an error is an outcome; an
 //!   [`error::Error`] means that the run cannot go on.
 
+pub mod bench;
 pub mod custom_id;
 pub mod durable;
 pub mod error;
@@ -52,6 +54,7 @@ pub mod in_order;
 pub mod input;
 pub mod lines;
 pub mod offline;
+pub mod partitions;
 pub mod remote;
 pub mod results;
 pub mod run;

@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// Bytes of a block. Small enough that a block, its table of lines and the parser's buffers stay in a core's cache;
 /// large enough that a read is no more than a few per mille of the work on it.
-pub const BLOCK_BYTES: u64 = 512 * 1024;
+pub const BLOCK_BYTES: u64 = 128 * 1024;
 
 /// The byte order mark that some programs put before UTF-8 text. It is part of no line.
 const UTF8_MARK: &[u8; 3] = b"\xef\xbb\xbf";
@@ -45,7 +45,7 @@ impl Extent<'_> {
 
     /// Offset of the first byte of block `number`.
     #[must_use]
-    pub fn block_start(&self, number: u64) -> u64 {
+    fn block_start(&self, number: u64) -> u64 {
         self.start + number * BLOCK_BYTES
     }
 }
@@ -68,6 +68,16 @@ pub enum Line<'b> {
         /// Offset of its first byte in the file.
         offset: u64,
     },
+}
+
+impl Line<'_> {
+    /// Offset of its first byte in the file.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        match self {
+            Self::Whole { offset, .. } | Self::TooLong { offset } => *offset,
+        }
+    }
 }
 
 /// A buffer that holds one block at a time.

@@ -14,8 +14,9 @@ use crate::input::request_index::{LineState, RequestIndex};
 use crate::input::scan::{self, Scan, ScanOptions};
 use crate::input::shard_reader::ShardReader;
 use crate::input::source::{Input, Source};
-use crate::results::id_table::IdTable;
-use crate::results::index::{self, Indexed, ReplyFile};
+use crate::results::held::Held;
+use crate::results::index::{Indexed, ReplyFile};
+use crate::results::join::{Join, JoinOptions};
 use crate::results::merge::{self, MergeInputs, Merged};
 use crate::results::reply::ReplyRole;
 use crate::results::reply_index::ReplyIndex;
@@ -73,7 +74,8 @@ pub fn split(options: &OfflineOptions, directory: &Path, monitor: &dyn Monitor) 
         let path = directory.join(format!("shard-{:06}.jsonl", shard.number));
         let mut file = BufWriter::with_capacity(WRITE_BYTES, PendingFile::create(&path)?);
         let mut reader =
-            ShardReader::open(scanned.source.clone(), index.clone(), shard.clone(), scanned.scratch.path())?;
+            ShardReader::open(scanned.source.clone(), index.clone(), shard.clone(), scanned.scratch.path())?
+                .with_envelope(scanned.options.line.envelope);
         io::copy(&mut reader, &mut file).map_err(FileError::on("write", &path))?;
         let pending = file.into_inner().map_err(|error| FileError::on("write", &path)(error.into_error()))?;
         pending.publish()?;
@@ -93,9 +95,7 @@ pub struct MergedReplies {
     pub aside: Vec<PathBuf>,
 }
 
-/// Merges `replies` into input order. Replies that answer nobody are kept in files whose names begin with `aside`.
-///
-/// Memory: [`IdTable::BYTES_PER_ID`] and a slot of 16 bytes for each line of the input.
+/// Merges `replies` into input order, in bounded memory. Replies that answer nobody are kept in files whose names begin with `aside`.
 pub fn merge(
     options: &OfflineOptions,
     replies: &[PathBuf],
@@ -105,34 +105,28 @@ pub fn merge(
 ) -> Result<MergedReplies, Error> {
     let scanned = refuse_defects(scan_inputs(options, true, monitor)?)?;
     let requests = RequestIndex::open(&scanned.index_path())?;
-    let mut hashes = Vec::new();
-    requests.scan(0, u64::MAX - 1, |seq, record| {
-        // What is no request must not be found: a hash with this many leading zeros does not occur.
-        hashes.push(if record.state == LineState::Request { record.id_hash } else { u128::from(seq) });
-        Ok::<_, FileError>(())
+    let ScanOptions { ids, threads, memory_bytes, scratch, line, .. } = scanned.options.clone();
+    let mut join = Join::new(JoinOptions { lines: requests.len(), ids, threads, memory_bytes, scratch });
+    requests.scan(0, u64::MAX - 1, |seq, record| match record.state {
+        LineState::Request => join.add_request(seq, record.id_hash),
+        LineState::Defective | LineState::Duplicate => Ok(()),
     })?;
-    let table = IdTable::new(hashes);
     let files: Vec<ReplyFile> = (0..)
         .zip(replies)
         .map(|(number, path)| ReplyFile { number, path: path.clone(), role: ReplyRole::Output })
         .collect();
-    let mut slots = vec![None; usize::try_from(requests.len()).unwrap_or(usize::MAX)];
+    let slots = ReplyIndex::open_or_create(&scanned.scratch.path().join("replies.idx"), requests.len())?;
     let mut side_files = SideFiles::new(aside);
-    let threads = scanned.options.threads;
-    let read = |bytes| monitor.event(Event::Downloaded { bytes });
-    let indexed = index::index(&files, &table, scanned.options.ids, &mut slots, threads, &mut side_files, &read)?;
-    drop(table);
+    let indexed = join.index(&files, &slots, &mut side_files, &|bytes| monitor.event(Event::Downloaded { bytes }))?;
     let aside = side_files.finish()?;
-    let slot_index = ReplyIndex::open_or_create(&scanned.scratch.path().join("replies.idx"), requests.len())?;
-    slot_index.write_all(&slots)?;
-    drop(slots);
     let lines = requests.len();
-    let unanswered = Unanswering { source: &scanned.source, requests: &requests, line: scanned.options.line };
+    let unanswered = Unanswering { source: &scanned.source, requests: &requests, line };
     let inputs = MergeInputs {
-        replies: &slot_index,
+        replies: &slots,
         path: &|number| Ok(replies[number as usize].clone()),
         unanswered: &|seq| unanswered.explain(seq, &|_| None),
         body: &|seq| unanswered.body(seq),
+        held: &Held::new(memory_bytes),
         threads,
     };
     let mut outputs = OpenOutputs::open(outputs)?;

@@ -49,10 +49,14 @@ pub(crate) enum Command {
     Clean(CleanArguments),
     /// Examine a run directory, and have what is damaged made again
     Doctor(DoctorArguments),
+    /// List the providers: what they take, and how sure that is
+    Providers(ProvidersArguments),
     /// Start the local Batch API server
     Serve(ServeArguments),
     /// Write a realistic set of requests
     Generate(GenerateArguments),
+    /// Measure what this machine makes of each stage, beside plain reading and copying
+    Bench(BenchArguments),
 }
 
 impl Command {
@@ -68,6 +72,8 @@ impl Command {
             Self::Cancel(arguments) => arguments.json,
             Self::Retry(arguments) => arguments.json,
             Self::Doctor(arguments) => arguments.json,
+            Self::Providers(arguments) => arguments.json,
+            Self::Bench(arguments) => arguments.json,
             Self::Split(_) | Self::Clean(_) | Self::Serve(_) | Self::Generate(_) => false,
         }
     }
@@ -79,9 +85,15 @@ pub(crate) struct InputArguments {
     /// Files of requests, in order; `-` or none is standard input. gzip and zstd are recognised by content
     #[arg(value_name = "INPUT")]
     pub(crate) inputs: Vec<PathBuf>,
-    /// The provider whose limits apply [together, local]
-    #[arg(long, value_name = "NAME", default_value = "together")]
-    pub(crate) provider: String,
+    /// The provider, one of those that `batchline providers` lists [default: together]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) provider: Option<String>,
+    /// What the provider speaks, together or openai, where it may be either; alone, with --base-url, a service of your own
+    #[arg(long, value_name = "NAME", value_parser = dialect)]
+    pub(crate) dialect: Option<batchline::remote::Dialect>,
+    /// The endpoint that answers, such as /v1/embeddings [default: /v1/chat/completions]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) endpoint: Option<String>,
     /// Threads that check and merge [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
@@ -310,6 +322,13 @@ pub(crate) struct DoctorArguments {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ProvidersArguments {
+    /// Print JSON, a provider a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ServeArguments {
     /// Where to listen; port 0 is any free port
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
@@ -335,6 +354,9 @@ pub(crate) struct ServeArguments {
     /// Let go wrong what the script in FILE says: dropped answers, cut downloads, lost rows and the like
     #[arg(long, value_name = "FILE")]
     pub(crate) faults: Option<PathBuf>,
+    /// End when standard input ends, too: for programs that start a service of their own
+    #[arg(long)]
+    pub(crate) until_stdin_ends: bool,
 }
 
 #[derive(Debug, Args)]
@@ -354,6 +376,31 @@ pub(crate) struct GenerateArguments {
     /// Write to FILE [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    /// How many bytes of requests are generated
+    #[arg(long, value_name = "BYTES", default_value = "1GB", value_parser = bytes)]
+    pub(crate) bytes: u64,
+    /// How many requests are generated, instead
+    #[arg(short = 'n', long, value_name = "N", conflicts_with = "bytes")]
+    pub(crate) requests: Option<u64>,
+    /// How often everything is done; the medians are shown
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub(crate) runs: u16,
+    /// Threads that check and merge [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
+    /// Memory for the whole process, such as 256MiB
+    #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = bytes)]
+    pub(crate) memory: u64,
+    /// Work in DIR, which needs room for six times the bytes [default: the system's directory for temporary files]
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+    /// Print records, a stage a line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Reads `5000`, `20MB`, `256MiB`. K, M, G, T are decimal, with `i` binary; the `B` may be left out.
@@ -391,6 +438,10 @@ fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err(format!("{unit:?} is no unit of time; use ms, s, m or h")),
     };
     number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
+}
+
+fn dialect(text: &str) -> Result<batchline::remote::Dialect, String> {
+    batchline::remote::Dialect::named(text).ok_or_else(|| "expected together or openai".to_owned())
 }
 
 fn serve_dialect(text: &str) -> Result<batchline::serve::Dialect, String> {

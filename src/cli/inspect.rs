@@ -123,7 +123,9 @@ pub(crate) fn find(named: Option<&Path>) -> Result<PathBuf, Failure> {
     }
     let mut runs = Vec::new();
     for run in directory::runs(Path::new(RUNS_DIRECTORY))? {
-        runs.push((inspect::status(&run)?.created_at, run));
+        // One that cannot be read comes first: whoever looks is told so.
+        let created_at = inspect::status(&run).map_or("~".to_owned(), |status| status.created_at);
+        runs.push((created_at, run));
     }
     let none = || Failure::Usage("there are no runs below the working directory".to_owned());
     runs.into_iter().max().map(|(_, run)| run).ok_or_else(none)

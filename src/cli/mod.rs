@@ -4,16 +4,19 @@
 #![expect(clippy::print_stderr, reason = "the program is the one place that talks to its user")]
 
 mod args;
+mod bench;
 mod exit;
 mod inspect;
 mod offline;
 mod progress;
+mod providers;
 mod records;
 mod running;
 mod serving;
 mod settings;
 mod tending;
 
+use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -23,6 +26,7 @@ use exit::Exit;
 
 /// Parses, runs, reports.
 pub(crate) fn main() -> ExitCode {
+    end_on_panics();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -33,10 +37,25 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     let json = arguments.command.json();
-    match dispatch(arguments.command) {
-        Ok(exit) => exit.into(),
-        Err(error) => exit::report(&error, json),
+    match catch_unwind(|| dispatch(arguments.command)) {
+        Ok(Ok(exit)) => exit.into(),
+        Ok(Err(error)) => exit::report(&error, json),
+        // The panic has said what it had to say.
+        Err(_) => Exit::Internal.into(),
     }
+}
+
+/// A panic of the main thread ends the process: what it would unwind through may wait for threads that were never started. Nothing is
+/// lost, for a run survives worse at any moment.
+#[expect(clippy::exit, reason = "nothing else is certain to come to an end")]
+fn end_on_panics() {
+    let (main, tell) = (std::thread::current().id(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        if std::thread::current().id() == main {
+            std::process::exit(Exit::Internal as i32);
+        }
+    }));
 }
 
 fn dispatch(command: Command) -> Result<Exit, exit::Failure> {
@@ -53,6 +72,8 @@ fn dispatch(command: Command) -> Result<Exit, exit::Failure> {
         Command::Retry(arguments) => tending::retry(&arguments),
         Command::Clean(arguments) => tending::clean(&arguments),
         Command::Doctor(arguments) => tending::doctor(&arguments),
+        Command::Providers(arguments) => providers::providers(&arguments),
         Command::Serve(arguments) => serving::serve(arguments),
+        Command::Bench(arguments) => bench::bench(&arguments),
     }
 }

@@ -24,6 +24,7 @@ pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         None => Faults::default(),
     };
     let is_faulty = !faults.is_empty();
+    let until_stdin_ends = arguments.until_stdin_ends;
     let options = ServeOptions {
         directory: arguments.directory,
         listen: arguments.listen,
@@ -48,7 +49,10 @@ pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         if is_faulty {
             eprintln!("with scripted faults; access.jsonl and faults.jsonl there say which of them acted");
         }
-        wait_for_signal().await;
+        tokio::select! {
+            () = wait_for_signal() => {}
+            () = stdin_ends(), if until_stdin_ends => {}
+        }
         server.stop().await?;
         Ok(Exit::Success)
     })
@@ -61,6 +65,16 @@ fn unusable(error: &FaultsError) -> Failure {
     };
     let hint = "data/faults has examples, and `cargo doc` for batchline::serve::faults all that a script can say";
     Failure::Run(batchline::error::Error::Configuration { what, hint: Some(hint.to_owned()) })
+}
+
+/// Reads standard input to its end, on a thread that nobody has to wait for.
+async fn stdin_ends() {
+    let (ended, end) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        let _ = ended.send(());
+    });
+    let _ = end.await;
 }
 
 async fn wait_for_signal() {

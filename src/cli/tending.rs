@@ -72,6 +72,7 @@ pub(crate) fn doctor(arguments: &DoctorArguments) -> Result<Exit, Failure> {
         let of = finding.shard.map(|shard| format!("shard {shard}: ")).unwrap_or_default();
         let remedy = match (finding.remedy, arguments.mend) {
             (Remedy::Restore, _) => "cannot be made again here",
+            (Remedy::LookAgain, true) => "the next run looks for its batch in the service's list",
             (Remedy::IndexAgain, true) => "the next run derives it again",
             (Remedy::DownloadAgain, true) => "the next run fetches it again",
             (_, false) => "--mend has it made again",

@@ -2,11 +2,10 @@
 //!
 //! In: the bytes of one line. Out: the hash of its `custom_id` and its model, or what is wrong with it.
 //!
-//! Two parsers share the work. [`Checker::check`] is the fast one: simd-json's tape, reused from line to line, no allocation.
-//! Whatever it does not accept goes to [`diagnose`], which is slow, exact and the judge: it finds the place of the
-//! defect, or accepts the line after all (numbers beyond 128 bits are JSON, but simd-json refuses them).
+//! Two share the work. [`request`] is fast: it walks over JSON's [grammar](super::grammar) and builds nothing. Whatever it does not
+//! accept goes to [`diagnose`], which is slow, exact and the judge: it finds the place of the defect, or accepts the line after all.
 //!
-//! What always holds: both accept the same requests. What simd-json takes, `diagnose` takes.
+//! What always holds: both accept the same requests. What the fast one takes, `diagnose` takes.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -15,16 +14,10 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{self, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use simd_json::{Buffers, Node, Tape};
 
 use super::defect::{DEPTH_MAX, Defect, DefectKind};
-
-/// Longest line that the fast parser gets, in bytes. Its tape takes up to 24 bytes for each byte of a hostile line
-/// (`[1,1,…`); longer lines go to a parser that needs no memory.
-pub const FAST_LINE_BYTES_MAX: usize = 1024 * 1024;
-
-/// Most keys that the fast path compares pairwise at the top level of a line.
-const FAST_KEYS_MAX: usize = 8;
+use super::envelope::{Envelope, Lacks};
+use super::grammar::{self, RawString};
 
 /// What a line must keep to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,98 +26,43 @@ pub struct LineLimits {
     pub line_bytes: u64,
     /// Longest `custom_id` in Unicode scalar values.
     pub custom_id_characters: usize,
+    /// What it must have, or is given on its way up.
+    pub envelope: Envelope,
 }
 
-/// A request as the fast path sees it; the strings live in the line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A request as the fast path sees it; strings without escapes are those of the line.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fields<'l> {
     /// The caller's name for the request.
-    pub custom_id: &'l str,
+    pub custom_id: Cow<'l, str>,
     /// The model that it asks for.
-    pub model: &'l str,
+    pub model: Cow<'l, str>,
+    /// What it is given on its way up.
+    pub lacks: Lacks,
 }
 
-/// The fast check and its buffers, one for each thread.
-pub struct Checker {
-    buffers: Buffers,
-    tape: Tape<'static>,
-    limits: LineLimits,
-}
-
-impl fmt::Debug for Checker {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Checker").field("limits", &self.limits).finish_non_exhaustive()
+/// The fields of a good line, without its line end; `None` when it needs [`diagnose`].
+#[must_use]
+pub fn request<'l>(line: &'l [u8], limits: &LineLimits) -> Option<Fields<'l>> {
+    if line.len() as u64 > limits.line_bytes {
+        return None;
     }
-}
-
-impl Checker {
-    /// A checker with empty buffers; they grow to what the longest line needs and stay.
-    #[must_use]
-    pub fn new(limits: LineLimits) -> Self {
-        Self { buffers: Buffers::with_max_depth(64 * 1024, DEPTH_MAX), tape: Tape(Vec::new()), limits }
-    }
-
-    /// Hands the fields of a good line to `accept` and returns what it says; `None` when the line needs [`diagnose`].
-    ///
-    /// `padded` holds the line in its first `length` bytes and [`simd_json::INPUT_PADDING`] more. The line is changed (strings
-    /// are unescaped in place), the padding is not.
-    pub fn check<T>(&mut self, padded: &mut [u8], length: usize, accept: impl FnOnce(Fields<'_>) -> T) -> Option<T> {
-        if length > FAST_LINE_BYTES_MAX || length as u64 > self.limits.line_bytes {
-            return None;
-        }
-        let mut tape = std::mem::replace(&mut self.tape, Tape(Vec::new())).reset();
-        let parsed = simd_json::fill_tape_padded(padded, length, &mut self.buffers, &mut tape);
-        let accepted = match parsed {
-            Ok(()) => request_fields(&tape.0, &self.limits).map(accept),
-            Err(_) => None,
-        };
-        self.tape = tape.reset();
-        accepted
-    }
-}
-
-/// The fields of a line that keeps all rules.
-fn request_fields<'l>(nodes: &[Node<'l>], limits: &LineLimits) -> Option<Fields<'l>> {
-    let mut keys = [""; FAST_KEYS_MAX];
-    let mut custom_id = None;
-    let mut model = None;
-    for (number, (key, value)) in members(nodes)?.enumerate() {
-        if number == FAST_KEYS_MAX || keys[..number].contains(&key) {
-            return None;
-        }
-        keys[number] = key;
-        match (key, value) {
-            ("custom_id", [Node::String(id), ..]) => custom_id = Some(*id),
-            ("body", body) => {
-                for (_, value) in members(body)?.filter(|(key, _)| *key == "model") {
-                    let [Node::String(name), ..] = value else { return None };
-                    if model.replace(*name).is_some() {
-                        return None;
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    let fields = Fields { custom_id: custom_id?, model: model? };
+    let raw = grammar::request(line)?;
+    let lacks = limits.envelope.lacks(line).ok()?;
+    let fields = Fields { custom_id: unescaped(raw.custom_id)?, model: unescaped(raw.model)?, lacks };
     let fits = fields.custom_id.len() <= limits.custom_id_characters
         || fields.custom_id.chars().count() <= limits.custom_id_characters;
-    (!fields.custom_id.is_empty() && fits).then_some(fields)
+    (!fields.custom_id.is_empty() && fits && written_bytes(line, lacks, limits) <= limits.line_bytes).then_some(fields)
 }
 
-/// The keys and values of the object that `nodes` begins with; a value is the nodes from its first on.
-pub(crate) fn members<'t, 'l>(nodes: &'t [Node<'l>]) -> Option<impl Iterator<Item = (&'l str, &'t [Node<'l>])>> {
-    let Some(Node::Object { len, .. }) = nodes.first() else { return None };
-    let mut rest = &nodes[1..];
-    Some((0..*len).map_while(move |_| {
-        let (Node::String(key), value) = rest.split_first()? else { return None };
-        let below = match value.first()? {
-            Node::Object { count, .. } | Node::Array { count, .. } => *count,
-            Node::String(_) | Node::Static(_) => 0,
-        };
-        rest = value.get(1 + below..)?;
-        Some((*key, value))
-    }))
+/// Bytes of a line as it goes up.
+fn written_bytes(line: &[u8], lacks: Lacks, limits: &LineLimits) -> u64 {
+    line.len() as u64 + u64::from(limits.envelope.added_bytes(lacks))
+}
+
+fn unescaped(string: RawString<'_>) -> Option<Cow<'_, str>> {
+    let text = std::str::from_utf8(string.bytes).ok()?;
+    if string.escaped { serde_json::from_str(&format!("\"{text}\"")).ok() } else { Some(Cow::Borrowed(text)) }
 }
 
 /// A request as the slow path sees it.
@@ -134,6 +72,8 @@ pub struct Diagnosed {
     pub custom_id: String,
     /// The model that it asks for.
     pub model: String,
+    /// What it is given on its way up.
+    pub lacks: Lacks,
 }
 
 /// Decides about a line that the fast path did not accept. `line` is as it stands in the file, its line end not included.
@@ -154,7 +94,11 @@ pub fn diagnose(line: &[u8], limits: &LineLimits) -> Result<Diagnosed, Defect> {
         return Err(plain(DefectKind::NotAnObject, start + 1));
     }
     let column_of = |value: &str| value.as_ptr() as usize - text.as_ptr() as usize + 1;
-    let object = Members::parse(whole.get()).map_err(|error| invalid_json(&error))?;
+    let object = Members::parse(whole.get()).map_err(|error| match structure.lone_surrogate {
+        // In a key.
+        Some(column) => plain(DefectKind::LoneSurrogate, column),
+        None => invalid_json(&error),
+    })?;
     // The id first, so that every other message can name it.
     let custom_id = object.get("custom_id").and_then(|value| serde_json::from_str::<String>(value).ok());
     let defect = |kind, column| Defect { kind, column, custom_id: custom_id.clone() };
@@ -191,10 +135,14 @@ pub fn diagnose(line: &[u8], limits: &LineLimits) -> Result<Diagnosed, Defect> {
     let Some(model_value) = body.get("model") else {
         return Err(defect(DefectKind::MissingModel, column_of(body_value)));
     };
-    match serde_json::from_str(model_value) {
-        Ok(model) => Ok(Diagnosed { custom_id: id.clone(), model }),
-        Err(_) => Err(defect(DefectKind::ModelNotAString, column_of(model_value))),
+    let Ok(model) = serde_json::from_str(model_value) else {
+        return Err(defect(DefectKind::ModelNotAString, column_of(model_value)));
+    };
+    let lacks = limits.envelope.lacks(line)?;
+    if written_bytes(line, lacks, limits) > limits.line_bytes {
+        return Err(defect(DefectKind::LineTooLong(limits.line_bytes), 1));
     }
+    Ok(Diagnosed { custom_id: id.clone(), model, lacks })
 }
 
 /// The `custom_id` of a line and its column in bytes counted from 1, whatever else the line holds; `None` when it has none.
@@ -324,32 +272,28 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: LineLimits = LineLimits { line_bytes: 10_000_000, custom_id_characters: 64 };
+    const LIMITS: LineLimits =
+        LineLimits { line_bytes: 10_000_000, custom_id_characters: 64, envelope: Envelope::Minimal };
 
     fn fast(line: &[u8]) -> Option<Diagnosed> {
-        let mut padded = line.to_vec();
-        padded.resize(line.len() + simd_json::INPUT_PADDING, b'}');
-        let accepted = Checker::new(LIMITS).check(&mut padded, line.len(), |fields| Diagnosed {
-            custom_id: fields.custom_id.to_owned(),
-            model: fields.model.to_owned(),
-        });
-        assert!(padded[line.len()..].iter().all(|&byte| byte == b'}'), "the padding belongs to the next line");
-        accepted
+        let Fields { custom_id, model, lacks } = request(line, &LIMITS)?;
+        Some(Diagnosed { custom_id: custom_id.into_owned(), model: model.into_owned(), lacks })
     }
 
     #[test]
     fn the_fast_path_takes_a_plain_request() {
         let line = br#"{"custom_id":"a\u0062","body":{"x":[1,{"model":3}],"model":"m","messages":[]},"method":"POST"}"#;
-        let expected = Diagnosed { custom_id: "ab".to_owned(), model: "m".to_owned() };
+        let expected = Diagnosed { custom_id: "ab".to_owned(), model: "m".to_owned(), lacks: Lacks::default() };
         assert_eq!(fast(line), Some(expected.clone()));
         assert_eq!(diagnose(line, &LIMITS), Ok(expected));
     }
 
     #[test]
-    fn numbers_that_simd_json_refuses_are_accepted_by_the_judge() {
+    fn numbers_beyond_any_type_are_json() {
         let line =
             br#"{"custom_id":"a","body":{"model":"m","n":123456789012345678901234567890123456789012345,"x":1e999}}"#;
         assert_eq!(diagnose(line, &LIMITS).map(|found| found.custom_id), Ok("a".to_owned()));
+        assert!(fast(line).is_some());
     }
 
     #[test]

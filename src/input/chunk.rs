@@ -1,15 +1,16 @@
-//! Chunks: the lines that start in one block of the Source, checked.
+//! Chunks: the lines that start in a few neighbouring blocks of the Source, checked.
 //!
-//! In: the Source and a block's number. Out: for each line that is not blank what the fold needs to know, and the Defects.
+//! In: the Source and the numbers of the blocks. Out: for each line that is not blank what the fold needs to know, and the Defects.
 //!
 //! This is where the CPU time goes. A reader's buffers are used again from block to block; on the good path nothing is
-//! allocated for a line.
+//! allocated for a line. A block is what stays in a core's cache, a chunk what is worth handing from thread to thread.
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::InputError;
-use super::check::{self, Checker, LineLimits};
+use super::check::{self, LineLimits};
 use super::defect::{Defect, DefectKind};
+use super::envelope::Lacks;
 use super::source::{Part, Source};
 use crate::custom_id::IdHasher;
 use crate::durable::FileError;
@@ -18,31 +19,39 @@ use crate::lines::{self, Block, Line};
 /// First bytes of UTF-16 text, little and big endian.
 const UTF16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
 
-/// What the fold needs to know of a line.
+/// Blocks in a chunk.
+const CHUNK_BLOCKS: u64 = 16;
+
+/// Bytes of a chunk, as far as its lines begin in them. The fold keeps eight bytes for each: 64 MiB for the largest Source.
+pub(crate) const CHUNK_BYTES: u64 = CHUNK_BLOCKS * lines::BLOCK_BYTES;
+
+/// What the fold needs to know of a line, besides the hash of its bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CheckedLine {
-    /// Offset in the Source.
-    pub(crate) offset: u64,
     /// Keyed hash of its id; 0 without one.
     pub(crate) id_hash: u128,
-    /// Hash of its bytes.
-    pub(crate) line_hash: u64,
+    /// Offset in the Source.
+    pub(crate) offset: u64,
     /// Its bytes, the line end not counted; 0 for a line too long to be held.
     pub(crate) length: u32,
     /// Index into [`Chunk::models`]; `None` for a line with a Defect.
     pub(crate) model: Option<u16>,
+    /// What it is given on its way up.
+    pub(crate) lacks: Lacks,
 }
 
-/// The lines that start in one block.
+/// The lines that start in a chunk's blocks.
 #[derive(Debug, Default)]
 pub(crate) struct Chunk {
     /// The part of the Source that it is from.
     pub(crate) part: usize,
     /// The lines that are not blank, in order.
     pub(crate) checked: Vec<CheckedLine>,
+    /// XXH3-64 of the bytes of each of them, little-endian; of no bytes for a line too long to be held.
+    pub(crate) line_hashes: Vec<[u8; 8]>,
     /// The models that its requests ask for.
     pub(crate) models: Vec<String>,
-    /// Defects with their line's number in the block, counted from 0, blank lines included.
+    /// Defects with their line's number in the chunk, counted from 0, blank lines included.
     pub(crate) defects: Vec<(u64, Defect)>,
     /// Lines, blank ones included.
     pub(crate) lines: u64,
@@ -51,12 +60,32 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    fn push_defect(&mut self, line: CheckedLine, defect: Defect) {
-        self.defects.push((self.lines, defect));
-        self.checked.push(CheckedLine { model: None, id_hash: 0, ..line });
+    /// Checks a line: fast, and if that does not accept it, exactly.
+    fn push_line(&mut self, line: &[u8], offset: u64, limits: &LineLimits, ids: IdHasher) {
+        let line_hash = xxh3_64(line);
+        let length = u32::try_from(line.len()).unwrap_or(u32::MAX);
+        let checked = CheckedLine { id_hash: 0, offset, length, model: None, lacks: Lacks::default() };
+        let (id_hash, model, lacks) = match check::request(line, limits) {
+            Some(fields) => (ids.hash(&fields.custom_id), self.model_number(&fields.model), fields.lacks),
+            None => match check::diagnose(line, limits) {
+                Ok(found) => (ids.hash(&found.custom_id), self.model_number(&found.model), found.lacks),
+                Err(defect) => return self.push_defect(checked, line_hash, defect),
+            },
+        };
+        self.push(CheckedLine { id_hash, model: Some(model), lacks, ..checked }, line_hash);
     }
 
-    /// The number of a model. A block is too small to name more than `u16` can count: see the assertion.
+    fn push_defect(&mut self, line: CheckedLine, line_hash: u64, defect: Defect) {
+        self.defects.push((self.lines, defect));
+        self.push(line, line_hash);
+    }
+
+    fn push(&mut self, line: CheckedLine, line_hash: u64) {
+        self.checked.push(line);
+        self.line_hashes.push(line_hash.to_le_bytes());
+    }
+
+    /// The number of a model. A chunk is too small to name more than `u16` can count: see the assertion.
     fn model_number(&mut self, model: &str) -> u16 {
         // The last model first: neighbours mostly ask for the same few.
         let known = self.models.iter().rposition(|known| known == model);
@@ -64,12 +93,12 @@ impl Chunk {
             self.models.push(model.to_owned());
             self.models.len() - 1
         });
-        u16::try_from(number).expect("a block holds fewer requests than u16 can count")
+        u16::try_from(number).expect("a chunk holds fewer requests than u16 can count")
     }
 }
 
 /// The shortest request takes 36 bytes: `{"custom_id":"a","body":{"model":""}}`.
-const _: () = assert!(lines::BLOCK_BYTES / 36 < u16::MAX as u64);
+const _: () = assert!(CHUNK_BYTES / 36 < u16::MAX as u64);
 
 /// Reads and checks blocks; one for each thread.
 #[derive(Debug)]
@@ -77,81 +106,51 @@ pub(crate) struct ChunkReader {
     limits: LineLimits,
     ids: IdHasher,
     block: Block,
-    checker: Checker,
-    /// A line as it stands in the file, for the second look; the parser has changed the first.
-    raw: Vec<u8>,
 }
 
 impl ChunkReader {
     pub(crate) fn new(limits: LineLimits, ids: IdHasher) -> Self {
-        Self { limits, ids, block: Block::default(), checker: Checker::new(limits), raw: Vec::new() }
+        Self { limits, ids, block: Block::default() }
     }
 
-    /// Reads block `number` of part `part` and checks its lines.
+    /// Reads chunk `number` of part `part` and checks its lines.
     pub(crate) fn read(&mut self, source: &Source, part: usize, number: u64) -> Result<Chunk, InputError> {
-        let place = &source.parts()[part];
-        let extent = place.extent();
-        let shrunk = |error| unreadable(place, error);
         let mut chunk = Chunk { part, ..Chunk::default() };
-        if is_utf16(place).map_err(shrunk)? {
-            return Ok(utf16_chunk(chunk, place, number));
+        let place = &source.parts()[part];
+        let first_block = number * CHUNK_BLOCKS;
+        if is_utf16(place).map_err(|error| unreadable(place, error))? {
+            return Ok(utf16_chunk(chunk, place, first_block));
         }
-        self.block.read(&extent, number).map_err(shrunk)?;
-        // One byte more than a line may have: a carriage return may follow it.
-        let held_max = usize::try_from(self.limits.line_bytes).unwrap_or(usize::MAX).saturating_add(1);
-        while let Some(line) = self.block.next_line(&extent, held_max).map_err(shrunk)? {
-            let line = match line {
-                Line::Whole { offset, padded, length } => {
-                    let length = lines::without_carriage_return(&padded[..length]).len();
-                    if padded.first() != Some(&b'{') && lines::is_blank(&padded[..length]) {
-                        chunk.lines += 1;
-                        chunk.blank += 1;
-                        continue;
-                    }
-                    let line_hash = xxh3_64(&padded[..length]);
-                    let line = CheckedLine {
-                        offset: place.start + offset,
-                        id_hash: 0,
-                        line_hash,
-                        length: u32::try_from(length).unwrap_or(u32::MAX),
-                        model: None,
-                    };
-                    let ids = self.ids;
-                    let accepted = self
-                        .checker
-                        .check(padded, length, |fields| (ids.hash(fields.custom_id), chunk.model_number(fields.model)));
-                    if let Some((id_hash, model)) = accepted {
-                        chunk.checked.push(CheckedLine { id_hash, model: Some(model), ..line });
-                        chunk.lines += 1;
-                        continue;
-                    }
-                    line
-                }
-                Line::TooLong { offset } => {
-                    CheckedLine { offset: place.start + offset, id_hash: 0, line_hash: 0, length: 0, model: None }
-                }
-            };
-            self.look_again(source, &mut chunk, line)?;
-            chunk.lines += 1;
+        for number in first_block..(first_block + CHUNK_BLOCKS).min(place.extent().blocks()) {
+            self.read_block(place, &mut chunk, number)?;
         }
         Ok(chunk)
     }
 
-    /// The slow and exact check of a line that the fast one did not accept.
-    fn look_again(&mut self, source: &Source, chunk: &mut Chunk, line: CheckedLine) -> Result<(), InputError> {
-        if line.length == 0 {
-            let kind = DefectKind::LineTooLong(self.limits.line_bytes);
-            chunk.push_defect(line, Defect { kind, column: 1, custom_id: None });
-            return Ok(());
-        }
-        self.raw.resize(line.length as usize, 0);
-        source.read_at(line.offset, &mut self.raw)?;
-        match check::diagnose(&self.raw, &self.limits) {
-            Ok(found) => {
-                let model = Some(chunk.model_number(&found.model));
-                chunk.checked.push(CheckedLine { id_hash: self.ids.hash(&found.custom_id), model, ..line });
+    fn read_block(&mut self, place: &Part, chunk: &mut Chunk, number: u64) -> Result<(), InputError> {
+        let extent = place.extent();
+        let shrunk = |error| unreadable(place, error);
+        self.block.read(&extent, number).map_err(shrunk)?;
+        // One byte more than a line may have: a carriage return may follow it.
+        let held_max = usize::try_from(self.limits.line_bytes).unwrap_or(usize::MAX).saturating_add(1);
+        while let Some(line) = self.block.next_line(&extent, held_max).map_err(shrunk)? {
+            let offset = place.start + line.offset();
+            match line {
+                Line::Whole { padded, length, .. } => {
+                    let line = lines::without_carriage_return(&padded[..length]);
+                    if line.first() != Some(&b'{') && lines::is_blank(line) {
+                        chunk.blank += 1;
+                    } else {
+                        chunk.push_line(line, offset, &self.limits, self.ids);
+                    }
+                }
+                Line::TooLong { .. } => {
+                    let kind = DefectKind::LineTooLong(self.limits.line_bytes);
+                    let line = CheckedLine { id_hash: 0, offset, length: 0, model: None, lacks: Lacks::default() };
+                    chunk.push_defect(line, 0, Defect { kind, column: 1, custom_id: None });
+                }
             }
-            Err(defect) => chunk.push_defect(line, defect),
+            chunk.lines += 1;
         }
         Ok(())
     }
@@ -167,10 +166,11 @@ fn is_utf16(part: &Part) -> std::io::Result<bool> {
 }
 
 /// UTF-16 cannot be framed by bytes: one Defect stands for the whole file.
-fn utf16_chunk(mut chunk: Chunk, part: &Part, number: u64) -> Chunk {
-    if number == 0 {
-        let line = CheckedLine { offset: part.start, id_hash: 0, line_hash: 0, length: 0, model: None };
-        chunk.push_defect(line, Defect { kind: DefectKind::Utf16, column: 1, custom_id: None });
+fn utf16_chunk(mut chunk: Chunk, part: &Part, first_block: u64) -> Chunk {
+    if first_block == 0 {
+        let (offset, lacks) = (part.start, Lacks::default());
+        let line = CheckedLine { offset, id_hash: 0, length: 0, model: None, lacks };
+        chunk.push_defect(line, 0, Defect { kind: DefectKind::Utf16, column: 1, custom_id: None });
         chunk.lines = 1;
     }
     chunk

@@ -3,10 +3,11 @@
 //! In: a shard. Out: the Seqs of its lines, ascending, with their records.
 //!
 //! A shard packed from the input owns the records that carry its number. A shard of a later round is a stretch of a list of Seqs, a
-//! file of little-endian `u64`s, because its lines carry the number of the shard that they went up with first.
+//! file of little-endian `u64`s, because its lines carry the number of the shard that they went up with first. The highest byte of
+//! each is a check, the exclusive or of the others: a Seq that the disk has changed is an error, and never another line.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -84,7 +85,7 @@ impl Members {
                     let mut bytes = vec![0; usize::try_from(count * SEQ_BYTES).unwrap_or(usize::MAX)];
                     file.read_exact_at(&mut bytes, *next * SEQ_BYTES).map_err(FileError::on("read", path))?;
                     for seq in bytes.as_chunks::<8>().0 {
-                        let seq = u64::from_le_bytes(*seq);
+                        let seq = read_seq(*seq).map_err(FileError::on("read", path))?;
                         lines.push((seq, index.record(seq)?));
                     }
                     *next += count;
@@ -110,11 +111,46 @@ pub fn write_list(lists: &Path, list: u32, seqs: impl IntoIterator<Item = u64>) 
     let path = list_path(lists, list);
     let mut file = BufWriter::new(PendingFile::create(&path)?);
     for seq in seqs {
-        file.write_all(&seq.to_le_bytes()).map_err(FileError::on("write", &path))?;
+        let mut bytes = seq.to_le_bytes();
+        bytes[7] = check(bytes);
+        file.write_all(&bytes).map_err(FileError::on("write", &path))?;
     }
     file.into_inner().map_err(|error| FileError::on("write", &path)(error.into_error()))?.publish()
 }
 
+fn read_seq(mut bytes: [u8; 8]) -> io::Result<u64> {
+    if bytes[7] != check(bytes) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a Seq is damaged"));
+    }
+    bytes[7] = 0;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// Of the lower seven bytes, and not 0 where they are.
+fn check(bytes: [u8; 8]) -> u8 {
+    bytes[..7].iter().fold(0x5a, |check, byte| check ^ byte)
+}
+
 fn list_path(lists: &Path, list: u32) -> PathBuf {
     lists.join(format!("again-{list:06}.seqs"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seq_that_the_disk_has_changed_is_an_error() {
+        for seq in [0, 1, (1 << 47) + 5] {
+            let mut bytes = u64::to_le_bytes(seq);
+            bytes[7] = check(bytes);
+            assert_eq!(read_seq(bytes).unwrap(), seq);
+            for bit in 0..64 {
+                let mut changed = bytes;
+                changed[bit / 8] ^= 1 << (bit % 8);
+                assert!(read_seq(changed).is_err(), "bit {bit}");
+            }
+        }
+        assert!(read_seq([0; 8]).is_err());
+    }
 }

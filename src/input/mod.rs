@@ -18,6 +18,8 @@ use crate::durable::FileError;
 pub mod check;
 mod chunk;
 pub mod defect;
+pub mod envelope;
+mod grammar;
 pub mod members;
 pub mod pack;
 pub mod request_index;

@@ -119,6 +119,16 @@ struct OpenShard {
     checksum: ShardChecksum,
 }
 
+impl OpenShard {
+    /// Takes a request. `bytes` are its line's, the line end included.
+    fn push(&mut self, seq: u64, bytes: u64, line_hash: u64) {
+        self.last = seq;
+        self.requests += 1;
+        self.bytes += bytes;
+        self.checksum.push(line_hash);
+    }
+}
+
 /// Packs requests as they come.
 #[derive(Debug)]
 pub struct Packer {
@@ -144,24 +154,21 @@ impl Packer {
     /// Places a request and returns its shard's number. `length` is its line's, without the line end.
     pub fn push(&mut self, seq: u64, model: &str, length: u32, line_hash: u64) -> u32 {
         let bytes = u64::from(length) + 1;
-        if let Some(open) = self.open.get(model) {
-            let cut = if open.requests == self.limits.requests {
-                Some(Cut::Requests)
-            } else {
-                (open.bytes + bytes > self.limits.bytes).then_some(Cut::Bytes)
-            };
-            if let Some(cut) = cut {
-                self.close(model, cut);
+        let cut = match self.open.get_mut(model) {
+            // Nearly always, and with one look-up: the serial part of a scan is here.
+            Some(open) if open.requests < self.limits.requests && open.bytes + bytes <= self.limits.bytes => {
+                open.push(seq, bytes, line_hash);
+                return open.number;
             }
+            Some(open) if open.requests == self.limits.requests => Some(Cut::Requests),
+            Some(_) => Some(Cut::Bytes),
+            None => None,
+        };
+        if let Some(cut) = cut {
+            self.close(model, cut);
         }
-        if !self.open.contains_key(model) {
-            self.open_shard(model, seq);
-        }
-        let open = self.open.get_mut(model).expect("a shard of this model is open");
-        open.last = seq;
-        open.requests += 1;
-        open.bytes += bytes;
-        open.checksum.push(line_hash);
+        let open = self.open_shard(model, seq);
+        open.push(seq, bytes, line_hash);
         open.number
     }
 
@@ -175,7 +182,7 @@ impl Packer {
         self.closed
     }
 
-    fn open_shard(&mut self, model: &str, seq: u64) {
+    fn open_shard(&mut self, model: &str, seq: u64) -> &mut OpenShard {
         if self.open.len() == OPEN_SHARDS_MAX {
             let oldest = self.open.iter().min_by_key(|(_, open)| open.number).map(|(model, _)| model.clone());
             if let Some(model) = oldest {
@@ -185,8 +192,8 @@ impl Packer {
         let number = self.opened;
         self.opened += 1;
         let checksum = ShardChecksum::default();
-        self.open
-            .insert(model.to_owned(), OpenShard { number, first: seq, last: seq, requests: 0, bytes: 0, checksum });
+        let open = OpenShard { number, first: seq, last: seq, requests: 0, bytes: 0, checksum };
+        self.open.entry(model.to_owned()).insert_entry(open).into_mut()
     }
 
     fn close(&mut self, model: &str, cut: Cut) {

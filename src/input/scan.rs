@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use super::InputError;
 use super::check::{self, LineLimits};
-use super::chunk::{CheckedLine, Chunk, ChunkReader};
+use super::chunk::{CHUNK_BYTES, CheckedLine, Chunk, ChunkReader};
 use super::defect::{Defect, DefectKind, PlacedDefect};
 use super::pack::{Packer, Shard, ShardLimits};
 use super::request_index::{IndexWriter, LineState, Record};
@@ -23,7 +23,6 @@ use super::unique::{Duplicate, SOURCE_BYTES_MAX, UniqueIds};
 use crate::custom_id::IdHasher;
 use crate::durable;
 use crate::in_order::in_order;
-use crate::lines::BLOCK_BYTES;
 
 /// How to scan.
 #[derive(Debug, Clone)]
@@ -105,13 +104,13 @@ struct Pass<'s> {
     repeats: &'s [u64],
     index: Option<IndexWriter>,
     packer: Packer,
-    unique: UniqueIds<'s>,
+    unique: UniqueIds,
     fingerprint: Xxh3Default,
     scan: Scan,
-    /// For each block, the number of the first line that starts in it, counted from 0 within its part.
+    /// For each chunk, the number of the first line that starts in it, counted from 0 within its part.
     first_lines: Vec<u64>,
-    /// For each part, the number of its first block, and behind the last the number of all.
-    first_blocks: Vec<u64>,
+    /// For each part, the number of its first chunk, and behind the last the number of all.
+    first_chunks: Vec<u64>,
     /// The number of the next line in its part.
     next_line: u64,
     seq: u64,
@@ -131,17 +130,10 @@ impl<'s> Pass<'s> {
             }
             None => None,
         };
-        let scratch = options.scratch.join("ids.tmp");
-        let make_scratch = move || {
-            durable::remove_file(&scratch)?;
-            let file = durable::create_new(&scratch)?;
-            // Without a name it is gone whenever the process is.
-            durable::remove_file(&scratch)?;
-            Ok(file)
-        };
-        let mut first_blocks = vec![0];
+        let mut first_chunks = vec![0];
         for part in source.parts() {
-            first_blocks.push(first_blocks[first_blocks.len() - 1] + part.extent().blocks());
+            let chunks = (part.extent().end - part.extent().start).div_ceil(CHUNK_BYTES);
+            first_chunks.push(first_chunks[first_chunks.len() - 1] + chunks);
         }
         let bytes = source.bytes();
         Ok(Self {
@@ -150,11 +142,11 @@ impl<'s> Pass<'s> {
             repeats,
             index,
             packer: Packer::new(options.shard),
-            unique: UniqueIds::new(options.memory_bytes, make_scratch),
+            unique: UniqueIds::new(options.memory_bytes, &options.scratch, options.threads),
             fingerprint: Xxh3Default::new(),
             scan: Scan { lines: 0, blank: 0, requests: 0, defects: 0, bytes, shards: Vec::new(), fingerprint: 0 },
             first_lines: Vec::new(),
-            first_blocks,
+            first_chunks,
             next_line: 0,
             seq: 0,
         })
@@ -162,20 +154,19 @@ impl<'s> Pass<'s> {
 
     fn chunks(&mut self, report: &mut Report<'_>, progress: &dyn Fn(u64)) -> Result<(), InputError> {
         let (source, options) = (self.source, self.options);
-        let first_blocks = self.first_blocks.clone();
-        let count = first_blocks[first_blocks.len() - 1];
+        let first_chunks = self.first_chunks.clone();
         let mut done = 0;
         in_order(
             options.threads,
-            count,
+            first_chunks[first_chunks.len() - 1],
             || ChunkReader::new(options.line, options.ids),
             |reader, number| {
-                let part = first_blocks.partition_point(|&first| first <= number) - 1;
-                reader.read(source, part, number - first_blocks[part])
+                let part = first_chunks.partition_point(|&first| first <= number) - 1;
+                reader.read(source, part, number - first_chunks[part])
             },
             |chunk| {
                 self.fold(chunk, report)?;
-                done += BLOCK_BYTES;
+                done += CHUNK_BYTES;
                 progress(done.min(source.bytes()));
                 Ok(())
             },
@@ -183,7 +174,7 @@ impl<'s> Pass<'s> {
     }
 
     fn fold(&mut self, chunk: Chunk, report: &mut Report<'_>) -> Result<(), InputError> {
-        if self.first_blocks[chunk.part] == self.first_lines.len() as u64 {
+        if self.first_chunks[chunk.part] == self.first_lines.len() as u64 {
             self.next_line = 0;
         }
         self.first_lines.push(self.next_line);
@@ -195,20 +186,22 @@ impl<'s> Pass<'s> {
         self.next_line += chunk.lines;
         self.scan.lines += chunk.lines;
         self.scan.blank += chunk.blank;
-        chunk.checked.iter().try_for_each(|line| self.fold_line(line, &chunk.models))
+        self.fingerprint.update(chunk.line_hashes.as_flattened());
+        let lines = chunk.checked.iter().zip(&chunk.line_hashes);
+        lines.into_iter().try_for_each(|(line, hash)| self.fold_line(line, u64::from_le_bytes(*hash), &chunk.models))
     }
 
-    fn fold_line(&mut self, line: &CheckedLine, models: &[String]) -> Result<(), InputError> {
-        self.fingerprint.update(&line.line_hash.to_le_bytes());
-        let (offset, length, id_hash) = (line.offset, line.length, line.id_hash);
-        let mut record = Record { offset, length, shard: 0, state: LineState::Defective, id_hash };
-        if let Some(model) = line.model {
+    fn fold_line(&mut self, line: &CheckedLine, line_hash: u64, models: &[String]) -> Result<(), InputError> {
+        let CheckedLine { offset, length, id_hash, model, lacks } = *line;
+        let mut record = Record { offset, length, shard: 0, state: LineState::Defective, id_hash, lacks };
+        if let Some(model) = model {
             if self.repeats.first() == Some(&offset) {
                 self.repeats = &self.repeats[1..];
                 record.state = LineState::Duplicate;
             } else {
                 record.state = LineState::Request;
-                record.shard = self.packer.push(self.seq, &models[usize::from(model)], length, line.line_hash);
+                let written = length.saturating_add(self.options.line.envelope.added_bytes(lacks));
+                record.shard = self.packer.push(self.seq, &models[usize::from(model)], written, line_hash);
                 self.scan.requests += 1;
                 self.unique.push(id_hash, offset, &|offset| read_id(self.source, self.options, offset))?;
             }
@@ -221,9 +214,9 @@ impl<'s> Pass<'s> {
     }
 
     fn finish(self, report: &mut Report<'_>) -> Result<(Scan, Vec<Duplicate>), InputError> {
-        let Self { source, options, unique, mut scan, first_lines, first_blocks, .. } = self;
+        let Self { source, options, unique, mut scan, first_lines, first_chunks, .. } = self;
         let duplicates = unique.finish(&|offset| read_id(source, options, offset))?;
-        let places = Places { source, first_lines, first_blocks };
+        let places = Places { source, first_lines, first_chunks };
         for duplicate in &duplicates {
             if !report(places.describe(*duplicate, options)?)? {
                 break;
@@ -244,7 +237,7 @@ impl<'s> Pass<'s> {
 struct Places<'s> {
     source: &'s Source,
     first_lines: Vec<u64>,
-    first_blocks: Vec<u64>,
+    first_chunks: Vec<u64>,
 }
 
 impl Places<'_> {
@@ -262,14 +255,14 @@ impl Places<'_> {
         let number = self.source.part_number(offset);
         let part = &self.source.parts()[number];
         let extent = part.extent();
-        let block = (offset - part.start - extent.start) / BLOCK_BYTES;
-        let mut from = part.start + extent.block_start(block);
-        let mut line = self.first_lines[position(self.first_blocks[number] + block)];
+        let chunk = (offset - part.start - extent.start) / CHUNK_BYTES;
+        let mut from = part.start + extent.start + chunk * CHUNK_BYTES;
+        let mut line = self.first_lines[position(self.first_chunks[number] + chunk)];
         let mut before = vec![0; position(offset - from)];
         self.source.read_at(from, &mut before)?;
-        // A line that began in an earlier block is counted there; its end does not begin one here.
+        // A line that began in an earlier chunk is counted there; its end does not begin one here.
         let mut ends = memchr::memchr_iter(b'\n', &before).count() as u64;
-        if block > 0 && ends > 0 {
+        if chunk > 0 && ends > 0 {
             from -= 1;
             let mut last = [0];
             self.source.read_at(from, &mut last)?;
@@ -298,6 +291,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::envelope::Envelope;
     use super::super::request_index::RequestIndex;
     use super::super::shard_reader::ShardReader;
     use super::super::source::Input;
@@ -305,7 +299,7 @@ mod tests {
 
     fn options(scratch: &Path, memory_bytes: usize, skip_invalid: bool) -> ScanOptions {
         ScanOptions {
-            line: LineLimits { line_bytes: 10_000_000, custom_id_characters: 64 },
+            line: LineLimits { line_bytes: 10_000_000, custom_id_characters: 64, envelope: Envelope::Minimal },
             shard: ShardLimits { requests: 40, bytes: 10_001_000 },
             threads: 3,
             memory_bytes,

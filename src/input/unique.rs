@@ -12,14 +12,12 @@
 //! - Memory is the budget plus one partition for each thread. Thinning keeps one entry for each distinct id of a partition, so
 //!   an input that repeats one id for ever does not grow a partition.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use rayon::prelude::*;
 
 use super::InputError;
-use crate::durable::FileError;
+use crate::partitions::Partitions;
 
 /// Bits of an entry that hold the offset: Sources of up to 16 TiB.
 const OFFSET_BITS: u32 = 44;
@@ -29,9 +27,6 @@ pub const SOURCE_BYTES_MAX: u64 = 1 << OFFSET_BITS;
 
 /// Number of partitions.
 const PARTITIONS: usize = 256;
-
-/// Bytes of an entry.
-const ENTRY_BYTES: usize = 16;
 
 /// Most repeated ids that are kept for the report. An input with more has no ids; it is refused as a whole.
 pub const DUPLICATES_MAX: usize = 4 * 1024 * 1024;
@@ -48,75 +43,42 @@ pub struct Duplicate {
 /// Reads the `custom_id` of the line at an offset.
 pub type ReadId<'r> = dyn Fn(u64) -> Result<String, InputError> + Sync + 'r;
 
-/// Where the entries of a partition stand in the scratch file.
-#[derive(Debug, Clone, Copy)]
-struct Extent {
-    offset: u64,
-    entries: usize,
-}
-
-#[derive(Debug, Default)]
-struct Partition {
-    entries: Vec<u128>,
-    spilled: Vec<Extent>,
-}
-
 /// Collects the ids of an input. See the [module](self).
-pub struct UniqueIds<'s> {
-    partitions: Vec<Partition>,
-    in_memory: usize,
-    budget_entries: usize,
-    scratch: Option<(File, u64)>,
-    make_scratch: Box<dyn Fn() -> Result<File, FileError> + 's>,
+#[derive(Debug)]
+pub struct UniqueIds {
+    partitions: Partitions<u128>,
+    pool: rayon::ThreadPool,
     duplicates: Vec<Duplicate>,
 }
 
-impl std::fmt::Debug for UniqueIds<'_> {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("UniqueIds").field("in_memory", &self.in_memory).finish_non_exhaustive()
-    }
-}
-
-impl<'s> UniqueIds<'s> {
-    /// Collects with `budget_bytes` of memory; beyond it, `make_scratch` gives the file that takes the rest.
-    pub fn new(budget_bytes: usize, make_scratch: impl Fn() -> Result<File, FileError> + 's) -> Self {
-        Self {
-            partitions: (0..PARTITIONS).map(|_| Partition::default()).collect(),
-            in_memory: 0,
-            // A growing vector holds its old and its new half at once.
-            budget_entries: (budget_bytes / ENTRY_BYTES / 2).max(PARTITIONS),
-            scratch: None,
-            make_scratch: Box::new(make_scratch),
-            duplicates: Vec::new(),
-        }
+impl UniqueIds {
+    /// Collects with `budget_bytes` of memory; beyond it, a scratch file in the directory `scratch` takes the rest.
+    ///
+    /// # Panics
+    /// When no thread can be started.
+    #[must_use]
+    pub fn new(budget_bytes: usize, scratch: &Path, threads: usize) -> Self {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
+        Self { partitions: Partitions::new(PARTITIONS, budget_bytes, scratch), pool, duplicates: Vec::new() }
     }
 
     /// Adds the id of the line at `offset`. `read_id` is [`UniqueIds::finish`]'s.
     pub fn push(&mut self, id_hash: u128, offset: u64, read_id: &ReadId<'_>) -> Result<(), InputError> {
         let entry = (id_hash >> OFFSET_BITS << OFFSET_BITS) | u128::from(offset);
-        self.partitions[(id_hash >> 120) as usize].entries.push(entry);
-        self.in_memory += 1;
-        if self.in_memory >= self.budget_entries { self.spill(read_id) } else { Ok(()) }
+        self.partitions.push((id_hash >> 120) as usize, entry);
+        if self.partitions.is_full() { self.spill(read_id) } else { Ok(()) }
     }
 
     /// All requests that repeat an earlier id, in input order. `read_id` reads the id of the line at an offset.
     pub fn finish(mut self, read_id: &ReadId<'_>) -> Result<Vec<Duplicate>, InputError> {
-        let scratch = self.scratch.as_ref().map(|(file, _)| file);
-        let found: Vec<Vec<Duplicate>> = self
-            .partitions
-            .par_iter_mut()
-            .map(|partition| {
-                let mut entries = std::mem::take(&mut partition.entries);
-                for extent in &partition.spilled {
-                    let file = scratch.expect("only a scratch file takes spilled entries");
-                    read_entries(file, *extent, &mut entries)
-                        .map_err(FileError::on("read", "scratch file".as_ref()))?;
-                }
-                let mut duplicates = Vec::new();
-                thin(&mut entries, &mut duplicates, read_id)?;
-                Ok(duplicates)
-            })
-            .collect::<Result<_, InputError>>()?;
+        let partitions = &self.partitions;
+        let find = |partition| {
+            let (mut entries, mut duplicates) = (partitions.load(partition)?, Vec::new());
+            thin(&mut entries, &mut duplicates, read_id)?;
+            Ok(duplicates)
+        };
+        let all = (0..partitions.count()).into_par_iter();
+        let found = self.pool.install(|| all.map(find).collect::<Result<_, InputError>>())?;
         self.hold(found)?;
         self.duplicates.sort_unstable_by_key(|duplicate| duplicate.repeat);
         Ok(self.duplicates)
@@ -128,37 +90,16 @@ impl<'s> UniqueIds<'s> {
     }
 
     fn spill(&mut self, read_id: &ReadId<'_>) -> Result<(), InputError> {
-        let thinned: Vec<Vec<Duplicate>> = self
-            .partitions
-            .par_iter_mut()
-            .map(|partition| {
-                let mut duplicates = Vec::new();
-                thin(&mut partition.entries, &mut duplicates, read_id)?;
-                Ok(duplicates)
-            })
-            .collect::<Result<_, InputError>>()?;
-        self.hold(thinned)?;
-        let (file, end) = match &mut self.scratch {
-            Some(scratch) => scratch,
-            none => none.insert(((self.make_scratch)()?, 0)),
+        let find = |entries| {
+            let mut duplicates = Vec::new();
+            thin(entries, &mut duplicates, read_id)?;
+            Ok(duplicates)
         };
-        for partition in &mut self.partitions {
-            let bytes: Vec<u8> = partition.entries.iter().flat_map(|entry| entry.to_le_bytes()).collect();
-            file.write_all_at(&bytes, *end).map_err(FileError::on("write", "scratch file".as_ref()))?;
-            partition.spilled.push(Extent { offset: *end, entries: partition.entries.len() });
-            partition.entries.clear();
-            *end += bytes.len() as u64;
-        }
-        self.in_memory = 0;
-        Ok(())
+        let all = self.partitions.in_memory().into_par_iter();
+        let thinned = self.pool.install(|| all.map(find).collect::<Result<_, InputError>>())?;
+        self.hold(thinned)?;
+        Ok(self.partitions.spill()?)
     }
-}
-
-fn read_entries(file: &File, extent: Extent, entries: &mut Vec<u128>) -> io::Result<()> {
-    let mut bytes = vec![0; extent.entries * ENTRY_BYTES];
-    file.read_exact_at(&mut bytes, extent.offset)?;
-    entries.extend(bytes.as_chunks::<ENTRY_BYTES>().0.iter().map(|entry| u128::from_le_bytes(*entry)));
-    Ok(())
 }
 
 /// Sorts the entries and keeps the first of each distinct id; the others are duplicates.
@@ -213,7 +154,8 @@ mod tests {
     /// Line n stands at offset 10 n and has the id `ids[n]`.
     fn find(ids: &[u16], budget_bytes: usize, hash_bits: u32) -> Vec<Duplicate> {
         let read_id = |offset: u64| Ok(ids[usize::try_from(offset / 10).unwrap()].to_string());
-        let mut unique = UniqueIds::new(budget_bytes, || Ok(tempfile::tempfile().unwrap()));
+        let scratch = tempfile::tempdir().unwrap();
+        let mut unique = UniqueIds::new(budget_bytes, scratch.path(), 2);
         for (number, id) in ids.iter().enumerate() {
             let hash = IdHasher { key: 7 }.hash(&id.to_string()) >> (128 - hash_bits) << (128 - hash_bits);
             unique.push(hash, number as u64 * 10, &read_id).unwrap();

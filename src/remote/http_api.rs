@@ -12,7 +12,7 @@ use super::provider::{Dialect, Profile};
 use super::retry::{Attempts, Observer, Patience};
 use super::service::{Api, Batch, CreateBatch, Downloaded, Payload, Progress, RemoteFile, Submission, check_id};
 use super::token::Token;
-use super::wire::RawBatch;
+use super::wire::{RawBatch, RawBatches};
 use super::{download, openai, together};
 
 /// The statuses by which a service says that it did not create a batch, and will not on account of this request.
@@ -78,8 +78,8 @@ impl HttpApi {
         let answer = self.http.call(Method::GET, &["batches"], |request| request).await?.successful().await?;
         let target = answer.target().to_owned();
         // `null` stands for an empty list.
-        let raw: Option<Vec<RawBatch>> = answer.json_streamed().await?;
-        raw.unwrap_or_default().into_iter().map(|raw| raw.read(&target)).collect()
+        let raw: Option<RawBatches> = answer.json_streamed().await?;
+        raw.unwrap_or_default().0.into_iter().map(|raw| raw.read(&target)).collect()
     }
 
     async fn ask_to_cancel(&self, id: &str) -> Result<Batch, RemoteError> {
@@ -322,6 +322,13 @@ mod tests {
         let endless = format!("HTTP/1.1 200 OK\r\n\r\n[{BATCH},{}", " ".repeat(65 << 20));
         let (api, _server) = always(raw(endless, Then::Close)).await;
         assert_eq!(api.batches().await.unwrap_err().kind(), ErrorKind::TooLarge);
+        let short = format!("HTTP/1.1 200 OK\r\n\r\n[{}", r#"{"id":"b"},"#.repeat(200_000));
+        let (api, _server) = always(raw(short, Then::Close)).await;
+        assert_eq!(
+            api.batches().await.unwrap_err().kind(),
+            ErrorKind::Protocol,
+            "small ones take more memory than bytes"
+        );
         let (api, _server) = always(raw(format!("HTTP/1.1 200 OK\r\n\r\n{}", " ".repeat(2 << 20)), Then::Close)).await;
         assert_eq!(api.batch("b-1").await.unwrap_err().kind(), ErrorKind::TooLarge);
         let (api, _server) = always(raw(format!("HTTP/1.1 404 X\r\n\r\n{}", "x".repeat(2 << 20)), Then::Hold)).await;

@@ -1,7 +1,10 @@
 //! The objects that services send, read leniently: keys that are missing, null, empty or of another type are absent.
 //! Only ids are strict, because they come back in requests.
 
+use std::fmt;
+
 use jiff::Timestamp;
+use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -86,6 +89,38 @@ impl RawBatch {
             deadline: self.job_deadline.or(self.expires_at),
             mark: self.metadata,
         })
+    }
+}
+
+/// Most batches of a list: in memory the smallest ones take thirty times the bytes of their text.
+const LIST_BATCHES: usize = 100_000;
+
+/// A list of batches that does not go on for ever.
+#[derive(Debug, Default)]
+pub(super) struct RawBatches(pub(super) Vec<RawBatch>);
+
+impl<'de> Deserialize<'de> for RawBatches {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct BatchesVisitor;
+        impl<'de> Visitor<'de> for BatchesVisitor {
+            type Value = RawBatches;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a list of batches")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<RawBatches, A::Error> {
+                let mut batches = Vec::new();
+                while let Some(batch) = list.next_element()? {
+                    if batches.len() == LIST_BATCHES {
+                        return Err(de::Error::custom(format!("there are more than {LIST_BATCHES} batches")));
+                    }
+                    batches.push(batch);
+                }
+                Ok(RawBatches(batches))
+            }
+        }
+        deserializer.deserialize_seq(BatchesVisitor)
     }
 }
 

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,9 @@ use crate::lines::{self, Block, Extent, Line};
 
 /// Longest reply that is read for its id, in bytes. A longer one stays in its file and is counted as unreadable.
 pub const REPLY_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Blocks that a thread reads before it hands over what it found.
+const CHUNK_BLOCKS: u64 = 16;
 
 /// Most kinds of errors that are counted apart; the rest count as [`OTHER_ERRORS`].
 const ERROR_LABELS_MAX: usize = 50;
@@ -110,8 +114,6 @@ impl Indexed {
 
 /// Reads the files, in the order given, and fills the slots. Slot n belongs to the request that `table` gives number n.
 ///
-/// `progress` is told the bytes read so far.
-///
 /// # Errors
 /// When a file cannot be read, or replies to set aside cannot be written.
 pub fn index(
@@ -121,32 +123,57 @@ pub fn index(
     slots: &mut [Option<Slot>],
     threads: usize,
     aside: &mut SideFiles,
-    progress: &dyn Fn(u64),
 ) -> Result<Indexed, ResultsError> {
-    let open = files.iter().map(OpenFile::open).collect::<Result<Vec<_>, _>>()?;
-    let mut placing = Placing { files: &open, table, slots, aside, ids, indexed: Indexed::default() };
+    let mut placing = Placing { files, table, slots, aside, ids, indexed: Indexed::default() };
+    let checksums = read(files, ids, threads, &|_| (), |found| placing.place(found))?;
+    Ok(Indexed { checksums, ..placing.indexed })
+}
+
+/// Reads the files, in the order given, and calls `take` with each line that is not blank, in its order. Returns the files' checksums.
+///
+/// `progress` is told the bytes read so far.
+pub(super) fn read(
+    files: &[ReplyFile],
+    ids: IdHasher,
+    threads: usize,
+    progress: &dyn Fn(u64),
+    mut take: impl FnMut(Found) -> Result<(), ResultsError>,
+) -> Result<Vec<u128>, ResultsError> {
+    let mut checksums = Vec::new();
     let mut done = 0;
-    for (number, file) in open.iter().enumerate() {
-        let extent = file.extent();
+    for file in files {
+        let file = OpenFile::open(file)?;
         let mut checksum = Xxh3Default::new();
         in_order(
             threads,
-            extent.blocks(),
+            file.extent().blocks().div_ceil(CHUNK_BLOCKS),
             || (Block::default(), ReplyReader::new(ids)),
-            |(block, reader), block_number| file.read_block(block, reader, block_number),
-            |(hash, replies)| {
-                checksum.update(&hash.to_le_bytes());
-                for found in replies {
-                    placing.place(number, found)?;
-                }
-                done += lines::BLOCK_BYTES;
+            |(block, reader), number| file.read_chunk(block, reader, number),
+            |(hashes, found)| {
+                checksum.update(hashes.as_flattened());
+                found.into_iter().try_for_each(&mut take)?;
+                done += CHUNK_BLOCKS * lines::BLOCK_BYTES;
                 progress(done);
                 Ok(())
             },
         )?;
-        placing.indexed.checksums.push(checksum.digest128());
+        checksums.push(checksum.digest128());
     }
-    Ok(placing.indexed)
+    Ok(checksums)
+}
+
+/// The checksum of a reply file, as the index takes it.
+pub fn file_checksum(path: &Path) -> Result<u128, FileError> {
+    let file = File::open(path).map_err(FileError::on("open", path))?;
+    let end = file.metadata().map_err(FileError::on("read", path))?.len();
+    let start = lines::mark_bytes(&file).map_err(FileError::on("read", path))?;
+    let extent = Extent { file: &file, start, end };
+    let (mut block, mut checksum) = (Block::default(), Xxh3Default::new());
+    for number in 0..extent.blocks() {
+        block.read(&extent, number).map_err(FileError::on("read", path))?;
+        checksum.update(&block.hash().to_le_bytes());
+    }
+    Ok(checksum.digest128())
 }
 
 /// What the error reply in a slot says, as it is counted. `path` is the slot's file.
@@ -174,6 +201,7 @@ fn label_of(line: &[u8], ids: IdHasher) -> String {
     reply.and_then(|reply| reply.error).unwrap_or_else(|| OTHER_ERRORS.to_owned())
 }
 
+/// A reply file that is open.
 struct OpenFile<'f> {
     reply_file: &'f ReplyFile,
     file: File,
@@ -183,12 +211,17 @@ struct OpenFile<'f> {
 }
 
 /// A line of a reply file; without a reply when it is unreadable.
-struct Found {
-    offset: u64,
+pub(super) struct Found {
+    /// Number of the file.
+    pub(super) file: u32,
+    pub(super) offset: u64,
     /// 0 for a line longer than [`REPLY_BYTES_MAX`].
-    length: u32,
-    reply: Option<Reply>,
+    pub(super) length: u32,
+    pub(super) reply: Option<Reply>,
 }
+
+/// What a thread hands over: the hashes of the blocks, and the lines that begin in them.
+type ReplyChunk = (Vec<[u8; 8]>, Vec<Found>);
 
 impl<'f> OpenFile<'f> {
     fn open(reply_file: &'f ReplyFile) -> Result<Self, ResultsError> {
@@ -202,75 +235,89 @@ impl<'f> OpenFile<'f> {
         Extent { file: &self.file, start: self.mark_bytes, end: self.bytes }
     }
 
+    fn read_chunk(&self, block: &mut Block, reader: &mut ReplyReader, number: u64) -> Result<ReplyChunk, ResultsError> {
+        let (mut hashes, mut found) = (Vec::new(), Vec::new());
+        let first = number * CHUNK_BLOCKS;
+        for number in first..(first + CHUNK_BLOCKS).min(self.extent().blocks()) {
+            let hash = self
+                .read_block(block, reader, number, &mut found)
+                .map_err(FileError::on("read", &self.reply_file.path))?;
+            hashes.push(hash.to_le_bytes());
+        }
+        Ok((hashes, found))
+    }
+
     fn read_block(
         &self,
         block: &mut Block,
         reader: &mut ReplyReader,
         number: u64,
-    ) -> Result<(u64, Vec<Found>), ResultsError> {
+        found: &mut Vec<Found>,
+    ) -> io::Result<u64> {
         let extent = self.extent();
-        let unreadable = |source| FileError::on("read", &self.reply_file.path)(source);
-        let mut replies = Vec::new();
-        block.read(&extent, number).map_err(unreadable)?;
+        let file = self.reply_file.number;
+        block.read(&extent, number)?;
         let hash = block.hash();
-        while let Some(line) = block.next_line(&extent, REPLY_BYTES_MAX).map_err(unreadable)? {
+        while let Some(line) = block.next_line(&extent, REPLY_BYTES_MAX)? {
             let (offset, padded, length) = match line {
                 Line::Whole { offset, padded, length } => (offset, padded, length),
                 Line::TooLong { offset } => {
-                    replies.push(Found { offset, length: 0, reply: None });
+                    found.push(Found { file, offset, length: 0, reply: None });
                     continue;
                 }
             };
             let length = lines::without_carriage_return(&padded[..length]).len();
             if !lines::is_blank(&padded[..length]) {
                 let reply = reader.read(padded, length, self.reply_file.role);
-                replies.push(Found { offset, length: u32::try_from(length).unwrap_or(u32::MAX), reply });
+                found.push(Found { file, offset, length: u32::try_from(length).unwrap_or(u32::MAX), reply });
             }
         }
-        Ok((hash, replies))
+        Ok(hash)
     }
+}
 
-    fn read_line(&self, offset: u64, length: u32) -> Result<Vec<u8>, ResultsError> {
-        let mut line = vec![0; length as usize];
-        self.file.read_exact_at(&mut line, offset).map_err(FileError::on("read", &self.reply_file.path))?;
-        Ok(line)
-    }
+/// A line of one of these files. It is opened for it: few lines are read a second time, and there may be more files than can be open.
+pub(super) fn line_of(files: &[ReplyFile], file: u32, offset: u64, length: u32) -> Result<Vec<u8>, ResultsError> {
+    let found = files.iter().find(|known| known.number == file);
+    let path = &found.expect("the place was found in one of these files").path;
+    let mut line = vec![0; length as usize];
+    let open = File::open(path).map_err(FileError::on("open", path))?;
+    open.read_exact_at(&mut line, offset).map_err(FileError::on("read", path))?;
+    Ok(line)
 }
 
 /// Gives replies their slots, in file order.
-struct Placing<'p> {
-    files: &'p [OpenFile<'p>],
-    table: &'p IdTable,
-    slots: &'p mut [Option<Slot>],
-    aside: &'p mut SideFiles,
-    ids: IdHasher,
-    indexed: Indexed,
+pub(super) struct Placing<'p> {
+    pub(super) files: &'p [ReplyFile],
+    pub(super) table: &'p IdTable,
+    pub(super) slots: &'p mut [Option<Slot>],
+    pub(super) aside: &'p mut SideFiles,
+    pub(super) ids: IdHasher,
+    pub(super) indexed: Indexed,
 }
 
 impl Placing<'_> {
-    fn place(&mut self, number: usize, found: Found) -> Result<(), ResultsError> {
+    pub(super) fn place(&mut self, found: Found) -> Result<(), ResultsError> {
         self.indexed.replies += 1;
-        let Found { offset, length, reply } = found;
-        let file = &self.files[number];
+        let Found { file, offset, length, reply } = found;
         let Some(reply) = reply else {
             self.indexed.unreadable += 1;
-            return Ok(self.aside.keep(Aside::Unreadable, &file.read_line(offset, length)?)?);
+            return Ok(self.aside.keep(Aside::Unreadable, &line_of(self.files, file, offset, length)?)?);
         };
         let Some(request) = self.table.get(reply.id_hash) else {
             self.indexed.unknown += 1;
-            return Ok(self.aside.keep(Aside::Unknown, &file.read_line(offset, length)?)?);
+            return Ok(self.aside.keep(Aside::Unknown, &line_of(self.files, file, offset, length)?)?);
         };
-        let slot = Slot { offset, length, file: file.reply_file.number, kind: reply.kind };
+        let slot = Slot { offset, length, file, kind: reply.kind };
         let request = request as usize;
         match self.slots[request] {
-            // A slot filled from another set of files belongs to an earlier round; what is newer stands.
-            Some(kept) if self.files.iter().any(|file| file.reply_file.number == kept.file) => {
+            Some(kept) if self.files.iter().any(|file| file.number == kept.file) => {
                 self.settle(request, kept, slot, &reply)
             }
-            _ => {
-                self.keep(request, slot, &reply);
-                Ok(())
-            }
+            // Filled from another set of files, it belongs to another round. What is newer stands: files are numbered by time, and
+            // an earlier round is indexed late when something of it has to be made again.
+            Some(kept) if kept.file > slot.file => Ok(()),
+            _ => self.keep(request, slot, &reply),
         }
     }
 
@@ -288,23 +335,25 @@ impl Placing<'_> {
         }
         // An output came after an error: it takes its place.
         self.indexed.forget_error(&label_of(&kept_line, self.ids));
-        self.keep(request, slot, reply);
+        self.keep(request, slot, reply)?;
         Ok(self.aside.keep(Aside::Conflict, &kept_line)?)
     }
 
-    fn keep(&mut self, request: usize, slot: Slot, reply: &Reply) {
+    fn keep(&mut self, request: usize, slot: Slot, reply: &Reply) -> Result<(), ResultsError> {
         self.slots[request] = Some(slot);
         self.indexed.usage += reply.usage;
-        match reply.kind {
-            ReplyKind::Output => self.indexed.outputs += 1,
-            ReplyKind::Error | ReplyKind::Retryable => {
-                self.indexed.count_error(reply.error.as_deref().unwrap_or(OTHER_ERRORS));
+        match (reply.kind, &reply.error) {
+            (ReplyKind::Output, _) => self.indexed.outputs += 1,
+            (ReplyKind::Error | ReplyKind::Retryable, Some(label)) => self.indexed.count_error(label),
+            (ReplyKind::Error | ReplyKind::Retryable, None) => {
+                let line = self.read(slot)?;
+                self.indexed.count_error(&label_of(&line, self.ids));
             }
         }
+        Ok(())
     }
 
     fn read(&self, slot: Slot) -> Result<Vec<u8>, ResultsError> {
-        let file = self.files.iter().find(|file| file.reply_file.number == slot.file);
-        file.expect("the slot was filled from one of these files").read_line(slot.offset, slot.length)
+        line_of(self.files, slot.file, slot.offset, slot.length)
     }
 }

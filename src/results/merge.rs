@@ -3,8 +3,8 @@
 //! In: a stretch of Seqs whose replies are final. Out: one line for each, in input order: the service's own, byte for byte, or one
 //! that says why there is none.
 //!
-//! Threads gather windows of replies with one `pread` each, straight to where they stand in the output; the calling thread
-//! writes the windows in order.
+//! Threads gather windows of replies, from files that are [held](super::held) in memory or else with one `pread` each, straight to where
+//! they stand in the output; the calling thread writes the windows in order.
 //!
 //! What always holds: every Seq of the stretch gives exactly one line, and outputs + errors + missing + invalid is their number. Memory
 //! is a few windows; a window with huge replies is not gathered but copied line by line.
@@ -15,10 +15,12 @@ use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::ResultsError;
+use super::held::Held;
 use super::reply::ReplyKind;
 use super::reply_index::{ReplyIndex, Slot};
 use crate::durable::FileError;
@@ -62,6 +64,8 @@ pub struct MergeInputs<'m> {
     pub unanswered: &'m (dyn Fn(u64) -> Result<Unanswered, ResultsError> + Sync),
     /// The `body` of a Seq's request, as it stands in the input; `None` for a line that is no request.
     pub body: &'m (dyn Fn(u64) -> Result<Option<Vec<u8>>, ResultsError> + Sync),
+    /// Reply files in memory.
+    pub held: &'m Held,
     /// Threads that gather.
     pub threads: usize,
 }
@@ -176,10 +180,20 @@ struct OpenReplies {
     path: PathBuf,
     file: File,
     bytes: u64,
+    /// All of it, for as long as this window lasts.
+    held: Option<Arc<Vec<u8>>>,
 }
 
 impl Gatherer<'_> {
     fn gather(&mut self, seqs: Range<u64>, split: bool) -> Result<Window, ResultsError> {
+        let window = self.gather_window(seqs, split);
+        // What is held is let go, so that it can make room, and what was not may be by now.
+        self.open.clear();
+        window
+    }
+
+    fn gather_window(&mut self, seqs: Range<u64>, split: bool) -> Result<Window, ResultsError> {
+        self.inputs.held.begin_window();
         let slots = self.inputs.replies.read(seqs.start, seqs.end - seqs.start)?;
         let bytes: u64 = slots.iter().flatten().map(|slot| u64::from(slot.length) + 1).sum();
         let mut window =
@@ -232,7 +246,7 @@ impl Gatherer<'_> {
     }
 
     fn append(&mut self, slot: Slot, buffer: &mut Vec<u8>) -> Result<(), ResultsError> {
-        let OpenReplies { path, file, bytes } = self.file(slot.file)?;
+        let OpenReplies { path, file, bytes, held } = self.file(slot.file)?;
         let start = buffer.len();
         // The line end comes along: a slot that does not lead to one is damaged.
         let end = slot.offset + u64::from(slot.length);
@@ -240,8 +254,13 @@ impl Gatherer<'_> {
             return Err(ResultsError::Damaged { number: slot.file, offset: slot.offset });
         }
         let length = slot.length as usize + usize::from(end < *bytes);
-        buffer.resize(start + length, 0);
-        file.read_exact_at(&mut buffer[start..], slot.offset).map_err(FileError::on("read", path))?;
+        if let Some(held) = held {
+            let first = usize::try_from(slot.offset).unwrap_or(usize::MAX);
+            buffer.extend_from_slice(&held[first..first + length]);
+        } else {
+            buffer.resize(start + length, 0);
+            file.read_exact_at(&mut buffer[start..], slot.offset).map_err(FileError::on("read", path))?;
+        }
         if end >= *bytes {
             buffer.push(b'\n');
         } else if buffer.ends_with(b"\r") {
@@ -276,7 +295,8 @@ impl Gatherer<'_> {
             let path = (self.inputs.path)(number)?;
             let file = File::open(&path).map_err(FileError::on("open", &path))?;
             let bytes = file.metadata().map_err(FileError::on("read", &path))?.len();
-            self.open.insert(number, OpenReplies { path, file, bytes });
+            let held = self.inputs.held.content(number, &file, bytes).map_err(FileError::on("read", &path))?;
+            self.open.insert(number, OpenReplies { path, file, bytes, held });
         }
         Ok(&self.open[&number])
     }
@@ -350,6 +370,7 @@ mod tests {
         #[test]
         fn merge_undoes_any_shuffle_and_split(
             fates in fates(), files in 1_usize..5, unknown in 0_usize..5, unreadable in 0_usize..3, seed: u64,
+            held_bytes in prop_oneof![Just(0_usize), Just(20_000), Just(1 << 30)],
         ) {
             let mut replies = vec![Vec::new(); files];
             let mut random = fastrand::Rng::with_seed(seed);
@@ -388,7 +409,7 @@ mod tests {
             let table = IdTable::new((0..fates.len()).map(|n| ids.hash(&format!("id-{n}"))));
             let mut slots = vec![None; fates.len()];
             let mut aside = SideFiles::new(&directory.path().join("aside"));
-            let indexed = index::index(&reply_files, &table, ids, &mut slots, 2, &mut aside, &|_| ()).unwrap();
+            let indexed = index::index(&reply_files, &table, ids, &mut slots, 2, &mut aside).unwrap();
             aside.finish().unwrap();
             let count = |wanted: fn(&Fate) -> bool| fates.iter().filter(|fate| wanted(fate)).count() as u64;
             let repeats = 2 * count(|fate| matches!(fate, Fate::Repeated));
@@ -417,6 +438,7 @@ mod tests {
                     Ok(Unanswered { custom_id: Some(format!("id-{seq}")), code: MISSING, message: "lost".to_owned() })
                 },
                 body: &|_| Ok(None),
+                held: &Held::new(held_bytes),
                 threads: 2,
             };
             let (mut good, mut bad) = (Vec::new(), Vec::new());
@@ -463,6 +485,7 @@ mod tests {
             path: &|_| Ok(path.clone()),
             unanswered: &unanswered,
             body: &|_| Ok(Some(b"{}".to_vec())),
+            held: &Held::new(0),
             threads: 1,
         };
         let (mut good, mut bad) = (Vec::new(), Vec::new());

@@ -12,11 +12,14 @@
 //! outcome.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::durable::FileError;
 
+pub mod held;
 pub mod id_table;
 pub mod index;
+pub mod join;
 pub mod merge;
 pub mod reply;
 pub mod reply_index;
@@ -40,6 +43,26 @@ pub enum ResultsError {
         seq: u64,
         /// What went wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A reply file has other bytes than those that were indexed.
+    #[error("{} is not what it was when it was indexed", path.display())]
+    Altered {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The index leads to more or fewer replies than were put into it.
+    #[error(
+        "the reply index is damaged: {outputs} outputs and {errors} errors were counted, it has {} and {}",
+        merged.outputs,
+        merged.errors
+    )]
+    Lost {
+        /// Outputs that were counted.
+        outputs: u64,
+        /// Errors that were counted.
+        errors: u64,
+        /// What there is.
+        merged: merge::Merged,
     },
     /// A slot leads to something that is not a reply.
     #[error("the reply index is damaged: byte {offset} of reply file {number} does not begin a reply")]

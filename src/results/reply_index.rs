@@ -3,14 +3,18 @@
 //! In: slots of one shard after another, in any order. Out: the slot of any Seq.
 //!
 //! ```text
-//! byte  0   6      10    14   15  16
-//!       | offset | length | file | kind | 0 |      all little-endian, slot n at byte 16 n; all zero: no reply
+//! byte  0   6      10    14   15   16
+//!       | offset | length | file | kind | check |      all little-endian, slot n at byte 16 n; all zero: no reply
 //! ```
+//!
+//! The check is the exclusive or of the other bytes: one that the disk has changed leads to an error and never to another reply.
 //!
 //! The file begins as a hole of its final size. What counts as written is what the Ledger says: a shard's slots are synced
 //! before its step is recorded, and writing them again changes nothing.
 
+use std::collections::BTreeSet;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -38,7 +42,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    fn to_bytes(slot: Option<Self>) -> [u8; 16] {
+    pub(super) fn to_bytes(slot: Option<Self>) -> [u8; 16] {
         let mut bytes = [0; 16];
         if let Some(slot) = slot {
             bytes[..6].copy_from_slice(&slot.offset.to_le_bytes()[..6]);
@@ -49,11 +53,19 @@ impl Slot {
                 ReplyKind::Error => 2,
                 ReplyKind::Retryable => 3,
             };
+            bytes[15] = check(&bytes);
         }
         bytes
     }
 
-    fn from_bytes(bytes: &[u8; 16]) -> Option<Self> {
+    pub(super) fn from_bytes(bytes: &[u8; 16]) -> io::Result<Option<Self>> {
+        if *bytes == [0; 16] {
+            return Ok(None);
+        }
+        let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("a slot is damaged: {what}"));
+        if bytes[15] != check(bytes) {
+            return Err(damaged("its check does not fit"));
+        }
         let mut offset = [0; 8];
         offset[..6].copy_from_slice(&bytes[..6]);
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
@@ -61,10 +73,15 @@ impl Slot {
             1 => ReplyKind::Output,
             2 => ReplyKind::Error,
             3 => ReplyKind::Retryable,
-            _ => return None,
+            other => return Err(damaged(&format!("kind {other} is unknown"))),
         };
-        Some(Self { offset: u64::from_le_bytes(offset), length: word(6), file: word(10), kind })
+        Ok(Some(Self { offset: u64::from_le_bytes(offset), length: word(6), file: word(10), kind }))
     }
+}
+
+/// The exclusive or of all bytes of a slot but the last.
+fn check(bytes: &[u8; 16]) -> u8 {
+    bytes[..15].iter().fold(0, |check, byte| check ^ byte)
 }
 
 /// The index on disk.
@@ -90,7 +107,8 @@ impl ReplyIndex {
     pub fn read(&self, first: u64, count: u64) -> Result<Vec<Option<Slot>>, FileError> {
         let mut bytes = vec![0; usize::try_from(count * SLOT_BYTES).unwrap_or(usize::MAX)];
         self.file.read_exact_at(&mut bytes, first * SLOT_BYTES).map_err(FileError::on("read", &self.path))?;
-        Ok(bytes.as_chunks::<16>().0.iter().map(Slot::from_bytes).collect())
+        let slots: io::Result<_> = bytes.as_chunks::<16>().0.iter().map(Slot::from_bytes).collect();
+        slots.map_err(FileError::on("read", &self.path))
     }
 
     /// The slots of ascending Seqs.
@@ -103,9 +121,32 @@ impl ReplyIndex {
         Ok(slots)
     }
 
-    /// Writes the slots of all Seqs, without syncing them.
-    pub fn write_all(&self, slots: &[Option<Slot>]) -> Result<(), FileError> {
-        let mut offset = 0;
+    /// The Seqs whose slots are not what was written.
+    pub fn damaged(&self) -> Result<BTreeSet<u64>, FileError> {
+        let slots = self.file.metadata().map_err(FileError::on("read", &self.path))?.len() / SLOT_BYTES;
+        let mut damaged = BTreeSet::new();
+        for first in (0..slots).step_by(position(PATCH_SLOTS)) {
+            let mut bytes = vec![0; position(PATCH_SLOTS.min(slots - first) * SLOT_BYTES)];
+            self.file.read_exact_at(&mut bytes, first * SLOT_BYTES).map_err(FileError::on("read", &self.path))?;
+            let slots = (first..).zip(bytes.as_chunks::<16>().0);
+            damaged.extend(slots.filter(|(_, slot)| Slot::from_bytes(slot).is_err()).map(|(seq, _)| seq));
+        }
+        Ok(damaged)
+    }
+
+    /// Empties the slots of some Seqs and syncs them.
+    pub fn clear(&self, seqs: &BTreeSet<u64>) -> Result<(), FileError> {
+        for seq in seqs {
+            self.file
+                .write_all_at(&Slot::to_bytes(None), seq * SLOT_BYTES)
+                .map_err(FileError::on("write", &self.path))?;
+        }
+        durable::sync(&self.file, &self.path)
+    }
+
+    /// Writes the slots of the Seqs from `first` on, without syncing them.
+    pub fn write(&self, first: u64, slots: &[Option<Slot>]) -> Result<(), FileError> {
+        let mut offset = first * SLOT_BYTES;
         for group in slots.chunks(position(PATCH_SLOTS)) {
             let bytes: Vec<u8> = group.iter().flat_map(|slot| Slot::to_bytes(*slot)).collect();
             self.file.write_all_at(&bytes, offset).map_err(FileError::on("write", &self.path))?;
@@ -173,6 +214,25 @@ mod tests {
         for (seq, found) in (100_u64..).zip(index.read(100, 1000).unwrap()) {
             let shard = u32::try_from(seq % 4).unwrap();
             assert_eq!(found, (shard < 3).then(|| slot(seq, shard)));
+        }
+    }
+    #[test]
+    fn a_slot_that_the_disk_has_changed_leads_nowhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("replies.idx");
+        let index = ReplyIndex::open_or_create(&path, 3).unwrap();
+        let slot = Slot { offset: 70_000, length: 300, file: 2, kind: ReplyKind::Output };
+        index.write_each(&[0, 1], &[Some(slot), Some(slot)]).unwrap();
+        let sound = std::fs::read(&path).unwrap();
+        for bit in 0..8 * 48 {
+            let mut changed = sound.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            index.file.write_all_at(&changed, 0).unwrap();
+            assert!(index.read(0, 3).is_err(), "bit {bit}");
+            let seq = bit as u64 / 128;
+            assert_eq!(index.damaged().unwrap(), BTreeSet::from([seq]));
+            index.clear(&BTreeSet::from([seq])).unwrap();
+            assert_eq!(index.read(seq, 1).unwrap(), [None]);
         }
     }
 }

@@ -5,6 +5,7 @@
 //!   3f9a2c71d0e4a1b2/               one run, named after its input's fingerprint
 //!     lock                          held while a process works on it; contains its id
 //!     ledger.sqlite                 the Ledger
+//!     intents.log                   what was sent, once more
 //!     requests.idx                  the request index
 //!     replies.idx                   the reply index
 //!     replies/000001-output.jsonl   reply files as the service sent them, by submission

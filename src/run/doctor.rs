@@ -3,26 +3,25 @@
 //! In: a run directory that no process works on. Out: findings. What can be derived again from what is left (slots from reply files,
 //! reply files from the service) is taken back to the step that makes it, for the next `run` to do; nothing is submitted again.
 //!
-//! What is compared: the database with itself; the input with each shard's checksum; each reply file with the checksum taken when it
+//! What is compared: the database with itself and with the intents beside it; the input with each shard's checksum; each reply file with the checksum taken when it
 //! was indexed; each slot with the id of the request that it answers; the number of outputs and errors with what was counted.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::Serialize;
-use xxhash_rust::xxh3::Xxh3Default;
 
 use super::directory::{RunDirectory, layout};
 use super::ledger::Ledger;
 use super::prepare::{self, Prepared};
 use super::state::{EndedBatch, Recorded, ShardState};
-use crate::durable::{self, FileError};
+use crate::durable;
 use crate::error::Error;
 use crate::input::members::Members;
 use crate::input::shard_reader::ShardReader;
-use crate::lines::{self, Block, Extent};
 use crate::results::index;
-use crate::results::reply::ReplyRole;
-use crate::results::reply_index::ReplyIndex;
+use crate::results::reply::{ReplyKind, ReplyRole};
+use crate::results::reply_index::{ReplyIndex, Slot};
 
 /// Something that is not what it should be.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
@@ -39,6 +38,8 @@ pub struct Finding {
 #[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum Remedy {
+    /// The next run looks for its batch in the service's list.
+    LookAgain,
     /// The next run derives the slots again from the reply files.
     IndexAgain,
     /// The next run fetches the reply files again.
@@ -53,26 +54,48 @@ pub enum Remedy {
 /// When the run is locked, or its Ledger cannot be read at all.
 pub fn examine(path: &Path, mend: bool) -> Result<Vec<Finding>, Error> {
     let directory = RunDirectory::open(path)?;
-    let ledger = Ledger::open(&layout::ledger(path))?;
+    let mut ledger = Ledger::open_unverified(&layout::ledger(path))?;
     let mut findings: Vec<Finding> = ledger.damage()?.into_iter().map(|what| whole("ledger", &what)).collect();
     if !findings.is_empty() {
         return Ok(findings);
     }
+    let forgotten = examine_submissions(&mut ledger, mend)?;
+    if forgotten.iter().any(|finding| !mend || finding.remedy == Remedy::Restore) {
+        return Ok(forgotten);
+    }
+    findings.extend(forgotten);
     let mut prepared = match prepare::open_run(directory, Some(ledger), true) {
         Ok(prepared) => prepared,
         Err(error) => return Ok(vec![whole("run directory", &error.to_string())]),
     };
     let replies = ReplyIndex::open_or_create(&layout::replies_index(path), prepared.requests.len())?;
+    let damaged = replies.damaged()?;
+    if mend {
+        replies.clear(&damaged)?;
+    }
     for known in prepared.ledger.shards()? {
         if let Some(what) = examine_input(&prepared, path, &known) {
             findings.push(Finding { shard: Some(known.shard.number), what, remedy: Remedy::Restore });
+            continue;
         }
-        if let Some((what, remedy)) = examine_replies(&prepared, &replies, path, &known)? {
+        if let Some((what, remedy)) = examine_replies(&prepared, &replies, &damaged, path, &known)? {
             if mend {
                 take_back(&mut prepared.ledger, path, &known, remedy)?;
             }
             findings.push(Finding { shard: Some(known.shard.number), what, remedy });
         }
+    }
+    Ok(findings)
+}
+
+/// Submissions that the Ledger has forgotten; with `mend` it takes them up again as ones in doubt.
+fn examine_submissions(ledger: &mut Ledger, mend: bool) -> Result<Vec<Finding>, Error> {
+    let mut findings = Vec::new();
+    for intent in ledger.forgotten()? {
+        let known = !mend || ledger.remember(&intent)?;
+        let what = format!("ledger: submission {} was recorded and is not there", intent.submission);
+        let remedy = if known { Remedy::LookAgain } else { Remedy::Restore };
+        findings.push(Finding { shard: Some(intent.shard), what, remedy });
     }
     Ok(findings)
 }
@@ -83,10 +106,10 @@ fn whole(of: &str, what: &str) -> Finding {
 
 /// Reads a shard's lines as an upload would.
 fn examine_input(prepared: &Prepared, run: &Path, known: &Recorded) -> Option<String> {
-    let (source, requests) = (prepared.source.clone(), prepared.requests.clone());
+    let (source, requests, envelope) = (prepared.source.clone(), prepared.requests.clone(), prepared.line.envelope);
     let read = ShardReader::open(source, requests, known.shard.clone(), run)
         .map_err(|error| std::io::Error::other(error.to_string()))
-        .and_then(|mut reader| std::io::copy(&mut reader, &mut std::io::sink()));
+        .and_then(|reader| std::io::copy(&mut reader.with_envelope(envelope), &mut std::io::sink()));
     read.err().map(|error| error.to_string())
 }
 
@@ -94,13 +117,14 @@ fn examine_input(prepared: &Prepared, run: &Path, known: &Recorded) -> Option<St
 fn examine_replies(
     prepared: &Prepared,
     replies: &ReplyIndex,
+    damaged: &BTreeSet<u64>,
     run: &Path,
     known: &Recorded,
 ) -> Result<Option<(String, Remedy)>, Error> {
     let ShardState::Indexed { submission, batch } = &known.state else { return Ok(None) };
     for number in reply_numbers(*submission, batch) {
         let path = layout::reply_file(run, number);
-        match checksum(&path) {
+        match index::file_checksum(&path) {
             Err(error) => return Ok(Some((error.to_string(), Remedy::DownloadAgain))),
             Ok(found) if prepared.ledger.reply_checksum(number)? != Some(format!("{found:032x}")) => {
                 let what = format!("{} is not what it was when it was indexed", path.display());
@@ -109,15 +133,18 @@ fn examine_replies(
             Ok(_) => {}
         }
     }
-    if known.followed {
-        // Its slots may have been filled by a later round, which answers for them.
-        return Ok(None);
-    }
     let members = Members::collect(&known.shard, &prepared.requests, run)?;
     let seqs: Vec<u64> = members.iter().map(|(seq, _)| *seq).collect();
+    let unsound = seqs.iter().filter(|seq| damaged.contains(seq)).count();
+    if unsound > 0 {
+        return Ok(Some((format!("{unsound} of its slots in the reply index are damaged"), Remedy::IndexAgain)));
+    }
+    let own: Vec<u32> = reply_numbers(*submission, batch).collect();
+    // A later round answers for what it has taken up: the slots that it filled, and errors that were worth sending again.
+    let answers_for = |slot: &Slot| !known.followed || own.contains(&slot.file) && slot.kind != ReplyKind::Retryable;
     let (mut outputs, mut errors) = (0, 0);
     for ((seq, record), slot) in members.iter().zip(replies.read_each(&seqs)?) {
-        let Some(slot) = slot else { continue };
+        let Some(slot) = slot.filter(answers_for) else { continue };
         if index::id_at(&layout::reply_file(run, slot.file), slot, prepared.ids) != Some(record.id_hash) {
             return Ok(Some((format!("the slot of Seq {seq} leads to no reply of that request"), Remedy::IndexAgain)));
         }
@@ -148,18 +175,4 @@ fn reply_numbers(submission: i64, batch: &EndedBatch) -> impl Iterator<Item = u3
     let output = batch.output_file_id.is_some().then(|| layout::reply_number(submission, ReplyRole::Output));
     let errors = batch.error_file_id.is_some().then(|| layout::reply_number(submission, ReplyRole::Error));
     output.into_iter().chain(errors)
-}
-
-/// The checksum of a reply file, as the index takes it.
-fn checksum(path: &Path) -> Result<u128, FileError> {
-    let file = std::fs::File::open(path).map_err(FileError::on("open", path))?;
-    let end = file.metadata().map_err(FileError::on("read", path))?.len();
-    let start = lines::mark_bytes(&file).map_err(FileError::on("read", path))?;
-    let extent = Extent { file: &file, start, end };
-    let (mut block, mut checksum) = (Block::default(), Xxh3Default::new());
-    for number in 0..extent.blocks() {
-        block.read(&extent, number).map_err(FileError::on("read", path))?;
-        checksum.update(&block.hash().to_le_bytes());
-    }
-    Ok(checksum.digest128())
 }

@@ -6,6 +6,8 @@
 //! - A method returns when its change is committed and synced. What follows in the world (a POST, above all) follows after.
 //! - One connection, owned by the driver's thread. The run directory's lock keeps other processes out.
 //! - `user_version` says which schema a file has; a newer one than this program's is refused, never guessed at.
+//! - Every submission is among the [`intents`] beside it, too. A Ledger that lacks one is refused: it has gone
+//!   back in time, and would send again what has been sent.
 //!
 //! The file is meant to be read by people, too: `sqlite3 ledger.sqlite 'select * from shard'`.
 
@@ -14,7 +16,9 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::intents::{self, Intent, Intents};
 use super::state::{EndedBatch, LastSubmission, LeftOver, Recorded, ShardState};
+use crate::durable::FileError;
 use crate::input::pack::{Cut, Shard, Stretch};
 use crate::results::index::Indexed;
 use crate::results::reply::Usage;
@@ -85,6 +89,9 @@ pub enum LedgerError {
         /// Its version.
         found: i64,
     },
+    /// The intents beside it cannot be read or written.
+    #[error(transparent)]
+    Intents(#[from] FileError),
     /// A value in it makes no sense.
     #[error("the ledger {} is damaged: {what}", path.display())]
     Damaged {
@@ -111,12 +118,15 @@ pub struct NextRound {
 pub struct Ledger {
     connection: Connection,
     path: PathBuf,
+    /// Opened for the first submission.
+    intents: Option<Intents>,
 }
 
 impl Ledger {
     /// Makes a new Ledger with its shards, all in one transaction.
     pub fn create(path: &Path, meta: &[(&str, String)], shards: &[Shard]) -> Result<Self, LedgerError> {
         let mut ledger = Self::connect(path)?;
+        ledger.intents = Some(Intents::open(&ledger.intents_path())?);
         ledger.write(|connection| {
             let transaction = connection.transaction()?;
             transaction.execute_batch(SCHEMA)?;
@@ -130,8 +140,20 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Opens an existing Ledger.
+    /// Opens an existing Ledger and makes sure that it has forgotten no submission.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        let ledger = Self::open_unverified(path)?;
+        match ledger.forgotten()?.first() {
+            None => Ok(ledger),
+            Some(intent) => {
+                let (submission, shard) = (intent.submission, intent.shard);
+                Err(ledger.damaged(format!("submission {submission}, of shard {shard}, was recorded and is not there")))
+            }
+        }
+    }
+
+    /// Opens an existing Ledger whatever it has forgotten; nothing may be sent on its word.
+    pub fn open_unverified(path: &Path) -> Result<Self, LedgerError> {
         let ledger = Self::connect(path)?;
         let found = ledger.read(|connection| connection.pragma_query_value(None, "user_version", |row| row.get(0)))?;
         match found {
@@ -150,7 +172,55 @@ impl Ledger {
             Ok(connection)
         };
         let connection = open().map_err(|source| LedgerError::Sqlite { path: path.to_owned(), source })?;
-        Ok(Self { connection, path: path.to_owned() })
+        Ok(Self { connection, path: path.to_owned(), intents: None })
+    }
+
+    /// Submissions that were recorded beside the Ledger and are not in it, or are something else there.
+    pub fn forgotten(&self) -> Result<Vec<Intent>, LedgerError> {
+        // Read before the Ledger is asked, in which another process may write each of them first.
+        let recorded = match intents::read(&self.intents_path()) {
+            Err(error) if error.is_not_found() => None,
+            read => Some(read?.0),
+        };
+        let known: BTreeMap<i64, (u32, String)> = self.read(|connection| {
+            let mut query = connection.prepare("SELECT id, shard, file_id FROM submission")?;
+            query.query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))?.collect()
+        })?;
+        let Some(mut recorded) = recorded else {
+            return if known.is_empty() {
+                Ok(Vec::new())
+            } else {
+                Err(self.damaged("the record of its intents is gone"))
+            };
+        };
+        recorded.retain(|intent| known.get(&intent.submission) != Some(&(intent.shard, intent.file_id.clone())));
+        Ok(recorded)
+    }
+
+    /// Takes up a submission that was forgotten as one of which nobody knows the answer. False if its shard is not there either, or
+    /// its place is taken.
+    pub fn remember(&mut self, intent: &Intent) -> Result<bool, LedgerError> {
+        let known = serde_json::to_string(&intent.known).unwrap_or_default();
+        self.write(|connection| {
+            let transaction = connection.transaction()?;
+            let inserted = transaction.execute(
+                "INSERT INTO submission (id, shard, file_id, known_batches, intended_at) SELECT ?1, number, ?3, ?4, ?5 FROM shard
+                 WHERE number = ?2 AND NOT EXISTS (SELECT 1 FROM submission WHERE id >= ?1 AND (id = ?1 OR shard = ?2))",
+                params![intent.submission, intent.shard, intent.file_id, known, intent.intended_at],
+            )?;
+            if inserted == 1 {
+                transaction.execute(
+                    "UPDATE shard SET state = 'intended', file_id = ?2, file_reused = ?3, note = NULL WHERE number = ?1",
+                    params![intent.shard, intent.file_id, intent.file_reused],
+                )?;
+            }
+            transaction.commit()?;
+            Ok(inserted == 1)
+        })
+    }
+
+    fn intents_path(&self) -> PathBuf {
+        self.path.with_file_name("intents.log")
     }
 
     /// A value of the run as a whole.
@@ -207,10 +277,21 @@ impl Ledger {
 
     /// Records the intent to create a batch from a shard's file; to be called before the POST. `known` are the batches
     /// that are known to use that file already.
-    pub fn intend(&mut self, shard: u32, file_id: &str, known: Vec<String>) -> Result<LastSubmission, LedgerError> {
+    pub fn intend(
+        &mut self,
+        shard: u32,
+        file_id: &str,
+        file_reused: bool,
+        known: Vec<String>,
+    ) -> Result<LastSubmission, LedgerError> {
+        let path = self.intents_path();
+        if self.intents.is_none() {
+            // Before the Ledger is changed: should this fail, nothing has happened.
+            self.intents = Some(Intents::open(&path)?);
+        }
         let known_text = serde_json::to_string(&known).unwrap_or_default();
         let intended_at = jiff::Timestamp::now();
-        self.write(|connection| {
+        let id = self.write(|connection| {
             let transaction = connection.transaction()?;
             transaction.execute(
                 "INSERT INTO submission (shard, file_id, known_batches, intended_at) VALUES (?1, ?2, ?3, ?4)",
@@ -219,8 +300,13 @@ impl Ledger {
             let id = transaction.last_insert_rowid();
             transaction.execute("UPDATE shard SET state = 'intended', note = NULL WHERE number = ?1", [shard])?;
             transaction.commit()?;
-            Ok(LastSubmission { id, known, intended_at })
-        })
+            Ok(id)
+        })?;
+        let file_id = file_id.to_owned();
+        let at = intended_at.to_string();
+        let intent = Intent { submission: id, shard, file_id, file_reused, known: known.clone(), intended_at: at };
+        self.intents.iter_mut().try_for_each(|intents| intents.add(&intent))?;
+        Ok(LastSubmission { id, known, intended_at })
     }
 
     /// Records that the service has a batch for a submission.
@@ -446,6 +532,17 @@ impl Ledger {
         })
     }
 
+    /// The checksums of the reply files that are indexed, by number, in hexadecimal digits.
+    pub fn reply_checksums(&self) -> Result<BTreeMap<u32, String>, LedgerError> {
+        self.read(|connection| {
+            let mut query = connection.prepare(
+                "SELECT reply_file.number, reply_file.checksum FROM reply_file JOIN shard ON shard.number = reply_file.shard
+                 WHERE shard.state = 'indexed'",
+            )?;
+            query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+    }
+
     /// The checksum of an indexed reply file, in hexadecimal digits.
     pub fn reply_checksum(&self, number: u32) -> Result<Option<String>, LedgerError> {
         self.read(|connection| {
@@ -545,7 +642,7 @@ impl Ledger {
         change(&mut self.connection).map_err(|source| LedgerError::Sqlite { path: self.path.clone(), source })
     }
 
-    fn damaged(&self, what: impl Into<String>) -> LedgerError {
+    pub(super) fn damaged(&self, what: impl Into<String>) -> LedgerError {
         LedgerError::Damaged { path: self.path.clone(), what: what.into() }
     }
 }

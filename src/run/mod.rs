@@ -8,6 +8,7 @@
 //! | [`directory`] | where its state lives, and who may work on it |
 //! | `prepare` | from inputs to a run directory, new or found again |
 //! | [`ledger`] | the truth about shards, batches and money |
+//! | [`intents`] | what was sent, once more, in case the Ledger forgets it |
 //! | [`state`] | where a shard stands and what it needs next |
 //! | `steps` | what is done |
 //! | `rounds` | what is sent again |
@@ -35,6 +36,7 @@ pub mod directory;
 pub mod doctor;
 mod driver;
 pub mod inspect;
+pub mod intents;
 pub mod ledger;
 pub mod monitor;
 pub mod options;
@@ -44,7 +46,7 @@ mod rounds;
 #[cfg(test)]
 mod simulation;
 pub mod state;
-mod steps;
+pub(crate) mod steps;
 pub mod summary;
 
 pub use monitor::{Event, Monitor, Silent};
@@ -96,14 +98,27 @@ async fn work<A: Api>(
     let run = prepared.directory.path().to_owned();
     let Prepared { ledger, source, requests, ids, line, resumed, directory } = prepared;
     let replies = ReplyIndex::open_or_create(&layout::replies_index(&run), requests.len())?;
-    let files = Arc::new(Files { run: run.clone(), source, requests, replies, ids, threads: options.threads });
+    let (threads, memory_bytes) = (options.threads, options.memory_bytes / options::MEMORY_SHARE);
+    let files = Arc::new(Files {
+        run: run.clone(),
+        source,
+        requests,
+        replies,
+        ids,
+        envelope: line.envelope,
+        threads,
+        memory_bytes,
+    });
     tell_start(&ledger, &run, resumed, &*monitor)?;
     let notes = Notes::default();
-    let merger = Merger::start(files.clone(), line, notes.clone(), outputs, monitor.clone())?;
+    let recorded = ledger.reply_checksums()?;
+    let merger = Merger::start(files.clone(), recorded, line, notes.clone(), outputs, monitor.clone())?;
     let delete_remote = options.delete_remote;
     let parts = Parts { api: api.clone(), files: files.clone(), ledger, options, monitor, merger, notes, stop };
     let (driven, ledger, merger) = Driver::new(parts)?.drive().await?;
-    let writing = tokio::task::spawn_blocking(|| merger.finish());
+    let totals = ledger.totals()?;
+    let counted = driven.held.is_empty().then_some((totals.outputs, totals.errors));
+    let writing = tokio::task::spawn_blocking(move || merger.finish(counted));
     let written = writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     let summary = Summary::new(&ledger, run, &driven, written, files.requests.len(), resumed, begun.elapsed())?;
     if delete_remote && summary.is_complete() {

@@ -16,6 +16,9 @@ pub const MAX_DEFECTS: u64 = 100;
 /// Memory for the whole process, in bytes, unless the user says otherwise.
 pub const MEMORY_BYTES: usize = 256 * 1024 * 1024;
 
+/// The part of the memory that holds ids while the input is checked, and reply files while they are merged.
+pub const MEMORY_SHARE: usize = 4;
+
 /// Uploads at a time, unless the user says otherwise.
 pub const UPLOADS: usize = 4;
 

@@ -3,8 +3,11 @@
 //! In: the frontier, the first Seq whose outcome may still change. Out: all lines before it, in order, and at the end the totals.
 //!
 //! A file appears whole, when all is written; a writer gets the lines as they become final.
+//!
+//! What always holds: a reply file that an earlier process has indexed is compared with its checksum before a line of it is given
+//! out, and no output appears as whole that has more or fewer outputs and errors than were counted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -23,8 +26,9 @@ use crate::input::check::{self, LineLimits};
 use crate::input::defect::Defect;
 use crate::input::request_index::{LineState, RequestIndex};
 use crate::input::source::Source;
-use crate::results::ResultsError;
+use crate::results::held::Held;
 use crate::results::merge::{self, MISSING, MergeInputs, Merged, Sinks, Unanswered};
+use crate::results::{ResultsError, index};
 
 /// Bytes gathered before they are handed to the operating system.
 const WRITE_BYTES: usize = 256 * 1024;
@@ -47,11 +51,20 @@ pub struct Outputs {
     pub errors: Option<PathBuf>,
 }
 
+/// What the thread is told.
+#[derive(Debug)]
+enum Told {
+    /// Everything before this Seq is final.
+    Frontier(u64),
+    /// Outputs and errors that were counted in all.
+    Counted(u64, u64),
+}
+
 /// Merges on a thread of its own.
 #[derive(Debug)]
 pub(crate) struct Merger {
     /// Dropped, it ends the thread.
-    frontier: Option<mpsc::Sender<u64>>,
+    frontier: Option<mpsc::Sender<Told>>,
     thread: Option<JoinHandle<Result<Merged, Error>>>,
 }
 
@@ -67,9 +80,10 @@ impl Drop for Merger {
 }
 
 impl Merger {
-    /// Starts with nothing final.
+    /// Starts with nothing final. `recorded` are the checksums of the reply files that are indexed.
     pub(crate) fn start(
         files: Arc<Files>,
+        recorded: BTreeMap<u32, String>,
         line: LineLimits,
         notes: Notes,
         outputs: Outputs,
@@ -78,14 +92,24 @@ impl Merger {
         let mut open = OpenOutputs::open(outputs)?;
         let (frontier, moves) = mpsc::channel();
         let thread = std::thread::spawn(move || {
+            let (unseen, held) = (Unseen(Mutex::new(recorded)), Held::new(files.memory_bytes));
+            let merging = Merging { files, line, notes, unseen, held };
             let mut merged = Merged::default();
             let mut from = 0;
-            for to in moves {
-                merge_stretches(&files, line, &notes, from..to, &mut open, &mut merged, &*monitor)?;
-                from = to.max(from);
+            for told in moves {
+                match told {
+                    Told::Frontier(to) => {
+                        merging.merge(from..to, &mut open, &mut merged, &*monitor)?;
+                        from = to.max(from);
+                    }
+                    Told::Counted(outputs, errors) if (outputs, errors) != (merged.outputs, merged.errors) => {
+                        return Err(ResultsError::Lost { outputs, errors, merged }.into());
+                    }
+                    Told::Counted(..) => {}
+                }
             }
             // The sender is gone: all is final, or the run has stopped early.
-            if from == files.requests.len() {
+            if from == merging.files.requests.len() {
                 open.finish()?;
             }
             Ok(merged)
@@ -96,7 +120,7 @@ impl Merger {
     /// Tells that everything before `seq` is final.
     pub(crate) fn advance(&self, seq: u64) {
         // When the thread has ended early its error comes out of `finish`.
-        let _ = self.frontier.as_ref().map(|frontier| frontier.send(seq));
+        let _ = self.frontier.as_ref().map(|frontier| frontier.send(Told::Frontier(seq)));
     }
 
     /// Whether the thread has ended early, which it does only with an error.
@@ -104,41 +128,74 @@ impl Merger {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Waits until all that is final has been written.
-    pub(crate) fn finish(mut self) -> Result<Merged, Error> {
-        self.frontier = None;
+    /// Waits until all that is final has been written. `counted` are the outputs and errors that there must be.
+    pub(crate) fn finish(mut self, counted: Option<(u64, u64)>) -> Result<Merged, Error> {
+        if let (Some(frontier), Some((outputs, errors))) = (self.frontier.take(), counted) {
+            let _ = frontier.send(Told::Counted(outputs, errors));
+        }
         let thread = self.thread.take().expect("it is taken here only");
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
-fn merge_stretches(
-    files: &Files,
-    line: LineLimits,
-    notes: &Notes,
-    seqs: std::ops::Range<u64>,
-    outputs: &mut OpenOutputs,
-    merged: &mut Merged,
-    monitor: &dyn Monitor,
-) -> Result<(), Error> {
-    let unanswering = Unanswering { source: &files.source, requests: &files.requests, line };
-    let note = |shard| notes.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned();
-    let inputs = MergeInputs {
-        replies: &files.replies,
-        path: &|number| Ok(layout::reply_file(&files.run, number)),
-        unanswered: &|seq| unanswering.explain(seq, &note),
-        body: &|seq| unanswering.body(seq),
-        threads: files.threads,
-    };
-    let mut from = seqs.start;
-    while from < seqs.end {
-        let to = (from + STRETCH_SEQS).min(seqs.end);
-        let stretch = merge::merge(from..to, inputs, &mut outputs.sinks())?;
-        merged.add(&stretch);
-        monitor.event(Event::Merged(merged));
-        from = to;
+/// Reply files that an earlier process has indexed and this one has not looked at yet, with their checksums.
+struct Unseen(Mutex<BTreeMap<u32, String>>);
+
+impl Unseen {
+    /// The path of a reply file; the first time, after a look at its content.
+    fn path(&self, run: &Path, number: u32) -> Result<PathBuf, ResultsError> {
+        let path = layout::reply_file(run, number);
+        // Held meanwhile, so that no other thread takes a line of it before it is known to be sound.
+        let mut unseen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(checksum) = unseen.get(&number) {
+            if *checksum != format!("{:032x}", index::file_checksum(&path)?) {
+                return Err(ResultsError::Altered { path });
+            }
+            unseen.remove(&number);
+        }
+        Ok(path)
     }
-    outputs.flush()
+}
+
+/// What the merging thread works with.
+struct Merging {
+    files: Arc<Files>,
+    line: LineLimits,
+    notes: Notes,
+    unseen: Unseen,
+    held: Held,
+}
+
+impl Merging {
+    /// Writes the lines of `seqs`, a stretch at a time.
+    fn merge(
+        &self,
+        seqs: std::ops::Range<u64>,
+        outputs: &mut OpenOutputs,
+        merged: &mut Merged,
+        monitor: &dyn Monitor,
+    ) -> Result<(), Error> {
+        let Self { files, line, notes, unseen, held } = self;
+        let unanswering = Unanswering { source: &files.source, requests: &files.requests, line: *line };
+        let note = |shard| notes.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned();
+        let inputs = MergeInputs {
+            replies: &files.replies,
+            path: &|number| unseen.path(&files.run, number),
+            unanswered: &|seq| unanswering.explain(seq, &note),
+            body: &|seq| unanswering.body(seq),
+            held,
+            threads: files.threads,
+        };
+        let mut from = seqs.start;
+        while from < seqs.end {
+            let to = (from + STRETCH_SEQS).min(seqs.end);
+            let stretch = merge::merge(from..to, inputs, &mut outputs.sinks())?;
+            merged.add(&stretch);
+            monitor.event(Event::Merged(merged));
+            from = to;
+        }
+        outputs.flush()
+    }
 }
 
 /// Says why a line of the input has no reply.

@@ -15,13 +15,14 @@ use serde::{Deserialize, Serialize};
 use super::directory::{self, Incoming, RunDirectory, layout};
 use super::ledger::Ledger;
 use super::monitor::{Event, Monitor};
-use super::options::RunOptions;
+use super::options::{MEMORY_SHARE, RunOptions};
 use crate::custom_id::IdHasher;
 use crate::durable::{FileError, PendingFile};
 use crate::error::Error;
 use crate::input::InputError;
 use crate::input::check::LineLimits;
 use crate::input::defect::PlacedDefect;
+use crate::input::envelope::Envelope;
 use crate::input::request_index::RequestIndex;
 use crate::input::scan::{self, Scan, ScanOptions};
 use crate::input::source::{FileIdentity, Input, Source};
@@ -68,6 +69,10 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
     if layout::ledger(&target).is_file() {
         return go_on_with(&target, &fingerprint, &source, incoming.path(), options);
     }
+    if layout::requests(&target).is_file() {
+        let hint = "restore the ledger; remove the directory only if nothing of it was submitted".to_owned();
+        return Err(Error::Directory { path: target, what: "has lost its ledger".to_owned(), hint });
+    }
     let parts = record_parts(options, &source)?;
     let text = |value: serde_json::Result<String>| value.unwrap_or_default();
     let meta = [
@@ -77,6 +82,7 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
         ("endpoint", options.endpoint.clone()),
         ("id_key", format!("{:016x}", ids.key)),
         ("line_bytes", options.line.line_bytes.to_string()),
+        ("envelope", options.line.envelope.to_string()),
         ("custom_id_characters", options.line.custom_id_characters.to_string()),
         ("lines", (scan.requests + scan.defects).to_string()),
         ("requests", scan.requests.to_string()),
@@ -89,7 +95,15 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
     drop(Ledger::create(&layout::ledger(incoming.path()), &meta, &scan.shards)?);
     crate::durable::create_directory(&layout::replies(incoming.path()))?;
     drop(source);
-    let directory = incoming.publish(&target)?;
+    let directory = match incoming.publish(&target) {
+        Err(Error::File(error)) if error.source.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+            // Another process has made the same run meanwhile, and most likely works on it.
+            drop(RunDirectory::open(&target)?);
+            let (what, hint) = ("was made by another process just now", "run the same command again");
+            return Err(Error::Directory { path: target, what: what.to_owned(), hint: hint.to_owned() });
+        }
+        published => published?,
+    };
     open_run(directory, None, false)
 }
 
@@ -173,15 +187,20 @@ pub(crate) fn open_run(directory: RunDirectory, ledger: Option<Ledger>, resumed:
         Some(ledger) => ledger,
         None => Ledger::open(&layout::ledger(path))?,
     };
+    if let Some(what) = ledger.damage()?.into_iter().next() {
+        return Err(ledger.damaged(what).into());
+    }
     let number = |key: &str| -> Result<u64, Error> {
         let text = ledger.meta(key)?;
-        text.parse().map_err(|_| Error::Internal { what: format!("{key} in the ledger is {text:?}") })
+        Ok(text.parse().map_err(|_| ledger.damaged(format!("{key} is {text:?}")))?)
     };
     let key = ledger.meta("id_key")?;
-    let key = u64::from_str_radix(&key, 16).map_err(|_| Error::Internal { what: format!("the id key is {key:?}") })?;
+    let key = u64::from_str_radix(&key, 16).map_err(|_| ledger.damaged(format!("the id key is {key:?}")))?;
     let line = LineLimits {
         line_bytes: number("line_bytes")?,
         custom_id_characters: usize::try_from(number("custom_id_characters")?).unwrap_or(usize::MAX),
+        // Runs from before there was a choice say nothing.
+        envelope: ledger.meta("envelope").ok().and_then(|text| Envelope::read(&text)).unwrap_or_default(),
     };
     let requests = RequestIndex::open(&layout::requests(path))?;
     if requests.len() != number("lines")? {
@@ -213,7 +232,7 @@ fn check(
         line: options.line,
         shard: options.shard,
         threads: options.threads,
-        memory_bytes: options.memory_bytes / 4,
+        memory_bytes: options.memory_bytes / MEMORY_SHARE,
         ids,
         skip_invalid: options.skip_invalid,
         scratch: incoming.to_owned(),
@@ -298,7 +317,7 @@ fn record_parts(options: &RunOptions, source: &Source) -> Result<Vec<RecordedPar
 
 fn recorded_parts(ledger: &Ledger) -> Result<Vec<RecordedPart>, Error> {
     let text = ledger.meta("parts")?;
-    serde_json::from_str(&text).map_err(|error| Error::Internal { what: format!("the parts in the ledger: {error}") })
+    Ok(serde_json::from_str(&text).map_err(|error| ledger.damaged(format!("its parts: {error}")))?)
 }
 
 /// The inputs of a run, as they were named.

@@ -12,9 +12,11 @@ use super::state::{EndedBatch, LeftOver};
 use crate::custom_id::IdHasher;
 use crate::durable::{self, FileError};
 use crate::error::Error;
+use crate::input::check;
+use crate::input::envelope::Envelope;
 use crate::input::members::Members;
 use crate::input::pack::Shard;
-use crate::input::request_index::RequestIndex;
+use crate::input::request_index::{Record, RequestIndex};
 use crate::input::shard_reader::ShardReader;
 use crate::input::source::Source;
 use crate::remote::{Api, Batch, BatchStatus, ErrorKind, Payload, Progress, RemoteError, RemoteFile, Submission};
@@ -46,7 +48,11 @@ pub(crate) struct Files {
     pub(crate) requests: Arc<RequestIndex>,
     pub(crate) replies: ReplyIndex,
     pub(crate) ids: IdHasher,
+    /// What lines have around their bodies at the service.
+    pub(crate) envelope: Envelope,
     pub(crate) threads: usize,
+    /// Memory for reply files, in bytes.
+    pub(crate) memory_bytes: usize,
 }
 
 /// A shard as an upload wants it.
@@ -65,9 +71,9 @@ impl Payload for ShardPayload {
     }
 
     fn open(&self) -> io::Result<Box<dyn Read + Send>> {
-        let Files { source, requests, .. } = &*self.files;
+        let Files { source, requests, envelope, .. } = &*self.files;
         let reader = ShardReader::open(source.clone(), requests.clone(), self.shard.clone(), &self.files.run);
-        Ok(Box::new(reader.map_err(|error| error.source)?))
+        Ok(Box::new(reader.map_err(|error| error.source)?.with_envelope(*envelope)))
     }
 }
 
@@ -121,17 +127,25 @@ pub(crate) enum ShardIndexed {
     Lacking(u64),
 }
 
-/// Puts the replies to a shard into the reply index. `lacking` says that requests without a reply are taken as they are.
+/// Puts the replies to a shard into the reply index. `lacking` says that requests without a reply are taken as they are, `followed`
+/// that a later round has taken up what they left, and counts it.
 pub(crate) fn index(
     files: &Files,
     shard: &Shard,
     submission: i64,
     batch: &EndedBatch,
     lacking: bool,
+    followed: bool,
 ) -> Result<ShardIndexed, Error> {
     let members = Members::collect(shard, &files.requests, &files.run)?;
+    if members.len() as u64 != shard.requests {
+        return Err(damaged(
+            files,
+            format!("has {} requests of shard {}'s {}", members.len(), shard.number, shard.requests),
+        ));
+    }
     let seqs: Vec<u64> = members.iter().map(|(seq, _)| *seq).collect();
-    let table = IdTable::new(members.into_iter().map(|(_, record)| record.id_hash));
+    let table = IdTable::new(members.iter().map(|(_, record)| record.id_hash));
     let own: Vec<ReplyFile> = reply_files(batch)
         .map(|(role, _)| {
             let number = layout::reply_number(submission, role);
@@ -145,20 +159,48 @@ pub(crate) fn index(
         slot.take_if(|slot| is_own(slot));
     }
     let mut aside = SideFiles::new(&layout::aside(&files.run, submission));
-    let mut indexed = index::index(&own, &table, files.ids, &mut slots, files.threads, &mut aside, &|_| ())?;
+    let mut indexed = index::index(&own, &table, files.ids, &mut slots, files.threads, &mut aside)?;
     let unnamed = seqs.len() as u64 - indexed.outputs - indexed.errors;
-    if unnamed > 0 && !lacking {
+    if unnamed > 0 && indexed.unknown > 0 {
+        // Before they are taken for strangers, and what they answer is sent and paid for again.
+        know_ids(files, &members)?;
+    }
+    if unnamed > 0 && !lacking && !followed {
         return Ok(ShardIndexed::Lacking(unnamed));
     }
     aside.finish()?;
-    for slot in slots.iter().flatten().filter(|slot| !is_own(slot)) {
+    let before = layout::reply_number(submission, ReplyRole::Output);
+    for slot in slots.iter().flatten().filter(|slot| slot.file < before) {
         // The error of an earlier round stands, because this one brought nothing.
         indexed.count_error(&error_label(files, *slot)?);
     }
+    let worth = BatchWorth::of(batch, false);
+    for slot in slots.iter().flatten().filter(|slot| followed && is_own(slot) && worth.again(Some(**slot))) {
+        // The later round has brought nothing either, and counts it.
+        indexed.forget_error(&error_label(files, *slot)?);
+    }
     files.replies.write_each(&seqs, &slots)?;
-    let left_over = BatchWorth::of(batch, false).left_over(&seqs, &slots);
+    let left_over = worth.left_over(&seqs, &slots);
     let files = own.iter().map(|file| file.number).zip(indexed.checksums.iter().copied()).collect();
     Ok(ShardIndexed::Whole(indexed, left_over, files))
+}
+
+/// Makes sure that the request index still knows the requests by the ids that stand in their lines.
+fn know_ids(files: &Files, members: &[(u64, Record)]) -> Result<(), Error> {
+    for (seq, record) in members {
+        let mut line = vec![0; record.length as usize];
+        files.source.read_at(record.offset, &mut line)?;
+        let hash = check::custom_id(&line).map(|(custom_id, _)| files.ids.hash(&custom_id));
+        if hash != Some(record.id_hash) {
+            return Err(damaged(files, format!("does not know request {seq} by the id that it has in the input")));
+        }
+    }
+    Ok(())
+}
+
+fn damaged(files: &Files, what: String) -> Error {
+    let hint = "restore the directory or the input; nothing is submitted meanwhile".to_owned();
+    Error::Directory { path: files.run.clone(), what, hint }
 }
 
 /// What an error reply says, as it is counted.

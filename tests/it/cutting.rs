@@ -1,4 +1,4 @@
-//! Killed at every durable system call: a seven-shard run is cut at the n-th `fsync`, `rename`, `pwrite64`, `writev`… and run again.
+//! Killed at every durable system call: a run of nine shards is cut at the n-th `fsync`, `rename`, `pwrite64`, `writev`… and run again.
 //!
 //! In `cargo test` a sample; `BATCHLINE_TEST_CUTS=200` for more, `BATCHLINE_TEST_CUTS=all` for all of them.
 
@@ -10,7 +10,7 @@ use crate::tracing::{is_available, killed_at, most_by_one_thread, traced};
 /// Cuts in `cargo test`.
 const SAMPLE: usize = 30;
 
-/// What is cut: seven shards.
+/// What is cut: three shards for each of three models.
 const OPTIONS: &str = "run in.jsonl -o out.jsonl --shard-requests 9 --quiet";
 
 #[test]

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
-use crate::program::{Ended, Place};
+use crate::program::{Ended, Place, end_within_memory, report, wait_until, wanted};
 use crate::requests::{assert_same, generated, ids, lines, replies, request};
 use crate::service::Service;
 
@@ -25,27 +25,116 @@ fn run(place: &Place, service: &Service, requests: &[u8], options: &str) -> Ende
 
 const NEVER_TWICE: &str = "--shard-requests 8 --on-ambiguous hold --settle 3s";
 
+/// Ways to accept a batch and not to say so.
+const WAYS: [&str; 8] = [
+    r#"do = "accept_then_drop""#,
+    "do = \"accept_then_drop\"\nhow = \"reset\"",
+    "do = \"accept_then_status\"\nstatus = 502",
+    "do = \"accept_then_status\"\nstatus = 500",
+    "do = \"accept_then_status\"\nstatus = 408",
+    "do = \"accept_then_status\"\nstatus = 409",
+    "do = \"accept_then_status\"\nstatus = 201\nbody = '{\"job\":'",
+    "do = \"late_commit\"\ndelay = \"1s\"",
+];
+
+/// Shards that [`NEVER_TWICE`] cuts sixty requests into.
+const SHARDS: usize = 9;
+
 #[test]
 fn a_lost_answer_is_found_in_the_list_and_the_batch_adopted() {
     let requests = generated(60);
-    for fault in [
-        r#"do = "accept_then_drop""#,
-        "do = \"accept_then_drop\"\nhow = \"reset\"",
-        "do = \"accept_then_status\"\nstatus = 502",
-        "do = \"accept_then_status\"\nstatus = 500",
-        "do = \"accept_then_status\"\nstatus = 408",
-        "do = \"accept_then_status\"\nstatus = 409",
-        "do = \"accept_then_status\"\nstatus = 201\nbody = '{\"job\":'",
-        "do = \"late_commit\"\ndelay = \"1s\"",
-    ] {
+    for fault in WAYS {
         let service = faulty(&format!("[[fault]]\n{fault}\n"));
         let place = Place::new();
         run(&place, &service, &requests, NEVER_TWICE).with_code(0);
         assert_same(&place.read("out.jsonl"), &replies(&requests));
         service.books().assert_billed_once(&requests);
-        assert_eq!(service.books().calls("create_batch"), 9, "one POST for each shard: {fault}");
-        assert_eq!(service.books().faults(), 9, "{fault}");
+        assert_eq!(service.books().calls("create_batch"), SHARDS, "one POST for each shard: {fault}");
+        assert_eq!((service.books().accepted(), service.books().faults()), (SHARDS, SHARDS), "{fault}");
     }
+}
+
+/// Every shard alone with every way: in `cargo test` each shard once; `BATCHLINE_TEST_MATRIX=72` for all pairs.
+#[test]
+fn whichever_answer_is_lost_and_however_there_is_one_batch_for_each_shard() {
+    let requests = generated(60);
+    let pairs = WAYS.len() * SHARDS;
+    let sample = wanted("BATCHLINE_TEST_MATRIX", SHARDS).min(pairs);
+    for number in (0..sample).map(|n| n * pairs / sample) {
+        let (way, nth) = (WAYS[number % WAYS.len()], number / WAYS.len() + 1);
+        let service = faulty(&format!("[[fault]]\n{way}\nnth = {nth}\n"));
+        let place = Place::new();
+        run(&place, &service, &requests, NEVER_TWICE).with_code(0);
+        assert_same(&place.read("out.jsonl"), &replies(&requests));
+        service.books().assert_billed_once(&requests);
+        assert_eq!(service.books().calls("create_batch"), SHARDS, "{nth}: {way}");
+        assert_eq!((service.books().accepted(), service.books().faults()), (SHARDS, 1), "{nth}: {way}");
+    }
+    report(&format!("{sample} lost answers resolved, 0 violations"));
+}
+
+#[test]
+fn killed_between_a_yes_and_its_arrival_it_finds_the_batch() {
+    let requests = generated(60);
+    for nth in 1..=SHARDS {
+        let service = faulty(&format!("[[fault]]\ndo = \"accept_slow\"\ndelay = \"50s\"\nnth = {nth}\n"));
+        let place = Place::new();
+        place.write("in.jsonl", &requests);
+        let arguments = format!("run in.jsonl -o out.jsonl {} {NEVER_TWICE}", service.arguments());
+        let mut running = place.program(&arguments).start();
+        wait_until(|| service.books().accepted() == nth);
+        running.kill();
+        assert!(running.end().was_killed());
+        assert_eq!(service.books().accepted(), nth);
+        place.run(&arguments).with_code(0).saying("found its batch");
+        assert_same(&place.read("out.jsonl"), &replies(&requests));
+        assert_eq!((service.books().accepted(), service.books().calls("create_batch")), (SHARDS, SHARDS));
+        service.books().assert_billed_once(&requests);
+    }
+}
+
+#[test]
+fn with_a_list_that_lies_a_shard_is_held_whichever_it_is() {
+    let requests = generated(60);
+    let lies = ["do = \"list_null\"", "do = \"list_omit\"\nnewest = 100", "do = \"list_lag\"\ndelay = \"10m\""];
+    for nth in 1..=SHARDS {
+        let (way, lie) = (WAYS[nth % (WAYS.len() - 1)], lies[nth % lies.len()]);
+        let service = faulty(&format!("[[fault]]\n{way}\nnth = {nth}\n[[fault]]\n{lie}\n"));
+        let place = Place::new();
+        for _ in 0..2 {
+            let options = "--shard-requests 8 --on-ambiguous hold --settle 300ms";
+            run(&place, &service, &requests, options).with_code(7).saying("held: 1 shard");
+            assert!(!place.has("out.jsonl"));
+            assert_eq!((service.books().accepted(), service.books().calls("create_batch")), (SHARDS, SHARDS), "{nth}");
+        }
+        service.books().assert_billed_once(&requests);
+    }
+}
+
+#[test]
+fn a_batch_that_appears_after_it_was_held_is_adopted_by_the_next_run() {
+    let requests = generated(60);
+    let (place, service) = (Place::new(), faulty("[[fault]]\ndo = \"late_commit\"\ndelay = \"4s\"\nnth = 3\n"));
+    let options = "--shard-requests 8 --on-ambiguous hold --settle 300ms";
+    run(&place, &service, &requests, options).with_code(7);
+    wait_until(|| service.books().accepted() == SHARDS);
+    run(&place, &service, &requests, options).with_code(0).saying("found its batch");
+    assert_eq!(service.books().calls("create_batch"), SHARDS);
+    service.books().assert_billed_once(&requests);
+}
+
+#[test]
+fn a_second_batch_that_was_risked_by_choice_is_found_stopped_and_told() {
+    let host = Place::new();
+    host.write("faults.toml", "[[fault]]\ndo = \"late_commit\"\ndelay = \"2s\"\nnth = 1\n");
+    let service = Service::start_in(host, "--batch-time 6s --faults faults.toml");
+    let (place, requests) = (Place::new(), generated(60));
+    let ended = run(&place, &service, &requests, "--on-ambiguous retry-after:300ms").with_code(7);
+    ended.saying("has a second batch on its file").saying("it is cancelled").saying("asked the service to cancel");
+    assert_same(&place.read("out.jsonl"), &replies(&requests));
+    assert_eq!(service.books().accepted(), 4, "three shards, and one of them twice");
+    let stopped = service.books().batches().into_iter().filter(|batch| batch["status"] == "CANCELLED").count();
+    assert_eq!(stopped, 1);
 }
 
 #[test]
@@ -88,7 +177,11 @@ fn rows_that_failed_by_the_services_fault_or_got_lost_go_up_again_alone() {
                   message = \"Internal Server Error\"\n[[fault]]\ndo = \"drop_rows\"\nshare = 0.01\nbatch = 1\n";
     let requests: String = (0..20_000).map(|n| request(&format!("id-{n}"), "m") + "\n").collect();
     let (place, service) = (Place::new(), faulty(script));
-    let ended = run(&place, &service, requests.as_bytes(), "").with_code(0);
+    place.write("in.jsonl", &requests);
+    let running = place.program(&format!("run in.jsonl -o out.jsonl {}", service.arguments())).start();
+    let (ended, peak) = end_within_memory(running);
+    report(&format!("20,000 rows, most of them twice: peak memory {peak} KiB"));
+    let ended = ended.with_code(0);
     let ended = ended.saying("sent again").saying("batch_client_error: Internal Server Error").saying("no reply");
     assert_same(&place.read("out.jsonl"), &replies(requests.as_bytes()));
     // What the service answered and then lost is billed, too; nothing else is paid for twice.
@@ -211,7 +304,7 @@ fn a_cancelled_run_brings_home_what_was_done_and_sends_nothing_again() {
     place.write("in.jsonl", &requests);
     let command = format!("run in.jsonl -o out.jsonl {}", service.arguments());
     let running = place.program(&command).start();
-    crate::program::wait_until(|| service.books().calls("create_batch") == 3);
+    wait_until(|| service.books().calls("create_batch") == 3);
     running.signal(rustix::process::Signal::INT);
     running.end().with_code(130);
     let url = service.base_url();

@@ -1,24 +1,25 @@
 //! Input that is meant to hurt: it is refused by name, in bounded memory.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::io::{self, Write};
+use std::process::{ChildStdin, Command, Stdio};
 use std::time::Duration;
 
-use crate::program::{PATIENCE, Place};
+use crate::program::{MEMORY_KIB, PATIENCE, Place, wanted};
 
-/// The memory that the program promises to keep to, in KiB.
-const MEMORY_KIB: u64 = 256 * 1024;
+/// The length of a line that never ends, in MiB: `BATCHLINE_TEST_LINE_MIB=1024` for a real one.
+const LINE_MIB: usize = 150;
 
 #[test]
 fn a_line_that_never_ends_is_refused_without_being_held() {
-    let endless = |piece: &[u8]| std::iter::repeat_n(piece.to_vec(), 150).collect::<Vec<_>>();
-    let string =
-        [vec![br#"{"custom_id":"a","body":{"model":"m","x":""#.to_vec()], endless(&b"y".repeat(1 << 20))].concat();
-    let array =
-        [vec![br#"{"custom_id":"a","body":{"model":"m","x":[1"#.to_vec()], endless(&b",1".repeat(1 << 19))].concat();
-    let depth = endless(&b"[".repeat(1 << 20));
-    for pieces in [string, array, depth] {
-        let (said, peak_kib) = check_through_a_pipe(pieces);
+    let mib = wanted("BATCHLINE_TEST_LINE_MIB", LINE_MIB);
+    let string: (&[u8], Vec<u8>) = (br#"{"custom_id":"a","body":{"model":"m","x":""#, b"y".repeat(1 << 20));
+    let array: (&[u8], Vec<u8>) = (br#"{"custom_id":"a","body":{"model":"m","x":[1"#, b",1".repeat(1 << 19));
+    let depth: (&[u8], Vec<u8>) = (b"", b"[".repeat(1 << 20));
+    for (start, piece) in [string, array, depth] {
+        let (said, peak_kib) = check_through_a_pipe(move |stdin| {
+            stdin.write_all(start)?;
+            (0..mib).try_for_each(|_| stdin.write_all(&piece))
+        });
         assert!(said.contains("<stdin>:1:1: line-too-long: the line is longer than 10000000 bytes"), "{said}");
         assert!(peak_kib < MEMORY_KIB, "{peak_kib} KiB");
     }
@@ -26,11 +27,26 @@ fn a_line_that_never_ends_is_refused_without_being_held() {
 
 #[test]
 fn a_line_of_the_longest_length_is_checked_in_bounded_memory() {
-    let start = br#"{"custom_id":"a","body":{"model":"m","x":[1"#.to_vec();
-    let numbers = b",1".repeat(4_990_000);
-    let (said, peak_kib) = check_through_a_pipe(vec![start, numbers, b"]}}\n".to_vec()]);
+    let (said, peak_kib) = check_through_a_pipe(|stdin| {
+        stdin.write_all(br#"{"custom_id":"a","body":{"model":"m","x":[1"#)?;
+        stdin.write_all(&b",1".repeat(4_990_000))?;
+        stdin.write_all(b"]}}\n")
+    });
     assert!(said.contains("1 valid request, 0 defects"), "{said}");
     assert!(peak_kib < MEMORY_KIB, "{peak_kib} KiB");
+}
+
+#[test]
+fn a_million_arrays_inside_one_another_are_a_defect_and_no_crash() {
+    let open = |bracket: &str| {
+        [br#"{"custom_id":"a","body":{"model":"m","x":"#.to_vec(), bracket.repeat(1_000_000).into_bytes()].concat()
+    };
+    let closed = [open("["), b"]".repeat(1_000_000), b"}}".to_vec()].concat();
+    for line in [open("["), open("{\"a\":"), closed] {
+        let (said, peak_kib) = check_through_a_pipe(move |stdin| stdin.write_all(&line));
+        assert!(said.contains("<stdin>:1:") && said.contains("too-deep"), "{said}");
+        assert!(peak_kib < MEMORY_KIB, "{peak_kib} KiB");
+    }
 }
 
 #[test]
@@ -43,8 +59,8 @@ fn a_hundred_thousand_defects_are_counted_and_the_first_are_shown() {
     assert_eq!(crate::requests::lines(&place.read("all.jsonl")).len(), 100_000);
 }
 
-/// Pipes the pieces into `check`; what it said, and its peak memory in KiB.
-fn check_through_a_pipe(pieces: Vec<Vec<u8>>) -> (String, u64) {
+/// Feeds `check` through a pipe; what it said, and its peak memory in KiB.
+fn check_through_a_pipe(feed: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static) -> (String, u64) {
     let place = Place::new();
     let mut child = Command::new(env!("CARGO_BIN_EXE_batchline"))
         .args(["check", "-"])
@@ -55,7 +71,7 @@ fn check_through_a_pipe(pieces: Vec<Vec<u8>>) -> (String, u64) {
         .spawn()
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    let feeding = std::thread::spawn(move || pieces.iter().try_for_each(|piece| stdin.write_all(piece)));
+    let feeding = std::thread::spawn(move || feed(&mut stdin));
     let status = format!("/proc/{}/status", child.id());
     let mut peak_kib = 0;
     let deadline = std::time::Instant::now() + PATIENCE;

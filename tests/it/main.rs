@@ -16,16 +16,23 @@ mod tracing; // the program under strace
 
 // From the input to the output.
 mod defects; // every rule about lines has its file and its words
+mod dialects; // all of it in OpenAI's dialect
 mod merging; // reply files into input order, offline
 mod running; // every way in, every way out, and nothing twice
 
 // What goes wrong around it.
+mod besieged; // a service that means harm
+mod changing; // inputs that change under a run
 mod cutting; // killed at every durable system call
+mod damaged; // local state that is not what it was
+mod failing; // files, threads, writes and syncs that the system refuses
 mod faults; // a service that misbehaves by script
+mod fuzzing; // what must hold for any bytes
 mod hostile; // lines that are meant to hurt
 mod interrupting; // Ctrl-C and SIGTERM
 mod killed; // SIGKILL at twenty random moments
 mod ordering; // what is synced before what
+mod racing; // two processes at once
 mod refusing; // keys, servers, locks and disks
 mod secrets; // where the key is, and is not
 

@@ -31,6 +31,9 @@ fn intents_are_synced_before_anything_that_relies_on_them() {
         assert!(commit.begun > before, "each POST has an intent of its own");
         let written = last_before(&calls, "pwrite64", "ledger.sqlite-wal>", commit.begun).expect("an intent");
         assert!(written.begun > before);
+        // And a second time beside the Ledger.
+        let recorded = last_before(&calls, "fsync", "/intents.log>", post.begun).expect("a record of the intent");
+        assert!(recorded.begun > before, "each POST is recorded");
         before = post.begun;
     }
 }

@@ -19,6 +19,9 @@ use tempfile::TempDir;
 /// No test waits longer than this for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The memory that the program promises to keep to, in KiB.
+pub(crate) const MEMORY_KIB: u64 = 256 * 1024;
+
 /// What the program, its HTTP client and its argument parser read from the environment.
 const VARIABLES: [&str; 11] = [
     "BATCHLINE_LOCAL_KEY",
@@ -236,6 +239,13 @@ impl Running {
         Duration::from_millis(hundredths * 10)
     }
 
+    /// The most memory that it has had so far, in KiB; `None` once it has ended.
+    pub(crate) fn peak_kib(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.trim().strip_suffix(" kB")?.parse().ok()
+    }
+
     /// Ends it on the spot, if it still lives. It knows nothing of it.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -270,6 +280,30 @@ impl Drop for Running {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Waits for the end of a child process, and insists on its promise about memory meanwhile. Returns the most that it had, in KiB.
+#[track_caller]
+pub(crate) fn end_within_memory(mut running: Running) -> (Ended, u64) {
+    let mut peak = 0;
+    wait_until(|| {
+        peak = running.peak_kib().unwrap_or(peak).max(peak);
+        !running.is_alive()
+    });
+    let ended = running.end();
+    assert!(peak > 0, "the memory was never looked at: {}", ended.stderr);
+    assert!(peak < MEMORY_KIB, "{peak} KiB: {}", ended.stderr);
+    (ended, peak)
+}
+
+/// A number that the environment sets, to have more of something than in `cargo test`.
+pub(crate) fn wanted(variable: &str, otherwise: usize) -> usize {
+    std::env::var(variable).map_or(otherwise, |number| number.parse().unwrap())
+}
+
+/// Tells what a campaign has seen, past the harness.
+pub(crate) fn report(text: &str) {
+    std::io::stderr().write_all(format!("{text}\n").as_bytes()).unwrap();
 }
 
 /// How a child process ended.

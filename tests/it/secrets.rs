@@ -14,7 +14,11 @@ fn the_key_stands_in_no_file_no_message_and_no_argument() {
     let (place, service, requests) = (Place::new(), Service::start_with("--batch-time 500ms"), generated(30));
     place.write("in.jsonl", &requests);
     let command = format!("run in.jsonl -o out.jsonl --json --base-url {} --poll-interval 50ms", service.base_url());
-    let running = place.program(&command).env("TOGETHER_API_KEY", CANARY).start();
+    // Whatever makes programs or their libraries talkative.
+    let talkative = [("RUST_LOG", "trace"), ("RUST_BACKTRACE", "full"), ("BATCHLINE_LOG", "trace")];
+    let program =
+        talkative.into_iter().fold(place.program(&command), |program, (name, value)| program.env(name, value));
+    let running = program.env("TOGETHER_API_KEY", CANARY).start();
     let arguments = std::fs::read(format!("/proc/{}/cmdline", running.id())).unwrap();
     assert!(!contains(&arguments, CANARY));
     let ended = running.end().with_code(0);

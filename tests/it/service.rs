@@ -75,6 +75,36 @@ impl Books {
         calls.filter(|call| call["endpoint"] == endpoint).count()
     }
 
+    /// How many batches the service has accepted, whatever became of its answers.
+    pub(crate) fn accepted(&self) -> usize {
+        self.batch_records().count()
+    }
+
+    /// The batches as the service has them on its shelf.
+    pub(crate) fn batches(&self) -> Vec<Value> {
+        let records = self.batch_records();
+        records.map(|path| serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()).collect()
+    }
+
+    fn batch_records(&self) -> impl Iterator<Item = PathBuf> {
+        let batches = self.0.join("batches");
+        let paths = crate::program::names_in(&batches).into_iter().map(move |name| batches.join(name));
+        paths.filter(|path| path.extension().is_some_and(|ending| ending == "json"))
+    }
+
+    /// Insists that no request was billed twice, once the service has come to rest.
+    #[track_caller]
+    pub(crate) fn assert_never_twice(&self) {
+        let mut billed = self.billed();
+        wait_until(|| {
+            std::thread::sleep(std::time::Duration::from_millis(60));
+            let before = std::mem::replace(&mut billed, self.billed());
+            before == billed
+        });
+        let twice = billed.windows(2).filter(|pair| pair[0] == pair[1]).count();
+        assert_eq!(twice, 0, "requests billed twice, of {}", billed.len());
+    }
+
     /// How many faults have acted on calls and batches.
     pub(crate) fn faults(&self) -> usize {
         let log = std::fs::read(self.0.join("access.jsonl")).unwrap_or_default();

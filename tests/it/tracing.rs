@@ -28,6 +28,12 @@ pub(crate) fn killed_at(place: &Place, call: &str, nth: usize, arguments: &str) 
     place.shell(&format!("exec strace -f -o /dev/null -e trace={call} -e {inject} $BATCHLINE {arguments}"))
 }
 
+/// The program with these arguments; when one of its threads makes its n-th call of this name, and ever after, that call fails.
+pub(crate) fn failing_at(place: &Place, call: &str, error: &str, nth: usize, arguments: &str) -> Program {
+    let inject = format!("inject={call}:error={error}:when={nth}+");
+    place.shell(&format!("exec strace -f -o log -e trace={call} -e {inject} $BATCHLINE {arguments}"))
+}
+
 /// A system call as strace wrote it down: begun at one line of the log, done at another.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {

@@ -26,16 +26,14 @@ impl<A: Api> Driver<A> {
     }
 
     pub(super) fn begin_index(&mut self, shard: u32) {
-        let Recorded { shard: packed, state: ShardState::Downloaded { submission, batch }, refetched, .. } =
-            self.shards[shard as usize].clone()
-        else {
-            return;
-        };
+        let known = self.shards[shard as usize].clone();
+        let Recorded { shard: packed, refetched, followed, .. } = known;
+        let ShardState::Downloaded { submission, batch } = known.state else { return };
         // A batch that has completed has tried every request; one that has not leaves some.
         let lacking = refetched || BatchStatus::read(&batch.status) != BatchStatus::Completed;
         let files = self.files.clone();
         self.tasks.spawn_blocking(move || {
-            let result = steps::index(&files, &packed, submission, &batch, lacking);
+            let result = steps::index(&files, &packed, submission, &batch, lacking, followed);
             Outcome::Indexed { shard, result }
         });
     }
@@ -115,6 +113,7 @@ impl<A: Api> Driver<A> {
         for shard in round.shards {
             let number = shard.number;
             self.shards.push(Recorded::packed(shard));
+            self.counts.waiting += 1;
             self.enqueue(number);
         }
         self.tell();

@@ -66,6 +66,8 @@ pub(crate) struct Driver<A: Api> {
     mark: String,
 
     shards: Vec<Recorded>,
+    /// How many of them stand where.
+    counts: ShardCounts,
     /// Shards by the step they wait for.
     waiting: BTreeMap<Step, BTreeSet<u32>>,
     /// Steps under way.
@@ -134,6 +136,7 @@ impl<A: Api> Driver<A> {
             stop,
             mark,
             shards,
+            counts: ShardCounts::default(),
             waiting: BTreeMap::new(),
             busy: BTreeMap::new(),
             tasks: JoinSet::new(),
@@ -165,6 +168,7 @@ impl<A: Api> Driver<A> {
             {
                 driver.take_note(number, &batch.clone());
             }
+            *place(&mut driver.counts, state) += 1;
             driver.enqueue(number);
         }
         Ok(driver)
@@ -178,7 +182,7 @@ impl<A: Api> Driver<A> {
         }
         worked?;
         if self.merger.has_failed() {
-            return Err(self.merger.finish().err().unwrap_or(Error::Interrupted));
+            return Err(self.merger.finish(None).err().unwrap_or(Error::Interrupted));
         }
         if let Some(failure) = self.failure {
             return Err(failure);
@@ -239,7 +243,10 @@ impl<A: Api> Driver<A> {
 
     fn set_state(&mut self, number: u32, state: ShardState) {
         self.close(number);
-        self.shards[number as usize].state = state;
+        let known = &mut self.shards[number as usize];
+        *place(&mut self.counts, &known.state) -= 1;
+        *place(&mut self.counts, &state) += 1;
+        known.state = state;
         self.enqueue(number);
         self.tell();
     }
@@ -349,17 +356,18 @@ impl<A: Api> Driver<A> {
     }
 
     fn tell(&self) {
-        let mut counts = ShardCounts::default();
-        for known in &self.shards {
-            *match known.state {
-                ShardState::Packed => &mut counts.waiting,
-                ShardState::Uploaded { .. } | ShardState::Intended { .. } => &mut counts.uploaded,
-                ShardState::Submitted { .. } => &mut counts.submitted,
-                ShardState::Ended { .. } | ShardState::Downloaded { .. } => &mut counts.ended,
-                ShardState::Indexed { .. } => &mut counts.indexed,
-                ShardState::Held { .. } => &mut counts.held,
-            } += 1;
-        }
-        self.monitor.event(Event::Shards(&counts));
+        self.monitor.event(Event::Shards(&self.counts));
+    }
+}
+
+/// Where a shard in this state is counted.
+fn place<'c>(counts: &'c mut ShardCounts, state: &ShardState) -> &'c mut usize {
+    match state {
+        ShardState::Packed => &mut counts.waiting,
+        ShardState::Uploaded { .. } | ShardState::Intended { .. } => &mut counts.uploaded,
+        ShardState::Submitted { .. } => &mut counts.submitted,
+        ShardState::Ended { .. } | ShardState::Downloaded { .. } => &mut counts.ended,
+        ShardState::Indexed { .. } => &mut counts.indexed,
+        ShardState::Held { .. } => &mut counts.held,
     }
 }

@@ -87,7 +87,7 @@ impl<A: Api> Driver<A> {
             Some(last) => last.known.clone(),
             None => batches.iter().filter(uses_file).map(|batch| batch.id.clone()).collect(),
         };
-        let last = self.ledger.intend(shard, &file_id, users)?;
+        let last = self.ledger.intend(shard, &file_id, known.file_reused, users)?;
         let submission = last.id;
         known.last_submission = Some(last);
         known.state = ShardState::Intended { submission, file_id: file_id.clone() };

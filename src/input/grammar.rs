@@ -1,0 +1,454 @@
+//! The fast check of a line: JSON's grammar, walked over without building anything.
+//!
+//! In: the bytes of a line. Out: what its top level and its `body` hold that matters, or nothing.
+//!
+//! A parser that keeps what it read spends most of its time on keeping it; here a string is skipped by a search for its end, and only
+//! two strings of a line are looked at. It refuses what it is not sure of (control characters, nesting beyond [`DEPTH_MAX`], keys with
+//! escapes): those lines go to [`super::check::diagnose`], which is slow and exact.
+//!
+//! What always holds: a line that is accepted is valid UTF-8 and valid JSON without halves of surrogate pairs, and [`diagnose`] accepts
+//! it too. Nothing is allocated, and no memory is used that grows with the line.
+//!
+//! [`diagnose`]: super::check::diagnose
+
+use memchr::memchr2;
+
+/// Deepest nesting that is walked: one bit of a word for each level.
+const DEPTH_MAX: u32 = u64::BITS;
+
+/// Most keys that are compared pairwise at the top level.
+const KEYS_MAX: usize = 8;
+
+/// Words of a string that are looked at one by one before a search is begun: most strings end within them.
+const SHORT_WORDS: usize = 4;
+
+/// Bytes of a word.
+const WORD_BYTES: usize = 8;
+
+/// What no hexadecimal digit is worth.
+const NO_DIGIT: u8 = 0xff;
+
+/// What each byte is worth as a hexadecimal digit.
+const DIGITS: [u8; 256] = {
+    let mut digits = [NO_DIGIT; 256];
+    let mut value: u8 = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value as usize] as usize] = value;
+        digits[b"0123456789ABCDEF"[value as usize] as usize] = value;
+        value += 1;
+    }
+    digits
+};
+
+/// A string as it stands in the line, between its quotes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RawString<'l> {
+    /// Its bytes, valid UTF-8.
+    pub(super) bytes: &'l [u8],
+    /// Whether it has escapes.
+    pub(super) escaped: bool,
+}
+
+/// The strings that make a request, as they stand in the line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RawFields<'l> {
+    pub(super) custom_id: RawString<'l>,
+    pub(super) model: RawString<'l>,
+}
+
+/// The fields of a request; `None` when the line is none, or may be none.
+pub(super) fn request(line: &[u8]) -> Option<RawFields<'_>> {
+    // All bytes are looked at, without a branch for each: that is what the compiler makes wide instructions of.
+    let lowest = line.iter().copied().fold(u8::MAX, u8::min);
+    if lowest < b' ' || simdutf8::basic::from_utf8(line).is_err() {
+        return None;
+    }
+    let mut walk = Walk { line, at: 0 };
+    let (mut custom_id, mut model) = (None, None);
+    let mut keys = [&[][..]; KEYS_MAX];
+    let mut count = 0;
+    walk.skip_byte(b'{')?;
+    loop {
+        let key = walk.plain_key()?;
+        if count == KEYS_MAX || keys[..count].contains(&key) {
+            return None;
+        }
+        keys[count] = key;
+        count += 1;
+        match key {
+            b"custom_id" => custom_id = Some(walk.string()?),
+            b"body" => model = Some(walk.body()?),
+            _ => walk.value()?,
+        }
+        match walk.next_byte()? {
+            b',' => {}
+            b'}' => break,
+            _ => return None,
+        }
+    }
+    walk.end()?;
+    Some(RawFields { custom_id: custom_id?, model: model? })
+}
+
+/// A place in a line that has no control characters and is valid UTF-8.
+struct Walk<'l> {
+    line: &'l [u8],
+    at: usize,
+}
+
+impl<'l> Walk<'l> {
+    /// The next byte that is not white space; the place is behind it.
+    fn next_byte(&mut self) -> Option<u8> {
+        loop {
+            let byte = *self.line.get(self.at)?;
+            self.at += 1;
+            if byte != b' ' {
+                return Some(byte);
+            }
+        }
+    }
+
+    fn skip_byte(&mut self, wanted: u8) -> Option<()> {
+        (self.next_byte()? == wanted).then_some(())
+    }
+
+    /// Nothing but white space follows.
+    fn end(&mut self) -> Option<()> {
+        self.next_byte().is_none().then_some(())
+    }
+
+    /// A key without escapes, and its colon.
+    fn plain_key(&mut self) -> Option<&'l [u8]> {
+        let key = self.string()?;
+        self.skip_byte(b':')?;
+        (!key.escaped).then_some(key.bytes)
+    }
+
+    /// The model of a body: an object with one key `model`, a string.
+    fn body(&mut self) -> Option<RawString<'l>> {
+        let mut model = None;
+        self.skip_byte(b'{')?;
+        loop {
+            if self.plain_key()? == b"model" {
+                let name = self.string()?;
+                if model.replace(name).is_some() {
+                    return None;
+                }
+            } else {
+                self.value()?;
+            }
+            match self.next_byte()? {
+                b',' => {}
+                b'}' => return model,
+                _ => return None,
+            }
+        }
+    }
+
+    /// Any value.
+    fn value(&mut self) -> Option<()> {
+        // For each level that is open, whether it is an object.
+        let (mut depth, mut objects) = (0_u32, 0_u64);
+        loop {
+            match self.next_byte()? {
+                open @ (b'{' | b'[') => {
+                    let is_object = open == b'{';
+                    if self.closes_at_once(if is_object { b'}' } else { b']' }) {
+                        // An empty one is a value like any other.
+                    } else {
+                        if depth == DEPTH_MAX {
+                            return None;
+                        }
+                        depth += 1;
+                        objects = objects << 1 | u64::from(is_object);
+                        if is_object {
+                            self.key()?;
+                        }
+                        continue;
+                    }
+                }
+                b'"' => drop(self.string_rest()?),
+                b't' => self.literal(b"rue")?,
+                b'f' => self.literal(b"alse")?,
+                b'n' => self.literal(b"ull")?,
+                b'-' => self.number_rest(None)?,
+                digit @ b'0'..=b'9' => self.number_rest(Some(digit))?,
+                _ => return None,
+            }
+            // A value has ended: the levels that end with it, and what follows.
+            loop {
+                if depth == 0 {
+                    return Some(());
+                }
+                let in_object = objects & 1 == 1;
+                match (self.next_byte()?, in_object) {
+                    (b',', true) => break self.key()?,
+                    (b',', false) => break,
+                    (b'}', true) | (b']', false) => {
+                        depth -= 1;
+                        objects >>= 1;
+                    }
+                    _ => return None,
+                }
+            }
+        }
+    }
+
+    /// Whether the array or object that was just opened is empty; then it is behind it.
+    fn closes_at_once(&mut self, close: u8) -> bool {
+        let opened = self.at;
+        let closes = self.next_byte() == Some(close);
+        if !closes {
+            self.at = opened;
+        }
+        closes
+    }
+
+    /// Any key, and its colon.
+    fn key(&mut self) -> Option<()> {
+        self.string()?;
+        self.skip_byte(b':')
+    }
+
+    fn string(&mut self) -> Option<RawString<'l>> {
+        self.skip_byte(b'"')?;
+        self.string_rest()
+    }
+
+    /// A string whose first quote has been read.
+    fn string_rest(&mut self) -> Option<RawString<'l>> {
+        let first = self.at;
+        let mut escaped = false;
+        loop {
+            let at = self.at + find_quote_or_backslash(self.line.get(self.at..)?)?;
+            self.at = at + 1;
+            if self.line[at] == b'"' {
+                return Some(RawString { bytes: &self.line[first..at], escaped });
+            }
+            escaped = true;
+            self.escape_rest()?;
+        }
+    }
+
+    /// An escape whose backslash has been read.
+    fn escape_rest(&mut self) -> Option<()> {
+        let kind = *self.line.get(self.at)?;
+        self.at += 1;
+        match kind {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(()),
+            b'u' => match self.unit()? {
+                0xd800..=0xdbff => {
+                    let pair = self.line.get(self.at..self.at + 2)? == b"\\u";
+                    self.at += 2;
+                    (pair && matches!(self.unit()?, 0xdc00..=0xdfff)).then_some(())
+                }
+                0xdc00..=0xdfff => None,
+                _ => Some(()),
+            },
+            _ => None,
+        }
+    }
+
+    /// Four hexadecimal digits.
+    fn unit(&mut self) -> Option<u32> {
+        let digits = self.line.get(self.at..self.at + 4)?;
+        self.at += 4;
+        let [a, b, c, d] = [0, 1, 2, 3].map(|at| DIGITS[usize::from(digits[at])]);
+        // Only what is no digit has upper bits.
+        let all_digits = (a | b | c | d) < 16;
+        all_digits.then(|| u32::from(a) << 12 | u32::from(b) << 8 | u32::from(c) << 4 | u32::from(d))
+    }
+
+    /// `true`, `false` or `null` without its first letter.
+    fn literal(&mut self, rest: &[u8]) -> Option<()> {
+        let found = self.line.get(self.at..self.at + rest.len())? == rest;
+        self.at += rest.len();
+        found.then_some(())
+    }
+
+    /// A number behind its first digit, or behind its sign.
+    fn number_rest(&mut self, first: Option<u8>) -> Option<()> {
+        let first = match first {
+            Some(digit) => digit,
+            None => self.take_byte(u8::is_ascii_digit)?,
+        };
+        if first != b'0' {
+            self.digits();
+        }
+        if self.take_byte(|byte| *byte == b'.').is_some() {
+            self.take_byte(u8::is_ascii_digit)?;
+            self.digits();
+        }
+        if self.take_byte(|byte| matches!(byte, b'e' | b'E')).is_some() {
+            self.take_byte(|byte| matches!(byte, b'+' | b'-'));
+            self.take_byte(u8::is_ascii_digit)?;
+            self.digits();
+        }
+        Some(())
+    }
+
+    fn digits(&mut self) {
+        while self.take_byte(u8::is_ascii_digit).is_some() {}
+    }
+
+    /// The next byte, if it is such a one.
+    fn take_byte(&mut self, such: impl Fn(&u8) -> bool) -> Option<u8> {
+        let byte = *self.line.get(self.at).filter(|byte| such(byte))?;
+        self.at += 1;
+        Some(byte)
+    }
+}
+
+/// Where the first of the two bytes stands that mean something in a string.
+#[inline]
+fn find_quote_or_backslash(bytes: &[u8]) -> Option<usize> {
+    let (words, _) = bytes.as_chunks::<WORD_BYTES>();
+    for (number, word) in words.iter().take(SHORT_WORDS).enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let found = zero_bytes(word ^ spread(b'"')) | zero_bytes(word ^ spread(b'\\'));
+        if found != 0 {
+            return Some(number * WORD_BYTES + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let searched = words.len().min(SHORT_WORDS) * WORD_BYTES;
+    Some(searched + memchr2(b'"', b'\\', &bytes[searched..])?)
+}
+
+/// The upper bit of each byte that is zero; above the lowest of them, others may be set, too.
+#[inline]
+fn zero_bytes(word: u64) -> u64 {
+    word.wrapping_sub(spread(1)) & !word & spread(0x80)
+}
+
+/// A word of eight times this byte.
+#[inline]
+const fn spread(byte: u8) -> u64 {
+    u64::from_le_bytes([byte; WORD_BYTES])
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A line whose body has this value behind its model.
+    fn with(value: &str) -> String {
+        format!(r#"{{"custom_id":"a","body":{{"model":"m","x":{value}}}}}"#)
+    }
+
+    #[test]
+    fn what_is_json_is_accepted() {
+        for value in [
+            "0",
+            "-0",
+            "10",
+            "-1.5e+3",
+            "1E2",
+            "123456789012345678901234567890",
+            "1e999",
+            "\"\"",
+            "[]",
+            "{}",
+            "[ ]",
+            "{ }",
+            "[[],{}]",
+            "true",
+            "[true,false,null]",
+            r#"{"a":{"b":[1,{"c":"\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00"}]}}"#,
+            r#" [ 1 , { "a" : 2 } ] "#,
+            r#""a string of more than sixteen bytes, with \"quotes\" in it""#,
+            r#""{\"not\":[an object""#,
+            "\"\u{2028}é漢\"",
+        ] {
+            assert!(request(with(value).as_bytes()).is_some(), "{value}");
+        }
+        let deep = format!("{}1{}", "[".repeat(64), "]".repeat(64));
+        assert!(request(with(&deep).as_bytes()).is_some());
+    }
+
+    #[test]
+    fn what_is_no_json_or_not_sure_is_refused() {
+        for value in [
+            "",
+            "01",
+            "1.",
+            ".5",
+            "-",
+            "1e",
+            "1e+",
+            "+1",
+            "0x1",
+            "tru",
+            "nul",
+            "truefalse",
+            "[1,]",
+            "[1 2]",
+            "{\"a\"}",
+            "{\"a\":1,}",
+            "[}",
+            "{]",
+            "{a:1}",
+            "\"",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"\\ud83d\"",
+            "\"\\ude00\"",
+            "\"\\ud83d\\u0041\"",
+            "1}",
+            "[1]]",
+            "\t1",
+            "\"\t\"",
+            "\"\u{1}\"",
+            "'a'",
+            "NaN",
+            "1,\"model\":\"n\"",
+            "1,\"m\\u006fdel\":\"n\"",
+        ] {
+            assert_eq!(request(with(value).as_bytes()), None, "{value}");
+        }
+        let deep = format!("{}1{}", "[".repeat(65), "]".repeat(65));
+        assert_eq!(request(with(&deep).as_bytes()), None);
+        for line in [
+            "",
+            "{}",
+            "[]",
+            "{",
+            r#"{"custom_id":"a"}"#,
+            r#"{"custom_id":1,"body":{"model":"m"}}"#,
+            r#"{"custom_id":"a","body":{}}"#,
+            r#"{"custom_id":"a","body":{"model":"m"}} x"#,
+            r#"{"custom_id":"a","body":{"model":"m"}},"#,
+            r#"{"custom_id":"a","body":{"model":7}}"#,
+            r#"{"custom_id":"a","custom_id":"b","body":{"model":"m"}}"#,
+            r#"{"custom_id":"a","body":[{"model":"m"}]}"#,
+        ] {
+            assert_eq!(request(line.as_bytes()), None, "{line}");
+        }
+        assert_eq!(request(b"{\"custom_id\":\"a\",\"body\":{\"model\":\"m\",\"x\":\"\xff\"}}"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_first_of_two_bytes_is_found_wherever_it_is(text in "[a-z\"\\\\éÿ!#\\]\\[]{0,90}") {
+            let wanted = text.bytes().position(|byte| matches!(byte, b'"' | b'\\'));
+            prop_assert_eq!(find_quote_or_backslash(text.as_bytes()), wanted);
+        }
+
+        /// Whatever becomes of a good line, it is accepted only if `serde_json` takes it as a whole.
+        #[test]
+        fn what_is_accepted_is_json(
+            edits in prop::collection::vec((0_usize..200, 0_usize..6, "[\\[\\]{},:\"\\\\u0-9a-eE.+ -]{0,4}"), 1..4),
+        ) {
+            let mut line = br#"{"custom_id":"id-1","body":{"model":"m","messages":[{"role":"user","content":"h\u00e9 \"q\""}],"n":-1.5e3,"o":[true,null,{}]}}"#.to_vec();
+            for (from, length, patch) in edits {
+                let from = from.min(line.len());
+                let to = (from + length).min(line.len());
+                line.splice(from..to, patch.into_bytes());
+            }
+            if request(&line).is_some() {
+                prop_assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&line).is_ok(), "{}", String::from_utf8_lossy(&line));
+            }
+        }
+    }
+}

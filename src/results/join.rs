@@ -1,0 +1,365 @@
+//! Replies of any batches to the requests that they answer, when neither fits memory: the step "index" of a merge by hand.
+//!
+//! In: the id of every request, and reply files that somebody downloaded. Out: the reply index of all requests, and counts that account
+//! for every line of the files.
+//!
+//! ```text
+//! requests ─┐ by hash                          by Seq
+//!           ├────────► partition ─► slots ─────────► partition ─► reply index
+//! replies ──┘
+//! ```
+//!
+//! Requests and replies go to partitions by the hash of their id, so that a request and its replies meet in the same one. There they are
+//! placed as [`index`](super::index) does it, and the slots go to partitions by Seq, from which the index is written front to back.
+//!
+//! What always holds: memory is the budget and a few partitions, whatever the number of requests and replies. The outcome is that of
+//! [`index`](super::index::index); only lines that are set aside may come in another order.
+
+use std::path::PathBuf;
+
+use super::ResultsError;
+use super::id_table::IdTable;
+use super::index::{self, Found, Indexed, Placing, ReplyFile};
+use super::reply::{Reply, Usage};
+use super::reply_index::{ReplyIndex, SLOT_BYTES, Slot};
+use super::side_files::SideFiles;
+use crate::custom_id::IdHasher;
+use crate::durable::FileError;
+use crate::in_order::in_order;
+use crate::partitions::{Fixed, Partitions};
+
+/// Bits of a request's entry that hold its Seq.
+const SEQ_BITS: u32 = 40;
+
+/// Most lines of an input that can be merged.
+pub const LINES_MAX: u64 = 1 << SEQ_BITS;
+
+/// Requests that a partition has, about: some bytes more than 100 for each are in memory while their replies are placed.
+const PARTITION_REQUESTS: u64 = 128 * 1024;
+
+/// Most partitions by hash: a billion requests make this many of twice the usual size.
+const PARTITIONS_MAX: u64 = 4096;
+
+/// Seqs of a partition by Seq.
+const PARTITION_SEQS: u64 = 512 * 1024;
+
+/// How to join.
+#[derive(Debug, Clone)]
+pub struct JoinOptions {
+    /// Lines of the input.
+    pub lines: u64,
+    /// Hashes the ids.
+    pub ids: IdHasher,
+    /// Threads that read replies.
+    pub threads: usize,
+    /// Memory for requests and replies, in bytes; beyond it they go to scratch files.
+    pub memory_bytes: usize,
+    /// Directory for scratch files.
+    pub scratch: PathBuf,
+}
+
+/// The requests of an input, on their way to their replies. See the [module](self).
+#[derive(Debug)]
+pub struct Join {
+    options: JoinOptions,
+    /// Entries: the upper bits of an id's hash, then the Seq.
+    requests: Partitions<u128>,
+    /// Seqs of a partition by Seq.
+    partition_seqs: u64,
+}
+
+impl Join {
+    /// A join of at most [`LINES_MAX`] lines, none of which is known yet to be a request.
+    #[must_use]
+    pub fn new(options: JoinOptions) -> Self {
+        let partitions = (options.lines / PARTITION_REQUESTS).next_power_of_two().min(PARTITIONS_MAX);
+        Self::with_partitions(options, partitions, PARTITION_SEQS)
+    }
+
+    fn with_partitions(options: JoinOptions, partitions: u64, partition_seqs: u64) -> Self {
+        let requests = Partitions::new(position(partitions), options.memory_bytes / 4, &options.scratch);
+        Self { options, requests, partition_seqs }
+    }
+
+    /// Adds a request, by its Seq and the hash of its id.
+    pub fn add_request(&mut self, seq: u64, id_hash: u128) -> Result<(), FileError> {
+        let partition = partition_of(id_hash, self.requests.count());
+        self.requests.add(partition, masked(id_hash) | u128::from(seq))
+    }
+
+    /// Reads the files, in the order given, and writes the slots of all requests to `slots`.
+    ///
+    /// `progress` is told the bytes read so far.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or scratch, slots or replies to set aside cannot be written.
+    pub fn index(
+        self,
+        files: &[ReplyFile],
+        slots: &ReplyIndex,
+        aside: &mut SideFiles,
+        progress: &dyn Fn(u64),
+    ) -> Result<Indexed, ResultsError> {
+        let mut indexed = Indexed::default();
+        let replies = self.read(files, aside, &mut indexed, progress)?;
+        let placed = self.place(&replies, files, aside, &mut indexed)?;
+        drop(replies);
+        self.write(&placed, slots)?;
+        Ok(indexed)
+    }
+
+    /// Spreads the replies over the partitions of their requests.
+    fn read(
+        &self,
+        files: &[ReplyFile],
+        aside: &mut SideFiles,
+        indexed: &mut Indexed,
+        progress: &dyn Fn(u64),
+    ) -> Result<Partitions<Candidate>, ResultsError> {
+        let JoinOptions { ids, threads, memory_bytes, scratch, .. } = &self.options;
+        let mut replies = Partitions::new(self.requests.count(), memory_bytes / 2, scratch);
+        // A table without requests: whatever is to be placed here is unreadable.
+        let nobody = IdTable::new([]);
+        let mut unreadable =
+            Placing { files, table: &nobody, slots: &mut [], aside, ids: *ids, indexed: Indexed::default() };
+        indexed.checksums = index::read(files, *ids, *threads, progress, |found| {
+            let Found { file, offset, length, reply: Some(reply) } = found else { return unreadable.place(found) };
+            let slot = Slot { offset, length, file, kind: reply.kind };
+            let candidate = Candidate { id_hash: masked(reply.id_hash), slot, usage: reply.usage };
+            Ok(replies.add(partition_of(reply.id_hash, replies.count()), candidate)?)
+        })?;
+        indexed.add(&unreadable.indexed);
+        Ok(replies)
+    }
+
+    /// Places the replies of each partition, and spreads the slots by Seq.
+    fn place(
+        &self,
+        replies: &Partitions<Candidate>,
+        files: &[ReplyFile],
+        aside: &mut SideFiles,
+        indexed: &mut Indexed,
+    ) -> Result<Partitions<Placed>, ResultsError> {
+        let JoinOptions { lines, ids, threads, memory_bytes, scratch } = &self.options;
+        let stretches = position(lines.div_ceil(self.partition_seqs));
+        let mut placed = Partitions::new(stretches, memory_bytes / 4, scratch);
+        let mut number = 0;
+        in_order(
+            *threads,
+            self.requests.count() as u64,
+            || (),
+            |(), partition| {
+                let requests = self.requests.load(position(partition))?;
+                let table = IdTable::new(requests.iter().map(|request| masked(*request)));
+                Ok((requests, table))
+            },
+            |(requests, table)| {
+                let mut slots = vec![None; requests.len()];
+                let mut placing =
+                    Placing { files, table: &table, slots: &mut slots, aside, ids: *ids, indexed: Indexed::default() };
+                replies.each(number, |some| some.iter().try_for_each(|candidate| placing.place(candidate.found())))?;
+                indexed.add(&placing.indexed);
+                for (request, slot) in requests.into_iter().zip(slots) {
+                    let Some(slot) = slot else { continue };
+                    let seq = seq_of(request);
+                    placed.add(position(seq / self.partition_seqs), Placed { seq, slot })?;
+                }
+                number += 1;
+                Ok::<_, ResultsError>(())
+            },
+        )?;
+        Ok(placed)
+    }
+
+    /// Writes the index front to back.
+    fn write(&self, placed: &Partitions<Placed>, slots: &ReplyIndex) -> Result<(), ResultsError> {
+        let mut stretch = Vec::new();
+        for number in 0..placed.count() {
+            let first = number as u64 * self.partition_seqs;
+            stretch.clear();
+            stretch.resize(position(self.partition_seqs.min(self.options.lines - first)), None);
+            placed.each(number, |some| {
+                for Placed { seq, slot } in some {
+                    stretch[position(seq - first)] = Some(*slot);
+                }
+                Ok::<_, FileError>(())
+            })?;
+            slots.write(first, &stretch)?;
+        }
+        Ok(())
+    }
+}
+
+/// The partition of an id: by bits that no [`IdTable`] takes for its directory.
+fn partition_of(id_hash: u128, partitions: usize) -> usize {
+    (id_hash >> SEQ_BITS) as usize & (partitions - 1)
+}
+
+/// The part of a hash that is compared.
+fn masked(id_hash: u128) -> u128 {
+    id_hash >> SEQ_BITS << SEQ_BITS
+}
+
+/// The Seq in a request's entry.
+#[expect(clippy::cast_possible_truncation, reason = "the upper bits are the hash")]
+fn seq_of(request: u128) -> u64 {
+    request as u64 & (LINES_MAX - 1)
+}
+
+/// An index into what is in memory.
+fn position(number: u64) -> usize {
+    usize::try_from(number).expect("what is in memory is smaller than the address space")
+}
+
+/// A reply that looks for its request.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    id_hash: u128,
+    slot: Slot,
+    usage: Usage,
+}
+
+impl Candidate {
+    fn found(&self) -> Found {
+        let Slot { offset, length, file, kind } = self.slot;
+        // What an error says is read again if it is kept: few are.
+        let reply = Reply { id_hash: self.id_hash, kind, usage: self.usage, error: None };
+        Found { file, offset, length, reply: Some(reply) }
+    }
+}
+
+impl Fixed for Candidate {
+    const BYTES: usize = u128::BYTES + Slot::BYTES + 2 * u64::BYTES;
+
+    fn write(self, bytes: &mut Vec<u8>) {
+        self.id_hash.write(bytes);
+        self.slot.write(bytes);
+        self.usage.prompt.write(bytes);
+        self.usage.completion.write(bytes);
+    }
+
+    fn read(bytes: &[u8]) -> Self {
+        let (id_hash, rest) = bytes.split_at(u128::BYTES);
+        let (slot, usage) = rest.split_at(Slot::BYTES);
+        let (prompt, completion) = usage.split_at(u64::BYTES);
+        let usage = Usage { prompt: u64::read(prompt), completion: u64::read(completion) };
+        Self { id_hash: u128::read(id_hash), slot: Slot::read(slot), usage }
+    }
+}
+
+/// A slot and whose it is.
+#[derive(Debug, Clone, Copy)]
+struct Placed {
+    seq: u64,
+    slot: Slot,
+}
+
+impl Fixed for Placed {
+    const BYTES: usize = u64::BYTES + Slot::BYTES;
+
+    fn write(self, bytes: &mut Vec<u8>) {
+        self.seq.write(bytes);
+        self.slot.write(bytes);
+    }
+
+    fn read(bytes: &[u8]) -> Self {
+        let (seq, slot) = bytes.split_at(u64::BYTES);
+        Self { seq: u64::read(seq), slot: Slot::read(slot) }
+    }
+}
+
+const _: () = assert!(Slot::BYTES as u64 == SLOT_BYTES);
+
+impl Fixed for Slot {
+    const BYTES: usize = 16;
+
+    fn write(self, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(&Self::to_bytes(Some(self)));
+    }
+
+    fn read(bytes: &[u8]) -> Self {
+        let slot = bytes.try_into().ok().and_then(|bytes| Self::from_bytes(bytes).ok().flatten());
+        slot.expect("only slots with a reply were written")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::reply::ReplyRole;
+    use super::*;
+    use crate::durable;
+
+    const IDS: IdHasher = IdHasher { key: 9 };
+
+    fn hash(n: usize) -> u128 {
+        IDS.hash(&format!("id-{n}"))
+    }
+
+    /// A reply to request `n`, of a sort of its own.
+    fn reply(n: usize, sort: usize) -> String {
+        let usage = format!(r#""usage":{{"prompt_tokens":{n},"completion_tokens":2}}"#);
+        match sort {
+            0 | 1 => format!(r#"{{"custom_id":"id-{n}","error":{{"message":"no {sort}"}}}}"#),
+            _ => format!(r#"{{"custom_id":"id-{n}","response":{{"status_code":200,"body":{{"s":{sort},{usage}}}}}}}"#),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn it_is_the_index_whatever_the_partitions_and_the_memory(
+            lines in 0_usize..600,
+            replies in prop::collection::vec((0_usize..700, 0_usize..4), 0..1500),
+            partitions in prop_oneof![Just(1_u64), Just(2), Just(16)],
+            partition_seqs in 1_u64..300,
+            memory_bytes in prop_oneof![Just(0_usize), Just(1 << 20)],
+        ) {
+            let directory = tempfile::tempdir().unwrap();
+            let files: Vec<ReplyFile> = (0_u32..).zip(replies.chunks(400)).map(|(number, some)| {
+                let path = directory.path().join(format!("{number}.jsonl"));
+                let mut text: Vec<String> = some.iter().map(|(n, sort)| reply(*n, *sort)).collect();
+                text.push("{not a reply".to_owned());
+                durable::publish_bytes(&path, text.join("\n").as_bytes()).unwrap();
+                ReplyFile { number, path, role: ReplyRole::Output }
+            }).collect();
+
+            // Every fifth line is no request.
+            let is_request = |n: &usize| n % 5 != 4;
+            let requests: Vec<usize> = (0..lines).filter(is_request).collect();
+            let mut wanted = vec![None; requests.len()];
+            let table = IdTable::new(requests.iter().map(|n| hash(*n)));
+            let mut aside = SideFiles::new(&directory.path().join("one"));
+            let indexed = index::index(&files, &table, IDS, &mut wanted, 2, &mut aside).unwrap();
+            aside.finish().unwrap();
+
+            let options = JoinOptions {
+                lines: lines as u64, ids: IDS, threads: 2, memory_bytes, scratch: directory.path().to_owned(),
+            };
+            let mut join = Join::with_partitions(options, partitions, partition_seqs);
+            for n in &requests {
+                join.add_request(*n as u64, hash(*n)).unwrap();
+            }
+            let slots = ReplyIndex::open_or_create(&directory.path().join("replies.idx"), lines as u64).unwrap();
+            let mut aside = SideFiles::new(&directory.path().join("two"));
+            prop_assert_eq!(&join.index(&files, &slots, &mut aside, &|_| ()).unwrap(), &indexed);
+            aside.finish().unwrap();
+
+            let seqs: Vec<u64> = requests.iter().map(|n| *n as u64).collect();
+            prop_assert_eq!(slots.read_each(&seqs).unwrap(), wanted);
+            for (seq, slot) in (0..).zip(slots.read(0, lines as u64).unwrap()) {
+                prop_assert!(is_request(&seq) || slot.is_none());
+            }
+            for name in ["unknown", "conflicts", "unreadable"] {
+                let sorted = |prefix: &str| {
+                    let text = std::fs::read_to_string(directory.path().join(format!("{prefix}-{name}.jsonl")));
+                    let mut lines: Vec<String> = text.unwrap_or_default().lines().map(str::to_owned).collect();
+                    lines.sort();
+                    lines
+                };
+                prop_assert_eq!(sorted("one"), sorted("two"));
+            }
+        }
+    }
+}
