@@ -24,7 +24,7 @@
 //! | [`offline`] | check, plan, split and merge without a service |
 //! | [`serve`] | the local Batch API server |
 //! | [`generate`] | realistic prompt sets of any size |
-//! | [`bench`] | what this machine makes of each stage |
+//! | [`mod@bench`] | what this machine makes of each stage |
 //! | [`durable`] | the only module that creates, syncs, renames or removes a file |
 //! | [`lines`], [`in_order`], [`partitions`], [`custom_id`] | what the phases share: framing, ordered parallel work, records beyond memory, hashes of ids |
 //! | [`error`] | why a run cannot go on, and what its user can do |

@@ -2,7 +2,7 @@
 //!
 //! In: the bytes of one line. Out: the hash of its `custom_id` and its model, or what is wrong with it.
 //!
-//! Two share the work. [`request`] is fast: it walks over JSON's [grammar](super::grammar) and builds nothing. Whatever it does not
+//! Two share the work. [`request`] is fast: it walks over JSON's grammar (`grammar.rs`) and builds nothing. Whatever it does not
 //! accept goes to [`diagnose`], which is slow, exact and the judge: it finds the place of the defect, or accepts the line after all.
 //!
 //! What always holds: both accept the same requests. What the fast one takes, `diagnose` takes.

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Requests and replies go to partitions by the hash of their id, so that a request and its replies meet in the same one. There they are
-//! placed as [`index`](super::index) does it, and the slots go to partitions by Seq, from which the index is written front to back.
+//! placed as [`index`] does it, and the slots go to partitions by Seq, from which the index is written front to back.
 //!
 //! What always holds: memory is the budget and a few partitions, whatever the number of requests and replies. The outcome is that of
 //! [`index`](super::index::index); only lines that are set aside may come in another order.
