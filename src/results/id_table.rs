@@ -18,9 +18,6 @@ pub struct IdTable {
 }
 
 impl IdTable {
-    /// Bytes that the table takes for each request, the directory included.
-    pub const BYTES_PER_ID: usize = 18;
-
     /// A table in which the n-th hash leads to n. At most `u32::MAX` hashes.
     #[must_use]
     pub fn new(hashes: impl IntoIterator<Item = u128>) -> Self {
