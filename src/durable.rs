@@ -50,6 +50,28 @@ impl FileError {
     }
 }
 
+/// Whether this says that the process, or the whole system, has as many open files as it may have. Waiting does not help: who
+/// holds them is, most likely, this process.
+#[must_use]
+pub fn is_out_of_files(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
+
+/// What to do when [`is_out_of_files`].
+pub const MORE_FILES: &str = "allow more open files (`ulimit -n`): 64 are enough";
+
+/// What helps against a limit of the system that stopped us, if one did.
+#[must_use]
+pub fn remedy(error: &io::Error) -> Option<&'static str> {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    if matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge) {
+        Some("free some space, then run the same command again: it goes on from here")
+    } else {
+        is_out_of_files(error).then_some(MORE_FILES)
+    }
+}
+
 /// A file that is being written beside its final place and appears there, whole, by [`PendingFile::publish`].
 ///
 /// Dropped before that, it removes what it wrote.

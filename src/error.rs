@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use crate::durable::FileError;
+use crate::durable::{self, FileError, is_out_of_files};
 use crate::input::InputError;
 use crate::remote::{RemoteError, SetupError};
 use crate::results::ResultsError;
@@ -123,7 +123,7 @@ impl Error {
             Self::Setup(_) | Self::Configuration { .. } => ErrorKind::Configuration,
             Self::Remote(error) => match error.kind() {
                 Remote::Unauthorized => ErrorKind::Configuration,
-                Remote::LocalFile | Remote::InputChanged => ErrorKind::LocalState,
+                Remote::LocalFile | Remote::OutOfFiles | Remote::InputChanged => ErrorKind::LocalState,
                 _ => ErrorKind::Provider,
             },
             Self::Serve(_) => ErrorKind::LocalState,
@@ -149,11 +149,14 @@ impl Error {
             Self::Input(InputError::Shrunk { .. } | InputError::Changed { .. }) => {
                 Some("leave the input as it is until the run has ended".to_owned())
             }
-            Self::File(error) | Self::Results(ResultsError::File(error)) | Self::Input(InputError::File(error)) => {
+            Self::File(error)
+            | Self::Results(ResultsError::File(error))
+            | Self::Input(InputError::File(error))
+            | Self::Ledger(LedgerError::Intents(error)) => {
                 if error.source.kind() == std::io::ErrorKind::InvalidData {
                     Some(DOCTOR.to_owned())
                 } else {
-                    out_of_space(error)
+                    durable::remedy(&error.source).map(str::to_owned)
                 }
             }
             Self::Results(ResultsError::Damaged { .. } | ResultsError::Altered { .. } | ResultsError::Lost { .. })
@@ -170,24 +173,9 @@ const DOCTOR: &str = "`batchline doctor RUN_DIR` tells what is damaged; with --m
 /// A file that the user named is a matter of usage; one of ours (a spool, an index) is local state.
 fn input_file_kind(error: &FileError) -> ErrorKind {
     let named = matches!(error.action, "open" | "read" | "resolve");
-    if named && !is_out_of_files(error) && error.source.kind() != std::io::ErrorKind::InvalidData {
+    if named && !is_out_of_files(&error.source) && error.source.kind() != std::io::ErrorKind::InvalidData {
         ErrorKind::Usage
     } else {
         ErrorKind::LocalState
     }
-}
-
-/// Whether the process, or the system, has as many open files as it may have.
-fn is_out_of_files(error: &FileError) -> bool {
-    use rustix::io::Errno;
-    let code = error.source.raw_os_error();
-    [Errno::MFILE, Errno::NFILE].iter().any(|errno| code == Some(errno.raw_os_error()))
-}
-
-fn out_of_space(error: &FileError) -> Option<String> {
-    let full = matches!(
-        error.source.kind(),
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded | std::io::ErrorKind::FileTooLarge
-    );
-    full.then(|| "free some space, then run the same command again: it goes on from here".to_owned())
 }

@@ -13,6 +13,8 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
+use crate::durable::is_out_of_files;
+
 use super::client::{Http, Timeouts};
 use super::error::{ErrorKind, RemoteError, message_in};
 use super::gate::retry_after;
@@ -249,7 +251,14 @@ fn not_understood(error: serde_json::Error, status: u16, target: String) -> Remo
 /// The error of a request that got no answer, or of a body that broke off.
 pub(super) fn transport_error(error: reqwest::Error, target: String) -> RemoteError {
     let kind = if error.is_connect() {
-        if is_distrust(&error) { ErrorKind::Insecure } else { ErrorKind::Unreachable }
+        // rustls wraps what the other side said in TLS as `InvalidData`.
+        if comes_from(&error, |cause| cause.kind() == io::ErrorKind::InvalidData) {
+            ErrorKind::Insecure
+        } else if comes_from(&error, is_out_of_files) {
+            ErrorKind::OutOfFiles
+        } else {
+            ErrorKind::Unreachable
+        }
     } else if error.is_timeout() {
         ErrorKind::Timeout
     } else {
@@ -259,14 +268,14 @@ pub(super) fn transport_error(error: reqwest::Error, target: String) -> RemoteEr
     RemoteError::new(kind, target).with_source(error.without_url())
 }
 
-/// Whether a connection failed because of what the other side said in TLS (rustls wraps that as `InvalidData`).
-fn is_distrust(error: &reqwest::Error) -> bool {
+/// Whether one of the I/O errors behind `error` is such.
+fn comes_from(error: &reqwest::Error, is_such: impl Fn(&io::Error) -> bool) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {
         let mut inner = error.downcast_ref::<io::Error>();
         // An I/O error inside an I/O error is not its source.
         while let Some(error) = inner {
-            if error.kind() == io::ErrorKind::InvalidData {
+            if is_such(error) {
                 return true;
             }
             inner = error.get_ref().and_then(|inner| inner.downcast_ref::<io::Error>());

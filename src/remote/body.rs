@@ -126,11 +126,13 @@ impl Meter {
     /// Why the payload could not be read, as an error about `target`; `None` if it could.
     pub(super) fn take_fault(&self, target: &str) -> Option<RemoteError> {
         let fault = self.fault().take()?;
-        let kind = match fault.kind() {
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => ErrorKind::InputChanged,
-            _ => ErrorKind::LocalFile,
+        let error = match fault.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                RemoteError::new(ErrorKind::InputChanged, target)
+            }
+            _ => RemoteError::new(ErrorKind::LocalFile, target).with_message("cannot read what is to be uploaded"),
         };
-        Some(RemoteError::new(kind, target).with_source(fault))
+        Some(error.with_source(fault))
     }
 
     /// Returns when the body has stalled: when no piece was taken for [`Timeouts::idle`], or when the answer is

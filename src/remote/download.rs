@@ -63,7 +63,7 @@ pub(super) async fn download(
     let downloaded = Downloaded { bytes: part.written, announced: part.length.is_some() };
     let (path, target) = (part.path, target.to_owned());
     let published = tokio::task::spawn_blocking(move || durable::publish(&path, &target)).await;
-    published.map_err(|panic| RemoteError::new(ErrorKind::LocalFile, "publish").with_source(panic))?.map_err(local)?;
+    published.map_err(|panic| RemoteError::new(ErrorKind::LocalFile, "publishing a download").with_source(panic))??;
     Ok(downloaded)
 }
 
@@ -84,7 +84,7 @@ impl Part {
         let mut name = target.file_name().unwrap_or_default().to_owned();
         name.push(".part");
         let path = target.with_file_name(name);
-        let file = Arc::new(durable::open_or_create(&path).map_err(local)?);
+        let file = Arc::new(durable::open_or_create(&path)?);
         Ok(Self { file, path, written: 0, length: None, tag: None, progress })
     }
 
@@ -118,7 +118,7 @@ impl Part {
     /// Drops what was written and takes note of what this answer will bring.
     fn start_over(&mut self, answer: &Answer<'_>) -> Result<(), RemoteError> {
         self.forget();
-        self.file.set_len(0).map_err(FileError::on("truncate", &self.path)).map_err(local)?;
+        self.file.set_len(0).map_err(FileError::on("truncate", &self.path))?;
         self.length = answer.length();
         self.tag = strong_tag(answer.headers());
         self.progress.tell(0);
@@ -171,8 +171,7 @@ impl Part {
             }
         }
         drop(sender);
-        let failed =
-            |path: &Path, error| Err(local(FileError { action: "write", path: path.to_owned(), source: error }));
+        let failed = |path: &Path, error| Err(RemoteError::from(FileError::on("write", path)(error)));
         match writer.await {
             Ok(Ok(Some(written))) => self.written = written,
             Ok(Ok(None)) => return Err(self.of_another(target)),
@@ -238,10 +237,6 @@ fn parse_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
     let (first, last) = range.split_once('-')?;
     let length = if length == "*" { None } else { Some(length.parse().ok()?) };
     Some((first.parse().ok()?, last.parse().ok()?, length))
-}
-
-fn local(error: FileError) -> RemoteError {
-    RemoteError::new(ErrorKind::LocalFile, error.path.display().to_string()).with_source(error)
 }
 
 #[cfg(test)]

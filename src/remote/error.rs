@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::durable::{self, FileError};
+
 /// Longest message of the service that is kept, in characters.
 pub const MESSAGE_CHARACTERS: usize = 500;
 
@@ -43,6 +45,8 @@ pub enum ErrorKind {
     InputChanged,
     /// A file on this machine could not be read or written.
     LocalFile,
+    /// This machine lets us open no further file, and a connection is one: nothing was sent.
+    OutOfFiles,
 }
 
 /// An operation on the service that failed: what was tried on what, and what came back. The cause, where there is
@@ -123,6 +127,12 @@ impl RemoteError {
         matches!(self.0.kind, RateLimited | Unavailable | Storage | Unreachable | Interrupted | Timeout)
     }
 
+    /// Whether the fault is this machine's: nothing that the service does will change it.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::LocalFile | ErrorKind::OutOfFiles)
+    }
+
     /// What the user can do about it, where that is known.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
@@ -140,8 +150,16 @@ impl RemoteError {
             ErrorKind::InputChanged => {
                 "the input is not what it was when it was checked: restore it, or start a new run"
             }
+            ErrorKind::OutOfFiles => durable::MORE_FILES,
+            ErrorKind::LocalFile => return self.0.source.as_ref()?.downcast_ref().and_then(durable::remedy),
             _ => return None,
         })
+    }
+}
+
+impl From<FileError> for RemoteError {
+    fn from(error: FileError) -> Self {
+        Self::new(ErrorKind::LocalFile, error.to_string()).with_source(error.source)
     }
 }
 
@@ -163,9 +181,13 @@ impl fmt::Display for RemoteError {
             ErrorKind::TooLarge => "too large",
             ErrorKind::Protocol => "unexpected answer",
             ErrorKind::InputChanged => "the input changed",
-            ErrorKind::LocalFile => "local file error",
+            ErrorKind::LocalFile => "",
+            ErrorKind::OutOfFiles => "no connection could be opened",
         };
-        write!(formatter, "{}: {what}", parts.target)?;
+        formatter.write_str(&parts.target)?;
+        if !what.is_empty() {
+            write!(formatter, ": {what}")?;
+        }
         if let Some(status) = parts.status {
             write!(formatter, " (HTTP {status})")?;
         }

@@ -183,7 +183,7 @@ impl Api for HttpApi {
 fn is_refusal(error: &RemoteError) -> bool {
     match error.status() {
         Some(status) => DEFINITE_REFUSALS.contains(&status),
-        None => matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Insecure),
+        None => matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Insecure | ErrorKind::OutOfFiles),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::input::pack::Shard;
 use crate::input::request_index::{Record, RequestIndex};
 use crate::input::shard_reader::ShardReader;
 use crate::input::source::Source;
-use crate::remote::{Api, Batch, BatchStatus, ErrorKind, Payload, Progress, RemoteError, RemoteFile, Submission};
+use crate::remote::{Api, Batch, BatchStatus, Payload, Progress, RemoteError, RemoteFile, Submission};
 use crate::results::id_table::IdTable;
 use crate::results::index::{self, Indexed, ReplyFile};
 use crate::results::reply::{ReplyKind, ReplyRole};
@@ -92,9 +92,7 @@ pub(crate) async fn download<A: Api>(
         } else if again {
             let second = target.with_extension("again");
             api.download(file_id, &second, progress(role)).await?;
-            keep_longer(&second, &target).map_err(|error| {
-                RemoteError::new(ErrorKind::LocalFile, target.display().to_string()).with_source(error)
-            })?;
+            keep_longer(&second, &target)?;
         }
     }
     Ok(())

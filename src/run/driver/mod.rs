@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
-use crate::remote::{Api, BatchStatus, ErrorKind, Progress};
+use crate::remote::{Api, BatchStatus, Progress};
 use crate::run::ledger::Ledger;
 use crate::run::monitor::{Event, Monitor, ShardCounts};
 use crate::run::options::RunOptions;
@@ -313,7 +313,7 @@ impl<A: Api> Driver<A> {
                 self.done(Step::Download);
                 match result {
                     Ok(()) => self.downloaded(shard)?,
-                    Err(error) if error.kind() == ErrorKind::LocalFile => return Err(error.into()),
+                    Err(error) if error.is_local() => return Err(error.into()),
                     Err(error) => {
                         let passing = error.is_transient();
                         self.put_off(shard, error, passing);

@@ -165,7 +165,7 @@ impl<A: Api> Driver<A> {
     }
 }
 
-/// Whether it makes no sense to ask again: nobody will let us in.
+/// Whether it makes no sense to ask again: nobody will let us in, or we cannot get out.
 fn is_final(error: &RemoteError) -> bool {
-    matches!(error.kind(), ErrorKind::Unauthorized | ErrorKind::Insecure)
+    error.is_local() || matches!(error.kind(), ErrorKind::Unauthorized | ErrorKind::Insecure)
 }
