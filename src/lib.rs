@@ -45,6 +45,7 @@
 //! - **Bad data is a value.** A line that is no request is a [`input::defect::Defect`], a reply that is an error is an outcome; an
 //!   [`error::Error`] means that the run cannot go on.
 
+mod aligned;
 pub mod bench;
 pub mod custom_id;
 pub mod durable;

@@ -15,6 +15,8 @@ use std::os::unix::fs::FileExt;
 use memchr::memchr;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::aligned::AlignedBuffer;
+
 /// Bytes of a block. Small enough that a block, its table of lines and the parser's buffers stay in a core's cache;
 /// large enough that a read is no more than a few per mille of the work on it.
 pub const BLOCK_BYTES: u64 = 128 * 1024;
@@ -83,7 +85,7 @@ impl Line<'_> {
 /// A buffer that holds one block at a time.
 #[derive(Debug, Default)]
 pub struct Block {
-    buffer: Vec<u8>,
+    buffer: AlignedBuffer,
     /// File offset of `buffer[0]`.
     origin: u64,
     /// Whether `buffer[0]` is the byte before the block.
@@ -105,7 +107,9 @@ impl Block {
         self.preceded = number > 0;
         self.origin = start - u64::from(self.preceded);
         self.filled = 0;
-        self.fill_to(extent, (end + SLACK_BYTES).min(extent.end))?;
+        let wanted = (end + SLACK_BYTES).min(extent.end);
+        self.buffer.place(self.origin, position(wanted - self.origin) + simd_json::INPUT_PADDING);
+        self.fill_to(extent, wanted)?;
         self.limit = position(end - self.origin);
         self.cursor = if number == 0 {
             0
@@ -157,7 +161,7 @@ impl Block {
     fn fill_to(&mut self, extent: &Extent<'_>, end: u64) -> io::Result<()> {
         let filled = position(end - self.origin);
         if self.buffer.len() < filled + simd_json::INPUT_PADDING {
-            self.buffer.resize(filled + simd_json::INPUT_PADDING, 0);
+            self.buffer.grow(filled + simd_json::INPUT_PADDING);
         }
         extent.file.read_exact_at(&mut self.buffer[self.filled..filled], self.origin + self.filled as u64)?;
         self.filled = filled;

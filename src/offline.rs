@@ -3,10 +3,11 @@
 //! In: inputs, and reply files that somebody downloaded. Out: Defects, shards, shard files, ordered replies. Scratch files live in a
 //! directory of their own and go when it goes.
 
-use std::io::{self, BufWriter};
+use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::aligned::BlockWriter;
 use crate::durable::{self, FileError, PendingFile};
 use crate::error::Error;
 use crate::input::defect::PlacedDefect;
@@ -24,9 +25,6 @@ use crate::results::side_files::SideFiles;
 use crate::run::directory::Incoming;
 use crate::run::output::{OpenOutputs, Unanswering};
 use crate::run::{DefectReport, Event, Monitor, Outputs};
-
-/// Bytes written to a shard file at a time.
-const WRITE_BYTES: usize = 256 * 1024;
 
 /// What to read, and how.
 #[derive(Debug, Clone)]
@@ -72,15 +70,27 @@ pub fn split(options: &OfflineOptions, directory: &Path, monitor: &dyn Monitor) 
     let mut paths = Vec::new();
     for shard in &scanned.scan.shards {
         let path = directory.join(format!("shard-{:06}.jsonl", shard.number));
-        let mut file = BufWriter::with_capacity(WRITE_BYTES, PendingFile::create(&path)?);
+        let mut file = BlockWriter::new(PendingFile::create(&path)?);
         let mut reader =
             ShardReader::open(scanned.source.clone(), index.clone(), shard.clone(), scanned.scratch.path())?;
-        io::copy(&mut reader, &mut file).map_err(FileError::on("write", &path))?;
-        let pending = file.into_inner().map_err(|error| FileError::on("write", &path)(error.into_error()))?;
-        pending.publish()?;
+        copy(&mut reader, &mut file).map_err(FileError::on("write", &path))?;
+        file.into_inner().map_err(FileError::on("write", &path))?.publish()?;
         paths.push(path);
     }
     Ok(paths)
+}
+
+/// Copies all that is left of `reader`, in pieces as large as it has them.
+fn copy(reader: &mut impl BufRead, writer: &mut impl Write) -> io::Result<()> {
+    loop {
+        let piece = reader.fill_buf()?;
+        if piece.is_empty() {
+            return Ok(());
+        }
+        writer.write_all(piece)?;
+        let taken = piece.len();
+        reader.consume(taken);
+    }
 }
 
 /// What a merge wrote, and what the reply files held.

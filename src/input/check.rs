@@ -50,8 +50,8 @@ pub fn request<'l>(line: &'l [u8], limits: &LineLimits) -> Option<Fields<'l>> {
 }
 
 fn unescaped(string: RawString<'_>) -> Option<Cow<'_, str>> {
-    let text = std::str::from_utf8(string.bytes).ok()?;
-    if string.escaped { serde_json::from_str(&format!("\"{text}\"")).ok() } else { Some(Cow::Borrowed(text)) }
+    let RawString { text, escaped } = string;
+    if escaped { serde_json::from_str(&format!("\"{text}\"")).ok() } else { Some(Cow::Borrowed(text)) }
 }
 
 /// A request as the slow path sees it.

@@ -2,8 +2,8 @@
 //!
 //! In: the bytes of a line. Out: what its top level and its `body` hold that matters, or nothing.
 //!
-//! A parser that keeps what it read spends most of its time on keeping it; here a string is skipped by a search for its end, and only
-//! two strings of a line are looked at. It refuses what it is not sure of (control characters, nesting beyond [`DEPTH_MAX`], keys with
+//! A parser that keeps what it read spends most of its time on keeping it; here a string is skipped by a search for its end, in blocks
+//! of sixty-four bytes, and only two strings of a line are looked at. It refuses what it is not sure of (control characters, nesting beyond [`DEPTH_MAX`], keys with
 //! escapes): those lines go to [`super::check::diagnose`], which is slow and exact.
 //!
 //! What always holds: a line that is accepted is valid UTF-8 and valid JSON without halves of surrogate pairs, and [`diagnose`] accepts
@@ -11,7 +11,7 @@
 //!
 //! [`diagnose`]: super::check::diagnose
 
-use memchr::memchr2;
+use wide::u8x16;
 
 /// Deepest nesting that is walked: one bit of a word for each level.
 const DEPTH_MAX: u32 = u64::BITS;
@@ -19,11 +19,8 @@ const DEPTH_MAX: u32 = u64::BITS;
 /// Most keys that are compared pairwise at the top level.
 const KEYS_MAX: usize = 8;
 
-/// Words of a string that are looked at one by one before a search is begun: most strings end within them.
-const SHORT_WORDS: usize = 4;
-
-/// Bytes of a word.
-const WORD_BYTES: usize = 8;
+/// Bytes whose quotes and backslashes are found at once: one bit of a word for each.
+const BLOCK_BYTES: usize = 64;
 
 /// What no hexadecimal digit is worth.
 const NO_DIGIT: u8 = 0xff;
@@ -40,11 +37,22 @@ const DIGITS: [u8; 256] = {
     digits
 };
 
+/// The bytes that make an escape together with a backslash.
+const ESCAPES: [bool; 256] = {
+    let mut escapes = [false; 256];
+    let letters = b"\"\\/bfnrt";
+    let mut number = 0;
+    while number < letters.len() {
+        escapes[letters[number] as usize] = true;
+        number += 1;
+    }
+    escapes
+};
+
 /// A string as it stands in the line, between its quotes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RawString<'l> {
-    /// Its bytes, valid UTF-8.
-    pub(super) bytes: &'l [u8],
+    pub(super) text: &'l str,
     /// Whether it has escapes.
     pub(super) escaped: bool,
 }
@@ -58,14 +66,10 @@ pub(super) struct RawFields<'l> {
 
 /// The fields of a request; `None` when the line is none, or may be none.
 pub(super) fn request(line: &[u8]) -> Option<RawFields<'_>> {
-    // All bytes are looked at, without a branch for each: that is what the compiler makes wide instructions of.
-    let lowest = line.iter().copied().fold(u8::MAX, u8::min);
-    if lowest < b' ' || simdutf8::basic::from_utf8(line).is_err() {
-        return None;
-    }
-    let mut walk = Walk { line, at: 0 };
+    let text = simdutf8::basic::from_utf8(line).ok()?;
+    let mut walk = Walk { text, line, at: 0, block: usize::MAX, marks: 0 };
     let (mut custom_id, mut model) = (None, None);
-    let mut keys = [&[][..]; KEYS_MAX];
+    let mut keys = [""; KEYS_MAX];
     let mut count = 0;
     walk.skip_byte(b'{')?;
     loop {
@@ -76,8 +80,8 @@ pub(super) fn request(line: &[u8]) -> Option<RawFields<'_>> {
         keys[count] = key;
         count += 1;
         match key {
-            b"custom_id" => custom_id = Some(walk.string()?),
-            b"body" => model = Some(walk.body()?),
+            "custom_id" => custom_id = Some(walk.string()?),
+            "body" => model = Some(walk.body()?),
             _ => walk.value()?,
         }
         match walk.next_byte()? {
@@ -90,10 +94,15 @@ pub(super) fn request(line: &[u8]) -> Option<RawFields<'_>> {
     Some(RawFields { custom_id: custom_id?, model: model? })
 }
 
-/// A place in a line that has no control characters and is valid UTF-8.
+/// A place in a line that is valid UTF-8.
 struct Walk<'l> {
+    text: &'l str,
     line: &'l [u8],
     at: usize,
+    /// The block whose marks these are.
+    block: usize,
+    /// A bit for each quote and each backslash of the block.
+    marks: u64,
 }
 
 impl<'l> Walk<'l> {
@@ -118,10 +127,10 @@ impl<'l> Walk<'l> {
     }
 
     /// A key without escapes, and its colon.
-    fn plain_key(&mut self) -> Option<&'l [u8]> {
+    fn plain_key(&mut self) -> Option<&'l str> {
         let key = self.string()?;
         self.skip_byte(b':')?;
-        (!key.escaped).then_some(key.bytes)
+        (!key.escaped).then_some(key.text)
     }
 
     /// The model of a body: an object with one key `model`, a string.
@@ -129,7 +138,7 @@ impl<'l> Walk<'l> {
         let mut model = None;
         self.skip_byte(b'{')?;
         loop {
-            if self.plain_key()? == b"model" {
+            if self.plain_key()? == "model" {
                 let name = self.string()?;
                 if model.replace(name).is_some() {
                     return None;
@@ -220,32 +229,64 @@ impl<'l> Walk<'l> {
         let first = self.at;
         let mut escaped = false;
         loop {
-            let at = self.at + find_quote_or_backslash(self.line.get(self.at..)?)?;
+            let at = self.next_mark()?;
             self.at = at + 1;
             if self.line[at] == b'"' {
-                return Some(RawString { bytes: &self.line[first..at], escaped });
+                return Some(RawString { text: &self.text[first..at], escaped });
             }
             escaped = true;
             self.escape_rest()?;
         }
     }
 
+    /// Where the next quote or backslash stands. All that is passed over, and some that is not, has no control characters.
+    #[inline]
+    fn next_mark(&mut self) -> Option<usize> {
+        let block = self.at / BLOCK_BYTES;
+        if block != self.block {
+            self.look_at(block)?;
+        }
+        let mut marks = self.marks & u64::MAX << (self.at % BLOCK_BYTES);
+        while marks == 0 {
+            self.look_at(self.block + 1)?;
+            marks = self.marks;
+        }
+        Some(self.block * BLOCK_BYTES + marks.trailing_zeros() as usize)
+    }
+
+    /// Takes the marks of a block; `None` behind the last, and for one with a control character.
+    fn look_at(&mut self, block: usize) -> Option<()> {
+        let rest = self.line.get(block * BLOCK_BYTES..).filter(|rest| !rest.is_empty())?;
+        self.block = block;
+        self.marks = if let Some(bytes) = rest.first_chunk() {
+            marks(bytes)?
+        } else {
+            let mut bytes = [b' '; BLOCK_BYTES];
+            bytes[..rest.len()].copy_from_slice(rest);
+            marks(&bytes)?
+        };
+        Some(())
+    }
+
     /// An escape whose backslash has been read.
     fn escape_rest(&mut self) -> Option<()> {
         let kind = *self.line.get(self.at)?;
         self.at += 1;
-        match kind {
-            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(()),
-            b'u' => match self.unit()? {
-                0xd800..=0xdbff => {
-                    let pair = self.line.get(self.at..self.at + 2)? == b"\\u";
-                    self.at += 2;
-                    (pair && matches!(self.unit()?, 0xdc00..=0xdfff)).then_some(())
-                }
-                0xdc00..=0xdfff => None,
-                _ => Some(()),
-            },
-            _ => None,
+        // A look-up, because a jump for each letter is one that the processor cannot foresee.
+        if ESCAPES[usize::from(kind)] {
+            return Some(());
+        }
+        if kind != b'u' {
+            return None;
+        }
+        match self.unit()? {
+            0xd800..=0xdbff => {
+                let pair = self.line.get(self.at..self.at + 2)? == b"\\u";
+                self.at += 2;
+                (pair && matches!(self.unit()?, 0xdc00..=0xdfff)).then_some(())
+            }
+            0xdc00..=0xdfff => None,
+            _ => Some(()),
         }
     }
 
@@ -299,31 +340,21 @@ impl<'l> Walk<'l> {
     }
 }
 
-/// Where the first of the two bytes stands that mean something in a string.
+/// A bit for each quote and each backslash; `None` if there is a control character.
 #[inline]
-fn find_quote_or_backslash(bytes: &[u8]) -> Option<usize> {
-    let (words, _) = bytes.as_chunks::<WORD_BYTES>();
-    for (number, word) in words.iter().take(SHORT_WORDS).enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let found = zero_bytes(word ^ spread(b'"')) | zero_bytes(word ^ spread(b'\\'));
-        if found != 0 {
-            return Some(number * WORD_BYTES + found.trailing_zeros() as usize / 8);
-        }
+fn marks(bytes: &[u8; BLOCK_BYTES]) -> Option<u64> {
+    let (words, _) = bytes.as_chunks::<16>();
+    let mut lowest = u8x16::splat(u8::MAX);
+    let mut marks = 0;
+    for (number, word) in words.iter().enumerate() {
+        let word = u8x16::new(*word);
+        lowest = lowest.min(word);
+        let found = word.simd_eq(u8x16::splat(b'"')) | word.simd_eq(u8x16::splat(b'\\'));
+        marks |= u64::from(found.to_bitmask()) << (16 * number);
     }
-    let searched = words.len().min(SHORT_WORDS) * WORD_BYTES;
-    Some(searched + memchr2(b'"', b'\\', &bytes[searched..])?)
-}
-
-/// The upper bit of each byte that is zero; above the lowest of them, others may be set, too.
-#[inline]
-fn zero_bytes(word: u64) -> u64 {
-    word.wrapping_sub(spread(1)) & !word & spread(0x80)
-}
-
-/// A word of eight times this byte.
-#[inline]
-const fn spread(byte: u8) -> u64 {
-    u64::from_le_bytes([byte; WORD_BYTES])
+    // The lowest of sixteen is below a space where it stays itself when held against the last control character.
+    let last_control = u8x16::splat(b' ' - 1);
+    (!lowest.min(last_control).simd_eq(lowest).any()).then_some(marks)
 }
 
 #[cfg(test)]
@@ -430,9 +461,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_first_of_two_bytes_is_found_wherever_it_is(text in "[a-z\"\\\\éÿ!#\\]\\[]{0,90}") {
-            let wanted = text.bytes().position(|byte| matches!(byte, b'"' | b'\\'));
-            prop_assert_eq!(find_quote_or_backslash(text.as_bytes()), wanted);
+        fn marks_are_where_the_bytes_are(text in "[a-z\"\\\\éÿ!#\\]\\[]{0,90}") {
+            let text = format!("{text:64}");
+            let bytes = text.as_bytes().first_chunk().unwrap();
+            let wanted = (0..BLOCK_BYTES).filter(|at| matches!(bytes[*at], b'"' | b'\\'));
+            prop_assert_eq!(marks(bytes), Some(wanted.fold(0, |marks, at| marks | 1 << at)));
+        }
+
+        #[test]
+        fn control_characters_are_found_wherever_they_are(at in 0..BLOCK_BYTES, byte in 0_u8.., other in 0x20_u8..) {
+            let mut bytes = [other; BLOCK_BYTES];
+            bytes[at] = byte;
+            prop_assert_eq!(marks(&bytes).is_none(), byte < b' ');
         }
 
         /// Whatever becomes of a good line, it is accepted only if `serde_json` takes it as a whole.

@@ -8,8 +8,9 @@
 //! - Shards are numbered in the order of their first requests, and a shard's requests stand in input order.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
-use xxhash_rust::xxh3::Xxh3Default;
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64_with_seed};
 
 /// Most shards that are being filled at a time, one for each model. With more models than that the oldest is closed early.
 const OPEN_SHARDS_MAX: usize = 4096;
@@ -129,11 +130,30 @@ impl OpenShard {
     }
 }
 
+/// Hashes the names of models: one for each request, so it must be fast, and it need not withstand an attack, because whoever chose
+/// the names wants the run.
+#[derive(Default)]
+struct ModelHasher(u64);
+
+impl Hasher for ModelHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64_with_seed(bytes, self.0);
+    }
+
+    fn write_u8(&mut self, end_of_text: u8) {
+        self.0 ^= u64::from(end_of_text);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// Packs requests as they come.
 #[derive(Debug)]
 pub struct Packer {
     limits: ShardLimits,
-    open: HashMap<String, OpenShard>,
+    open: HashMap<String, OpenShard, BuildHasherDefault<ModelHasher>>,
     closed: Vec<Shard>,
     opened: u32,
 }
@@ -148,7 +168,7 @@ impl Packer {
     /// A packer that numbers its shards from `number` on.
     #[must_use]
     pub fn starting_at(limits: ShardLimits, number: u32) -> Self {
-        Self { limits, open: HashMap::new(), closed: Vec::new(), opened: number }
+        Self { limits, open: HashMap::default(), closed: Vec::new(), opened: number }
     }
 
     /// Places a request and returns its shard's number. `length` is its line's, without the line end.

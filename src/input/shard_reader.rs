@@ -5,7 +5,7 @@
 //! What always holds: the last bytes are only given out when everything read matches the checksum that was taken when the shard was
 //! packed. An input that changed since then ends in an error, and a reader that saw an error has not seen a whole shard.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use super::members::Members;
 use super::pack::{Shard, ShardChecksum};
 use super::request_index::{Record, RequestIndex};
 use super::source::Source;
+use crate::aligned::AlignedBuffer;
 use crate::durable::FileError;
 
 /// Bytes gathered before they are given out. At least one line fits whatever its length.
@@ -34,7 +35,7 @@ pub struct ShardReader {
     lines: Vec<Record>,
     read: Vec<(u64, Record)>,
     all_read: bool,
-    span: Vec<u8>,
+    span: AlignedBuffer,
     gathered: Vec<u8>,
     given: usize,
     checksum: ShardChecksum,
@@ -52,7 +53,7 @@ impl ShardReader {
             lines: Vec::new(),
             read: Vec::new(),
             all_read: false,
-            span: Vec::new(),
+            span: AlignedBuffer::default(),
             gathered: Vec::new(),
             given: 0,
             checksum: ShardChecksum::default(),
@@ -101,7 +102,8 @@ impl ShardReader {
             end = next_end;
             count += 1;
         }
-        self.span.resize(usize::try_from(end - first.offset).map_err(io::Error::other)?, 0);
+        let in_file = first.offset - self.source.parts()[part].start;
+        self.span.place(in_file, usize::try_from(end - first.offset).map_err(io::Error::other)?);
         self.source.read_at(first.offset, &mut self.span).map_err(|error| changed(&self.shard, error))?;
         for _ in 0..count {
             let Some(line) = self.lines.pop() else { break };
@@ -125,13 +127,24 @@ impl ShardReader {
 
 impl Read for ShardReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let gathered = self.fill_buf()?;
+        let count = buffer.len().min(gathered.len());
+        buffer[..count].copy_from_slice(&gathered[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl BufRead for ShardReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.given == self.gathered.len() {
             self.gather()?;
         }
-        let count = buffer.len().min(self.gathered.len() - self.given);
-        buffer[..count].copy_from_slice(&self.gathered[self.given..self.given + count]);
+        Ok(&self.gathered[self.given..])
+    }
+
+    fn consume(&mut self, count: usize) {
         self.given += count;
-        Ok(count)
     }
 }
 

@@ -10,7 +10,7 @@
 //! - No line spans two parts.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Seek};
+use std::io::{self, IsTerminal, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::InputError;
+use crate::aligned::{AlignedBuffer, BlockWriter};
 use crate::durable::{self, FileError};
 use crate::lines::{self, Extent};
 
@@ -254,9 +255,8 @@ fn open_part(input: &Input, spool: &Path, spooled: &dyn Fn(u64)) -> Result<Part,
             if seekable { Box::new(file) } else { Box::new(io::Cursor::new(magic.to_vec()).chain(file)) };
         inflate(&name, magic, rest, &target, spool, spooled)?
     } else {
-        io::Write::write_all(&mut &target, if seekable { &[] } else { magic })
-            .map_err(FileError::on("write", spool))?;
-        copy(&name, &mut file, &target, spool, spooled)?
+        let first = if seekable { &[] } else { magic };
+        copy(&name, &mut first.chain(file), &target, spool, spooled)?
     };
     spooled(bytes);
     Ok(part(target, spool.to_owned(), true))
@@ -288,16 +288,21 @@ fn copy(
     spool: &Path,
     spooled: &dyn Fn(u64),
 ) -> Result<u64, InputError> {
-    let mut buffer = vec![0; PIPE_BYTES];
+    let mut buffer = AlignedBuffer::default();
+    buffer.place(0, PIPE_BYTES);
+    let mut writer = BlockWriter::new(target);
     let mut total = 0;
     loop {
         let read = match from.read(&mut buffer) {
-            Ok(0) => return Ok(total),
+            Ok(0) => {
+                writer.flush().map_err(FileError::on("write", spool))?;
+                return Ok(total);
+            }
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(source) => return Err(InputError::Unreadable { name: name.to_owned(), source }),
         };
-        io::Write::write_all(&mut &*target, &buffer[..read]).map_err(FileError::on("write", spool))?;
+        writer.write_all(&buffer[..read]).map_err(FileError::on("write", spool))?;
         total += read as u64;
         spooled(total);
     }

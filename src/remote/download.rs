@@ -8,7 +8,7 @@
 //! all other cases it starts over. What an earlier process left is never built upon: after a power cut it may have holes.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use super::error::{ErrorKind, RemoteError};
 use super::redirect;
 use super::retry::{Attempts, Patience};
 use super::service::{Downloaded, Progress};
+use crate::aligned::BlockWriter;
 use crate::durable::{self, FileError};
 
 /// Pieces that wait for the disk at most. A piece is what the connection gave at once, below half a MiB.
@@ -187,6 +188,9 @@ impl Part {
         let (sender, mut receiver) = mpsc::channel::<Bytes>(PIECES);
         let (file, mut offset, known) = (Arc::clone(&self.file), from, self.written);
         let write = move || {
+            let mut behind = &*file;
+            behind.seek(SeekFrom::Start(known))?;
+            let mut behind = BlockWriter::starting_at(behind, known);
             while let Some(mut piece) = receiver.blocking_recv() {
                 let overlap = known.saturating_sub(offset).min(piece.len() as u64);
                 let again = piece.split_to(usize::try_from(overlap).unwrap_or(usize::MAX));
@@ -195,9 +199,10 @@ impl Part {
                 if there != again {
                     return Ok(None);
                 }
-                file.write_all_at(&piece, offset + overlap)?;
+                behind.write_all(&piece)?;
                 offset += overlap + piece.len() as u64;
             }
+            behind.flush()?;
             Ok(Some(offset.max(known)))
         };
         (sender, tokio::task::spawn_blocking(write))

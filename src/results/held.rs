@@ -15,6 +15,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::aligned::AlignedBuffer;
+
 /// A file that was not asked for in so many windows makes room for others.
 const IDLE_WINDOWS: u64 = 8;
 
@@ -35,7 +37,7 @@ struct State {
 
 #[derive(Debug)]
 struct HeldFile {
-    content: Arc<Vec<u8>>,
+    content: Arc<AlignedBuffer>,
     /// The window in which it was asked for last.
     used: u64,
 }
@@ -53,7 +55,7 @@ impl Held {
     }
 
     /// The content of a file of `bytes` bytes, if there is room.
-    pub(super) fn content(&self, number: u32, file: &File, bytes: u64) -> io::Result<Option<Arc<Vec<u8>>>> {
+    pub(super) fn content(&self, number: u32, file: &File, bytes: u64) -> io::Result<Option<Arc<AlignedBuffer>>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let window = state.windows;
         if let Some(held) = state.files.get_mut(&number) {
@@ -70,7 +72,8 @@ impl Held {
         if state.bytes + bytes > self.budget_bytes {
             return Ok(None);
         }
-        let mut content = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
+        let mut content = AlignedBuffer::default();
+        content.place(0, usize::try_from(bytes).unwrap_or(usize::MAX));
         file.read_exact_at(&mut content, 0)?;
         let content = Arc::new(content);
         state.files.insert(number, HeldFile { content: content.clone(), used: window });
@@ -96,13 +99,13 @@ mod tests {
         let held = Held::new(100);
         let (a, b, large) = (file(b'a', 60), file(b'b', 60), file(b'l', 101));
         held.begin_window();
-        assert_eq!(*held.content(1, &a, 60).unwrap().unwrap(), vec![b'a'; 60]);
+        assert_eq!(**held.content(1, &a, 60).unwrap().unwrap(), *vec![b'a'; 60]);
         assert!(held.content(2, &b, 60).unwrap().is_none(), "the first one is in use");
         assert!(held.content(3, &large, 101).unwrap().is_none());
         for _ in 0..=IDLE_WINDOWS {
             held.begin_window();
         }
-        assert_eq!(*held.content(2, &b, 60).unwrap().unwrap(), vec![b'b'; 60]);
+        assert_eq!(**held.content(2, &b, 60).unwrap().unwrap(), *vec![b'b'; 60]);
         assert!(held.content(1, &a, 60).unwrap().is_none());
         assert_eq!(held.state.lock().unwrap().bytes, 60);
     }

@@ -23,6 +23,7 @@ use super::ResultsError;
 use super::held::Held;
 use super::reply::ReplyKind;
 use super::reply_index::{ReplyIndex, Slot};
+use crate::aligned::AlignedBuffer;
 use crate::durable::FileError;
 use crate::in_order::in_order;
 
@@ -181,7 +182,7 @@ struct OpenReplies {
     file: File,
     bytes: u64,
     /// All of it, for as long as this window lasts.
-    held: Option<Arc<Vec<u8>>>,
+    held: Option<Arc<AlignedBuffer>>,
 }
 
 impl Gatherer<'_> {
@@ -276,9 +277,9 @@ impl Gatherer<'_> {
         let OpenReplies { path, file, .. } = self.file(slot.file)?;
         let end = slot.offset + u64::from(slot.length);
         let mut at = slot.offset;
-        let mut buffer = Vec::new();
+        let mut buffer = AlignedBuffer::default();
         while at < end {
-            buffer.resize(usize::try_from(COPY_BYTES.min(end - at)).unwrap_or(usize::MAX), 0);
+            buffer.place(at, usize::try_from(COPY_BYTES.min(end - at)).unwrap_or(usize::MAX));
             file.read_exact_at(&mut buffer, at).map_err(FileError::on("read", path))?;
             sink.write_all(&buffer).map_err(ResultsError::Output)?;
             at += buffer.len() as u64;

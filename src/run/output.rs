@@ -8,7 +8,7 @@
 //! out, and no output appears as whole that has more or fewer outputs and errors than were counted.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +19,7 @@ use super::directory::layout;
 use super::monitor::{Event, Monitor};
 use super::options::OutputTarget;
 use super::steps::Files;
+use crate::aligned::BlockWriter;
 use crate::durable::{self, FileError, PendingFile};
 use crate::error::Error;
 use crate::input::InputError;
@@ -29,9 +30,6 @@ use crate::input::source::Source;
 use crate::results::held::Held;
 use crate::results::merge::{self, MISSING, MergeInputs, Merged, Sinks, Unanswered};
 use crate::results::{ResultsError, index};
-
-/// Bytes gathered before they are handed to the operating system.
-const WRITE_BYTES: usize = 256 * 1024;
 
 /// How long a run that stops early waits for the thread.
 const LAST_WORK: Duration = Duration::from_secs(1);
@@ -245,8 +243,8 @@ impl Unanswering<'_> {
 
 /// A sink that appears whole, or one that does not.
 enum OpenOutput {
-    Writer(BufWriter<Box<dyn Write + Send>>),
-    File(BufWriter<PendingFile>),
+    Writer(BlockWriter<Box<dyn Write + Send>>),
+    File(BlockWriter<PendingFile>),
 }
 
 impl OpenOutput {
@@ -254,9 +252,9 @@ impl OpenOutput {
         // A device or a named pipe must not be replaced by a file.
         if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
             let device = durable::append(path)?;
-            return Ok(Self::Writer(BufWriter::with_capacity(WRITE_BYTES, Box::new(device))));
+            return Ok(Self::Writer(BlockWriter::new(Box::new(device))));
         }
-        Ok(Self::File(BufWriter::with_capacity(WRITE_BYTES, PendingFile::create(path)?)))
+        Ok(Self::File(BlockWriter::new(PendingFile::create(path)?)))
     }
 
     fn sink(&mut self) -> &mut dyn Write {
@@ -271,7 +269,7 @@ impl OpenOutput {
             Self::Writer(mut writer) => writer.flush().map_err(|error| ResultsError::Output(error).into()),
             Self::File(file) => {
                 let target = file.get_ref().target().to_owned();
-                let pending = file.into_inner().map_err(|error| FileError::on("write", &target)(error.into_error()))?;
+                let pending = file.into_inner().map_err(FileError::on("write", &target))?;
                 Ok(pending.publish()?)
             }
         }
@@ -286,7 +284,7 @@ pub(crate) struct OpenOutputs {
 impl OpenOutputs {
     pub(crate) fn open(outputs: Outputs) -> Result<Self, FileError> {
         let output = match outputs.output {
-            OutputTarget::Writer(writer) => OpenOutput::Writer(BufWriter::with_capacity(WRITE_BYTES, writer)),
+            OutputTarget::Writer(writer) => OpenOutput::Writer(BlockWriter::new(writer)),
             OutputTarget::File(path) => OpenOutput::file(&path)?,
         };
         let errors = outputs.errors.as_deref().map(OpenOutput::file).transpose()?;

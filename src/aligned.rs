@@ -1,0 +1,208 @@
+//! Buffers that lie in memory as their bytes lie in a file, and files written in whole blocks.
+//!
+//! What the kernel copies between its cache of a file and a program runs several times faster when both sides stand at the same place
+//! within a cache line: measured on an AMD EPYC, 0.15 s instead of 0.7 s for 1.3 GB read, 0.2 s instead of 0.6 s for as much written.
+//! A large `Vec` begins 16 bytes behind a page and so never stands right, and `BufWriter` writes pieces of any length.
+//!
+//! What always holds: this changes nothing but the speed.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::ops::{Deref, DerefMut};
+
+/// What places are aligned to, in bytes: a cache line.
+const ALIGNMENT: usize = 64;
+
+/// Bytes that go out with one write.
+const BLOCK_BYTES: usize = 256 * 1024;
+
+/// A buffer for bytes of a file, at the place within a cache line that they have in the file.
+#[derive(Default)]
+pub(crate) struct AlignedBuffer {
+    allocated: Vec<u8>,
+    /// Where the bytes begin.
+    lead: usize,
+    length: usize,
+}
+
+impl AlignedBuffer {
+    /// Gives it room for `length` bytes that stand at `offset` of a file. What they are now is left open.
+    pub(crate) fn place(&mut self, offset: u64, length: usize) {
+        self.allocate(length);
+        self.lead = self.lead_for(within_line(offset));
+        self.length = length;
+    }
+
+    /// Gives it room for more bytes, and keeps those that are there.
+    pub(crate) fn grow(&mut self, length: usize) {
+        let (old, place) = (self.lead, (self.allocated.as_ptr().addr() + self.lead) % ALIGNMENT);
+        self.allocate(length);
+        // Allocated anew, it may stand elsewhere.
+        self.lead = self.lead_for(place);
+        self.allocated.copy_within(old..old + self.length, self.lead);
+        self.length = length;
+    }
+
+    fn allocate(&mut self, length: usize) {
+        if self.allocated.len() < length + ALIGNMENT {
+            self.allocated.resize(length + ALIGNMENT, 0);
+        }
+    }
+
+    /// Where bytes must begin to stand at `place` within a cache line.
+    fn lead_for(&self, place: usize) -> usize {
+        (place + ALIGNMENT - self.allocated.as_ptr().addr() % ALIGNMENT) % ALIGNMENT
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the remainder is small")]
+fn within_line(offset: u64) -> usize {
+    (offset % ALIGNMENT as u64) as usize
+}
+
+impl Deref for AlignedBuffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.allocated[self.lead..self.lead + self.length]
+    }
+}
+
+impl DerefMut for AlignedBuffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.allocated[self.lead..self.lead + self.length]
+    }
+}
+
+impl fmt::Debug for AlignedBuffer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "AlignedBuffer({} bytes)", self.length)
+    }
+}
+
+/// Writes in blocks that begin at multiples of their size. Unlike `BufWriter` it writes nothing when it is dropped: without
+/// [`Write::flush`] the last bytes are missing.
+#[derive(Debug)]
+pub(crate) struct BlockWriter<W> {
+    inner: W,
+    /// The beginning of the next block that has not gone out.
+    held: Vec<u8>,
+    /// Bytes up to the end of the block.
+    room: usize,
+}
+
+impl<W: Write> BlockWriter<W> {
+    /// Writes to `inner`, which is at its beginning.
+    pub(crate) fn new(inner: W) -> Self {
+        Self::starting_at(inner, 0)
+    }
+
+    /// Writes to `inner`, which is at `offset`.
+    #[expect(clippy::cast_possible_truncation, reason = "the remainder is small")]
+    pub(crate) fn starting_at(inner: W, offset: u64) -> Self {
+        let room = BLOCK_BYTES - (offset % BLOCK_BYTES as u64) as usize;
+        Self { inner, held: Vec::with_capacity(room), room }
+    }
+
+    /// What it writes to.
+    pub(crate) fn get_ref(&self) -> &W {
+        &self.inner
+    }
+
+    /// What it has written to, with everything written.
+    pub(crate) fn into_inner(mut self) -> io::Result<W> {
+        self.write_held()?;
+        Ok(self.inner)
+    }
+
+    fn write_held(&mut self) -> io::Result<()> {
+        self.inner.write_all(&self.held)?;
+        self.held.clear();
+        Ok(())
+    }
+}
+
+impl<W: Write> Write for BlockWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.held.is_empty() && self.room == BLOCK_BYTES && bytes.len() >= BLOCK_BYTES {
+            let blocks = bytes.len() - bytes.len() % BLOCK_BYTES;
+            self.inner.write_all(&bytes[..blocks])?;
+            return Ok(blocks);
+        }
+        let taken = bytes.len().min(self.room);
+        self.held.extend_from_slice(&bytes[..taken]);
+        self.room -= taken;
+        if self.room == 0 {
+            self.write_held()?;
+            self.room = BLOCK_BYTES;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.write_held()?;
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_buffer_stands_where_the_file_does_and_keeps_its_bytes_when_it_grows() {
+        let mut buffer = AlignedBuffer::default();
+        for (offset, length) in [(0, 10), (4095, 200_000), (77, 1), (1 << 40 | 63, 3_000_000)] {
+            buffer.place(offset, length);
+            assert_eq!(buffer.len(), length);
+            assert_eq!(buffer.as_ptr().addr() % ALIGNMENT, within_line(offset));
+            buffer.fill(7);
+            buffer.grow(2 * length);
+            assert_eq!(buffer.as_ptr().addr() % ALIGNMENT, within_line(offset));
+            assert!(buffer[..length].iter().all(|byte| *byte == 7));
+        }
+    }
+
+    /// Takes no more than it is given at a time, and notes where its writes began.
+    struct Device {
+        written: Vec<u8>,
+        starts: Vec<usize>,
+    }
+
+    impl Write for Device {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.starts.push(self.written.len());
+            self.written.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn everything_is_written_in_order_and_in_blocks(
+            pieces in prop::collection::vec((prop_oneof![0_usize..9, 0..2 * BLOCK_BYTES, Just(BLOCK_BYTES)], prop::bool::weighted(0.2)), 0..20),
+        ) {
+            let mut writer = BlockWriter::new(Device { written: Vec::new(), starts: Vec::new() });
+            let (mut wanted, mut flushed) = (Vec::new(), vec![0]);
+            for (number, (length, flush)) in pieces.iter().enumerate() {
+                let piece: Vec<u8> = (0..=250).skip(number).cycle().take(*length).collect();
+                writer.write_all(&piece).unwrap();
+                wanted.extend_from_slice(&piece);
+                if *flush {
+                    writer.flush().unwrap();
+                    prop_assert_eq!(&writer.get_ref().written, &wanted);
+                    flushed.push(wanted.len());
+                }
+            }
+            let device = writer.into_inner().unwrap();
+            prop_assert_eq!(device.written, wanted);
+            prop_assert!(device.starts.iter().all(|start| start % BLOCK_BYTES == 0 || flushed.contains(start)));
+        }
+    }
+}
