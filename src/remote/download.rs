@@ -8,7 +8,7 @@
 //! all other cases it starts over. What an earlier process left is never built upon: after a power cut it may have holes.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -188,9 +188,7 @@ impl Part {
         let (sender, mut receiver) = mpsc::channel::<Bytes>(PIECES);
         let (file, mut offset, known) = (Arc::clone(&self.file), from, self.written);
         let write = move || {
-            let mut behind = &*file;
-            behind.seek(SeekFrom::Start(known))?;
-            let mut behind = BlockWriter::starting_at(behind, known);
+            let mut behind = BlockWriter::starting_at(Behind { file: &file, offset: known }, known);
             while let Some(mut piece) = receiver.blocking_recv() {
                 let overlap = known.saturating_sub(offset).min(piece.len() as u64);
                 let again = piece.split_to(usize::try_from(overlap).unwrap_or(usize::MAX));
@@ -206,6 +204,24 @@ impl Part {
             Ok(Some(offset.max(known)))
         };
         (sender, tokio::task::spawn_blocking(write))
+    }
+}
+
+/// Writes behind a place in a file.
+struct Behind<'f> {
+    file: &'f File,
+    offset: u64,
+}
+
+impl Write for Behind<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write_at(bytes, self.offset)?;
+        self.offset += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

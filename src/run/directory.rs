@@ -18,8 +18,9 @@
 //! What always holds: a directory under its final name has a whole Ledger and a whole request index; until then it is called
 //! `.incoming-…`. A lock never outlives its process.
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, Metadata, TryLockError};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -74,10 +75,16 @@ impl Incoming {
     pub fn create(parent: &Path) -> Result<Self, Error> {
         durable::create_directory(parent)?;
         remove_leftovers(parent)?;
-        let path = parent.join(format!("{INCOMING_PREFIX}{:08x}", fastrand::u32(..)));
-        durable::create_directory(&path)?;
-        let lock = Some(lock(&path)?);
-        Ok(Self { path, lock })
+        loop {
+            let path = parent.join(format!("{INCOMING_PREFIX}{:08x}", fastrand::u32(..)));
+            durable::create_directory(&path)?;
+            match lock(&path) {
+                Ok(lock) if is_in(&path, &lock) => return Ok(Self { path, lock: Some(lock) }),
+                // Another process took it for a leftover before it was locked. It does so only when it begins a run.
+                Ok(_) | Err(Error::Locked { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Where it is.
@@ -211,11 +218,22 @@ fn remove_leftovers(parent: &Path) -> Result<(), Error> {
     for entry in std::fs::read_dir(parent).map_err(FileError::on("read", parent))? {
         let path = entry.map_err(FileError::on("read", parent))?.path();
         // One without a lock file is being made by another process right now, or died in that moment; it is empty.
-        if is_incoming(&path) && path.join("lock").exists() && lock(&path).is_ok() {
+        if is_incoming(&path)
+            && path.join("lock").exists()
+            && let Ok(_lock) = lock(&path)
+        {
             durable::remove_directory(&path)?;
         }
     }
     Ok(())
+}
+
+/// Whether this is still the lock of the directory, and the directory still there.
+fn is_in(directory: &Path, lock: &File) -> bool {
+    let named = std::fs::metadata(directory.join("lock"));
+    let same =
+        |named: Metadata| lock.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (named.dev(), named.ino()));
+    named.is_ok_and(same)
 }
 
 fn lock(directory: &Path) -> Result<File, Error> {
