@@ -9,7 +9,7 @@ use crate::input::InputError;
 use crate::remote::{RemoteError, SetupError};
 use crate::results::ResultsError;
 use crate::run::ledger::LedgerError;
-use crate::serve::ServeError;
+use crate::serve::{JournalError, ServeError};
 
 /// Everything that ends a run early. The cause, where there is one, is the `source()` and not part of the message.
 #[derive(Debug, thiserror::Error)]
@@ -120,8 +120,8 @@ impl Error {
             Self::File(_) | Self::Ledger(_) | Self::Results(_) | Self::Locked { .. } | Self::Directory { .. } => {
                 ErrorKind::LocalState
             }
-            Self::Setup(_) | Self::Configuration { .. } => ErrorKind::Configuration,
-            Self::Remote(error) => match error.kind() {
+            Self::Setup(_) | Self::Serve(ServeError::Setup(_)) | Self::Configuration { .. } => ErrorKind::Configuration,
+            Self::Remote(error) | Self::Serve(ServeError::Upstream(error)) => match error.kind() {
                 Remote::Unauthorized => ErrorKind::Configuration,
                 Remote::LocalFile | Remote::OutOfFiles | Remote::InputChanged => ErrorKind::LocalState,
                 _ => ErrorKind::Provider,
@@ -137,7 +137,7 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Remote(error) => error.hint().map(str::to_owned),
+            Self::Remote(error) | Self::Serve(ServeError::Upstream(error)) => error.hint().map(str::to_owned),
             Self::Configuration { hint, .. } => hint.clone(),
             Self::Directory { hint, .. } => Some(hint.clone()),
             Self::Locked { .. } => {
@@ -152,12 +152,16 @@ impl Error {
             Self::File(error)
             | Self::Results(ResultsError::File(error))
             | Self::Input(InputError::File(error))
-            | Self::Ledger(LedgerError::Intents(error)) => {
+            | Self::Ledger(LedgerError::Intents(error))
+            | Self::Serve(ServeError::File(error) | ServeError::Journal(JournalError::File(error))) => {
                 if error.source.kind() == std::io::ErrorKind::InvalidData {
                     Some(DOCTOR.to_owned())
                 } else {
                     durable::remedy(&error.source).map(str::to_owned)
                 }
+            }
+            Self::Serve(ServeError::WantsUpstream { .. }) => {
+                Some("pass the same --upstream as before, or name another directory".to_owned())
             }
             Self::Results(ResultsError::Damaged { .. } | ResultsError::Altered { .. } | ResultsError::Lost { .. })
             | Self::Ledger(LedgerError::Damaged { .. } | LedgerError::Sqlite { .. }) => Some(DOCTOR.to_owned()),

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+/// The most requests that can be allowed at a service at a time.
+const CONCURRENCY_MAX: i64 = batchline::serve::upstream::CONCURRENCY_MAX as i64;
+
 /// Run a JSONL file of LLM requests through a provider's Batch API and get the replies back in input order.
 #[derive(Debug, Parser)]
 #[command(
@@ -82,7 +85,7 @@ pub(crate) struct InputArguments {
     /// Files of requests, in order; `-` or none is standard input. gzip and zstd are recognised by content
     #[arg(value_name = "INPUT")]
     pub(crate) inputs: Vec<PathBuf>,
-    /// The provider whose limits apply [together, local]
+    /// The provider whose limits apply [together, local, online]
     #[arg(long, value_name = "NAME", default_value = "together")]
     pub(crate) provider: String,
     /// Threads that check and merge [default: all cores]
@@ -158,10 +161,13 @@ pub(crate) struct RunArguments {
     /// Uploads at a time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) uploads: u16,
+    /// With online: most requests at the service at a time; fewer when it limits us, is overloaded or slow [default: 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=CONCURRENCY_MAX))]
+    pub(crate) concurrency: Option<u16>,
     /// How often a request is sent at most: later rounds send what is left without an output and worth it; 1 for no second time
     #[arg(long, value_name = "N", default_value_t = batchline::run::options::ROUNDS, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
-    /// Time between two looks at the batches, such as 45s or 200ms [default: 30s; 200ms for local]
+    /// Time between two looks at the batches, such as 45s or 200ms [default: 30s; 200ms for local and online]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) poll_interval: Option<Duration>,
     /// What to do when nobody knows whether a batch was created: hold, or retry-after:TIME
@@ -320,7 +326,16 @@ pub(crate) struct ServeArguments {
     /// Directory for files, batches and the billing ledger
     #[arg(short, long, value_name = "DIR", default_value = "batchline-serve")]
     pub(crate) directory: PathBuf,
-    /// Time that a batch pretends to take
+    /// Answer with this OpenAI-compatible server instead of an echo: each request is POST {URL}{endpoint}
+    #[arg(long, value_name = "URL")]
+    pub(crate) upstream: Option<String>,
+    /// Read the upstream's key from FILE, which only you may read [default: what its environment variable says]
+    #[arg(long, value_name = "FILE", requires = "upstream")]
+    pub(crate) upstream_key_file: Option<PathBuf>,
+    /// Most requests at the upstream at a time; fewer when it limits us, is overloaded or slow [default: 64]
+    #[arg(long, value_name = "N", requires = "upstream", value_parser = clap::value_parser!(u16).range(1..=CONCURRENCY_MAX))]
+    pub(crate) upstream_concurrency: Option<u16>,
+    /// Time that a batch pretends to take, when it is answered with an echo
     #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = duration)]
     pub(crate) batch_time: Duration,
     /// Batches that execute at once

@@ -1,13 +1,14 @@
 //! `batchline serve`.
 
-use batchline::remote::Token;
-use batchline::serve::{Faults, FaultsError, ServeOptions, Server};
+use batchline::remote::{Observer, Token};
+use batchline::serve::{Faults, FaultsError, ServeOptions, Server, UpstreamOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::ServeArguments;
 use super::exit::{Exit, Failure};
 use super::records::print;
 use super::running::runtime;
+use super::settings;
 
 pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     let token = match &arguments.api_key_file {
@@ -25,6 +26,11 @@ pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     };
     let is_faulty = !faults.is_empty();
     let until_stdin_ends = arguments.until_stdin_ends;
+    let upstream = settings::upstream(&arguments)?.map(|upstream| UpstreamOptions { observer: speaking(), ..upstream });
+    let answers = match &upstream {
+        Some(upstream) => format!("the answers of {}", upstream.address),
+        None => "an echo".to_owned(),
+    };
     let options = ServeOptions {
         directory: arguments.directory,
         listen: arguments.listen,
@@ -33,6 +39,7 @@ pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         batch_time: arguments.batch_time,
         workers: usize::from(arguments.workers),
         faults,
+        upstream,
         ..ServeOptions::default()
     };
     runtime()?.block_on(async {
@@ -40,17 +47,23 @@ pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         let server = Server::start(options).await?;
         // The first line is for scripts that ask for any free port.
         print(&server.base_url())?;
-        eprintln!("serving an echo of Together's Batch API from {}; Ctrl-C ends it", directory.display());
+        eprintln!("serving Together's Batch API with {answers} from {}; Ctrl-C ends it", directory.display());
         if is_faulty {
             eprintln!("with scripted faults; access.jsonl and faults.jsonl there say which of them acted");
         }
-        tokio::select! {
-            () = wait_for_signal() => {}
-            () = stdin_ends(), if until_stdin_ends => {}
-        }
+        let failed = tokio::select! {
+            () = wait_for_signal() => None,
+            () = stdin_ends(), if until_stdin_ends => None,
+            error = server.failed() => Some(error),
+        };
         server.stop().await?;
-        Ok(Exit::Success)
+        failed.map_or(Ok(Exit::Success), |error| Err(error.into()))
     })
+}
+
+/// Says what happens at the upstream.
+fn speaking() -> Observer {
+    Observer::new(|notice| eprintln!("{notice}"))
 }
 
 fn unusable(error: &FaultsError) -> Failure {

@@ -13,12 +13,22 @@ use batchline::offline::OfflineOptions;
 use batchline::remote::{Address, Profile, Token, profile, provider::PROFILES};
 use batchline::run::options::MEMORY_SHARE;
 use batchline::run::{OnAmbiguous, RunOptions, ServiceChoice, directory::RUNS_DIRECTORY};
+use batchline::serve::{UpstreamOptions, upstream::CONCURRENCY};
 
-use super::args::{DefectArguments, InputArguments, RunArguments, ServiceArguments, ShardArguments};
+use super::args::{DefectArguments, InputArguments, RunArguments, ServeArguments, ServiceArguments, ShardArguments};
 use super::exit::Failure;
 
 /// The provider that is built in.
 pub(crate) const LOCAL: &str = "local";
+
+/// The provider that has no Batch API.
+const ONLINE: &str = "online";
+
+/// The key of an OpenAI-compatible service, where it has no variable of its own.
+const OPENAI_KEY_VARIABLE: &str = "OPENAI_API_KEY";
+
+/// The key of `serve`'s upstream.
+const UPSTREAM_KEY_VARIABLE: &str = "BATCHLINE_UPSTREAM_KEY";
 
 /// How long the local service's list is watched before a submission in doubt is repeated. It shows a batch as soon as it
 /// exists, and a call cannot outlive the process that would have answered it.
@@ -100,12 +110,12 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
     let mut line = line_limits(profile);
     // A line must fit a shard with its line end.
     line.line_bytes = line.line_bytes.min(shard.bytes - 1);
-    let local = profile.name == LOCAL;
+    let built_in = [LOCAL, ONLINE].contains(&profile.name);
     Ok(RunOptions {
         inputs: inputs(&arguments.input),
         runs: PathBuf::from(RUNS_DIRECTORY),
         directory: arguments.runs.run_dir.clone(),
-        service: service(profile, &arguments.service)?,
+        service: with_concurrency(service(profile, &arguments.service)?, arguments.concurrency)?,
         endpoint: profile.endpoint.to_owned(),
         line,
         shard,
@@ -116,7 +126,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
         memory_bytes: bytes(arguments.input.memory),
         uploads: usize::from(arguments.uploads),
         poll_interval: arguments.poll_interval.unwrap_or(profile.poll_interval),
-        on_ambiguous: arguments.on_ambiguous.unwrap_or(if local {
+        on_ambiguous: arguments.on_ambiguous.unwrap_or(if built_in {
             OnAmbiguous::RetryAfter(LOCAL_SETTLE)
         } else {
             OnAmbiguous::Hold
@@ -134,6 +144,10 @@ pub(crate) fn service(profile: &'static Profile, arguments: &ServiceArguments) -
         return Ok(ServiceChoice::BuiltIn { profile });
     }
     let address = Address::parse(typed.as_deref().unwrap_or(profile.base_url))?;
+    if profile.name == ONLINE {
+        let token = online_token(&address, arguments.api_key_file.as_deref(), profile.key_variable)?;
+        return Ok(ServiceChoice::Online { profile, address, token, concurrency: CONCURRENCY });
+    }
     let token = match (&arguments.api_key_file, variable(profile.key_variable)) {
         (Some(path), _) => Some(Token::from_file(path)),
         (None, Some(value)) => Some(Token::new(&value)),
@@ -147,6 +161,42 @@ pub(crate) fn service(profile: &'static Profile, arguments: &ServiceArguments) -
         return Err(configuration(format!("there is no API key for {}", profile.name), Some(hint)));
     }
     Ok(ServiceChoice::At { profile, address, token })
+}
+
+fn with_concurrency(service: ServiceChoice, typed: Option<u16>) -> Result<ServiceChoice, Failure> {
+    match (service, typed) {
+        (ServiceChoice::Online { profile, address, token, .. }, Some(typed)) => {
+            Ok(ServiceChoice::Online { profile, address, token, concurrency: usize::from(typed) })
+        }
+        (_, Some(_)) => Err(Failure::Usage(format!("--concurrency is for --provider {ONLINE}"))),
+        (service, None) => Ok(service),
+    }
+}
+
+/// The upstream of `serve`, if there is one.
+pub(crate) fn upstream(arguments: &ServeArguments) -> Result<Option<UpstreamOptions>, Failure> {
+    let Some(url) = &arguments.upstream else { return Ok(None) };
+    let address = Address::parse(url)?;
+    let token = online_token(&address, arguments.upstream_key_file.as_deref(), UPSTREAM_KEY_VARIABLE)?;
+    let has_key = token.is_some();
+    if has_key && !arguments.listen.ip().is_loopback() && arguments.api_key_file.is_none() {
+        let hint = "pass --api-key-file, or listen on an address of this machine alone".to_owned();
+        let what = "whoever reaches this address could use the upstream's key".to_owned();
+        return Err(configuration(what, Some(hint)));
+    }
+    let concurrency = arguments.upstream_concurrency.map_or(CONCURRENCY, usize::from);
+    Ok(Some(UpstreamOptions { concurrency, ..UpstreamOptions::new(address, token) }))
+}
+
+/// The key of a service that is asked directly: from a file, else from its variable, else OpenAI's, but that one only where it
+/// can be sent: nobody who has it in the environment has asked for it to go to some server in the next room.
+fn online_token(address: &Address, file: Option<&Path>, name: &str) -> Result<Option<Token>, Failure> {
+    let openai = || variable(OPENAI_KEY_VARIABLE).filter(|_| address.is_https() || address.is_loopback());
+    let token = match file {
+        Some(path) => Some(Token::from_file(path)),
+        None => variable(name).or_else(openai).map(|value| Token::new(&value)),
+    };
+    token.transpose().map_err(|error| configuration(error.to_string(), None))
 }
 
 fn configuration(what: String, hint: Option<String>) -> Failure {

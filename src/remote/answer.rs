@@ -102,6 +102,11 @@ impl<'a> Answer<'a> {
 
     /// The error that this answer stands for, with the service's own words.
     pub(super) async fn into_error(self) -> RemoteError {
+        self.into_error_and_body().await.0
+    }
+
+    /// The same, and the first [`ERROR_BODY_BYTES`] of the body, without the token.
+    pub(super) async fn into_error_and_body(self) -> (RemoteError, String) {
         let Self { http, response, target, origin } = self;
         let status = response.status().as_u16();
         let wait = retry_after(response.headers());
@@ -114,7 +119,7 @@ impl<'a> Answer<'a> {
             Origin::Api => kind_of(status, &body),
         };
         let error = RemoteError::new(kind, target).with_status(status).with_retry_after(wait);
-        error.with_message(&message_in(text.as_bytes()))
+        (error.with_message(&message_in(text.as_bytes())), text)
     }
 
     /// Reads a JSON object of at most [`OBJECT_BYTES`].

@@ -227,8 +227,11 @@ impl Http {
         let asked = retry_after(response.headers());
         let status = response.status().as_u16();
         if status == 429 || (status == 503 && asked.is_some()) {
+            let was_open = self.gate.shut_for().is_none();
             let wait = self.gate.shut(asked);
-            self.observer.tell(&Notice::Paused { wait });
+            if was_open {
+                self.observer.tell(&Notice::Paused { wait });
+            }
         } else if status < 500 {
             self.gate.passed();
         }

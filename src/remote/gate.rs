@@ -55,14 +55,28 @@ impl Gate {
     }
 
     /// Shuts the gate, for as long as the service asked or else for a pause of our own. Never opens it earlier than
-    /// it was to open. Returns how long it is shut from now.
+    /// it was to open. Returns how long it is shut from now. Calls that were under way when it was shut say nothing new: the
+    /// pauses of our own grow with those that come after the last.
     pub fn shut(&self, asked: Option<Duration>) -> Duration {
         let mut state = self.state();
-        let pause = asked.unwrap_or_else(|| OWN_PAUSE.wait(state.limited_in_a_row)).min(LONGEST_PAUSE);
-        state.limited_in_a_row = state.limited_in_a_row.saturating_add(1);
-        let until = Instant::now() + pause;
+        let now = Instant::now();
+        let left = state.shut_until.map(|until| until.saturating_duration_since(now)).filter(|left| !left.is_zero());
+        let own = || left.unwrap_or_else(|| OWN_PAUSE.wait(state.limited_in_a_row));
+        let pause = asked.unwrap_or_else(own).min(LONGEST_PAUSE);
+        if left.is_none() {
+            state.limited_in_a_row = state.limited_in_a_row.saturating_add(1);
+        }
+        let until = now + pause;
         state.shut_until = state.shut_until.max(Some(until));
         pause
+    }
+
+    /// How long the gate stays shut from now; `None` while it is open. For those who pace their calls themselves, and so
+    /// need not be spread.
+    #[must_use]
+    pub fn shut_for(&self) -> Option<Duration> {
+        let until = self.state().shut_until?;
+        Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
     }
 
     /// Notes that the service answered a call: what it limited before is past.
@@ -169,12 +183,25 @@ mod tests {
         assert!(start.elapsed() >= Duration::from_secs(35));
     }
 
-    #[test]
-    fn own_pauses_grow_and_are_forgotten_after_a_success() {
+    #[tokio::test(start_paused = true)]
+    async fn own_pauses_grow_and_are_forgotten_after_a_success() {
         let gate = Gate::default();
-        let longest = |gate: &Gate| (0..200).map(|_| gate.shut(None)).max().unwrap();
-        assert!(longest(&gate) > Duration::from_secs(30));
+        let mut longest = Duration::ZERO;
+        for _ in 0..200 {
+            longest = longest.max(gate.shut(None));
+            tokio::time::sleep(LONGEST_PAUSE).await;
+        }
+        assert!(longest > Duration::from_secs(30));
         gate.passed();
         assert!(gate.shut(None) <= OWN_PAUSE.first);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_of_limits_is_one() {
+        let gate = Gate::default();
+        for _ in 0..100 {
+            assert!(gate.shut(None) <= OWN_PAUSE.first);
+        }
+        assert!(gate.shut_for().is_some_and(|left| left <= OWN_PAUSE.first));
     }
 }

@@ -22,6 +22,7 @@ mod download;
 pub mod error;
 pub mod gate;
 mod http_api;
+pub mod online;
 pub mod provider;
 mod redirect;
 pub mod retry;
@@ -36,6 +37,7 @@ mod testing;
 pub use client::{Address, SetupError, Timeouts};
 pub use error::{ErrorKind, RemoteError};
 pub use http_api::{HttpApi, Settings};
+pub use online::Online;
 pub use provider::{Dialect, Limits, Profile, profile};
 pub use retry::{Notice, Observer, Patience};
 pub use service::{

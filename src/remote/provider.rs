@@ -85,6 +85,22 @@ pub static PROFILES: &[Profile] = &[
         limits: TOGETHER_LIMITS,
         poll_interval: Duration::from_millis(200),
     },
+    // Any server of OpenAI's dialect that has no Batch API: the built-in service asks it, and answers in Together's dialect. The
+    // address is vLLM's.
+    Profile {
+        name: "online",
+        base_url: "http://127.0.0.1:8000/v1",
+        base_url_variable: "BATCHLINE_ONLINE_URL",
+        key_variable: "BATCHLINE_ONLINE_KEY",
+        key_required: false,
+        dialect: Dialect::Together,
+        purpose: "batch-api",
+        endpoint: "/v1/chat/completions",
+        completion_window: "24h",
+        // Smaller than they could be: a shard's replies appear when all of it is done.
+        limits: Limits { shard_requests: 5_000, ..TOGETHER_LIMITS },
+        poll_interval: Duration::from_millis(200),
+    },
 ];
 
 /// Finds a provider by its name.

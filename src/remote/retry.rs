@@ -113,7 +113,7 @@ impl Observer {
         Self(Arc::new(hear))
     }
 
-    pub(super) fn tell(&self, notice: &Notice<'_>) {
+    pub(crate) fn tell(&self, notice: &Notice<'_>) {
         (self.0)(notice);
     }
 }
@@ -143,7 +143,7 @@ impl fmt::Debug for Observer {
 /// }
 /// ```
 #[derive(Debug)]
-pub(super) struct Attempts<'a> {
+pub(crate) struct Attempts<'a> {
     patience: &'a Patience,
     observer: &'a Observer,
     begun: Instant,
@@ -152,7 +152,7 @@ pub(super) struct Attempts<'a> {
 }
 
 impl<'a> Attempts<'a> {
-    pub(super) fn new(patience: &'a Patience, observer: &'a Observer) -> Self {
+    pub(crate) fn new(patience: &'a Patience, observer: &'a Observer) -> Self {
         Self { patience, observer, begun: Instant::now(), failed: 0, rate_limited: 0 }
     }
 
@@ -162,7 +162,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Waits before the next attempt after `error`, or gives it back when it is final.
-    pub(super) async fn after(&mut self, error: RemoteError) -> Result<(), RemoteError> {
+    pub(crate) async fn after(&mut self, error: RemoteError) -> Result<(), RemoteError> {
         let (count, most) = if error.kind() == ErrorKind::RateLimited {
             (&mut self.rate_limited, self.patience.rate_limited_attempts)
         } else {

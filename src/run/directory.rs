@@ -11,7 +11,7 @@
 //!     replies/000001-output.jsonl   reply files as the service sent them, by submission
 //!     replies/000001-unknown.jsonl  replies set aside, by submission
 //!     spool-0000.jsonl              input that cannot be read again from where it came
-//!     local/                        the state of `--provider local`
+//!     local/                        the state of the built-in service: `--provider local` and `online`
 //!   .incoming-5d1c/                 a run being prepared; without a running process it is a leftover and removed
 //! ```
 //!

@@ -26,11 +26,12 @@ use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::custom_id::IdHasher;
 use crate::durable;
 use crate::error::Error;
 use crate::remote::{Address, Api, HttpApi, Notice, Observer, Settings};
 use crate::results::reply_index::ReplyIndex;
-use crate::serve::{ServeOptions, Server};
+use crate::serve::{ServeOptions, Server, UpstreamOptions};
 
 pub mod directory;
 pub mod doctor;
@@ -62,6 +63,12 @@ use prepare::Prepared;
 use state::ShardState;
 use steps::Files;
 
+/// Why a request was sent again that a service without a Batch API may have answered: said in the [`Summary`].
+const CRASHED: &str = "at the service when the process ended";
+
+/// The same, of one whose answer did not get here.
+const LOST: &str = "the answer was lost on its way";
+
 /// Runs the inputs through the service and writes the replies in input order; or goes on with the run that began it.
 ///
 /// `stop` interrupts the run: it can be gone on with.
@@ -77,12 +84,40 @@ pub async fn run(
     let begun = Instant::now();
     let prepared = prepare_beside(&options, &monitor, &stop).await?;
     let run = prepared.directory.path().to_owned();
-    let (api, server) = connect(&options, &run, &monitor).await?;
-    let summary = work(prepared, Arc::new(api), options, outputs, monitor, stop).await?;
-    if let Some(server) = server {
-        server.stop().await?;
+    let (api, server) = connect(&options, &run, prepared.ids, &monitor).await?;
+    let working = work(prepared, Arc::new(api), options, outputs, monitor, stop.child_token());
+    let Some(server) = server else {
+        return Ok(Summary { seconds: begun.elapsed().as_secs_f64(), ..working.await? });
+    };
+    let worked = unless_failed(&server, working, &stop).await;
+    let again = server.sent_again();
+    server.stop().await?;
+    let mut summary = Summary { seconds: begun.elapsed().as_secs_f64(), ..worked? };
+    for (reason, requests) in [(CRASHED, again.crashed), (LOST, again.lost)] {
+        if requests > 0 {
+            summary.sent_again.insert(reason.to_owned(), requests);
+        }
     }
-    Ok(Summary { seconds: begun.elapsed().as_secs_f64(), ..summary })
+    Ok(summary)
+}
+
+/// Works until the end, or until the built-in service cannot go on.
+async fn unless_failed(
+    server: &Server,
+    working: impl Future<Output = Result<Summary, Error>>,
+    stop: &CancellationToken,
+) -> Result<Summary, Error> {
+    tokio::pin!(working);
+    let error = tokio::select! {
+        worked = &mut working => return worked,
+        error = server.failed() => error,
+    };
+    // What is under way with it is brought to an end in good order.
+    stop.cancel();
+    match working.await {
+        Err(Error::Interrupted) => Err(error.into()),
+        worked => worked,
+    }
 }
 
 /// Takes a run from where it stands to its end, whoever the service is.
@@ -145,23 +180,43 @@ async fn prepare_beside(
 async fn connect(
     options: &RunOptions,
     run: &Path,
+    ids: IdHasher,
     monitor: &Arc<dyn Monitor>,
 ) -> Result<(HttpApi, Option<Server>), Error> {
     let monitor = monitor.clone();
     let observer = Observer::new(move |notice: &Notice<'_>| monitor.event(Event::Note(&notice.to_string())));
-    let settings = Settings { observer, ..Settings::default() };
+    let settings = Settings { observer: observer.clone(), ..Settings::default() };
     match &options.service {
         ServiceChoice::At { profile, address, token } => {
             Ok((HttpApi::new(profile, address.clone(), token.clone(), settings)?, None))
         }
         ServiceChoice::BuiltIn { profile } => {
-            let directory = layout::local(run);
-            durable::create_directory(&directory)?;
-            let server = Server::start(ServeOptions { directory, ..ServeOptions::default() }).await?;
+            let server = start(run, ServeOptions::default()).await?;
             let address = Address::parse(&server.base_url())?;
             Ok((HttpApi::new(profile, address, Some(options::built_in_token()), settings)?, Some(server)))
         }
+        ServiceChoice::Online { profile, address, token, concurrency } => {
+            let upstream = UpstreamOptions {
+                concurrency: *concurrency,
+                give_up_after: Some(options::ONLINE_PATIENCE),
+                observer,
+                ..UpstreamOptions::new(address.clone(), token.clone())
+            };
+            let own = options::own_token(ids.key);
+            let token = Some(own.clone().into_secret());
+            let server =
+                start(run, ServeOptions { token, upstream: Some(upstream), ..ServeOptions::default() }).await?;
+            let address = Address::parse(&server.base_url())?;
+            Ok((HttpApi::new(profile, address, Some(own), settings)?, Some(server)))
+        }
     }
+}
+
+/// Starts the built-in service in the run directory.
+async fn start(run: &Path, options: ServeOptions) -> Result<Server, Error> {
+    let directory = layout::local(run);
+    durable::create_directory(&directory)?;
+    Ok(Server::start(ServeOptions { directory, ..options }).await?)
 }
 
 fn tell_start(ledger: &ledger::Ledger, run: &Path, resumed: bool, monitor: &dyn Monitor) -> Result<(), Error> {

@@ -5,6 +5,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use crate::input::check::LineLimits;
 use crate::input::pack::ShardLimits;
 use crate::input::source::Input;
@@ -31,6 +33,9 @@ pub const ROUNDS: u32 = 3;
 /// Downloads at a time.
 pub const DOWNLOADS: usize = 4;
 
+/// How long a service without a Batch API may be unreachable before the run gives up on it. It can be gone on with later.
+pub const ONLINE_PATIENCE: Duration = Duration::from_mins(30);
+
 /// Where the built-in service is, in [`ServiceChoice::identity`].
 pub const BUILT_IN: &str = "built in";
 
@@ -41,6 +46,17 @@ pub enum ServiceChoice {
     BuiltIn {
         /// Its profile.
         profile: &'static Profile,
+    },
+    /// One that has no Batch API, behind the built-in one, which is started for this run inside of this process.
+    Online {
+        /// Its profile.
+        profile: &'static Profile,
+        /// Where it is.
+        address: Address,
+        /// The key, if there is one.
+        token: Option<Token>,
+        /// Most requests that are there at a time.
+        concurrency: usize,
     },
     /// One that is somewhere.
     At {
@@ -59,7 +75,9 @@ impl ServiceChoice {
     pub fn identity(&self) -> String {
         match self {
             Self::BuiltIn { profile } => format!("{} {BUILT_IN}", profile.name),
-            Self::At { profile, address, .. } => format!("{} {address}", profile.name),
+            Self::At { profile, address, .. } | Self::Online { profile, address, .. } => {
+                format!("{} {address}", profile.name)
+            }
         }
     }
 
@@ -67,7 +85,7 @@ impl ServiceChoice {
     #[must_use]
     pub fn profile(&self) -> &'static Profile {
         match self {
-            Self::BuiltIn { profile } | Self::At { profile, .. } => profile,
+            Self::BuiltIn { profile } | Self::At { profile, .. } | Self::Online { profile, .. } => profile,
         }
     }
 }
@@ -101,6 +119,14 @@ pub enum OnAmbiguous {
 /// The key for the built-in service, which takes any.
 pub(super) fn built_in_token() -> Token {
     Token::new("built-in").expect("it is not empty")
+}
+
+/// The key for the built-in service of one run, where it takes no other: behind it is a service that may cost money, and others
+/// on this machine can reach it. It follows from the run's own key for ids, which stands in the Ledger, for the owner alone.
+pub(super) fn own_token(id_key: u64) -> Token {
+    let digest = Sha256::new().chain_update(b"batchline online\0").chain_update(id_key.to_le_bytes()).finalize();
+    let [half, other] = [0, 16].map(|at| u128::from_le_bytes(digest[at..at + 16].try_into().unwrap_or_default()));
+    Token::new(&format!("{half:032x}{other:032x}")).expect("it is made of digits and letters")
 }
 
 /// What a run is asked to do.

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::auth::Account;
 use super::reply::Refused;
 use super::store::{Batch, Status};
+use super::upstream::Again;
 use super::{ORGANIZATION_ID, PROJECT_ID, Shared, life};
 
 /// The completion window of every batch, in microseconds: 24 hours.
@@ -112,6 +113,7 @@ pub(super) async fn create(
         output_file_id: None,
         error_file_id: None,
         error: None,
+        again: Again::default(),
     };
     let batch = life::create(&shared, batch)?;
     Ok((StatusCode::CREATED, Json(json!({"job": BatchJob::of(&shared, &batch)}))))

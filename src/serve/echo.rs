@@ -66,7 +66,8 @@ pub fn echo_reply(line: &[u8]) -> Vec<u8> {
 pub(super) struct Request<'l> {
     /// The JSON string that names the request, quotes and escapes as sent.
     pub(super) custom_id: &'l str,
-    body: Option<&'l str>,
+    /// Its body, as sent.
+    pub(super) body: Option<&'l str>,
 }
 
 /// The members of a request's body that its answer depends on, as raw JSON.
@@ -193,7 +194,8 @@ fn write_parts(row: &mut Vec<u8>, parts: &[&str]) {
     }
 }
 
-fn row_id(line: &[u8]) -> String {
+/// What the `id` of the row that answers `line` ends with.
+pub(super) fn row_id(line: &[u8]) -> String {
     hex(&xxh3_128_with_seed(line, ROW_ID_SEED).to_be_bytes())
 }
 

@@ -83,7 +83,7 @@ pub(super) fn execute(shared: &Shared, batch: &Batch, progress: &Progress) -> Re
     clippy::cast_sign_loss,
     reason = "no batch has 2^52 rows, and a share is within 0 and 1"
 )]
-fn share_of(rows: usize, share: f64) -> usize {
+pub(super) fn share_of(rows: usize, share: f64) -> usize {
     (rows as f64 * share).round() as usize
 }
 

@@ -21,6 +21,7 @@ use super::input;
 use super::progress::Progress;
 use super::results::ResultIds;
 use super::store::{Batch, Status};
+use super::upstream;
 use crate::durable::FileError;
 
 /// Share of the batch time that VALIDATING takes.
@@ -76,7 +77,9 @@ fn begin(shared: &Arc<Shared>, id: String, progress: Arc<Progress>) {
     let shared = shared.clone();
     tasks.spawn(async move {
         // A batch whose life breaks off for want of disk space stays as it is until the next start.
-        let _ = live(&shared, &id, &progress).await;
+        if let (Err(Break::Store(error)), Some(upstream)) = (live(&shared, &id, &progress).await, &shared.upstream) {
+            upstream.fail(error.into());
+        }
         shared.running().remove(&id);
     });
 }
@@ -100,14 +103,20 @@ async fn live(shared: &Arc<Shared>, id: &str, progress: &Arc<Progress>) -> Resul
     if matches!(shared.faults.ending(&batch), Some(Ending::Never)) && !progress.cancelled.is_cancelled() {
         get_stuck(shared, &batch, progress).await?;
     }
-    let ids = if progress.cancelled.is_cancelled() && progress.share() <= 0.0 {
+    let ids = if let Some(upstream) = &shared.upstream {
+        upstream::execute(shared, upstream, batch, progress).await
+    } else if progress.cancelled.is_cancelled() && progress.share() <= 0.0 {
         Ok(ResultIds::default())
     } else {
         work(shared, id, progress, execute::execute).await?
     };
     match ids {
         Err(Stop::ServerStopping) => Err(Break::ServerStopping),
-        ids => Ok(end(shared, id, ids)?),
+        ids => {
+            end(shared, id, ids)?;
+            // Only now is it of no use any more.
+            Ok(shared.upstream.as_ref().map_or(Ok(()), |upstream| upstream.forget(id))?)
+        }
     }
 }
 

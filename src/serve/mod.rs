@@ -17,14 +17,16 @@
 //! Any number of `/v1` may stand before each path.
 //!
 //! What always holds:
-//! - A batch answers with an **echo**, and says so. A reply follows from the bytes of its request line alone
+//! - Without an [`upstream`], a batch answers with an **echo**, and says so. A reply follows from the bytes of its request line alone
 //!   ([`echo_reply`]); the order of the rows follows from [`ServeOptions::seed`] and the batch's id.
 //! - Requests and replies go to and from disk in pieces: memory does not grow with the size of files. It holds the
 //!   records of all files and batches, about a kilobyte each.
 //! - A kill at any moment loses nothing that a client was told. The next server on the directory executes unfinished
 //!   batches from the start, with the same results, and `billing/BATCH.jsonl` has each request that was answered
 //!   with an output row once: `{"batch_id","custom_id","digest"}`, the digest as in [`request_digest`]. Error rows
-//!   are not billed. A power cut may lose anything: this is a test service and does not wait for the disk.
+//!   are not billed. A power cut may lose anything: an echo can be made again, and does not wait for the disk.
+//! - With an upstream, all of that is so, too, but that nothing is answered a second time because a server ended, nor lost by a
+//!   power cut; see there.
 //! - `access.jsonl` has one line for each call, and never a token.
 //! - What goes wrong on purpose is what the script of [`faults`] says, and it is recorded.
 
@@ -46,6 +48,7 @@ mod results;
 mod shelf;
 mod store;
 mod upload;
+pub mod upstream;
 
 #[cfg(test)]
 mod tests;
@@ -71,6 +74,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::echo::{echo_reply, request_digest};
 pub use self::faults::{Faults, FaultsError};
+pub use self::upstream::{Again, JournalError, UpstreamOptions};
 
 use self::auth::Account;
 use self::calls::Calls;
@@ -79,7 +83,9 @@ use self::faults::wire::{Lines, Wire};
 use self::progress::Progress;
 use self::reply::Refused;
 use self::store::Store;
+use self::upstream::Upstream;
 use crate::durable::FileError;
+use crate::remote::{RemoteError, SetupError};
 
 /// Bytes that the body of a call may have, except for uploads.
 const FORM_BYTES: usize = 64 << 10;
@@ -114,6 +120,8 @@ pub struct ServeOptions {
     pub limits: Limits,
     /// What goes wrong.
     pub faults: Faults,
+    /// Who answers. `None`: an echo.
+    pub upstream: Option<UpstreamOptions>,
 }
 
 impl Default for ServeOptions {
@@ -127,6 +135,7 @@ impl Default for ServeOptions {
             workers: 2,
             limits: Limits::default(),
             faults: Faults::default(),
+            upstream: None,
         }
     }
 }
@@ -183,6 +192,21 @@ pub enum ServeError {
     /// Accepting connections came to an end.
     #[error("cannot go on serving")]
     Serve(#[source] io::Error),
+    /// The journal of a batch cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The client of the upstream cannot be set up.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The upstream cannot be used.
+    #[error(transparent)]
+    Upstream(RemoteError),
+    /// Batches in the directory were begun with an upstream, and would now be answered with an echo.
+    #[error("batches in {} were begun with an upstream, and none is given now", directory.display())]
+    WantsUpstream {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// One of its tasks panicked.
     #[error("a task of the server failed")]
     Task(#[from] tokio::task::JoinError),
@@ -213,6 +237,7 @@ struct Shared {
     tasks: TaskTracker,
     stopping: CancellationToken,
     running: Mutex<HashMap<String, Arc<Progress>>>,
+    upstream: Option<Arc<Upstream>>,
 }
 
 impl Shared {
@@ -226,13 +251,19 @@ impl Server {
     /// Opens the directory, listens, and goes on with the batches that have not ended. To be called within a tokio
     /// runtime, on which the server then runs.
     pub async fn start(options: ServeOptions) -> Result<Self, ServeError> {
-        let ServeOptions { directory, listen, token, seed, batch_time, workers, limits, faults } = options;
+        let ServeOptions { directory, listen, token, seed, batch_time, workers, limits, faults, upstream } = options;
+        // An upstream takes time of its own.
+        let batch_time = if upstream.is_some() { Duration::ZERO } else { batch_time };
         let opened = tokio::task::spawn_blocking(move || {
-            let store = Store::open(&directory)?;
+            let store = Store::open(&directory, upstream.is_some())?;
             let faults = Script::open(faults, seed, &directory, &store)?;
-            Ok::<_, ServeError>((store, Calls::open(&directory)?, faults))
+            let upstream = match upstream {
+                Some(upstream) => Some(Arc::new(Upstream::open(upstream, &directory, &store)?)),
+                None => Upstream::refuse_echo(&directory, &store).map(|()| None)?,
+            };
+            Ok::<_, ServeError>((store, Calls::open(&directory)?, faults, upstream))
         });
-        let (store, calls, faults) = opened.await??;
+        let (store, calls, faults, upstream) = opened.await??;
         let listener = TcpListener::bind(listen).await;
         let bound = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
         let (address, listener) = bound.map_err(|source| ServeError::Listen { address: listen, source })?;
@@ -251,6 +282,7 @@ impl Server {
             tasks: TaskTracker::new(),
             stopping: stopping.clone(),
             running: Mutex::default(),
+            upstream,
         });
         for batch in shared.store.batches.select(|batch| !batch.status.is_terminal()) {
             life::resume(&shared, &batch);
@@ -271,6 +303,25 @@ impl Server {
     #[must_use]
     pub fn base_url(&self) -> String {
         format!("http://{}/v1", self.address)
+    }
+
+    /// Waits until the server cannot go on with its batches, and says why. They stay where they are: a server started later
+    /// on the same directory goes on with them. Only servers with an upstream come to that.
+    pub async fn failed(&self) -> ServeError {
+        match &self.shared.upstream {
+            Some(upstream) => upstream.failed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// What the upstream was sent twice for the batches that have ended, in the directory's whole life.
+    #[must_use]
+    pub fn sent_again(&self) -> Again {
+        let mut again = Again::default();
+        for batch in self.shared.store.batches.select(|_| true) {
+            again += batch.again;
+        }
+        again
     }
 
     /// Takes no more calls, lets those under way end within 5 seconds, and breaks off the batches that have not

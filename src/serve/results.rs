@@ -108,7 +108,7 @@ impl<'s> Results<'s> {
     /// short.
     pub(super) fn publish(self) -> Result<ResultIds, FileError> {
         let (billing, _) = self.billing.finish()?;
-        billing.publish_unsynced()?;
+        self.store.publish(billing)?;
         let publish = |rows: Rows, kind| {
             let (id, name) = (file_id(&self.batch.id, kind), file_name(kind));
             let (pending, content) = rows.finish()?;

@@ -4,7 +4,7 @@
 //! What always holds: memory and disk change together, under one lock, so no reader sees a record that a restart
 //! would not bring back; a record's file is published by rename, so a kill leaves the old record or the new one.
 //!
-//! A change writes about a kilobyte and does not wait for the disk, so it is done where it is asked for, also on the
+//! A change writes about a kilobyte and, but for a lasting shelf, does not wait for the disk, so it is done where it is asked for, also on the
 //! threads that serve calls.
 
 use std::collections::HashMap;
@@ -28,13 +28,15 @@ pub(super) trait Record: Serialize + DeserializeOwned + Clone {
 #[derive(Debug)]
 pub(super) struct Shelf<R> {
     directory: PathBuf,
+    /// Whether a record is synced before anybody sees it.
+    lasting: bool,
     records: Mutex<HashMap<String, Arc<R>>>,
 }
 
 impl<R: Record> Shelf<R> {
     /// Reads back every record in `directory`, which is made when it is not there, and removes what a kill left
     /// half-written.
-    pub(super) fn open(directory: &Path) -> Result<Self, ServeError> {
+    pub(super) fn open(directory: &Path, lasting: bool) -> Result<Self, ServeError> {
         durable::create_directory(directory)?;
         let mut records = HashMap::new();
         for entry in fs::read_dir(directory).map_err(FileError::on("list", directory))? {
@@ -50,7 +52,7 @@ impl<R: Record> Shelf<R> {
                 _ => {}
             }
         }
-        Ok(Self { directory: directory.to_owned(), records: Mutex::new(records) })
+        Ok(Self { directory: directory.to_owned(), lasting, records: Mutex::new(records) })
     }
 
     /// The record of that id.
@@ -92,7 +94,11 @@ impl<R: Record> Shelf<R> {
     fn publish(&self, records: &mut HashMap<String, Arc<R>>, record: R) -> Result<Arc<R>, FileError> {
         let path = self.path(record.id());
         let bytes = serde_json::to_vec(&record).map_err(|error| FileError::on("encode", &path)(error.into()))?;
-        durable::publish_bytes_unsynced(&path, &bytes)?;
+        if self.lasting {
+            durable::publish_bytes(&path, &bytes)?;
+        } else {
+            durable::publish_bytes_unsynced(&path, &bytes)?;
+        }
         let record = Arc::new(record);
         records.insert(record.id().to_owned(), record.clone());
         Ok(record)
@@ -133,7 +139,7 @@ mod tests {
     #[test]
     fn a_record_is_read_back_as_it_was_last_changed() {
         let directory = tempfile::tempdir().unwrap();
-        let shelf = Shelf::open(directory.path()).unwrap();
+        let shelf = Shelf::open(directory.path(), false).unwrap();
         shelf.put(note("a")).unwrap();
         shelf
             .update("n", |note| {
@@ -149,10 +155,10 @@ mod tests {
             .unwrap();
         assert_eq!(shelf.update("other", |_: &mut Note| true).unwrap(), None);
         drop(shelf);
-        let shelf: Shelf<Note> = Shelf::open(directory.path()).unwrap();
+        let shelf: Shelf<Note> = Shelf::open(directory.path(), false).unwrap();
         assert_eq!(*shelf.get("n").unwrap(), note("b"));
         assert!(shelf.remove("n").unwrap().is_some());
-        assert!(Shelf::<Note>::open(directory.path()).unwrap().get("n").is_none());
+        assert!(Shelf::<Note>::open(directory.path(), false).unwrap().get("n").is_none());
     }
 
     #[test]
@@ -160,9 +166,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let half = directory.path().join(".n.json.1.part");
         durable::publish_bytes_unsynced(&half, b"{").unwrap();
-        Shelf::<Note>::open(directory.path()).unwrap();
+        Shelf::<Note>::open(directory.path(), false).unwrap();
         assert!(!half.exists());
         durable::publish_bytes_unsynced(&directory.path().join("n.json"), b"{").unwrap();
-        assert!(matches!(Shelf::<Note>::open(directory.path()), Err(ServeError::Damaged { .. })));
+        assert!(matches!(Shelf::<Note>::open(directory.path(), false), Err(ServeError::Damaged { .. })));
     }
 }

@@ -8,11 +8,13 @@
 //! batches/ID.json        a batch
 //! billing/BATCH.jsonl    one line for each request answered, once
 //! faults.jsonl           one line for each scripted fault that acted on the rows or the end of a batch
+//! journal/BATCH.journal  what an upstream was sent and has answered, as long as the batch has not ended; see `upstream`
 //! faults/BATCH.seen      digests of the requests that a scripted fault failed in this batch, to fail them just once
 //! ```
 //!
 //! What always holds: content is published before the record that speaks of it, and a record is removed before its
-//! content, so a kill leaves at most content that nothing speaks of, which the next start removes.
+//! content, so a kill leaves at most content that nothing speaks of, which the next start removes. A **lasting** store is
+//! on disk, too, before anybody hears of a change: what an upstream answers has its price.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -25,6 +27,7 @@ use uuid::Uuid;
 
 use super::ServeError;
 use super::shelf::{Record, Shelf};
+use super::upstream::Again;
 use crate::durable::{self, FileError, PendingFile};
 
 /// A file as the service holds it, or is about to.
@@ -107,6 +110,9 @@ pub(super) struct Batch {
     pub(super) error_file_id: Option<String>,
     /// Why it FAILED.
     pub(super) error: Option<String>,
+    /// What an upstream was sent twice, once the batch has ended.
+    #[serde(default)]
+    pub(super) again: Again,
 }
 
 impl Record for Batch {
@@ -157,13 +163,14 @@ pub(super) struct Store {
     pub(super) batches: Shelf<Batch>,
     /// The highest number of a batch.
     numbers: AtomicU64,
+    lasting: bool,
     /// Locked as long as the store is open; the lock ends with the process, however it ends.
     _lock: File,
 }
 
 impl Store {
     /// Opens the directory, which is made when it is not there, and reads back what is in it.
-    pub(super) fn open(root: &Path) -> Result<Self, ServeError> {
+    pub(super) fn open(root: &Path, lasting: bool) -> Result<Self, ServeError> {
         durable::create_directory(root)?;
         let lock_path = root.join("lock");
         let lock = durable::open_or_create(&lock_path)?;
@@ -175,13 +182,14 @@ impl Store {
         let billing = root.join("billing");
         durable::create_directory(&billing)?;
         remove_matching(&billing, |path| has_extension(path, "part"))?;
-        let batches = Shelf::<Batch>::open(&root.join("batches"))?;
+        let batches = Shelf::<Batch>::open(&root.join("batches"), lasting)?;
         let highest = batches.select(|_| true).iter().map(|batch| batch.number).max();
         let store = Self {
             root: root.to_owned(),
-            files: Shelf::open(&root.join("files"))?,
+            files: Shelf::open(&root.join("files"), lasting)?,
             batches,
             numbers: AtomicU64::new(highest.unwrap_or_default()),
+            lasting,
             _lock: lock,
         };
         remove_matching(&root.join("files"), |path| {
@@ -232,9 +240,14 @@ impl Store {
         bytes: PendingFile,
         content: Content,
     ) -> Result<Arc<StoredFile>, FileError> {
-        bytes.publish_unsynced()?;
+        self.publish(bytes)?;
         file.content = Some(content);
         self.files.put(file)
+    }
+
+    /// Gives a file of the store its name.
+    pub(super) fn publish(&self, bytes: PendingFile) -> Result<(), FileError> {
+        if self.lasting { bytes.publish() } else { bytes.publish_unsynced() }
     }
 
     /// Forgets a file and its content. Gives whether there was one.
@@ -268,23 +281,23 @@ mod tests {
     #[test]
     fn a_second_server_is_kept_out() {
         let directory = tempfile::tempdir().unwrap();
-        let first = Store::open(directory.path()).unwrap();
-        assert!(matches!(Store::open(directory.path()), Err(ServeError::Locked { .. })));
+        let first = Store::open(directory.path(), false).unwrap();
+        assert!(matches!(Store::open(directory.path(), false), Err(ServeError::Locked { .. })));
         drop(first);
-        Store::open(directory.path()).unwrap();
+        Store::open(directory.path(), false).unwrap();
     }
 
     #[test]
     fn content_without_a_record_is_removed_at_the_next_start() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
+        let store = Store::open(directory.path(), false).unwrap();
         let file = StoredFile::new("a", "in.jsonl".into(), "batch-api".into(), "jsonl".into());
         let (kept, orphan) = (store.content_path(&file.id), store.content_path("file-orphan"));
         let content = Content { bytes: 1, lines: 1, digest: "d".into() };
         store.keep(file, PendingFile::create(&kept).unwrap(), content).unwrap();
         durable::publish_bytes_unsynced(&orphan, b"x").unwrap();
         drop(store);
-        Store::open(directory.path()).unwrap();
+        Store::open(directory.path(), false).unwrap();
         assert!(kept.exists() && !orphan.exists());
     }
 }

@@ -13,6 +13,7 @@ mod program; // the program as a child process
 mod requests; // requests, and the replies that they must get
 mod service; // `batchline serve` as a child process, its calls and its bill
 mod tracing; // the program under strace
+mod upstream; // an OpenAI-compatible server with a rate limit and a will of its own
 
 // From the input to the output.
 mod defects; // every rule about lines has its file and its words
@@ -30,6 +31,7 @@ mod fuzzing; // what must hold for any bytes
 mod hostile; // lines that are meant to hurt
 mod interrupting; // Ctrl-C and SIGTERM
 mod killed; // SIGKILL at twenty random moments
+mod online; // a service without a Batch API: order, limits, kills, keys
 mod ordering; // what is synced before what
 mod racing; // two processes at once
 mod refusing; // keys, servers, locks and disks

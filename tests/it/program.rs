@@ -23,9 +23,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const MEMORY_KIB: u64 = 256 * 1024;
 
 /// What the program, its HTTP client and its argument parser read from the environment.
-const VARIABLES: [&str; 11] = [
+const VARIABLES: [&str; 15] = [
     "BATCHLINE_LOCAL_KEY",
     "BATCHLINE_LOCAL_URL",
+    "BATCHLINE_ONLINE_KEY",
+    "BATCHLINE_ONLINE_URL",
+    "BATCHLINE_UPSTREAM_KEY",
+    "OPENAI_API_KEY",
     "COLUMNS",
     "TOGETHER_API_KEY",
     "TOGETHER_BASE_URL",

@@ -24,7 +24,7 @@ fn the_key_stands_in_no_file_no_message_and_no_argument() {
     let ended = running.end().with_code(0);
     assert!(!contains(ended.stderr.as_bytes(), CANARY) && !contains(&ended.stdout, CANARY));
     assert_eq!(place.read("out.jsonl"), replies(&requests));
-    assert_nowhere_below(&place.path(""));
+    assert_nowhere_below(&place.path(""), CANARY);
     assert!(service.books().calls("create_batch") > 0);
     // Nor where the service keeps its log of calls.
     service.books().each_file(|path, content| assert!(!contains(content, CANARY), "{}", path.display()));
@@ -33,29 +33,32 @@ fn the_key_stands_in_no_file_no_message_and_no_argument() {
 #[test]
 fn a_key_that_the_service_refuses_is_not_repeated_in_the_message() {
     let place = Place::new();
-    place.write("key", "the-right-one");
-    set_private(&place.path("key"));
+    write_private(&place.path("key"), "the-right-one");
     let service = Service::start_in(place, "--api-key-file key");
     let place = Place::new();
     place.write("in.jsonl", generated(3));
     let command = format!("run in.jsonl --base-url {}", service.base_url());
     let ended = place.program(&command).env("TOGETHER_API_KEY", CANARY).run().with_code(3);
     assert!(!ended.stderr.contains(CANARY), "{}", ended.stderr);
-    assert_nowhere_below(&place.path(""));
+    assert_nowhere_below(&place.path(""), CANARY);
 }
 
-fn set_private(path: &Path) {
+/// Writes a file that its owner alone can read.
+pub(crate) fn write_private(path: &Path, content: &str) {
     use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, content).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn assert_nowhere_below(directory: &Path) {
+/// Insists that no file below a directory has the word in it.
+#[track_caller]
+pub(crate) fn assert_nowhere_below(directory: &Path, word: &str) {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            assert_nowhere_below(&path);
+            assert_nowhere_below(&path, word);
         } else {
-            assert!(!contains(&std::fs::read(&path).unwrap(), CANARY), "{}", path.display());
+            assert!(!contains(&std::fs::read(&path).unwrap(), word), "{}", path.display());
         }
     }
 }

@@ -1,0 +1,288 @@
+//! A batch: sends what has no row yet, and writes the result files from the journal.
+//!
+//! In: a batch whose input was checked, and its journal, if an earlier server began it. Out: its result files.
+//! What always holds: requests go out in the order of the input; what is in hand is bounded by their number and by the bytes of
+//! their bodies. The result files follow from the journal alone: written again after a kill, they are the same.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::journal::{self, JournalError, Record, Replay};
+use super::request::Asker;
+use super::writer::{Closed, Writer};
+use super::{Again, BODY_BYTES, LAST_ANSWERS, Upstream};
+use crate::durable::FileError;
+use crate::remote::online::{ENDPOINTS, Endpoint};
+use crate::serve::echo::{self, Request};
+use crate::serve::execute::{self, Stop};
+use crate::serve::faults::Ending;
+use crate::serve::input::{self, Place, Refusal};
+use crate::serve::progress::Progress;
+use crate::serve::results::{Receipt, ResultIds, Results};
+use crate::serve::store::Batch;
+use crate::serve::{ServeError, Shared};
+
+/// A batch that is being answered.
+struct Work {
+    batch: Arc<Batch>,
+    input: Arc<File>,
+    places: Vec<Place>,
+    /// How many of them are to be answered: all, but for a scripted fault.
+    wanted: usize,
+    journal: File,
+    replay: Replay,
+}
+
+/// Why a batch does not go on.
+enum Failure {
+    /// Its own fault.
+    Batch(Refusal),
+    /// The server's.
+    Server(ServeError),
+    /// The journal's, which says more when it is closed.
+    Closed,
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Batch(refusal)
+    }
+}
+
+impl From<JournalError> for Failure {
+    fn from(error: JournalError) -> Self {
+        Self::Server(error.into())
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        Self::Server(error.into())
+    }
+}
+
+impl From<Closed> for Failure {
+    fn from(_: Closed) -> Self {
+        Self::Closed
+    }
+}
+
+/// Answers the requests of `batch` and publishes the rows.
+pub(in crate::serve) async fn execute(
+    shared: &Arc<Shared>,
+    upstream: &Arc<Upstream>,
+    batch: Arc<Batch>,
+    progress: &Arc<Progress>,
+) -> Result<ResultIds, Stop> {
+    let endpoint = Endpoint::find(&batch.endpoint).ok_or_else(|| Refusal::Unfit(unknown_endpoint(&batch.endpoint)))?;
+    let _room = tokio::select! {
+        biased;
+        () = shared.stopping.cancelled() => return Err(Stop::ServerStopping),
+        // It sends nothing more, so it need not wait until it may.
+        () = progress.cancelled.cancelled() => None,
+        room = upstream.batches.acquire() => room.ok(),
+    };
+    let done = match open(shared, upstream, batch).await {
+        Ok(work) => answer(shared, upstream, work, endpoint, progress).await,
+        Err(failure) => Err(failure),
+    };
+    match done {
+        Ok(Some(ids)) => Ok(ids),
+        Ok(None) | Err(Failure::Closed) => Err(Stop::ServerStopping),
+        Err(Failure::Batch(refusal)) => Err(refusal.into()),
+        Err(Failure::Server(error)) => {
+            // The batch has not failed: what it has is on disk, and it can be gone on with.
+            upstream.fail(error);
+            Err(Stop::ServerStopping)
+        }
+    }
+}
+
+fn unknown_endpoint(endpoint: &str) -> String {
+    format!("Invalid endpoint: {endpoint}; the upstream can be asked /v1/{}", ENDPOINTS.join(", /v1/"))
+}
+
+/// Opens the input and the journal of a batch.
+async fn open(shared: &Arc<Shared>, upstream: &Arc<Upstream>, batch: Arc<Batch>) -> Result<Work, Failure> {
+    let (shared, path) = (shared.clone(), upstream.journal_path(&batch.id));
+    blocking(move || {
+        let input = Arc::new(execute::open_input(&shared, &batch)?);
+        let places = input::places(&input, &shared.limits)?;
+        let share = shared.faults.ending(&batch).map_or(1.0, Ending::share);
+        let wanted = execute::share_of(places.len(), share);
+        let (journal, replay) = journal::open(&path, places.len() as u64)?;
+        Ok(Work { batch, input, places, wanted, journal, replay })
+    })
+    .await
+}
+
+/// Sends what has no row, then writes the result files; `None` when the server stops before.
+async fn answer(
+    shared: &Arc<Shared>,
+    upstream: &Arc<Upstream>,
+    work: Work,
+    endpoint: Endpoint,
+    progress: &Arc<Progress>,
+) -> Result<Option<ResultIds>, Failure> {
+    progress.begin_rows(work.places.len());
+    (0..work.replay.done.len()).for_each(|_| progress.count_row());
+    let path = upstream.journal_path(&work.batch.id);
+    let file = work.journal.try_clone().map_err(FileError::on("open", &path))?;
+    let writer = Writer::start(file, path.clone());
+    let asker =
+        Asker { upstream: upstream.clone(), endpoint, journal: writer.journal(), quit: CancellationToken::new() };
+    let sent = send_unless(shared, &work, asker, progress).await;
+    writer.close().await?;
+    if !sent? && !progress.cancelled.is_cancelled() {
+        return Ok(None);
+    }
+    let (shared, upstream) = (shared.clone(), upstream.clone());
+    blocking(move || publish(&shared, &work, &upstream.journal_path(&work.batch.id))).await.map(Some)
+}
+
+/// Sends until every request has its row, or something speaks against sending more; then waits for what is out. Gives whether
+/// every request has its row.
+async fn send_unless(shared: &Shared, work: &Work, asker: Asker, progress: &Arc<Progress>) -> Result<bool, Failure> {
+    let (upstream, quit) = (asker.upstream.clone(), asker.quit.clone());
+    let ends = async {
+        tokio::select! {
+            () = shared.stopping.cancelled() => {}
+            () = upstream.failed.cancelled() => {}
+        }
+    };
+    let sending = send(work, asker, progress);
+    tokio::pin!(ends, sending);
+    tokio::select! {
+        biased;
+        () = &mut ends => {}
+        () = progress.cancelled.cancelled() => {
+            quit.cancel();
+            tokio::select! {
+                biased;
+                () = &mut ends => {}
+                sent = &mut sending => return sent,
+            }
+        }
+        sent = &mut sending => return sent,
+    }
+    quit.cancel();
+    tokio::time::timeout(LAST_ANSWERS, sending).await.unwrap_or(Ok(false))
+}
+
+/// Sends every request that has no row. Gives whether all have one in the end.
+async fn send(work: &Work, asker: Asker, progress: &Arc<Progress>) -> Result<bool, Failure> {
+    let crashed = work.replay.out.len();
+    if crashed > 0 && !progress.cancelled.is_cancelled() {
+        asker.journal.keep(Record::Crash(crashed)).await?;
+    }
+    let mut tasks = JoinSet::new();
+    let mut all = true;
+    for (number, place) in (1..).zip(&work.places[..work.wanted]) {
+        if work.replay.done.has(number) {
+            continue;
+        }
+        while let Some(ended) = tasks.try_join_next() {
+            all &= answered(ended)?;
+        }
+        while tasks.len() >= asker.upstream.in_hand {
+            let Some(ended) = tasks.join_next().await else { break };
+            all &= answered(ended)?;
+        }
+        let Some(room) = room_for(&asker, place.bytes()).await else {
+            all = false;
+            break;
+        };
+        let line = read(&work.input, *place).await?;
+        let (asker, progress) = (asker.clone(), progress.clone());
+        tasks.spawn(async move {
+            let answered = asker.answer(number, line).await;
+            if let Ok(true) = answered {
+                progress.count_row();
+            }
+            drop(room);
+            answered
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        all &= answered(ended)?;
+    }
+    Ok(all)
+}
+
+fn answered(ended: Result<Result<bool, Closed>, JoinError>) -> Result<bool, Failure> {
+    match ended {
+        Ok(answered) => Ok(answered?),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Ok(false),
+    }
+}
+
+/// Waits until there is room for a body; `None` when none is to go out any more.
+async fn room_for(asker: &Asker, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    let bytes = u32::try_from(bytes.min(BODY_BYTES)).unwrap_or(u32::MAX);
+    tokio::select! {
+        biased;
+        () = asker.quit.cancelled() => None,
+        room = asker.upstream.bodies.clone().acquire_many_owned(bytes) => room.ok(),
+    }
+}
+
+async fn read(input: &Arc<File>, place: Place) -> Result<Bytes, Failure> {
+    let input = input.clone();
+    blocking(move || {
+        let mut line = Vec::new();
+        place.read(&input, &mut line).map_err(unreadable)?;
+        Ok(line.into())
+    })
+    .await
+}
+
+/// The input was read before: that it cannot be now is no fault of the batch.
+fn unreadable(error: std::io::Error) -> Failure {
+    FileError::on("read", Path::new("the input of a batch"))(error).into()
+}
+
+/// Writes the result files from the journal.
+fn publish(shared: &Shared, work: &Work, path: &Path) -> Result<ResultIds, Failure> {
+    let batch = &*work.batch;
+    let mut faults = shared.faults.on_rows(batch);
+    let mut results = Results::create(&shared.store, batch, faults.forms())?;
+    let (mut line, mut kept, mut again) = (Vec::new(), Vec::new(), Again::default());
+    journal::each_record(&work.journal, path, |offset, record| {
+        match record {
+            Record::Crash(number) => again.crashed += number,
+            Record::Lost(_) => again.lost += 1,
+            Record::Sent(_) | Record::Back(_) => {}
+            Record::Row(kind, number, row) => {
+                let damaged = || JournalError::Damaged { path: path.to_owned(), offset };
+                let index = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
+                let place = index.and_then(|index| work.places.get(index)).ok_or_else(damaged)?;
+                place.read(&work.input, &mut line).map_err(unreadable)?;
+                let request = Request::parse(&line).map_err(Refusal::Unfit)?;
+                let receipt = Receipt { custom_id: request.custom_id, digest: echo::request_digest(&line) };
+                kept.clear();
+                kept.extend_from_slice(row);
+                faults.add(&mut results, (number, &line), (kind, &mut kept), &receipt)?;
+            }
+        }
+        Ok::<_, Failure>(())
+    })?;
+    let ids = results.publish()?;
+    faults.finish()?;
+    shared.store.batches.update(&batch.id, |batch| {
+        batch.again = again;
+        true
+    })?;
+    Ok(ids)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
