@@ -22,7 +22,7 @@
 //! | [`results`] | replies, the reply index, the ordered merge |
 //! | [`run`] | the driver that takes each shard through the phases, the Ledger, the run directory |
 //! | [`offline`] | check, plan, split and merge without a service |
-//! | [`serve`] | the local Batch API server |
+//! | [`serve`] | the local Batch API server, which answers with an echo, or with what an OpenAI-compatible server says |
 //! | [`generate`] | realistic prompt sets of any size |
 //! | [`mod@bench`] | what this machine makes of each stage |
 //! | [`durable`] | the only module that creates, syncs, renames or removes a file |

@@ -1,4 +1,4 @@
-//! Everything that talks to a provider's Batch API over HTTP.
+//! Everything that talks to a provider's Batch API over HTTP; and, in [`online`], to a service that has none.
 //!
 //! In: a [`Profile`], a [`Token`], and single operations asked of an [`Api`]: upload a payload, create a batch,
 //! look at it, list, cancel, download, delete. Out: [`RemoteFile`]s, [`Batch`]es, reply files on disk, or a

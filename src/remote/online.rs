@@ -146,3 +146,63 @@ impl Online {
         Ok(Said { body, _room: room })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::error::ErrorKind;
+    use super::super::testing::{Act, CANARY, Server, answer};
+    use super::*;
+
+    /// Asks a server that answers each request with `act`, and gives what it saw, too.
+    async fn ask(act: Act) -> (Result<Vec<u8>, Failed>, Server) {
+        let server = Server::start(move |_, _| act.clone()).await;
+        let address = Address::parse(&server.url).unwrap();
+        let token = Some(Token::new(CANARY).unwrap());
+        let online = Online::new(address, token, Duration::from_secs(5), Observer::default()).unwrap();
+        let endpoint = Endpoint::find("/v1/chat/completions").unwrap();
+        let said = online.ask(&endpoint, Bytes::from_static(b"{\"n\": 1e5}")).await.map(|said| said.body);
+        (said, server)
+    }
+
+    #[tokio::test]
+    async fn a_body_goes_out_and_comes_back_as_it_is() {
+        let (said, server) = ask(answer(200, "", "{\n \"m\": 2 }\n")).await;
+        assert_eq!(said.unwrap(), b"{\n \"m\": 2 }\n");
+        let seen = &server.seen()[0];
+        assert_eq!((seen.line.as_str(), &seen.body[..]), ("POST /v1/chat/completions", &b"{\"n\": 1e5}"[..]));
+        assert_eq!(seen.header("content-type"), Some("application/json"));
+        assert_eq!(seen.header("authorization"), Some(format!("bearer {CANARY}").as_str()));
+    }
+
+    #[tokio::test]
+    async fn no_redirect_is_followed_and_no_key_comes_back() {
+        let elsewhere = Server::start(|_, _| answer(200, "", "{}")).await;
+        let (said, _) = ask(answer(307, &format!("location: {}/v1/chat/completions\r\n", elsewhere.url), "")).await;
+        assert_eq!(said.unwrap_err().error.status(), Some(307));
+        assert_eq!(elsewhere.seen().len(), 0);
+        let (said, _) = ask(answer(400, "", format!(r#"{{"error":{{"message":"no {CANARY}"}}}}"#))).await;
+        let Failed { error, body } = said.unwrap_err();
+        assert_eq!((error.message(), error.kind()), (Some("no [redacted]"), ErrorKind::Refused));
+        assert_eq!(body.as_deref(), Some(r#"{"error":{"message":"no [redacted]"}}"#));
+    }
+
+    #[tokio::test]
+    async fn an_answer_has_a_most() {
+        let (said, _) = ask(answer(200, "", vec![b' '; usize::try_from(ANSWER_BYTES).unwrap()])).await;
+        assert!(said.is_ok());
+        let (said, _) = ask(answer(200, "", vec![b' '; usize::try_from(ANSWER_BYTES).unwrap() + 1])).await;
+        assert_eq!(said.unwrap_err().error.kind(), ErrorKind::TooLarge);
+    }
+
+    #[test]
+    fn what_manages_an_account_cannot_be_asked() {
+        for path in ["/v1/chat/completions", "chat/completions", "/v1/embeddings"] {
+            assert!(Endpoint::find(path).is_some(), "{path}");
+        }
+        for path in
+            ["/v1/files", "/v1/fine_tuning/jobs", "/v1/chat/completions/../../files", "/v1/chat/completions?x", ""]
+        {
+            assert!(Endpoint::find(path).is_none(), "{path}");
+        }
+    }
+}

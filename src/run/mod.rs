@@ -91,8 +91,9 @@ pub async fn run(
     };
     let worked = unless_failed(&server, working, &stop).await;
     let again = server.sent_again();
-    server.stop().await?;
+    let stopped = server.stop().await;
     let mut summary = Summary { seconds: begun.elapsed().as_secs_f64(), ..worked? };
+    stopped?;
     for (reason, requests) in [(CRASHED, again.crashed), (LOST, again.lost)] {
         if requests > 0 {
             summary.sent_again.insert(reason.to_owned(), requests);

@@ -179,6 +179,31 @@ fn kills_cost_what_was_in_flight_and_it_is_said_how_much_that_was() {
 }
 
 #[test]
+fn a_torn_journal_is_gone_on_with_and_a_damaged_one_is_refused() {
+    let (place, upstream) =
+        (Place::new(), Upstream::start(Manner { latency: Duration::from_millis(100), ..Manner::default() }));
+    let input = requests(300);
+    place.write("in.jsonl", &input);
+    let command = format!("run in.jsonl --provider online --base-url {} -o out.jsonl", upstream.url());
+    let mut running = place.program(&command).start();
+    wait_until(|| upstream.total() > 100);
+    running.kill();
+    assert!(running.end().was_killed());
+    let journals = place.run_directory().join("local/journal");
+    let journal = journals.join(crate::program::names_in(&journals).first().unwrap());
+    let whole = std::fs::read(&journal).unwrap();
+    let mut damaged = whole.clone();
+    damaged[30] ^= 1;
+    std::fs::write(&journal, damaged).unwrap();
+    let sent = upstream.total();
+    place.run(&command).with_code(8).saying("is damaged at byte 0");
+    assert_eq!(upstream.total(), sent);
+    std::fs::write(&journal, &whole[..whole.len() - 3]).unwrap();
+    place.run(&command).with_code(0).saying("at the service when the process ended");
+    assert_answered(&place.read("out.jsonl"), &input);
+}
+
+#[test]
 fn an_interrupted_run_waits_for_what_is_out_and_sends_nothing_again() {
     let (place, upstream) =
         (Place::new(), Upstream::start(Manner { latency: Duration::from_millis(300), ..Manner::default() }));

@@ -134,7 +134,7 @@ impl UpstreamOptions {
 /// Requests that were sent a second time although the first may have been answered, and so paid for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Again {
-    /// Because they were at the upstream when the process ended.
+    /// Because they were at the upstream when the process ended, or just about to go there: the next process cannot tell.
     pub crashed: u64,
     /// Because the connection broke, or no answer came in time.
     pub lost: u64,

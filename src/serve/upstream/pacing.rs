@@ -16,7 +16,7 @@ use super::window::Window;
 use crate::remote::gate::Gate;
 
 /// How long before its moment a turn is given: time to write down that the request goes out.
-const AHEAD: Duration = Duration::from_millis(50);
+const AHEAD: Duration = Duration::from_millis(20);
 
 /// See the module.
 #[derive(Debug)]
@@ -141,5 +141,79 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.pacing.state().out -= 1;
         self.pacing.left.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_wait_for_room_and_for_the_gate() {
+        let (pacing, gate) = (Pacing::new(2), Gate::default());
+        let first = pacing.turn(&gate).await;
+        let _second = pacing.turn(&gate).await;
+        assert!(tokio::time::timeout(Duration::from_secs(60), pacing.turn(&gate)).await.is_err(), "there is no room");
+        first.answered(Duration::from_secs(1));
+        let third = pacing.turn(&gate).await;
+        let began = Instant::now();
+        gate.shut(Some(Duration::from_secs(7)));
+        assert!(!third.moment(&gate).await, "it came too late");
+        third.unsent();
+        let fourth = pacing.turn(&gate).await;
+        assert!(began.elapsed() >= Duration::from_secs(7) && fourth.moment(&gate).await);
+    }
+
+    /// How many times the ideal time it takes to get requests through a limit when many tasks try, each as often as it takes.
+    #[tokio::test(start_paused = true)]
+    async fn many_tasks_use_a_limit_to_the_full() {
+        const REQUESTS: u32 = 2_000;
+        const PER_SECOND: f64 = 100.0;
+        let (pacing, gate) = (Arc::new(Pacing::new(64)), Arc::new(Gate::default()));
+        // What a client may have saved up, and when that was.
+        let saved = Arc::new(Mutex::new((PER_SECOND, Instant::now())));
+        let began = Instant::now();
+        let tasks: Vec<_> = (0..REQUESTS)
+            .map(|_| {
+                let (pacing, gate, saved) = (pacing.clone(), gate.clone(), saved.clone());
+                tokio::spawn(async move {
+                    loop {
+                        let turn = pacing.turn(&gate).await;
+                        if !turn.moment(&gate).await {
+                            turn.unsent();
+                            continue;
+                        }
+                        let is_let_in = {
+                            let mut saved = saved.lock().unwrap();
+                            let earned = saved.1.elapsed().as_secs_f64() * PER_SECOND;
+                            *saved = ((saved.0 + earned).min(PER_SECOND), Instant::now());
+                            saved.0 -= if saved.0 >= 1.0 { 1.0 } else { return_soon(&gate) };
+                            gate.shut_for().is_none()
+                        };
+                        if !is_let_in {
+                            turn.limited();
+                            continue;
+                        }
+                        tokio::time::sleep(Duration::from_millis(300)).await;
+                        turn.answered(Duration::from_millis(300));
+                        return;
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let ideal = f64::from(REQUESTS) / PER_SECOND - 1.0;
+        let ratio = began.elapsed().as_secs_f64() / ideal;
+        assert!(ratio < 1.2, "{ratio}");
+    }
+
+    /// Turns a request away for a second, at no cost to what is saved up.
+    fn return_soon(gate: &Gate) -> f64 {
+        gate.shut(Some(Duration::from_secs(1)));
+        0.0
     }
 }
