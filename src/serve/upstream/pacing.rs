@@ -43,7 +43,7 @@ pub(super) struct Turn<'p> {
     pacing: &'p Pacing,
     number: u64,
     cycle: u64,
-    /// The moment to send.
+    /// The moment to send, if it is not late by then.
     at: Instant,
 }
 
@@ -102,8 +102,9 @@ impl Pacing {
 impl Turn<'_> {
     /// Waits for its moment. Gives whether it is good: by then the gate may be shut.
     pub(super) async fn moment(&self, gate: &Gate) -> bool {
-        if self.at > Instant::now() {
-            tokio::time::sleep_until(self.at).await;
+        let out = self.pacing.state().rate.out(self.at, Instant::now());
+        if out > Instant::now() {
+            tokio::time::sleep_until(out).await;
         }
         gate.shut_for().is_none()
     }

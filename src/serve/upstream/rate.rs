@@ -47,6 +47,10 @@ pub(super) struct Rate {
     refused_at: f64,
     /// When the next request may go out.
     next: Instant,
+    /// Requests that have their moment and are not out yet.
+    due: u32,
+    /// When the last one went out.
+    last_out: Option<Instant>,
     grown: Instant,
     current: Cycle,
     last: Option<Cycle>,
@@ -75,6 +79,8 @@ impl Rate {
             pace: None,
             refused_at: f64::INFINITY,
             next: now,
+            due: 0,
+            last_out: None,
             grown: now,
             current: Cycle { number: 0, began: now, sent: 0, refused: 0 },
             last: None,
@@ -93,12 +99,25 @@ impl Rate {
             self.current.began = at;
         }
         self.current.sent += 1;
+        self.due += 1;
         self.grow(now);
         self.next = match self.pace {
             Some(pace) => at + Duration::from_secs_f64(1.0 / pace),
             None => at,
         };
         (at, self.current.number)
+    }
+
+    /// When a request that had its moment at `at` goes out in truth. Many that are late together, because a disk was slow, do
+    /// not make up for it together: to the upstream that would be a burst.
+    pub(super) fn out(&mut self, at: Instant, now: Instant) -> Instant {
+        self.due = self.due.saturating_sub(1);
+        let Some(pace) = self.pace else { return at.max(now) };
+        let apart = Duration::from_secs_f64(1.0 / pace);
+        let out = at.max(now).max(self.last_out.map_or(now, |last| last + apart));
+        self.last_out = Some(out);
+        self.next = self.next.max(out + apart * (self.due + 1));
+        out
     }
 
     /// A request of this cycle did not go out after all.
@@ -130,7 +149,7 @@ impl Rate {
         };
         self.pace = Some(pace.max(LOWEST));
         self.refused_at = most;
-        (self.next, self.grown) = (now, now);
+        (self.next, self.grown, self.last_out) = (now, now, None);
         self.last = Some(self.current);
         self.current = Cycle { number: self.current.number + 1, began: now, sent: 0, refused: 0 };
         true
@@ -209,6 +228,18 @@ mod tests {
             let cost = cost(per_second, burst, Duration::from_millis(pause), requests);
             assert!(cost < most, "{per_second}/s, {burst} saved up, pauses of {pause} ms: {cost} times the ideal time");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_late_together_goes_out_one_by_one() {
+        let mut rate = Rate::new(Instant::now());
+        rate.pace = Some(10.0);
+        let start = Instant::now();
+        let due: Vec<Instant> = (0..4).map(|_| rate.send(start).0).collect();
+        let late = start + Duration::from_secs(2);
+        let out: Vec<_> = due.into_iter().map(|at| rate.out(at, late).duration_since(late).as_millis()).collect();
+        assert_eq!(out, [0, 100, 200, 300]);
+        assert_eq!(rate.next().duration_since(late).as_millis(), 400);
     }
 
     #[tokio::test(start_paused = true)]
