@@ -11,6 +11,7 @@ use batchline::custom_id::IdHasher;
 use batchline::durable;
 use batchline::generate::{Amount, GenerateOptions, generate};
 use batchline::input::check::LineLimits;
+use batchline::input::envelope::Envelope;
 use batchline::input::pack::ShardLimits;
 use batchline::input::request_index::RequestIndex;
 use batchline::input::scan::{Scan, ScanOptions, scan};
@@ -65,7 +66,7 @@ impl Data {
 
     fn scan(&self, source: &Source, threads: usize, index: Option<&Path>) -> Scan {
         let options = ScanOptions {
-            line: LineLimits { line_bytes: 10_000_000, custom_id_characters: 64 },
+            line: LineLimits { line_bytes: 10_000_000, custom_id_characters: 64, envelope: Envelope::Minimal },
             shard: ShardLimits { requests: 50_000, bytes: 100_000_000 },
             threads,
             memory_bytes: 64 << 20,

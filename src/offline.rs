@@ -72,7 +72,8 @@ pub fn split(options: &OfflineOptions, directory: &Path, monitor: &dyn Monitor) 
         let path = directory.join(format!("shard-{:06}.jsonl", shard.number));
         let mut file = BlockWriter::new(PendingFile::create(&path)?);
         let mut reader =
-            ShardReader::open(scanned.source.clone(), index.clone(), shard.clone(), scanned.scratch.path())?;
+            ShardReader::open(scanned.source.clone(), index.clone(), shard.clone(), scanned.scratch.path())?
+                .with_envelope(scanned.options.line.envelope);
         copy(&mut reader, &mut file).map_err(FileError::on("write", &path))?;
         file.into_inner().map_err(FileError::on("write", &path))?.publish()?;
         paths.push(path);

@@ -34,6 +34,7 @@ use crate::error::Error;
 use crate::generate::{Amount, GenerateOptions, Generated, generate};
 use crate::in_order::in_order;
 use crate::input::check::LineLimits;
+use crate::input::envelope::Envelope;
 use crate::input::pack::{Shard, ShardLimits};
 use crate::input::request_index::RequestIndex;
 use crate::input::scan::{self, Scan, ScanOptions};
@@ -157,7 +158,11 @@ fn copy(input: &Path, target: &Path) -> Result<Measured, Error> {
 fn scan_options(options: &BenchOptions, place: &Path) -> ScanOptions {
     let limits = &options.profile.limits;
     ScanOptions {
-        line: LineLimits { line_bytes: limits.line_bytes, custom_id_characters: limits.custom_id_characters as usize },
+        line: LineLimits {
+            line_bytes: limits.line_bytes,
+            custom_id_characters: limits.custom_id_characters as usize,
+            envelope: Envelope::Minimal,
+        },
         shard: ShardLimits { requests: limits.shard_requests, bytes: limits.shard_bytes },
         threads: options.threads,
         memory_bytes: options.memory_bytes,
@@ -192,6 +197,7 @@ fn plan(options: &BenchOptions, input: &Path, place: &Path) -> Result<(Files, Ve
         requests: Arc::new(RequestIndex::open(&path)?),
         replies: ReplyIndex::open_or_create(&layout::replies_index(place), requests)?,
         ids: scan_options.ids,
+        envelope: scan_options.line.envelope,
         threads: options.threads,
         memory_bytes: options.memory_bytes,
     };
@@ -221,9 +227,10 @@ async fn run_batches(options: &BenchOptions, api: &HttpApi, uploaded: &[RemoteFi
     for file in uploaded {
         let request = CreateBatch {
             input_file_id: file.id.clone(),
-            endpoint: options.profile.endpoint.to_owned(),
+            endpoint: options.profile.endpoint().to_owned(),
             completion_window: Some(options.profile.completion_window.to_owned()),
             model: None,
+            mark: None,
         };
         match api.create(&request).await {
             Submission::Accepted(batch) => ids.push(batch.id),
@@ -267,9 +274,9 @@ async fn download(
 ) -> Result<Measured, Error> {
     let gauge = Gauge::start();
     let downloads = futures::stream::iter(batches.iter().enumerate()).map(|(shard, batch)| {
-        steps::download(api, &files.run, submission(shard), batch, false, |_| Progress::default())
+        steps::download(api, &files.run, submission(shard), batch, (false, false), |_| Progress::default())
     });
-    let () = downloads.buffered(options.transfers).try_collect().await?;
+    let () = downloads.buffered(options.transfers).map_err(|(_, error)| error).try_collect().await?;
     Ok(gauge.stop("download", Some(COPY), (reply_bytes(files)?, generated.requests)))
 }
 

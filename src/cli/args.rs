@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Clean(CleanArguments),
     /// Examine a run directory, and have what is damaged made again
     Doctor(DoctorArguments),
+    /// List the providers: what they take, and how sure that is
+    Providers(ProvidersArguments),
     /// Start the local Batch API server
     Serve(ServeArguments),
     /// Write a realistic set of requests
@@ -73,6 +75,7 @@ impl Command {
             Self::Cancel(arguments) => arguments.json,
             Self::Retry(arguments) => arguments.json,
             Self::Doctor(arguments) => arguments.json,
+            Self::Providers(arguments) => arguments.json,
             Self::Bench(arguments) => arguments.json,
             Self::Split(_) | Self::Clean(_) | Self::Serve(_) | Self::Generate(_) => false,
         }
@@ -85,9 +88,15 @@ pub(crate) struct InputArguments {
     /// Files of requests, in order; `-` or none is standard input. gzip and zstd are recognised by content
     #[arg(value_name = "INPUT")]
     pub(crate) inputs: Vec<PathBuf>,
-    /// The provider whose limits apply [together, local, online]
-    #[arg(long, value_name = "NAME", default_value = "together")]
-    pub(crate) provider: String,
+    /// The provider, one of those that `batchline providers` lists [default: together]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) provider: Option<String>,
+    /// What the provider speaks, together or openai, where it may be either; alone, with --base-url, a service of your own
+    #[arg(long, value_name = "NAME", value_parser = dialect)]
+    pub(crate) dialect: Option<batchline::remote::Dialect>,
+    /// The endpoint that answers, such as /v1/embeddings [default: /v1/chat/completions]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) endpoint: Option<String>,
     /// Threads that check and merge [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
@@ -319,10 +328,20 @@ pub(crate) struct DoctorArguments {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ProvidersArguments {
+    /// Print JSON, a provider a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ServeArguments {
     /// Where to listen; port 0 is any free port
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
+    /// Whose API to be: together or openai
+    #[arg(long, value_name = "NAME", default_value = "together", value_parser = serve_dialect)]
+    pub(crate) dialect: batchline::serve::Dialect,
     /// Directory for files, batches and the billing ledger
     #[arg(short, long, value_name = "DIR", default_value = "batchline-serve")]
     pub(crate) directory: PathBuf,
@@ -434,6 +453,19 @@ fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err(format!("{unit:?} is no unit of time; use ms, s, m or h")),
     };
     number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
+}
+
+fn dialect(text: &str) -> Result<batchline::remote::Dialect, String> {
+    batchline::remote::Dialect::named(text).ok_or_else(|| "expected together or openai".to_owned())
+}
+
+fn serve_dialect(text: &str) -> Result<batchline::serve::Dialect, String> {
+    use batchline::serve::Dialect;
+    match text {
+        "together" => Ok(Dialect::Together),
+        "openai" => Ok(Dialect::OpenAi),
+        _ => Err("expected together or openai".to_owned()),
+    }
 }
 
 fn on_ambiguous(text: &str) -> Result<batchline::run::OnAmbiguous, String> {

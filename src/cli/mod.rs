@@ -9,6 +9,7 @@ mod exit;
 mod inspect;
 mod offline;
 mod progress;
+mod providers;
 mod records;
 mod running;
 mod serving;
@@ -71,6 +72,7 @@ fn dispatch(command: Command) -> Result<Exit, exit::Failure> {
         Command::Retry(arguments) => tending::retry(&arguments),
         Command::Clean(arguments) => tending::clean(&arguments),
         Command::Doctor(arguments) => tending::doctor(&arguments),
+        Command::Providers(arguments) => providers::providers(&arguments),
         Command::Serve(arguments) => serving::serve(arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
     }

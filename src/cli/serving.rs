@@ -1,7 +1,7 @@
 //! `batchline serve`.
 
 use batchline::remote::{Observer, Token};
-use batchline::serve::{Faults, FaultsError, ServeOptions, Server, UpstreamOptions};
+use batchline::serve::{Dialect, Faults, FaultsError, ServeOptions, Server, UpstreamOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::ServeArguments;
@@ -34,6 +34,7 @@ pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     let options = ServeOptions {
         directory: arguments.directory,
         listen: arguments.listen,
+        dialect: arguments.dialect,
         token,
         seed: arguments.seed,
         batch_time: arguments.batch_time,
@@ -47,7 +48,11 @@ pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         let server = Server::start(options).await?;
         // The first line is for scripts that ask for any free port.
         print(&server.base_url())?;
-        eprintln!("serving Together's Batch API with {answers} from {}; Ctrl-C ends it", directory.display());
+        let whose = match arguments.dialect {
+            Dialect::Together => "Together's",
+            Dialect::OpenAi => "OpenAI's",
+        };
+        eprintln!("serving {whose} Batch API with {answers} from {}; Ctrl-C ends it", directory.display());
         if is_faulty {
             eprintln!("with scripted faults; access.jsonl and faults.jsonl there say which of them acted");
         }

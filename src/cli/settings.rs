@@ -6,11 +6,13 @@ use std::time::Duration;
 use batchline::custom_id::IdHasher;
 use batchline::error::Error;
 use batchline::input::check::LineLimits;
+use batchline::input::envelope::Envelope;
 use batchline::input::pack::ShardLimits;
 use batchline::input::scan::ScanOptions;
 use batchline::input::source::Input;
 use batchline::offline::OfflineOptions;
-use batchline::remote::{Address, Profile, Token, profile, provider::PROFILES};
+use batchline::remote::provider::PROFILES;
+use batchline::remote::{Address, Dialect, LineEnvelope, Profile, Token, profile, profile_speaking};
 use batchline::run::options::MEMORY_SHARE;
 use batchline::run::{OnAmbiguous, RunOptions, ServiceChoice, directory::RUNS_DIRECTORY};
 use batchline::serve::{UpstreamOptions, upstream::CONCURRENCY};
@@ -30,6 +32,12 @@ const OPENAI_KEY_VARIABLE: &str = "OPENAI_API_KEY";
 /// The key of `serve`'s upstream.
 const UPSTREAM_KEY_VARIABLE: &str = "BATCHLINE_UPSTREAM_KEY";
 
+/// The provider without a name.
+const TOGETHER: &str = "together";
+
+/// The provider that is wherever its user says.
+const CUSTOM: &str = "custom";
+
 /// How long the local service's list is watched before a submission in doubt is repeated. It shows a batch as soon as it
 /// exists, and a call cannot outlive the process that would have answered it.
 const LOCAL_SETTLE: Duration = Duration::from_secs(1);
@@ -41,8 +49,39 @@ pub(crate) fn inputs(arguments: &InputArguments) -> Vec<Input> {
 
 pub(crate) fn provider(name: &str) -> Result<&'static Profile, Failure> {
     profile(name).ok_or_else(|| {
-        let names: Vec<&str> = PROFILES.iter().map(|profile| profile.name).collect();
+        let mut names: Vec<&str> = PROFILES.iter().map(|profile| profile.name).collect();
+        names.dedup();
         Failure::Usage(format!("there is no provider {name:?}; known are {}", names.join(", ")))
+    })
+}
+
+/// The provider that was named, in the dialect that was named; without a name, what speaks that dialect anywhere.
+fn chosen(input: &InputArguments) -> Result<&'static Profile, Failure> {
+    let name = match (&input.provider, input.dialect) {
+        (Some(name), _) => name.as_str(),
+        (None, None | Some(Dialect::Together)) => TOGETHER,
+        (None, Some(_)) => CUSTOM,
+    };
+    let named = provider(name)?;
+    let Some(dialect) = input.dialect else { return Ok(named) };
+    profile_speaking(named.name, dialect).ok_or_else(|| {
+        Failure::Usage(format!(
+            "{name} speaks {}, not {}; for a service of your own leave --provider away",
+            named.dialect.name(),
+            dialect.name()
+        ))
+    })
+}
+
+/// The endpoint that was named, if the provider has it.
+fn endpoint(profile: &Profile, input: &InputArguments) -> Result<&'static str, Failure> {
+    let Some(typed) = &input.endpoint else { return Ok(profile.endpoint()) };
+    profile.endpoints.iter().copied().find(|known| known == typed).ok_or_else(|| {
+        Failure::Usage(format!(
+            "{} has no batches for {typed:?}; it has {}",
+            profile.name,
+            profile.endpoints.join(", ")
+        ))
     })
 }
 
@@ -57,11 +96,20 @@ pub(crate) fn share(memory: u64) -> usize {
     bytes(memory) / MEMORY_SHARE
 }
 
-fn line_limits(profile: &Profile) -> LineLimits {
-    LineLimits {
-        line_bytes: profile.limits.line_bytes,
+/// What lines must keep to in a shard of that size: a line must fit it with its line end.
+fn line_limits(profile: &Profile, endpoint: &'static str, shard: ShardLimits) -> Result<LineLimits, Failure> {
+    let full = || {
+        let what = format!("{} has lines with a URL that is no endpoint", profile.name);
+        Envelope::full(profile.url_for(endpoint)).ok_or(Failure::Run(Error::Internal { what }))
+    };
+    Ok(LineLimits {
+        line_bytes: profile.limits.line_bytes.min(shard.bytes - 1),
         custom_id_characters: profile.limits.custom_id_characters as usize,
-    }
+        envelope: match profile.envelope {
+            LineEnvelope::Minimal => Envelope::Minimal,
+            LineEnvelope::Full => full()?,
+        },
+    })
 }
 
 fn shard_limits(profile: &Profile, arguments: Option<&ShardArguments>) -> Result<ShardLimits, Failure> {
@@ -83,10 +131,9 @@ pub(crate) fn offline(
     shard: Option<&ShardArguments>,
     defects: &DefectArguments,
 ) -> Result<OfflineOptions, Failure> {
-    let profile = provider(&input.provider)?;
-    let mut line = line_limits(profile);
+    let profile = chosen(input)?;
     let limits = shard_limits(profile, shard)?;
-    line.line_bytes = line.line_bytes.min(limits.bytes - 1);
+    let line = line_limits(profile, endpoint(profile, input)?, limits)?;
     Ok(OfflineOptions {
         inputs: inputs(input),
         scan: ScanOptions {
@@ -105,18 +152,17 @@ pub(crate) fn offline(
 }
 
 pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
-    let profile = provider(&arguments.input.provider)?;
+    let profile = chosen(&arguments.input)?;
     let shard = shard_limits(profile, Some(&arguments.shard))?;
-    let mut line = line_limits(profile);
-    // A line must fit a shard with its line end.
-    line.line_bytes = line.line_bytes.min(shard.bytes - 1);
+    let endpoint = endpoint(profile, &arguments.input)?;
+    let line = line_limits(profile, endpoint, shard)?;
     let built_in = [LOCAL, ONLINE].contains(&profile.name);
     Ok(RunOptions {
         inputs: inputs(&arguments.input),
         runs: PathBuf::from(RUNS_DIRECTORY),
         directory: arguments.runs.run_dir.clone(),
         service: with_concurrency(service(profile, &arguments.service)?, arguments.concurrency)?,
-        endpoint: profile.endpoint.to_owned(),
+        endpoint: endpoint.to_owned(),
         line,
         shard,
         skip_invalid: arguments.shard.skip_invalid,
@@ -142,6 +188,10 @@ pub(crate) fn service(profile: &'static Profile, arguments: &ServiceArguments) -
     let typed = arguments.base_url.clone().or_else(|| variable(profile.base_url_variable));
     if profile.name == LOCAL && typed.is_none() {
         return Ok(ServiceChoice::BuiltIn { profile });
+    }
+    if typed.is_none() && profile.base_url.is_empty() {
+        let hint = format!("name it: --base-url URL, or set {}", profile.base_url_variable);
+        return Err(configuration(format!("{} has no address of its own", profile.name), Some(hint)));
     }
     let address = Address::parse(typed.as_deref().unwrap_or(profile.base_url))?;
     if profile.name == ONLINE {

@@ -16,6 +16,7 @@ use serde::de::{self, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::defect::{DEPTH_MAX, Defect, DefectKind};
+use super::envelope::{Envelope, Lacks};
 use super::grammar::{self, RawString};
 
 /// What a line must keep to.
@@ -25,6 +26,8 @@ pub struct LineLimits {
     pub line_bytes: u64,
     /// Longest `custom_id` in Unicode scalar values.
     pub custom_id_characters: usize,
+    /// What it must have, or is given on its way up.
+    pub envelope: Envelope,
 }
 
 /// A request as the fast path sees it; strings without escapes are those of the line.
@@ -34,6 +37,8 @@ pub struct Fields<'l> {
     pub custom_id: Cow<'l, str>,
     /// The model that it asks for.
     pub model: Cow<'l, str>,
+    /// What it is given on its way up.
+    pub lacks: Lacks,
 }
 
 /// The fields of a good line, without its line end; `None` when it needs [`diagnose`].
@@ -43,10 +48,16 @@ pub fn request<'l>(line: &'l [u8], limits: &LineLimits) -> Option<Fields<'l>> {
         return None;
     }
     let raw = grammar::request(line)?;
-    let fields = Fields { custom_id: unescaped(raw.custom_id)?, model: unescaped(raw.model)? };
+    let lacks = limits.envelope.lacks(line).ok()?;
+    let fields = Fields { custom_id: unescaped(raw.custom_id)?, model: unescaped(raw.model)?, lacks };
     let fits = fields.custom_id.len() <= limits.custom_id_characters
         || fields.custom_id.chars().count() <= limits.custom_id_characters;
-    (!fields.custom_id.is_empty() && fits).then_some(fields)
+    (!fields.custom_id.is_empty() && fits && written_bytes(line, lacks, limits) <= limits.line_bytes).then_some(fields)
+}
+
+/// Bytes of a line as it goes up.
+fn written_bytes(line: &[u8], lacks: Lacks, limits: &LineLimits) -> u64 {
+    line.len() as u64 + u64::from(limits.envelope.added_bytes(lacks))
 }
 
 fn unescaped(string: RawString<'_>) -> Option<Cow<'_, str>> {
@@ -61,6 +72,8 @@ pub struct Diagnosed {
     pub custom_id: String,
     /// The model that it asks for.
     pub model: String,
+    /// What it is given on its way up.
+    pub lacks: Lacks,
 }
 
 /// Decides about a line that the fast path did not accept. `line` is as it stands in the file, its line end not included.
@@ -122,10 +135,14 @@ pub fn diagnose(line: &[u8], limits: &LineLimits) -> Result<Diagnosed, Defect> {
     let Some(model_value) = body.get("model") else {
         return Err(defect(DefectKind::MissingModel, column_of(body_value)));
     };
-    match serde_json::from_str(model_value) {
-        Ok(model) => Ok(Diagnosed { custom_id: id.clone(), model }),
-        Err(_) => Err(defect(DefectKind::ModelNotAString, column_of(model_value))),
+    let Ok(model) = serde_json::from_str(model_value) else {
+        return Err(defect(DefectKind::ModelNotAString, column_of(model_value)));
+    };
+    let lacks = limits.envelope.lacks(line)?;
+    if written_bytes(line, lacks, limits) > limits.line_bytes {
+        return Err(defect(DefectKind::LineTooLong(limits.line_bytes), 1));
     }
+    Ok(Diagnosed { custom_id: id.clone(), model, lacks })
 }
 
 /// The `custom_id` of a line and its column in bytes counted from 1, whatever else the line holds; `None` when it has none.
@@ -255,17 +272,18 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: LineLimits = LineLimits { line_bytes: 10_000_000, custom_id_characters: 64 };
+    const LIMITS: LineLimits =
+        LineLimits { line_bytes: 10_000_000, custom_id_characters: 64, envelope: Envelope::Minimal };
 
     fn fast(line: &[u8]) -> Option<Diagnosed> {
-        let Fields { custom_id, model } = request(line, &LIMITS)?;
-        Some(Diagnosed { custom_id: custom_id.into_owned(), model: model.into_owned() })
+        let Fields { custom_id, model, lacks } = request(line, &LIMITS)?;
+        Some(Diagnosed { custom_id: custom_id.into_owned(), model: model.into_owned(), lacks })
     }
 
     #[test]
     fn the_fast_path_takes_a_plain_request() {
         let line = br#"{"custom_id":"a\u0062","body":{"x":[1,{"model":3}],"model":"m","messages":[]},"method":"POST"}"#;
-        let expected = Diagnosed { custom_id: "ab".to_owned(), model: "m".to_owned() };
+        let expected = Diagnosed { custom_id: "ab".to_owned(), model: "m".to_owned(), lacks: Lacks::default() };
         assert_eq!(fast(line), Some(expected.clone()));
         assert_eq!(diagnose(line, &LIMITS), Ok(expected));
     }

@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::InputError;
 use super::check::{self, LineLimits};
 use super::defect::{Defect, DefectKind};
+use super::envelope::Lacks;
 use super::source::{Part, Source};
 use crate::custom_id::IdHasher;
 use crate::durable::FileError;
@@ -35,6 +36,8 @@ pub(crate) struct CheckedLine {
     pub(crate) length: u32,
     /// Index into [`Chunk::models`]; `None` for a line with a Defect.
     pub(crate) model: Option<u16>,
+    /// What it is given on its way up.
+    pub(crate) lacks: Lacks,
 }
 
 /// The lines that start in a chunk's blocks.
@@ -61,15 +64,15 @@ impl Chunk {
     fn push_line(&mut self, line: &[u8], offset: u64, limits: &LineLimits, ids: IdHasher) {
         let line_hash = xxh3_64(line);
         let length = u32::try_from(line.len()).unwrap_or(u32::MAX);
-        let checked = CheckedLine { id_hash: 0, offset, length, model: None };
-        let (id_hash, model) = match check::request(line, limits) {
-            Some(fields) => (ids.hash(&fields.custom_id), self.model_number(&fields.model)),
+        let checked = CheckedLine { id_hash: 0, offset, length, model: None, lacks: Lacks::default() };
+        let (id_hash, model, lacks) = match check::request(line, limits) {
+            Some(fields) => (ids.hash(&fields.custom_id), self.model_number(&fields.model), fields.lacks),
             None => match check::diagnose(line, limits) {
-                Ok(found) => (ids.hash(&found.custom_id), self.model_number(&found.model)),
+                Ok(found) => (ids.hash(&found.custom_id), self.model_number(&found.model), found.lacks),
                 Err(defect) => return self.push_defect(checked, line_hash, defect),
             },
         };
-        self.push(CheckedLine { id_hash, model: Some(model), ..checked }, line_hash);
+        self.push(CheckedLine { id_hash, model: Some(model), lacks, ..checked }, line_hash);
     }
 
     fn push_defect(&mut self, line: CheckedLine, line_hash: u64, defect: Defect) {
@@ -143,7 +146,7 @@ impl ChunkReader {
                 }
                 Line::TooLong { .. } => {
                     let kind = DefectKind::LineTooLong(self.limits.line_bytes);
-                    let line = CheckedLine { id_hash: 0, offset, length: 0, model: None };
+                    let line = CheckedLine { id_hash: 0, offset, length: 0, model: None, lacks: Lacks::default() };
                     chunk.push_defect(line, 0, Defect { kind, column: 1, custom_id: None });
                 }
             }
@@ -165,7 +168,8 @@ fn is_utf16(part: &Part) -> std::io::Result<bool> {
 /// UTF-16 cannot be framed by bytes: one Defect stands for the whole file.
 fn utf16_chunk(mut chunk: Chunk, part: &Part, first_block: u64) -> Chunk {
     if first_block == 0 {
-        let line = CheckedLine { offset: part.start, id_hash: 0, length: 0, model: None };
+        let (offset, lacks) = (part.start, Lacks::default());
+        let line = CheckedLine { offset, id_hash: 0, length: 0, model: None, lacks };
         chunk.push_defect(line, 0, Defect { kind: DefectKind::Utf16, column: 1, custom_id: None });
         chunk.lines = 1;
     }

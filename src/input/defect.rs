@@ -44,12 +44,16 @@ pub enum DefectKind {
     MissingModel,
     /// `body.model` is not a string.
     ModelNotAString,
+    /// `method` is there, and is not `POST`, which the provider wants.
+    OtherMethod,
+    /// `url` is there, and is not the endpoint of the batch, which the provider wants; the endpoint.
+    OtherUrl(String),
     /// An earlier line has the same `custom_id`; its place, as `file:line`.
     DuplicateCustomId(String),
 }
 
 /// All codes, in the order in which a line is checked. Codes are stable: scripts match on them.
-pub const DEFECT_CODES: [&str; 17] = [
+pub const DEFECT_CODES: [&str; 19] = [
     "utf-16",
     "not-utf8",
     "line-too-long",
@@ -66,6 +70,8 @@ pub const DEFECT_CODES: [&str; 17] = [
     "body-not-an-object",
     "missing-model",
     "model-not-a-string",
+    "other-method",
+    "other-url",
     "duplicate-custom-id",
 ];
 
@@ -90,6 +96,8 @@ impl DefectKind {
             Self::BodyNotAnObject => "body-not-an-object",
             Self::MissingModel => "missing-model",
             Self::ModelNotAString => "model-not-a-string",
+            Self::OtherMethod => "other-method",
+            Self::OtherUrl(_) => "other-url",
             Self::DuplicateCustomId(_) => "duplicate-custom-id",
         }
     }
@@ -114,6 +122,8 @@ impl fmt::Display for DefectKind {
             Self::BodyNotAnObject => write!(out, "body is not an object"),
             Self::MissingModel => write!(out, "body.model is missing"),
             Self::ModelNotAString => write!(out, "body.model is not a string"),
+            Self::OtherMethod => write!(out, "method is not POST"),
+            Self::OtherUrl(endpoint) => write!(out, "url is not {endpoint}, the endpoint of the batch"),
             Self::DuplicateCustomId(first) => write!(out, "custom_id was already used at {first}"),
         }
     }

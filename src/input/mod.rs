@@ -18,6 +18,7 @@ use crate::durable::FileError;
 pub mod check;
 mod chunk;
 pub mod defect;
+pub mod envelope;
 mod grammar;
 pub mod members;
 pub mod pack;

@@ -8,6 +8,8 @@
 //!       | offset | length | shard | state | check | id hash |      all little-endian, record n at byte 32 n
 //! ```
 //!
+//! What the line is given on its way up stands in the upper half of the state.
+//!
 //! The check is the exclusive or of the other bytes, and never 0 where they are: a record that the disk has changed is an error,
 //! and never another line.
 //!
@@ -19,6 +21,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::envelope::Lacks;
 use crate::durable::{self, FileError};
 
 /// Size of a record in bytes.
@@ -32,6 +35,12 @@ const WRITE_BYTES: usize = 256 * 1024;
 
 /// Offsets have six bytes.
 const OFFSET_BYTES: usize = 6;
+
+/// The half of a byte that holds the state.
+const STATE_MASK: u8 = 0x0f;
+
+/// Where in the byte stands what a line lacks.
+const LACKS_SHIFT: u32 = 4;
 
 /// What became of a line in the check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +66,8 @@ pub struct Record {
     pub state: LineState,
     /// The keyed hash of its `custom_id`; 0 unless it is a request.
     pub id_hash: u128,
+    /// What it is given on its way up.
+    pub lacks: Lacks,
 }
 
 impl Record {
@@ -69,7 +80,7 @@ impl Record {
             LineState::Request => 0,
             LineState::Defective => 1,
             LineState::Duplicate => 2,
-        };
+        } | self.lacks.to_bits() << LACKS_SHIFT;
         bytes[16..].copy_from_slice(&self.id_hash.to_le_bytes());
         bytes[15] = check(&bytes);
         bytes
@@ -89,13 +100,15 @@ impl Record {
             offset: u64::from_le_bytes(offset),
             length: word(6),
             shard: word(10),
-            state: match bytes[14] {
+            state: match bytes[14] & STATE_MASK {
                 0 => LineState::Request,
                 1 => LineState::Defective,
                 2 => LineState::Duplicate,
                 other => return Err(damaged(&format!("line state {other} is unknown"))),
             },
             id_hash: u128::from_le_bytes(id_hash),
+            lacks: Lacks::from_bits(bytes[14] >> LACKS_SHIFT)
+                .ok_or_else(|| damaged("what its line lacks is unknown"))?,
         })
     }
 }
@@ -218,6 +231,7 @@ mod tests {
             shard: 70_000,
             state: [LineState::Request, LineState::Defective, LineState::Duplicate][usize::try_from(n % 3).unwrap()],
             id_hash: u128::MAX - u128::from(n),
+            lacks: Lacks { method: n % 2 == 0, url: n % 5 == 0 },
         };
         let mut writer = IndexWriter::create(&path).unwrap();
         (0..10_000).for_each(|n| writer.push(record(n)).unwrap());
@@ -236,7 +250,14 @@ mod tests {
     }
     #[test]
     fn a_record_that_the_disk_has_changed_is_an_error() {
-        let record = Record { offset: 5, length: 99, shard: 3, state: LineState::Request, id_hash: 1 << 90 };
+        let record = Record {
+            offset: 5,
+            length: 99,
+            shard: 3,
+            state: LineState::Request,
+            id_hash: 1 << 90,
+            lacks: Lacks::default(),
+        };
         for bit in 0..8 * 32 {
             let mut changed = record.to_bytes();
             changed[bit / 8] ^= 1 << (bit % 8);

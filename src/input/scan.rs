@@ -192,15 +192,16 @@ impl<'s> Pass<'s> {
     }
 
     fn fold_line(&mut self, line: &CheckedLine, line_hash: u64, models: &[String]) -> Result<(), InputError> {
-        let CheckedLine { offset, length, id_hash, model } = *line;
-        let mut record = Record { offset, length, shard: 0, state: LineState::Defective, id_hash };
+        let CheckedLine { offset, length, id_hash, model, lacks } = *line;
+        let mut record = Record { offset, length, shard: 0, state: LineState::Defective, id_hash, lacks };
         if let Some(model) = model {
             if self.repeats.first() == Some(&offset) {
                 self.repeats = &self.repeats[1..];
                 record.state = LineState::Duplicate;
             } else {
                 record.state = LineState::Request;
-                record.shard = self.packer.push(self.seq, &models[usize::from(model)], length, line_hash);
+                let written = length.saturating_add(self.options.line.envelope.added_bytes(lacks));
+                record.shard = self.packer.push(self.seq, &models[usize::from(model)], written, line_hash);
                 self.scan.requests += 1;
                 self.unique.push(id_hash, offset, &|offset| read_id(self.source, self.options, offset))?;
             }
@@ -290,6 +291,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::envelope::Envelope;
     use super::super::request_index::RequestIndex;
     use super::super::shard_reader::ShardReader;
     use super::super::source::Input;
@@ -297,7 +299,7 @@ mod tests {
 
     fn options(scratch: &Path, memory_bytes: usize, skip_invalid: bool) -> ScanOptions {
         ScanOptions {
-            line: LineLimits { line_bytes: 10_000_000, custom_id_characters: 64 },
+            line: LineLimits { line_bytes: 10_000_000, custom_id_characters: 64, envelope: Envelope::Minimal },
             shard: ShardLimits { requests: 40, bytes: 10_001_000 },
             threads: 3,
             memory_bytes,

@@ -1,6 +1,6 @@
 //! The bytes of a shard's batch file, read from where they stand in the Source.
 //!
-//! In: a shard, the request index and the Source. Out: the shard's lines, each with one `\n` behind it.
+//! In: a shard, the request index and the Source. Out: the shard's lines, each in its envelope and with one `\n` behind it.
 //!
 //! What always holds: the last bytes are only given out when everything read matches the checksum that was taken when the shard was
 //! packed. An input that changed since then ends in an error, and a reader that saw an error has not seen a whole shard.
@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::envelope::Envelope;
 use super::members::Members;
 use super::pack::{Shard, ShardChecksum};
 use super::request_index::{Record, RequestIndex};
@@ -30,6 +31,7 @@ pub struct ShardReader {
     source: Arc<Source>,
     index: Arc<RequestIndex>,
     shard: Shard,
+    envelope: Envelope,
     members: Members,
     /// The lines that come next, the first last.
     lines: Vec<Record>,
@@ -50,6 +52,7 @@ impl ShardReader {
             source,
             index,
             shard,
+            envelope: Envelope::default(),
             lines: Vec::new(),
             read: Vec::new(),
             all_read: false,
@@ -59,6 +62,12 @@ impl ShardReader {
             checksum: ShardChecksum::default(),
             requests: 0,
         })
+    }
+
+    /// The same, with what each line lacks of `envelope` put before it.
+    #[must_use]
+    pub fn with_envelope(self, envelope: Envelope) -> Self {
+        Self { envelope, ..self }
     }
 
     /// Gathers the next lines; empty at the end.
@@ -111,7 +120,7 @@ impl ShardReader {
             let bytes = &self.span[start..start + line.length as usize];
             self.checksum.push(xxh3_64(bytes));
             self.requests += 1;
-            self.gathered.extend_from_slice(bytes);
+            self.envelope.write(bytes, line.lacks, &mut self.gathered);
             self.gathered.push(b'\n');
         }
         Ok(())

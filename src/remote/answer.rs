@@ -215,10 +215,10 @@ fn kind_of(status: u16, body: &[u8]) -> ErrorKind {
     }
 }
 
-/// Whether a 403 came from the network edge: the API itself speaks JSON.
+/// Whether a 403 came from the network edge: APIs speak JSON, some of them plain text.
 fn is_from_the_edge(body: &[u8]) -> bool {
-    let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok();
-    !is_json || memchr::memmem::find(body, b"error code: 1010").is_some()
+    let text = body.trim_ascii_start();
+    text.is_empty() || text.starts_with(b"<") || memchr::memmem::find(body, b"error code: 1010").is_some()
 }
 
 /// As much of an error's body as comes soon and fits.
@@ -301,7 +301,9 @@ mod tests {
             (402, "{}", ErrorKind::PaymentRequired),
             (403, "error code: 1010", ErrorKind::Blocked),
             (403, "<html>", ErrorKind::Blocked),
+            (403, "", ErrorKind::Blocked),
             (403, r#"{"error":"not yours"}"#, ErrorKind::Refused),
+            (403, "forbidden", ErrorKind::Refused),
             (404, "", ErrorKind::Refused),
             (408, "", ErrorKind::Unavailable),
             (409, "", ErrorKind::Refused),

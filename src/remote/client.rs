@@ -1,6 +1,7 @@
-//! The three HTTP clients, and how a request leaves through one of them.
+//! The four HTTP clients, and how a request leaves through one of them.
 //!
 //! - *api* carries the token and talks to the API's origin alone;
+//! - *upload* does the same, for bodies that take their time;
 //! - *blob* carries nothing and talks to the addresses that the API gives out;
 //! - *billing* carries the token, sends the one request that costs money on a connection of its own, and repeats nothing.
 //!
@@ -9,12 +10,13 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Url};
 
 use super::answer::{Answer, Origin, transport_error};
 use super::error::{ErrorKind, RemoteError};
 use super::gate::{Gate, retry_after};
+use super::provider::Auth;
 use super::retry::{Notice, Observer};
 use super::token::Token;
 
@@ -161,15 +163,17 @@ pub(super) struct Http {
     pub(super) gate: Gate,
     pub(super) token: Option<Token>,
     api: Client,
+    upload: Client,
     blob: Client,
     billing: Client,
 }
 
 impl Http {
-    /// Without a token no `Authorization` is sent. A token is not sent to another machine over plain http.
+    /// Without a token no credentials are sent. A token is not sent to another machine over plain http.
     pub(super) fn new(
         address: Address,
         token: Option<Token>,
+        auth: Auth,
         timeouts: Timeouts,
         observer: Observer,
     ) -> Result<Self, SetupError> {
@@ -178,16 +182,19 @@ impl Http {
         }
         let mut credentials = HeaderMap::new();
         if let Some(token) = &token {
-            credentials.insert(AUTHORIZATION, token.authorization());
+            let (name, value) = token.header(auth);
+            credentials.insert(name, value);
         }
         let api = client(&address, &timeouts, credentials.clone()).read_timeout(timeouts.idle);
         // No read timeout here: it would also run while a body goes out. Transfers are watched by those who make them.
+        let upload = client(&address, &timeouts, credentials.clone());
         let blob = client(&address, &timeouts, HeaderMap::new());
         let billing =
             client(&address, &timeouts, credentials).http1_only().pool_max_idle_per_host(0).timeout(timeouts.billing);
-        let [api, blob, billing] = [api, blob, billing].map(ClientBuilder::build);
-        let (api, blob, billing) = (api.map_err(setup)?, blob.map_err(setup)?, billing.map_err(setup)?);
-        Ok(Self { address, timeouts, observer, gate: Gate::default(), token, api, blob, billing })
+        let [api, upload, blob, billing] = [api, upload, blob, billing].map(ClientBuilder::build);
+        let (api, upload) = (api.map_err(SetupError::Client)?, upload.map_err(SetupError::Client)?);
+        let (blob, billing) = (blob.map_err(SetupError::Client)?, billing.map_err(SetupError::Client)?);
+        Ok(Self { address, timeouts, observer, gate: Gate::default(), token, api, upload, blob, billing })
     }
 
     /// Sends a request to the API: waits at the gate, then returns the answer, whatever its status.
@@ -197,7 +204,22 @@ impl Http {
         segments: &[&str],
         dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
     ) -> Result<Answer<'_>, RemoteError> {
-        self.send_to_api(&self.api, method, segments, dress).await
+        self.send_to_api(&self.api, method, (segments, &[]), dress).await
+    }
+
+    /// The same with a query: pairs of names and values.
+    pub(super) async fn query(&self, segments: &[&str], query: &[(&str, &str)]) -> Result<Answer<'_>, RemoteError> {
+        self.send_to_api(&self.api, Method::GET, (segments, query), |request| request).await
+    }
+
+    /// Sends a POST whose body takes its time to the API: waits at the gate, then returns the answer, whatever its status. The caller
+    /// watches that it goes on.
+    pub(super) async fn upload(
+        &self,
+        segments: &[&str],
+        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Answer<'_>, RemoteError> {
+        self.send_to_api(&self.upload, Method::POST, (segments, &[]), dress).await
     }
 
     /// Sends the request that costs money, once.
@@ -206,17 +228,20 @@ impl Http {
         segments: &[&str],
         dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
     ) -> Result<Answer<'_>, RemoteError> {
-        self.send_to_api(&self.billing, Method::POST, segments, dress).await
+        self.send_to_api(&self.billing, Method::POST, (segments, &[]), dress).await
     }
 
     async fn send_to_api(
         &self,
         client: &Client,
         method: Method,
-        segments: &[&str],
+        (segments, query): (&[&str], &[(&str, &str)]),
         dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
     ) -> Result<Answer<'_>, RemoteError> {
-        let url = self.address.join(segments);
+        let mut url = self.address.join(segments);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
         let target = target(&method, &url);
         if !self.address.is_origin_of(&url) {
             return Err(RemoteError::new(ErrorKind::Protocol, target).with_message("not an address of the API"));
@@ -252,11 +277,7 @@ impl Http {
     }
 }
 
-fn setup(error: reqwest::Error) -> SetupError {
-    SetupError::Client(error)
-}
-
-/// What the three clients have in common.
+/// What the four clients have in common.
 fn client(address: &Address, timeouts: &Timeouts, mut headers: HeaderMap) -> ClientBuilder {
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let builder = Client::builder()
@@ -315,7 +336,7 @@ mod tests {
     fn a_token_is_not_sent_in_the_clear_to_another_machine() {
         let make = |base: &str, token: Option<&str>| {
             let token = token.map(|token| Token::new(token).unwrap());
-            Http::new(Address::parse(base).unwrap(), token, Timeouts::default(), Observer::default())
+            Http::new(Address::parse(base).unwrap(), token, Auth::Bearer, Timeouts::default(), Observer::default())
         };
         assert!(matches!(make("http://batch.example", Some("k")), Err(SetupError::PlainHttp { .. })));
         assert!(make("http://batch.example", None).is_ok());

@@ -96,6 +96,11 @@ impl Part {
         let answer = content(http, file_id, resume.as_ref().map(|tag| (from, tag))).await?;
         let target = answer.target().to_owned();
         match answer.status() {
+            // Doubleword's: the batch goes on writing it.
+            200 | 206 if answer.headers().get("x-incomplete").is_some_and(|value| value == "true") => {
+                let error = RemoteError::new(ErrorKind::Unavailable, target).with_status(answer.status());
+                return Err(error.with_message("the file is still being written"));
+            }
             200 => {
                 self.start_over(&answer)?;
                 from = 0;

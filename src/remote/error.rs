@@ -127,6 +127,12 @@ impl RemoteError {
         matches!(self.0.kind, RateLimited | Unavailable | Storage | Unreachable | Interrupted | Timeout)
     }
 
+    /// Whether what was asked for is not there, or not any more.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(self.0.status, Some(404 | 410)) && !self.is_transient()
+    }
+
     /// Whether the fault is this machine's: nothing that the service does will change it.
     #[must_use]
     pub fn is_local(&self) -> bool {

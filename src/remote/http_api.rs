@@ -13,7 +13,7 @@ use super::retry::{Attempts, Observer, Patience};
 use super::service::{Api, Batch, CreateBatch, Downloaded, Payload, Progress, RemoteFile, Submission, check_id};
 use super::token::Token;
 use super::wire::{RawBatch, RawBatches};
-use super::{download, together};
+use super::{download, openai, together};
 
 /// The statuses by which a service says that it did not create a batch, and will not on account of this request.
 const DEFINITE_REFUSALS: [u16; 8] = [400, 401, 402, 403, 404, 413, 422, 429];
@@ -47,7 +47,7 @@ impl HttpApi {
         settings: Settings,
     ) -> Result<Self, SetupError> {
         let Settings { timeouts, patience, observer } = settings;
-        Ok(Self { http: Http::new(address, token, timeouts, observer)?, profile, patience })
+        Ok(Self { http: Http::new(address, token, profile.auth, timeouts, observer)?, profile, patience })
     }
 
     /// Where the API is.
@@ -68,6 +68,13 @@ impl HttpApi {
     }
 
     async fn list(&self) -> Result<Vec<Batch>, RemoteError> {
+        match self.profile.dialect {
+            Dialect::Together => self.whole_list().await,
+            Dialect::OpenAi => openai::list(&self.http).await,
+        }
+    }
+
+    async fn whole_list(&self) -> Result<Vec<Batch>, RemoteError> {
         let answer = self.http.call(Method::GET, &["batches"], |request| request).await?.successful().await?;
         let target = answer.target().to_owned();
         // `null` stands for an empty list.
@@ -116,12 +123,14 @@ impl Api for HttpApi {
             Dialect::Together => {
                 together::upload(&self.http, &self.patience, self.profile.purpose, &payload, &progress).await
             }
+            Dialect::OpenAi => openai::upload(&self.http, &self.patience, self.profile, &payload, &progress).await,
         }
     }
 
     async fn create(&self, request: &CreateBatch) -> Submission {
         let created = match self.profile.dialect {
             Dialect::Together => together::create(&self.http, request).await,
+            Dialect::OpenAi => openai::create(&self.http, request, self.profile.metadata).await,
         };
         match created {
             Ok(batch) => Submission::Accepted(batch),

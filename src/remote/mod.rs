@@ -22,7 +22,10 @@ mod download;
 pub mod error;
 pub mod gate;
 mod http_api;
+mod mark;
 pub mod online;
+mod openai;
+mod profiles;
 pub mod provider;
 mod redirect;
 pub mod retry;
@@ -37,8 +40,9 @@ mod testing;
 pub use client::{Address, SetupError, Timeouts};
 pub use error::{ErrorKind, RemoteError};
 pub use http_api::{HttpApi, Settings};
+pub use mark::Mark;
 pub use online::Online;
-pub use provider::{Dialect, Limits, Profile, profile};
+pub use provider::{Auth, Dialect, Limits, LineEnvelope, Profile, Proven, ReplyShape, profile, profile_speaking};
 pub use retry::{Notice, Observer, Patience};
 pub use service::{
     Api, Batch, BatchStatus, CreateBatch, Downloaded, Payload, Progress, RemoteFile, Submission, is_valid_id,

@@ -19,6 +19,7 @@ use super::answer::Answer;
 use super::client::{Address, Http, SetupError, Timeouts};
 use super::error::RemoteError;
 use super::gate::Gate;
+use super::provider::Auth;
 use super::retry::Observer;
 use super::token::Token;
 
@@ -104,7 +105,10 @@ impl Online {
     ) -> Result<Self, SetupError> {
         // However few words there are in a minute: they are worth waiting for.
         let timeouts = Timeouts { idle: patience, least_bytes_per_second: 0, ..Timeouts::default() };
-        Ok(Self { http: Http::new(address, token, timeouts, observer)?, large: Semaphore::new(LARGE_ANSWERS) })
+        Ok(Self {
+            http: Http::new(address, token, Auth::Bearer, timeouts, observer)?,
+            large: Semaphore::new(LARGE_ANSWERS),
+        })
     }
 
     /// Where it is.

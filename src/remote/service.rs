@@ -12,6 +12,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::error::{ErrorKind, RemoteError};
+use super::mark::Mark;
 
 /// Longest id of a file or batch, in bytes.
 pub const ID_BYTES: usize = 256;
@@ -122,6 +123,8 @@ pub struct CreateBatch {
     pub completion_window: Option<String>,
     /// The batch's model, where the provider wants one besides the lines' own; not sent when absent.
     pub model: Option<String>,
+    /// Whose it is; sent where the provider keeps metadata.
+    pub mark: Option<Mark>,
 }
 
 /// What became of an attempt to create a batch.
@@ -163,15 +166,21 @@ pub struct Batch {
     pub completed_at: Option<Timestamp>,
     /// Until when the service means to be done. Batches overrun it.
     pub deadline: Option<Timestamp>,
+    /// Whose it is, where the provider keeps metadata and a program like this one created it.
+    pub mark: Option<Mark>,
 }
 
 /// Where a batch stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BatchStatus {
+    /// Nothing has been done yet.
+    Queued,
     /// The service looks at the file.
     Validating,
     /// The requests are worked on.
     InProgress,
+    /// The requests are done, and their files are written.
+    Finalizing,
     /// Over: every request was tried.
     Completed,
     /// Over: the batch as a whole was refused.
@@ -187,18 +196,25 @@ pub enum BatchStatus {
 }
 
 impl BatchStatus {
-    /// Reads the service's word for a status, in any case and either spelling of "cancelled".
+    /// Reads the service's word for a status: in any case, with or without the prefixes that some put before it, in either
+    /// spelling of "cancelled". What no service is known to say is [`BatchStatus::Other`].
     #[must_use]
     pub fn read(word: &str) -> Self {
         let folded: String = word.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
-        match folded.replace("cancell", "cancel").as_str() {
+        let prefixes = ["batchstatus", "batchstate", "jobstate"];
+        let bare = prefixes.iter().find_map(|prefix| folded.strip_prefix(prefix)).unwrap_or(&folded);
+        match bare.replace("cancell", "cancel").as_str() {
+            "scheduling" | "scheduled" | "queued" | "pending" | "inqueue" | "submitted" | "created" => Self::Queued,
             "validating" => Self::Validating,
-            "inprogress" => Self::InProgress,
-            "completed" => Self::Completed,
+            "inprogress" | "progress" | "running" | "processing" => Self::InProgress,
+            "finalizing" | "writingresults" | "postprocessing" => Self::Finalizing,
+            "canceling" | "cancelationrequested" | "stopping" => Self::Cancelling,
+            "completed" | "succeeded" | "success" | "ended" | "partiallysucceeded" | "partiallycompleted" => {
+                Self::Completed
+            }
             "failed" => Self::Failed,
-            "expired" => Self::Expired,
-            "canceling" => Self::Cancelling,
-            "canceled" => Self::Cancelled,
+            "expired" | "timeoutexceeded" => Self::Expired,
+            "canceled" | "stopped" => Self::Cancelled,
             _ => Self::Other(super::error::clean(word)),
         }
     }
@@ -213,8 +229,10 @@ impl BatchStatus {
 impl fmt::Display for BatchStatus {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
+            Self::Queued => "queued",
             Self::Validating => "validating",
             Self::InProgress => "in progress",
+            Self::Finalizing => "finalizing",
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Expired => "expired",
@@ -268,13 +286,34 @@ mod tests {
             ("CANCELLING", BatchStatus::Cancelling),
             ("CANCELED", BatchStatus::Cancelled),
             ("cancelled", BatchStatus::Cancelled),
+            ("scheduling", BatchStatus::Queued),
+            ("in_queue", BatchStatus::Queued),
+            ("PROGRESS", BatchStatus::InProgress),
+            ("finalizing", BatchStatus::Finalizing),
+            ("JOB_STATE_WRITING_RESULTS", BatchStatus::Finalizing),
+            ("CANCELLATION_REQUESTED", BatchStatus::Cancelling),
+            ("BATCH_STATE_SUCCEEDED", BatchStatus::Completed),
+            ("PartiallyCompleted", BatchStatus::Completed),
+            ("TIMEOUT_EXCEEDED", BatchStatus::Expired),
             ("AGGREGATING", BatchStatus::Other("AGGREGATING".into())),
             ("\u{1b}[2Jx", BatchStatus::Other("[2Jx".into())),
         ] {
             assert_eq!(BatchStatus::read(word), status);
         }
-        assert!(!BatchStatus::read("QUEUED").is_terminal());
+        for open in ["QUEUED", "finalizing", "cancelling", "archived", ""] {
+            assert!(!BatchStatus::read(open).is_terminal(), "{open}");
+        }
         assert!(BatchStatus::read("EXPIRED").is_terminal());
+    }
+
+    #[test]
+    fn a_status_is_read_back_from_what_it_is_shown_as() {
+        for word in
+            ["queued", "validating", "in_progress", "finalizing", "cancelling", "completed", "failed", "expired"]
+        {
+            let status = BatchStatus::read(word);
+            assert_eq!(BatchStatus::read(&status.to_string()), status);
+        }
     }
 
     #[test]

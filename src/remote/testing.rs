@@ -215,9 +215,14 @@ pub(super) fn short() -> Timeouts {
 
 /// An API at `base` that tries `attempts` times in quick succession.
 pub(super) fn api_at(base: &str, attempts: u32, observer: Observer) -> HttpApi {
+    api_as("together", base, attempts, observer)
+}
+
+/// The same as that of another provider.
+pub(super) fn api_as(provider: &str, base: &str, attempts: u32, observer: Observer) -> HttpApi {
     let backoff = Backoff { first: Duration::from_millis(1), longest: Duration::from_millis(5) };
     let patience = Patience { attempts, backoff, ..Patience::default() };
     let settings = Settings { timeouts: short(), patience, observer };
     let token = Some(Token::new(CANARY).unwrap());
-    HttpApi::new(profile("together").unwrap(), Address::parse(base).unwrap(), token, settings).unwrap()
+    HttpApi::new(profile(provider).unwrap(), Address::parse(base).unwrap(), token, settings).unwrap()
 }

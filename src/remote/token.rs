@@ -8,9 +8,10 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use reqwest::header::HeaderValue;
+use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::provider::Auth;
 use crate::durable::FileError;
 
 /// Longest token, in bytes. Real ones are far below it; a file above it is not a key.
@@ -91,12 +92,16 @@ impl Token {
         self.0
     }
 
-    /// The value of the `Authorization` header, marked so that it is never shown.
-    pub(super) fn authorization(&self) -> HeaderValue {
-        let mut value = HeaderValue::from_str(&format!("Bearer {}", self.0.expose_secret()))
-            .expect("a token is made of visible ASCII");
+    /// The header that carries it, its value marked so that it is never shown.
+    pub(super) fn header(&self, auth: Auth) -> (HeaderName, HeaderValue) {
+        let secret = self.0.expose_secret();
+        let (name, value) = match auth {
+            Auth::Bearer => (AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {secret}"))),
+            Auth::ApiKey => (HeaderName::from_static("api-key"), HeaderValue::from_str(secret)),
+        };
+        let mut value = value.expect("a token is made of visible ASCII");
         value.set_sensitive(true);
-        value
+        (name, value)
     }
 
     /// `text` without the token, wherever it stood. Services quote keys in their messages.
@@ -123,8 +128,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = key_file(&directory, b"tgp_v1_canary\n", 0o600);
         let token = Token::from_file(&path).unwrap();
-        assert_eq!(token.authorization().to_str().unwrap(), "Bearer tgp_v1_canary");
-        assert!(token.authorization().is_sensitive());
+        for (auth, name, value) in
+            [(Auth::Bearer, "authorization", "Bearer tgp_v1_canary"), (Auth::ApiKey, "api-key", "tgp_v1_canary")]
+        {
+            let header = token.header(auth);
+            assert_eq!((header.0.as_str(), header.1.to_str().unwrap()), (name, value));
+            assert!(header.1.is_sensitive());
+        }
     }
 
     #[test]

@@ -9,7 +9,11 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::error::{ErrorKind, RemoteError, clean, message_of};
+use super::mark::Mark;
 use super::service::{Batch, BatchStatus, check_id};
+
+/// Errors in lines that are told of a batch; there may be one for each line.
+const ERRORS_TOLD: usize = 3;
 
 /// A batch object.
 #[derive(Debug, Deserialize)]
@@ -30,14 +34,28 @@ pub(super) struct RawBatch {
     error: Option<String>,
     #[serde(default, deserialize_with = "text")]
     endpoint: Option<String>,
-    #[serde(default, deserialize_with = "text")]
+    #[serde(default, deserialize_with = "text", alias = "model")]
     model_id: Option<String>,
     #[serde(default, deserialize_with = "moment")]
     created_at: Option<Timestamp>,
     #[serde(default, deserialize_with = "moment")]
     completed_at: Option<Timestamp>,
     #[serde(default, deserialize_with = "moment")]
+    failed_at: Option<Timestamp>,
+    #[serde(default, deserialize_with = "moment")]
+    expired_at: Option<Timestamp>,
+    #[serde(default, deserialize_with = "moment")]
+    cancelled_at: Option<Timestamp>,
+    #[serde(default, deserialize_with = "moment")]
     job_deadline: Option<Timestamp>,
+    #[serde(default, deserialize_with = "moment")]
+    expires_at: Option<Timestamp>,
+    #[serde(default, deserialize_with = "share_done")]
+    request_counts: Option<f64>,
+    #[serde(default, deserialize_with = "line_errors")]
+    errors: Option<String>,
+    #[serde(default, deserialize_with = "mark")]
+    metadata: Option<Mark>,
 }
 
 impl RawBatch {
@@ -60,15 +78,16 @@ impl RawBatch {
             id,
             input_file_id: self.input_file_id,
             status: BatchStatus::read(self.status.as_deref().unwrap_or_default()),
-            progress: self.progress.filter(|progress| (0.0..=100.0).contains(progress)),
+            progress: self.progress.or(self.request_counts).filter(|progress| (0.0..=100.0).contains(progress)),
             output_file_id: self.output_file_id,
             error_file_id: self.error_file_id,
-            error: self.error,
+            error: self.error.or(self.errors),
             endpoint: cleaned(self.endpoint),
             model: cleaned(self.model_id),
             created_at: self.created_at,
-            completed_at: self.completed_at,
-            deadline: self.job_deadline,
+            completed_at: self.completed_at.or(self.failed_at).or(self.expired_at).or(self.cancelled_at),
+            deadline: self.job_deadline.or(self.expires_at),
+            mark: self.metadata,
         })
     }
 }
@@ -116,6 +135,9 @@ pub(super) struct RawFile {
     bytes: Value,
     #[serde(default, deserialize_with = "text")]
     pub(super) processing_status: Option<String>,
+    /// OpenAI's word for the same.
+    #[serde(default, deserialize_with = "text")]
+    pub(super) status: Option<String>,
 }
 
 impl RawFile {
@@ -144,12 +166,44 @@ fn message<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>,
     Ok(message_of(&Value::deserialize(deserializer)?).map(|text| clean(&text)).filter(|text| !text.is_empty()))
 }
 
-/// RFC 3339 text, or Unix seconds.
+/// RFC 3339 text, or Unix seconds, whole or not.
 fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    #[expect(clippy::cast_possible_truncation, reason = "a moment beyond the range of a timestamp is none")]
+    let whole = |value: &Value| value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds as i64));
     Ok(match Value::deserialize(deserializer)? {
         Value::String(text) => text.parse().ok(),
-        value => value.as_i64().and_then(|seconds| Timestamp::from_second(seconds).ok()),
+        value => whole(&value).and_then(|seconds| Timestamp::from_second(seconds).ok()),
     })
+}
+
+/// OpenAI's `request_counts`, as percent: counts are for progress bars only.
+fn share_done<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    let counts = Value::deserialize(deserializer)?;
+    let count = |name: &str| counts.get(name).and_then(Value::as_f64);
+    let total = count("total").filter(|total| *total > 0.0);
+    Ok(total.map(|total| (count("completed").unwrap_or(0.0) + count("failed").unwrap_or(0.0)) * 100.0 / total))
+}
+
+/// OpenAI's `errors`: `{"data":[{"code","message","line"}]}`, or whatever else has words in it.
+fn line_errors<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let errors = Value::deserialize(deserializer)?;
+    let told: Vec<String> = match errors.get("data").unwrap_or(&errors) {
+        Value::Array(list) => list.iter().take(ERRORS_TOLD).filter_map(line_error).collect(),
+        other => message_of(other).into_iter().collect(),
+    };
+    Ok(Some(clean(&told.join("; "))).filter(|text| !text.is_empty()))
+}
+
+/// One of them, in words.
+fn line_error(error: &Value) -> Option<String> {
+    let message = message_of(error)?;
+    let line = error.get("line").and_then(Value::as_u64).map(|line| format!("line {line}: ")).unwrap_or_default();
+    let code = error.get("code").and_then(Value::as_str).map(|code| format!(" ({code})")).unwrap_or_default();
+    Some(format!("{line}{message}{code}"))
+}
+
+fn mark<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Mark>, D::Error> {
+    Ok(Mark::read(&Value::deserialize(deserializer)?))
 }
 
 #[cfg(test)]
@@ -172,6 +226,39 @@ mod tests {
         assert_eq!((batch.progress, batch.error_file_id), (Some(71.75), None));
         assert_eq!(batch.model.as_deref(), Some("deepseek-ai/DeepSeek-V3"));
         assert_eq!(batch.created_at.unwrap().to_string(), "2025-06-11T06:11:22.75235Z");
+    }
+
+    #[test]
+    fn a_batch_in_openais_words_is_read() {
+        let batch = read(
+            r#"{"id":"batch_1","object":"batch","endpoint":"/v1/chat/completions","model":"m","errors":null,"input_file_id":"file-7",
+                "completion_window":"24h","status":"finalizing","output_file_id":null,"error_file_id":null,"created_at":1711471533,
+                "expires_at":1711557933.5,"request_counts":{"total":200,"completed":50,"failed":1},"usage":{},
+                "metadata":{"batchline_run":"r","batchline_shard":"3","batchline_submission":"4","note":"x"}}"#,
+        )
+        .unwrap();
+        assert_eq!((batch.status, batch.progress), (BatchStatus::Finalizing, Some(25.5)));
+        assert_eq!(batch.mark, Some(Mark { run: "r".into(), shard: 3, submission: 4 }));
+        assert_eq!((batch.model.as_deref(), batch.error), (Some("m"), None));
+        assert_eq!(batch.deadline, Timestamp::from_second(1_711_557_933).ok());
+        for counts in ["null", "{}", r#"{"total":0,"completed":0}"#, r#"{"total":1,"completed":7}"#, "[]"] {
+            assert_eq!(read(&format!(r#"{{"id":"b","request_counts":{counts}}}"#)).unwrap().progress, None, "{counts}");
+        }
+    }
+
+    #[test]
+    fn errors_in_lines_are_told_with_line_and_code() {
+        let errors =
+            |errors: &str| read(&format!(r#"{{"id":"b","status":"failed","errors":{errors}}}"#)).unwrap().error;
+        let one = r#"{"code":"invalid_url","message":"The\nURL is wrong","param":"url","line":2}"#;
+        let said = "line 2: The URL is wrong (invalid_url)";
+        assert_eq!(errors(&format!(r#"{{"object":"list","data":[{one}]}}"#)).as_deref(), Some(said));
+        assert_eq!(errors(&format!("[{}]", [one; 4].join(","))).unwrap(), [said; 3].join("; "));
+        assert_eq!(errors(r#"{"data":[{"message":"no line","line":null}]}"#).as_deref(), Some("no line"));
+        assert_eq!(errors(r#""a text""#).as_deref(), Some("a text"));
+        for nothing in ["null", "[]", "{}", r#"{"data":[]}"#, r#"{"data":null}"#, "3"] {
+            assert_eq!(errors(nothing), None, "{nothing}");
+        }
     }
 
     #[test]

@@ -125,12 +125,15 @@ fn from_tape(tape: &Tape<'_>, role: ReplyRole, ids: IdHasher) -> Option<Reply> {
     let status = response.as_ref().and_then(|response| response.get("status_code")?.as_u64());
     let error = line.get("error").filter(|error| !error.is_null());
     let usage = response.as_ref().and_then(|response| {
-        let body = response.get("body")?;
-        let usage = body.get("usage")?;
+        // Some services give the answer without anything around it.
+        let usage = response.get("body").unwrap_or_else(|| response.clone()).get("usage")?;
         let count = |key| usage.get(key).and_then(|count| count.as_u64()).unwrap_or(0);
         Some(Usage { prompt: count("prompt_tokens"), completion: count("completion_tokens") })
     });
-    let error = error.map(|error| {
+    // OpenAI's dialect: a request that its model refused has the refusal as its response.
+    let refusal =
+        || response.as_ref()?.get("body")?.get("error").filter(|_| status.is_some_and(|status| status >= 400));
+    let error = error.or_else(refusal).map(|error| {
         let text = |key| error.get(key).and_then(|value| value.as_str().map(str::to_owned));
         (text("code"), text("message").or_else(|| error.as_str().map(str::to_owned)))
     });

@@ -106,10 +106,10 @@ fn whole(of: &str, what: &str) -> Finding {
 
 /// Reads a shard's lines as an upload would.
 fn examine_input(prepared: &Prepared, run: &Path, known: &Recorded) -> Option<String> {
-    let (source, requests) = (prepared.source.clone(), prepared.requests.clone());
+    let (source, requests, envelope) = (prepared.source.clone(), prepared.requests.clone(), prepared.line.envelope);
     let read = ShardReader::open(source, requests, known.shard.clone(), run)
         .map_err(|error| std::io::Error::other(error.to_string()))
-        .and_then(|mut reader| std::io::copy(&mut reader, &mut std::io::sink()));
+        .and_then(|reader| std::io::copy(&mut reader.with_envelope(envelope), &mut std::io::sink()));
     read.err().map(|error| error.to_string())
 }
 

@@ -29,9 +29,9 @@ use tokio_util::sync::CancellationToken;
 use crate::custom_id::IdHasher;
 use crate::durable;
 use crate::error::Error;
-use crate::remote::{Address, Api, HttpApi, Notice, Observer, Settings};
+use crate::remote::{Address, Api, Dialect, HttpApi, Notice, Observer, Settings};
 use crate::results::reply_index::ReplyIndex;
-use crate::serve::{ServeOptions, Server, UpstreamOptions};
+use crate::serve::{self, ServeOptions, Server, UpstreamOptions};
 
 pub mod directory;
 pub mod doctor;
@@ -135,7 +135,16 @@ async fn work<A: Api>(
     let Prepared { ledger, source, requests, ids, line, resumed, directory } = prepared;
     let replies = ReplyIndex::open_or_create(&layout::replies_index(&run), requests.len())?;
     let (threads, memory_bytes) = (options.threads, options.memory_bytes / options::MEMORY_SHARE);
-    let files = Arc::new(Files { run: run.clone(), source, requests, replies, ids, threads, memory_bytes });
+    let files = Arc::new(Files {
+        run: run.clone(),
+        source,
+        requests,
+        replies,
+        ids,
+        envelope: line.envelope,
+        threads,
+        memory_bytes,
+    });
     tell_start(&ledger, &run, resumed, &*monitor)?;
     let notes = Notes::default();
     let recorded = ledger.reply_checksums()?;
@@ -192,7 +201,11 @@ async fn connect(
             Ok((HttpApi::new(profile, address.clone(), token.clone(), settings)?, None))
         }
         ServiceChoice::BuiltIn { profile } => {
-            let server = start(run, ServeOptions::default()).await?;
+            let dialect = match profile.dialect {
+                Dialect::Together => serve::Dialect::Together,
+                Dialect::OpenAi => serve::Dialect::OpenAi,
+            };
+            let server = start(run, ServeOptions { dialect, ..ServeOptions::default() }).await?;
             let address = Address::parse(&server.base_url())?;
             Ok((HttpApi::new(profile, address, Some(options::built_in_token()), settings)?, Some(server)))
         }

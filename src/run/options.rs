@@ -74,9 +74,9 @@ impl ServiceChoice {
     #[must_use]
     pub fn identity(&self) -> String {
         match self {
-            Self::BuiltIn { profile } => format!("{} {BUILT_IN}", profile.name),
+            Self::BuiltIn { profile } => format!("{} {BUILT_IN}", profile.identity()),
             Self::At { profile, address, .. } | Self::Online { profile, address, .. } => {
-                format!("{} {address}", profile.name)
+                format!("{} {address}", profile.identity())
             }
         }
     }

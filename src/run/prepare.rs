@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::input::InputError;
 use crate::input::check::LineLimits;
 use crate::input::defect::PlacedDefect;
+use crate::input::envelope::Envelope;
 use crate::input::request_index::RequestIndex;
 use crate::input::scan::{self, Scan, ScanOptions};
 use crate::input::source::{FileIdentity, Input, Source};
@@ -81,6 +82,7 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
         ("endpoint", options.endpoint.clone()),
         ("id_key", format!("{:016x}", ids.key)),
         ("line_bytes", options.line.line_bytes.to_string()),
+        ("envelope", options.line.envelope.to_string()),
         ("custom_id_characters", options.line.custom_id_characters.to_string()),
         ("lines", (scan.requests + scan.defects).to_string()),
         ("requests", scan.requests.to_string()),
@@ -197,6 +199,8 @@ pub(crate) fn open_run(directory: RunDirectory, ledger: Option<Ledger>, resumed:
     let line = LineLimits {
         line_bytes: number("line_bytes")?,
         custom_id_characters: usize::try_from(number("custom_id_characters")?).unwrap_or(usize::MAX),
+        // Runs from before there was a choice say nothing.
+        envelope: ledger.meta("envelope").ok().and_then(|text| Envelope::read(&text)).unwrap_or_default(),
     };
     let requests = RequestIndex::open(&layout::requests(path))?;
     if requests.len() != number("lines")? {

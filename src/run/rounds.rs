@@ -60,7 +60,8 @@ pub(crate) fn pack(
         let record = files.requests.record(seq)?;
         let mut line = vec![0; record.length as usize];
         files.source.read_at(record.offset, &mut line)?;
-        let shard = packer.push(seq, model, record.length, xxh3_64(&line));
+        let written = record.length.saturating_add(files.envelope.added_bytes(record.lacks));
+        let shard = packer.push(seq, model, written, xxh3_64(&line));
         placed.entry(shard).or_default().push(seq);
     }
     next.shards = packer.finish();

@@ -13,6 +13,7 @@ use crate::custom_id::IdHasher;
 use crate::durable::{self, FileError};
 use crate::error::Error;
 use crate::input::check;
+use crate::input::envelope::Envelope;
 use crate::input::members::Members;
 use crate::input::pack::Shard;
 use crate::input::request_index::{Record, RequestIndex};
@@ -35,7 +36,7 @@ pub(crate) enum Outcome {
     Listed(Result<Vec<Batch>, RemoteError>),
     Looked { shard: u32, result: Result<Batch, RemoteError> },
     Cancelled { batch_id: String, result: Result<Batch, RemoteError> },
-    Downloaded { shard: u32, result: Result<(), RemoteError> },
+    Downloaded { shard: u32, result: Result<(), (ReplyRole, RemoteError)> },
     Indexed { shard: u32, result: Result<ShardIndexed, Error> },
 }
 
@@ -47,6 +48,8 @@ pub(crate) struct Files {
     pub(crate) requests: Arc<RequestIndex>,
     pub(crate) replies: ReplyIndex,
     pub(crate) ids: IdHasher,
+    /// What lines have around their bodies at the service.
+    pub(crate) envelope: Envelope,
     pub(crate) threads: usize,
     /// Memory for reply files, in bytes.
     pub(crate) memory_bytes: usize,
@@ -68,31 +71,42 @@ impl Payload for ShardPayload {
     }
 
     fn open(&self) -> io::Result<Box<dyn Read + Send>> {
-        let Files { source, requests, .. } = &*self.files;
+        let Files { source, requests, envelope, .. } = &*self.files;
         let reader = ShardReader::open(source.clone(), requests.clone(), self.shard.clone(), &self.files.run);
-        Ok(Box::new(reader.map_err(|error| error.source)?))
+        Ok(Box::new(reader.map_err(|error| error.source)?.with_envelope(*envelope)))
     }
 }
 
 /// Fetches the files that a batch left, those that are not here yet. `again` fetches those that are here a second time, and keeps the
-/// longer of the two: what the service keeps under an id does not change, so the shorter one was cut off.
+/// longer of the two: what the service keeps under an id does not change, so the shorter one was cut off. `absent` takes a file of
+/// errors that is not at the service for an empty one; one of outputs never, because what it would have answered is paid for.
+///
+/// An error comes with the file that it is about.
 pub(crate) async fn download<A: Api>(
     api: &A,
     run: &Path,
     submission: i64,
     batch: &EndedBatch,
-    again: bool,
+    (again, absent): (bool, bool),
     progress: impl Fn(ReplyRole) -> Progress,
-) -> Result<(), RemoteError> {
+) -> Result<(), (ReplyRole, RemoteError)> {
     for (role, file_id) in reply_files(batch) {
         let target = layout::reply_file(run, layout::reply_number(submission, role));
         // Whole as far as anybody knew, because it has its name.
-        if !target.is_file() {
-            api.download(file_id, &target, progress(role)).await?;
-        } else if again {
-            let second = target.with_extension("again");
-            api.download(file_id, &second, progress(role)).await?;
-            keep_longer(&second, &target)?;
+        let is_here = target.is_file();
+        if is_here && !again {
+            continue;
+        }
+        let to = if is_here { target.with_extension("again") } else { target.clone() };
+        let of_role = |error: FileError| (role, error.into());
+        match api.download(file_id, &to, progress(role)).await {
+            Err(error) if absent && role == ReplyRole::Error && error.is_gone() => {
+                durable::publish_bytes(&to, b"").map_err(of_role)?;
+            }
+            fetched => drop(fetched.map_err(|error| (role, error))?),
+        }
+        if is_here {
+            keep_longer(&to, &target).map_err(of_role)?;
         }
     }
     Ok(())

@@ -13,11 +13,15 @@ use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 
 use super::Shared;
+use super::dialect::Dialect;
 use super::hex::hex;
 use super::reply::Refused;
 
 /// Keeps account names apart from other uses of a token's digest.
 const CONTEXT: &[u8] = b"batchline serve account\0";
+
+/// The header for keys that some who speak OpenAI's dialect use.
+const API_KEY: &str = "api-key";
 
 /// Bytes of the digest that make the account's name: 24 hex digits, like the service's user ids.
 const ACCOUNT_BYTES: usize = 12;
@@ -30,11 +34,14 @@ impl FromRequestParts<Arc<Shared>> for Account {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refused> {
-        let refuse =
-            |message: &str| Err(Refused::object(StatusCode::UNAUTHORIZED, message).shaped_for(parts.uri.path()));
-        let header = parts.headers.get(header::AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
-        let token = match header.split_at_checked(b"Bearer ".len()) {
+        let refuse = |message: &str| {
+            let refused = Refused::object(StatusCode::UNAUTHORIZED, message);
+            Err(refused.shaped_for(parts.uri.path(), shared.dialect))
+        };
+        let value = |name: &str| parts.headers.get(name).map_or(&b""[..], |value| value.as_bytes());
+        let token = match value(header::AUTHORIZATION.as_str()).split_at_checked(b"Bearer ".len()) {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"Bearer ") => token.trim_ascii(),
+            _ if shared.dialect == Dialect::OpenAi => value(API_KEY).trim_ascii(),
             _ => return refuse("Missing API key"),
         };
         if token.is_empty() {

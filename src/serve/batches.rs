@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::auth::Account;
 use super::reply::Refused;
-use super::store::{Batch, Status};
+use super::store::{Batch, Details, Status};
 use super::upstream::Again;
 use super::{ORGANIZATION_ID, PROJECT_ID, Shared, life};
 
@@ -114,6 +114,7 @@ pub(super) async fn create(
         error_file_id: None,
         error: None,
         again: Again::default(),
+        details: Details::default(),
     };
     let batch = life::create(&shared, batch)?;
     Ok((StatusCode::CREATED, Json(json!({"job": BatchJob::of(&shared, &batch)}))))
@@ -144,24 +145,10 @@ pub(super) async fn cancel(
     Path(id): Path<String>,
 ) -> Result<Json<BatchJob>, Refused> {
     shared.store.batch_of(&account, &id).ok_or_else(no_batch)?;
-    let progress = shared.running().get(&id).cloned();
-    let mut was = None;
-    let updated = shared.store.batches.update(&id, |batch| {
-        was = Some(batch.status);
-        let open = matches!(batch.status, Status::Validating | Status::InProgress);
-        if open {
-            let share = progress.as_ref().map_or(0.0, |progress| progress.share());
-            (batch.status, batch.cancelled_at) = (Status::Canceling, Some(share));
-        }
-        open
-    })?;
-    let batch = updated.ok_or_else(no_batch)?;
-    if let Some(status) = was.filter(|status| status.is_terminal()) {
-        let message = format!("Cannot cancel job - already in terminal state: {}", status.name());
+    let (batch, was) = life::cancel(&shared, &id)?.ok_or_else(no_batch)?;
+    if was.is_terminal() {
+        let message = format!("Cannot cancel job - already in terminal state: {}", was.name());
         return Err(Refused::text(StatusCode::CONFLICT, message));
-    }
-    if let (Some(progress), Some(share)) = (progress, batch.cancelled_at) {
-        progress.cancel(share);
     }
     Ok(Json(BatchJob::of(&shared, &batch)))
 }

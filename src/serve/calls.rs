@@ -26,6 +26,7 @@ use serde_json::json;
 
 use super::Shared;
 use super::batches::rfc3339;
+use super::dialect::Dialect;
 use super::faults::wire::Wire;
 use super::faults::{self, Fired};
 use super::reply::Refused;
@@ -55,9 +56,11 @@ const ENDPOINTS: usize = Endpoint::Unknown as usize + 1;
 
 impl Endpoint {
     /// Which call a method and a path without `/v1` are.
-    pub(super) fn of(method: &Method, path: &str) -> Self {
+    pub(super) fn of(method: &Method, path: &str, dialect: Dialect) -> Self {
         let segments: Vec<&str> = path.trim_start_matches('/').splitn(4, '/').collect();
         match (method.as_str(), segments.as_slice()) {
+            // The content comes with it.
+            ("POST", ["files"]) if dialect == Dialect::OpenAi => Self::UploadFile,
             ("POST", ["files"]) => Self::CreateFile,
             ("POST", ["files", "upload"]) => Self::UploadFile,
             ("PUT", ["storage", _]) => Self::PutContent,
@@ -117,8 +120,8 @@ impl Calls {
         Ok(Self { path, log: Mutex::new(Log { file, counts: [0; ENDPOINTS] }) })
     }
 
-    fn begin(&self, method: &Method, path: &str) -> Call<'_> {
-        let endpoint = Endpoint::of(method, path);
+    fn begin(&self, method: &Method, path: &str, dialect: Dialect) -> Call<'_> {
+        let endpoint = Endpoint::of(method, path, dialect);
         let nth = {
             let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
             log.counts[endpoint as usize] += 1;
@@ -188,7 +191,7 @@ pub(super) async fn pass(
     next: Next,
 ) -> Response {
     collapse_version(request.uri_mut());
-    let call = shared.calls.begin(request.method(), request.uri().path());
+    let call = shared.calls.begin(request.method(), request.uri().path(), shared.dialect);
     let response = faults::pass(&shared, call.endpoint, &wire, &call.fired, request, next).await;
     match call.end((!wire.is_cut()).then(|| response.status())) {
         Ok(()) => response,
@@ -234,12 +237,13 @@ mod tests {
 
     #[test]
     fn calls_are_told_apart_by_method_and_path() {
-        let named = |method: Method, path: &str| Endpoint::of(&method, path).name();
+        let named = |method: Method, path: &str| Endpoint::of(&method, path, Dialect::Together).name();
         assert_eq!(named(Method::POST, "/files"), "create_file");
         assert_eq!(named(Method::POST, "/files/upload"), "upload_file");
         assert_eq!(named(Method::GET, "/files/file-1/content"), "get_content");
         assert_eq!(named(Method::POST, "/batches/b/cancel"), "cancel_batch");
         assert_eq!(named(Method::PUT, "/files"), "unknown");
         assert_eq!(named(Method::GET, "/files/a/content/b"), "unknown");
+        assert_eq!(Endpoint::of(&Method::POST, "/files", Dialect::OpenAi).name(), "upload_file");
     }
 }

@@ -10,8 +10,10 @@ use std::borrow::Cow;
 
 use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
+use super::dialect::Dialect;
 use super::hex::hex;
 use super::json;
+use super::row::{self, Answered, quoted};
 
 /// Models whose name starts so do not exist, and a request for one fails.
 pub(super) const NO_SUCH_MODEL: &str = "nonexistent/";
@@ -40,24 +42,30 @@ pub(super) enum Kind {
     Error,
 }
 
-/// The digest by which echoes and billing records name a request line: XXH3-128 of its bytes without the newline,
-/// as 32 lowercase hex digits.
+/// The digest by which echoes and billing records name a request line: XXH3-128 of its bytes without the newline, and in OpenAI's
+/// dialect without `method` and `url`, as 32 lowercase hex digits.
 #[must_use]
 pub fn request_digest(line: &[u8]) -> String {
     hex(&xxh3_128(line).to_be_bytes())
 }
 
-/// The row with which the server answers `line` (given without its newline), itself without a newline: a row of the
-/// output file, or of the error file when the request is one that fails.
+/// The row with which the server answers `line` (given without its newline) in Together's dialect, itself without a newline: a row of
+/// the output file, or of the error file when the request is one that fails.
 #[must_use]
 pub fn echo_reply(line: &[u8]) -> Vec<u8> {
-    let mut row = Vec::new();
+    echo_reply_in(Dialect::Together, line)
+}
+
+/// The same in another dialect.
+#[must_use]
+pub fn echo_reply_in(dialect: Dialect, line: &[u8]) -> Vec<u8> {
+    let (bare, mut row) = (dialect.bare(line), Vec::new());
     match Request::parse(line) {
         Ok(request) => {
-            answer(line, &request, &request_digest(line), &mut row);
+            answer(dialect, &bare, &request, &request_digest(&bare), &mut row);
         }
         // A batch with such a line fails, so no batch has this row.
-        Err(fault) => write_error(line, "null", &fault, &mut row),
+        Err(fault) => row::refusal(dialect, Answered { id: &row_id(&bare), custom_id: "null" }, &fault, &mut row),
     }
     row
 }
@@ -143,25 +151,24 @@ pub(super) fn endpoint_advice(model: &str) -> String {
     )
 }
 
-/// Appends the row that answers `request`, which was read from `line`, without a newline, and says which file it
-/// belongs to. `digest` is that of the line.
-pub(super) fn answer(line: &[u8], request: &Request<'_>, digest: &str, row: &mut Vec<u8>) -> Kind {
+/// Appends the row that answers `request`, without a newline, and says which file it belongs to. `bare` is the line as digests know
+/// it, and `digest` its digest.
+pub(super) fn answer(dialect: Dialect, bare: &[u8], request: &Request<'_>, digest: &str, row: &mut Vec<u8>) -> Kind {
     let body = request.body();
+    let id = row_id(bare);
+    let answered = Answered { id: &id, custom_id: request.custom_id };
     if let Some(failure) = body.failure() {
-        write_error(line, request.custom_id, &failure, row);
+        row::refusal(dialect, answered, &failure, row);
         return Kind::Error;
     }
     let content = format!("batchline echo {digest}: {}", body.excerpt());
     let prompt_tokens = request.body.map_or(0, str::len).div_ceil(BYTES_PER_TOKEN);
     let completion_tokens = content.len().div_ceil(BYTES_PER_TOKEN);
-    write_parts(
-        row,
+    row::output(
+        dialect,
+        answered,
         &[
-            r#"{"id":"br_"#,
-            &row_id(line),
-            r#"","custom_id":"#,
-            request.custom_id,
-            r#","response":{"status_code":200,"body":{"id":"echo-"#,
+            r#"{"id":"echo-"#,
             digest,
             r#"","object":"chat.completion","created":"#,
             CREATED,
@@ -176,32 +183,16 @@ pub(super) fn answer(line: &[u8], request: &Request<'_>, digest: &str, row: &mut
             &completion_tokens.to_string(),
             r#","total_tokens":"#,
             &(prompt_tokens + completion_tokens).to_string(),
-            "}}}}",
+            "}}",
         ],
+        row,
     );
     Kind::Output
-}
-
-fn write_error(line: &[u8], custom_id: &str, message: &str, row: &mut Vec<u8>) {
-    let middle = r#","error":{"code":"batch_client_error","message":"#;
-    write_parts(row, &[r#"{"id":"br_"#, &row_id(line), r#"","custom_id":"#, custom_id, middle, &quoted(message), "}}"]);
-}
-
-/// Formatting macros take twice the time here.
-fn write_parts(row: &mut Vec<u8>, parts: &[&str]) {
-    for part in parts {
-        row.extend_from_slice(part.as_bytes());
-    }
 }
 
 /// What the `id` of the row that answers `line` ends with.
 pub(super) fn row_id(line: &[u8]) -> String {
     hex(&xxh3_128_with_seed(line, ROW_ID_SEED).to_be_bytes())
-}
-
-/// `text` as a JSON string.
-fn quoted(text: &str) -> String {
-    serde_json::to_string(text).expect("a string is always JSON")
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "made for map_err")]
@@ -255,6 +246,27 @@ mod tests {
             r#""tool_calls":[]}}],"usage":{"prompt_tokens":15,"completion_tokens":13,"total_tokens":28}}}}"#
         );
         assert_eq!(String::from_utf8(row).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_same_request_has_the_same_answer_in_both_dialects_whatever_its_envelope() {
+        let bare = r#"{"custom_id": "a", "body": {"model": "m"}}"#;
+        let read = |row: Vec<u8>| -> Value { serde_json::from_slice(&row).unwrap() };
+        let together = read(echo_reply(bare.as_bytes()));
+        for line in [
+            bare.to_owned(),
+            bare.replacen('{', r#"{"method":"POST","url":"/v1/chat/completions","#, 1),
+            bare.replacen(r#""body""#, r#""method":"POST","url":"/v1/chat/completions","body""#, 1),
+        ] {
+            let openai = read(echo_reply_in(Dialect::OpenAi, line.as_bytes()));
+            assert_eq!(openai["response"]["body"], together["response"]["body"], "{line}");
+            assert_eq!(openai["response"]["status_code"], 200);
+            assert!(openai["error"].is_null() && openai.as_object().unwrap().contains_key("error"));
+        }
+        let refused = br#"{"custom_id":"a","body":{"model":"nonexistent/x"}}"#;
+        let (together, openai) = (read(echo_reply(refused)), read(echo_reply_in(Dialect::OpenAi, refused)));
+        assert_eq!(openai["response"]["body"]["error"]["message"], together["error"]["message"]);
+        assert_eq!(openai["response"]["status_code"], 400);
     }
 
     #[test]

@@ -14,8 +14,10 @@ use std::io;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Shared;
+use super::dialect::Dialect;
 use super::echo::{self, Kind, Request};
 use super::input::{self, Refusal};
+use super::openai;
 use super::progress::Progress;
 use super::results::{Receipt, ResultIds, Results};
 use super::store::Batch;
@@ -58,8 +60,10 @@ pub(super) fn execute(shared: &Shared, batch: &Batch, progress: &Progress) -> Re
     let wanted = shared.faults.ending(batch).map_or(places.len(), |ending| share_of(places.len(), ending.share()));
     let mut results = Results::create(&shared.store, batch, faults.forms())?;
     let (mut line, mut row) = (Vec::new(), Vec::new());
-    for (done, (number, place)) in places.into_iter().enumerate() {
+    let mut undone = places.len();
+    for (done, (number, place)) in places.iter().copied().enumerate() {
         if done >= wanted || progress.is_enough(done) {
+            undone = done;
             break;
         }
         if shared.stopping.is_cancelled() {
@@ -67,10 +71,12 @@ pub(super) fn execute(shared: &Shared, batch: &Batch, progress: &Progress) -> Re
         }
         place.read(&input, &mut line).map_err(Refusal::from)?;
         row.clear();
-        let (kind, receipt) = answer(&line, &mut row)?;
+        let (kind, receipt) = answer(shared.dialect, &line, &mut row)?;
         faults.add(&mut results, (number, &line), (kind, &mut row), &receipt)?;
         progress.count_row();
     }
+    let undone = places[undone..].iter().map(|(_, place)| *place);
+    openai::leave_undone(shared, batch, &input, undone, &mut results)?;
     let ids = results.publish()?;
     faults.finish()?;
     Ok(ids)
@@ -88,9 +94,10 @@ pub(super) fn share_of(rows: usize, share: f64) -> usize {
 }
 
 /// The one place where a request gets its answer: here an echo, appended to `row`.
-fn answer<'l>(line: &'l [u8], row: &mut Vec<u8>) -> Result<(Kind, Receipt<'l>), Refusal> {
+fn answer<'l>(dialect: Dialect, line: &'l [u8], row: &mut Vec<u8>) -> Result<(Kind, Receipt<'l>), Refusal> {
     let request = Request::parse(line).map_err(Refusal::Unfit)?;
-    let digest = echo::request_digest(line);
-    let kind = echo::answer(line, &request, &digest, row);
+    let bare = dialect.bare(line);
+    let digest = echo::request_digest(&bare);
+    let kind = echo::answer(dialect, &bare, &request, &digest, row);
     Ok((kind, Receipt { custom_id: request.custom_id, digest }))
 }

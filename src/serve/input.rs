@@ -1,6 +1,6 @@
 //! Reads a batch's input file: first to check it, then to find its lines again.
 //!
-//! In: the content of an uploaded file. Out: the job's model, or the sentence with which the batch fails; and a table
+//! In: the content of an uploaded file. Out: what the batch is to know of it, or the sentence with which the batch fails; and a table
 //! of where each line lies.
 //! What always holds: one line at a time is in memory, and a file within the limits has at most
 //! [`Limits::requests`] entries of 16 bytes in its table (24 with the number of the line).
@@ -25,6 +25,15 @@ pub(super) enum Refusal {
     /// What is wrong with the file, in the words of the service.
     #[error("{0}")]
     Unfit(String),
+    /// What is wrong with one line, in OpenAI's dialect.
+    #[error("{message}")]
+    Line {
+        /// Counted from 1.
+        line: u64,
+        code: &'static str,
+        param: Option<&'static str>,
+        message: String,
+    },
     /// The server could not read its own file.
     #[error("Internal server error: reading the input file failed: {0}")]
     Unreadable(#[from] io::Error),
@@ -50,8 +59,16 @@ impl Place {
     }
 }
 
-/// Checks every line of `file` and gives the name of the first line's model, which becomes the job's.
-pub(super) fn check(file: &File, limits: &Limits) -> Result<Option<String>, Refusal> {
+/// What a batch is to know of its input.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Checked {
+    /// The first line's model, which becomes the job's.
+    pub(super) model: Option<String>,
+    pub(super) requests: u64,
+}
+
+/// Checks that the file as a whole is neither empty nor too large.
+pub(super) fn check_size(file: &File, limits: &Limits) -> Result<(), Refusal> {
     let bytes = file.metadata()?.len();
     if bytes == 0 {
         return Err(format_fault("the input file is empty"));
@@ -60,6 +77,12 @@ pub(super) fn check(file: &File, limits: &Limits) -> Result<Option<String>, Refu
         let message = format!("Input file is too large: {bytes} bytes, at most {} are allowed", limits.bytes);
         return Err(Refusal::Unfit(message));
     }
+    Ok(())
+}
+
+/// Checks every line of `file`, as Together does.
+pub(super) fn check(file: &File, limits: &Limits) -> Result<Checked, Refusal> {
+    check_size(file, limits)?;
     let mut model = None;
     let mut count = 0;
     each_line(file, limits, |_, line| {
@@ -80,7 +103,7 @@ pub(super) fn check(file: &File, limits: &Limits) -> Result<Option<String>, Refu
             "Invalid model ID: Unable to access non-serverless model {model}. {}",
             echo::endpoint_advice(&model)
         ))),
-        model => Ok(model),
+        model => Ok(Checked { model, requests: count }),
     }
 }
 
@@ -96,7 +119,7 @@ pub(super) fn places(file: &File, limits: &Limits) -> Result<Vec<Place>, Refusal
 
 /// Shows `visit` each line, without its newline, with its offset in the file. A newline at the very end starts no
 /// further line.
-fn each_line(
+pub(super) fn each_line(
     mut file: &File,
     limits: &Limits,
     mut visit: impl FnMut(u64, &[u8]) -> Result<(), Refusal>,
@@ -152,7 +175,7 @@ mod tests {
     fn lines_are_found_again_with_and_without_a_last_newline() {
         for end in ["", "\n"] {
             let file = file(&format!("{GOOD}\n{GOOD} {end}"));
-            assert_eq!(check(&file, &Limits::default()).unwrap().as_deref(), Some("m"));
+            assert_eq!(check(&file, &Limits::default()).unwrap(), Checked { model: Some("m".into()), requests: 2 });
             let places = places(&file, &Limits::default()).unwrap();
             let mut line = Vec::new();
             places[1].read(&file, &mut line).unwrap();
@@ -164,7 +187,7 @@ mod tests {
     fn the_first_line_sets_the_model_of_the_job() {
         let limits = Limits::default();
         let other = r#"{"custom_id":"b","body":{"model":"nonexistent/x"}}"#;
-        assert_eq!(check(&file(&format!("{GOOD}\n{other}")), &limits).unwrap().as_deref(), Some("m"));
+        assert_eq!(check(&file(&format!("{GOOD}\n{other}")), &limits).unwrap().model.as_deref(), Some("m"));
         let refused = refusal(&format!("{other}\n{GOOD}"), &limits);
         assert!(
             refused.starts_with("Invalid model ID: Unable to access non-serverless model nonexistent/x. "),

@@ -4,6 +4,7 @@
 //! What always holds: the whole text was checked to be JSON; of a repeated member the last one counts; the values of
 //! all other members are skipped over, never kept.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -39,9 +40,9 @@ pub(super) fn count(text: &str) -> Option<usize> {
 
 /// The value of the JSON string in `text`, or `None` when it is no string, or one that UTF-8 cannot hold (a lone
 /// surrogate).
-pub(super) fn string(text: &str) -> Option<std::borrow::Cow<'_, str>> {
+pub(super) fn string(text: &str) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
-    struct Borrowed<'t>(#[serde(borrow)] std::borrow::Cow<'t, str>);
+    struct Borrowed<'t>(#[serde(borrow)] Cow<'t, str>);
     serde_json::from_str::<Borrowed<'_>>(text).ok().map(|borrowed| borrowed.0)
 }
 
@@ -61,7 +62,78 @@ pub(super) fn string_start(text: &str, chars: usize) -> Option<String> {
         rest = rest.get(length..)?;
     }
     let start = &inner[..inner.len() - rest.len()];
-    string(&format!("\"{start}\"")).map(std::borrow::Cow::into_owned)
+    string(&format!("\"{start}\"")).map(Cow::into_owned)
+}
+
+/// The JSON object in `line` without its members called `names`, and otherwise byte for byte. What is no object stays as it is.
+pub(super) fn without<'l>(line: &'l [u8], names: &[&str]) -> Cow<'l, [u8]> {
+    let spans: Vec<(usize, usize)> = spans(line, names).unwrap_or_default();
+    if spans.is_empty() {
+        return Cow::Borrowed(line);
+    }
+    let (mut kept, mut at) = (Vec::with_capacity(line.len()), 0);
+    for (start, end) in spans {
+        kept.extend_from_slice(&line[at..start]);
+        at = end;
+    }
+    kept.extend_from_slice(&line[at..]);
+    Cow::Owned(kept)
+}
+
+/// Where the members called `names` of the object in `line` stand, each with a comma that goes with it; `None` for what is no object.
+fn spans(line: &[u8], names: &[&str]) -> Option<Vec<(usize, usize)>> {
+    let (mut spans, mut left) = (Vec::new(), 0);
+    let mut at = line.iter().position(|byte| !byte.is_ascii_whitespace()).filter(|at| line[*at] == b'{')? + 1;
+    loop {
+        let start = at + line[at..].iter().position(|byte| !byte.is_ascii_whitespace())?;
+        let key_end = value_end(line, start)?;
+        let colon = key_end + line[key_end..].iter().position(|byte| *byte == b':')?;
+        let end = value_end(line, colon + 1 + line[colon + 1..].iter().position(|byte| !byte.is_ascii_whitespace())?)?;
+        let next = end + line[end..].iter().position(|byte| !byte.is_ascii_whitespace())?;
+        let is_last = line[next] != b',';
+        let key = std::str::from_utf8(&line[start..key_end]).ok().and_then(string)?;
+        if !names.contains(&&*key) {
+            left = end;
+        } else if is_last && left > 0 {
+            // The comma before it goes, too, and with it what stands in between.
+            spans.retain(|(start, _)| *start < left);
+            spans.push((left, end));
+        } else {
+            spans.push((start, if is_last { end } else { next + 1 }));
+        }
+        if is_last {
+            return Some(spans);
+        }
+        at = next + 1;
+    }
+}
+
+/// Where the JSON value ends that begins at `start`. The text is known to be JSON.
+fn value_end(line: &[u8], start: usize) -> Option<usize> {
+    let (mut depth, mut in_string, mut at) = (0_usize, false, start);
+    loop {
+        match *line.get(at)? {
+            b'\\' if in_string => at += 1,
+            b'"' => {
+                in_string = !in_string;
+                if !in_string && depth == 0 {
+                    return Some(at + 1);
+                }
+            }
+            _ if in_string => {}
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' | b',' if depth == 0 => return Some(at),
+            b'}' | b']' => {
+                depth -= 1;
+                if depth == 0 {
+                    return Some(at + 1);
+                }
+            }
+            byte if depth == 0 && byte.is_ascii_whitespace() => return Some(at),
+            _ => {}
+        }
+        at += 1;
+    }
 }
 
 struct Members<'n, const N: usize> {
@@ -156,6 +228,30 @@ mod tests {
     fn anything_but_one_object_is_refused() {
         for text in ["", "[]", "1", "{", "{} {}", r#"{"a":01}"#, r#"{"a":"\x"}"#] {
             assert!(members(text, ["a"]).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn members_are_taken_out_and_nothing_else_is_touched() {
+        for (line, left) in [
+            (
+                r#"{"method":"POST","url":"/v1","custom_id": "a", "body": {"url":1}}"#,
+                r#"{"custom_id": "a", "body": {"url":1}}"#,
+            ),
+            (r#"{"custom_id":"a","body":{},"method":"POST","url":"/v1"}"#, r#"{"custom_id":"a","body":{}}"#),
+            (
+                r#" { "custom_id":"a" , "url":"x,}\"{" , "body":[{}] , "method" : 1.5e3 } "#,
+                r#" { "custom_id":"a" ,  "body":[{}] } "#,
+            ),
+            (r#"{"m\u0065thod":null,"body":"\\"}"#, r#"{"body":"\\"}"#),
+            (r#"{"method":true,"url":{}}"#, "{}"),
+            (r#"{"custom_id":"a"}"#, r#"{"custom_id":"a"}"#),
+        ] {
+            let bare = without(line.as_bytes(), &["method", "url"]);
+            assert_eq!(std::str::from_utf8(&bare).unwrap(), left);
+        }
+        for other in ["", "[]", "{", "{}", r#"{"method"#, r#"{"method":"#] {
+            assert_eq!(without(other.as_bytes(), &["method"]), other.as_bytes(), "{other}");
         }
     }
 

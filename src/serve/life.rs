@@ -5,8 +5,10 @@
 //! recorded after the result files are published. A server that stops leaves the batch where it is, and the next one
 //! starts that stage over, with the same results.
 //!
-//! The pretended time passes first and takes no worker; then the batch waits for one of the workers and is executed.
+//! The pretended time passes first and takes no worker; then the batch waits for one of the workers and is executed. In OpenAI's dialect its
+//! completion window may end meanwhile: what is done by then is its result.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +17,14 @@ use jiff::Timestamp;
 use tokio::task::JoinError;
 
 use super::Shared;
+use super::dialect::Dialect;
 use super::execute::{self, Stop};
 use super::faults::Ending;
-use super::input;
+use super::input::{self, Refusal};
+use super::openai;
 use super::progress::Progress;
 use super::results::ResultIds;
-use super::store::{Batch, Status};
+use super::store::{Batch, LineFault, Status};
 use super::upstream;
 use crate::durable::FileError;
 
@@ -32,6 +36,9 @@ const IN_PROGRESS_SHARE: f64 = 0.8;
 
 /// Share of the batch time for which a batch stays CANCELING, on top of what went before.
 const CANCELING_SHARE: f64 = 0.2;
+
+/// Share of the batch time for which a batch is FINALIZING, in OpenAI's dialect.
+const FINALIZING_SHARE: f64 = 0.1;
 
 /// Why a batch's life goes no further in this server.
 #[derive(Debug, thiserror::Error)]
@@ -76,12 +83,60 @@ fn begin(shared: &Arc<Shared>, id: String, progress: Arc<Progress>) {
     let tasks = shared.tasks.clone();
     let shared = shared.clone();
     tasks.spawn(async move {
+        let lived = tokio::select! {
+            lived = live(&shared, &id, &progress) => lived,
+            never = run_out_of_time(&shared, &id) => match never {},
+        };
         // A batch whose life breaks off for want of disk space stays as it is until the next start.
-        if let (Err(Break::Store(error)), Some(upstream)) = (live(&shared, &id, &progress).await, &shared.upstream) {
+        if let (Err(Break::Store(error)), Some(upstream)) = (lived, &shared.upstream) {
             upstream.fail(error.into());
         }
         shared.running().remove(&id);
     });
+}
+
+/// Lets a batch end when its window is over, if it has one.
+async fn run_out_of_time(shared: &Shared, id: &str) -> Infallible {
+    let Some(expires_at) = shared.store.batches.get(id).and_then(|batch| batch.details.expires_at) else {
+        return std::future::pending().await;
+    };
+    let left = expires_at.saturating_sub(Timestamp::now().as_microsecond());
+    tokio::time::sleep(Duration::from_micros(u64::try_from(left).unwrap_or(0))).await;
+    // Should it not be recorded, the batch goes on as if it had time.
+    let _ = break_off_at(shared, id, |batch| batch.details.is_overdue = true);
+    std::future::pending().await
+}
+
+/// Tells a batch to cancel, if it is at work, and gives it with the status that it had.
+pub(super) fn cancel(shared: &Shared, id: &str) -> Result<Option<(Arc<Batch>, Status)>, FileError> {
+    break_off_at(shared, id, |batch| {
+        batch.status = Status::Canceling;
+        batch.details.cancelling_at = Some(Timestamp::now().as_microsecond());
+    })
+}
+
+/// Lets a batch that is at work end with the rows that count as done at this moment, and notes why.
+fn break_off_at(
+    shared: &Shared,
+    id: &str,
+    note: impl FnOnce(&mut Batch),
+) -> Result<Option<(Arc<Batch>, Status)>, FileError> {
+    let progress = shared.running().get(id).cloned();
+    let mut was = None;
+    let updated = shared.store.batches.update(id, |batch| {
+        was = Some(batch.status);
+        let open = matches!(batch.status, Status::Validating | Status::InProgress);
+        if open {
+            let share = progress.as_ref().map_or(0.0, |progress| progress.share());
+            batch.cancelled_at.get_or_insert(share);
+            note(batch);
+        }
+        open
+    })?;
+    if let (Some(progress), Some(share)) = (progress, updated.as_ref().and_then(|batch| batch.cancelled_at)) {
+        progress.cancel(share);
+    }
+    Ok(updated.zip(was))
 }
 
 async fn live(shared: &Arc<Shared>, id: &str, progress: &Arc<Progress>) -> Result<(), Break> {
@@ -113,11 +168,29 @@ async fn live(shared: &Arc<Shared>, id: &str, progress: &Arc<Progress>) -> Resul
     match ids {
         Err(Stop::ServerStopping) => Err(Break::ServerStopping),
         ids => {
+            if let (Ok(ids), Dialect::OpenAi) = (&ids, shared.dialect) {
+                finalize(shared, id, ids).await?;
+            }
             end(shared, id, ids)?;
             // Only now is it of no use any more.
             Ok(shared.upstream.as_ref().map_or(Ok(()), |upstream| upstream.forget(id))?)
         }
     }
+}
+
+/// Shows for a while that the rows are there and only their files are not.
+async fn finalize(shared: &Shared, id: &str, ids: &ResultIds) -> Result<(), Break> {
+    let mut is_whole = false;
+    shared.store.batches.update(id, |batch| {
+        is_whole = batch.status == Status::InProgress && !batch.details.is_overdue;
+        if is_whole {
+            batch.status = Status::Finalizing;
+            batch.details.finalizing_at = Some(Timestamp::now().as_microsecond());
+            (batch.details.outputs, batch.details.failures) = ids.rows;
+        }
+        is_whole
+    })?;
+    if is_whole { unless_stopping(shared, sleep(shared.batch_time.mul_f64(FINALIZING_SHARE))).await } else { Ok(()) }
 }
 
 /// From VALIDATING to `IN_PROGRESS`, or to FAILED.
@@ -128,15 +201,20 @@ async fn validate(shared: &Arc<Shared>, id: &str, progress: &Arc<Progress>) -> R
     pause(shared, progress, VALIDATING_SHARE).await?;
     let checked = work(shared, id, progress, |shared, batch, _| {
         let input = execute::open_input(shared, batch)?;
-        Ok(input::check(&input, &shared.limits)?)
+        Ok(match shared.dialect {
+            Dialect::Together => input::check(&input, &shared.limits)?,
+            Dialect::OpenAi => openai::check(&input, &shared.limits, &batch.endpoint)?,
+        })
     })
     .await?;
     match checked {
-        Ok(model) => {
+        Ok(checked) => {
             shared.store.batches.update(id, |batch| {
                 let still = batch.status == Status::Validating;
                 if still {
-                    (batch.status, batch.model_id) = (Status::InProgress, model);
+                    (batch.status, batch.model_id) = (Status::InProgress, checked.model);
+                    batch.details.in_progress_at = Some(Timestamp::now().as_microsecond());
+                    batch.details.requests = checked.requests;
                 }
                 still
             })?;
@@ -160,14 +238,25 @@ fn end(shared: &Shared, id: &str, ids: Result<ResultIds, Stop>) -> Result<(), Fi
         let cancelled = batch.status == Status::Canceling;
         match ids {
             Ok(ids) => {
-                batch.status = if cancelled { Status::Cancelled } else { Status::Completed };
+                batch.status = match batch.status {
+                    Status::Canceling => Status::Cancelled,
+                    _ if batch.details.is_overdue => Status::Expired,
+                    _ => Status::Completed,
+                };
                 (batch.output_file_id, batch.error_file_id) = (ids.output, ids.error);
+                (batch.details.outputs, batch.details.failures) = ids.rows;
                 if let Some(ending) = shared.faults.ending(batch).filter(|_| !cancelled) {
                     broke_off = break_off(batch, ending);
                 }
             }
             Err(_) if cancelled => batch.status = Status::Cancelled,
-            Err(stop) => (batch.status, batch.error) = (Status::Failed, Some(stop.to_string())),
+            Err(stop) => {
+                (batch.status, batch.error) = (Status::Failed, Some(stop.to_string()));
+                if let Stop::Refused(Refusal::Line { line, code, param, .. }) = stop {
+                    let (code, param) = (code.to_owned(), param.map(str::to_owned));
+                    batch.details.fault = Some(LineFault { line, code, param });
+                }
+            }
         }
         batch.completed_at = Some(Timestamp::now().as_microsecond());
         true

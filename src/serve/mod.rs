@@ -1,6 +1,8 @@
-//! The local Batch API server of `batchline serve`: Together's surface, on a laptop, with no key.
+//! The local Batch API server of `batchline serve`: Together's surface or OpenAI's, on a laptop, with no key.
 //!
 //! In: HTTP calls, as the official SDKs make them. Out: files, batches and replies, kept in one directory.
+//!
+//! A server speaks one [`Dialect`] to all its clients, as it was told when it was started. In Together's:
 //!
 //! | call | answer |
 //! |---|---|
@@ -13,6 +15,20 @@
 //! | `POST /batches` | 201 `{"job":{…}}` |
 //! | `GET /batches`, `GET /batches/{id}`, `POST /batches/{id}/cancel` | a bare array or `null`, the batch, the batch |
 //! | `GET /v3/whoami` | who the token belongs to |
+//!
+//! In OpenAI's:
+//!
+//! | call | answer |
+//! |---|---|
+//! | `POST /files` | the file, sent in one go as multipart with its `purpose` |
+//! | `GET /files` | a page: `{"object":"list","data","first_id","last_id","has_more"}`; takes `after`, `limit`, `order`, `purpose` |
+//! | `GET /files/{id}`, `DELETE /files/{id}`, `GET /files/{id}/content` | the file, `{"id","object","deleted"}`, the bytes |
+//! | `POST /batches` | the batch, with its `metadata`; 400 for an unknown file, endpoint or window |
+//! | `GET /batches` | a page; takes `after` and `limit` |
+//! | `GET /batches/{id}`, `POST /batches/{id}/cancel` | the batch; 409 for one that has ended |
+//!
+//! There a line needs `method` and `url`, a batch has one model and a window that really ends, and a request that was not done by then has a
+//! row in the error file. A key may come as `api-key` instead of `Authorization`.
 //!
 //! Any number of `/v1` may stand before each path.
 //!
@@ -34,6 +50,7 @@ mod auth;
 mod batches;
 mod calls;
 mod content;
+mod dialect;
 mod echo;
 mod execute;
 pub mod faults;
@@ -42,9 +59,11 @@ mod hex;
 mod input;
 mod json;
 mod life;
+mod openai;
 mod progress;
 mod reply;
 mod results;
+mod row;
 mod shelf;
 mod store;
 mod upload;
@@ -72,7 +91,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-pub use self::echo::{echo_reply, request_digest};
+pub use self::dialect::Dialect;
+pub use self::echo::{echo_reply, echo_reply_in, request_digest};
 pub use self::faults::{Faults, FaultsError};
 pub use self::upstream::{Again, JournalError, UpstreamOptions};
 
@@ -106,6 +126,8 @@ pub struct ServeOptions {
     pub directory: PathBuf,
     /// Where it listens; port 0 is any free port.
     pub listen: SocketAddr,
+    /// What it speaks.
+    pub dialect: Dialect,
     /// The one bearer token that it accepts. `None`: any that is not empty, each an account of its own.
     pub token: Option<SecretString>,
     /// What the order of the rows in result files follows from, together with the batch's id, and what scripted faults
@@ -129,6 +151,7 @@ impl Default for ServeOptions {
         Self {
             directory: PathBuf::from("batchline-serve"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            dialect: Dialect::default(),
             token: None,
             seed: 0,
             batch_time: Duration::from_millis(300),
@@ -228,6 +251,7 @@ struct Shared {
     calls: Calls,
     faults: Script,
     address: SocketAddr,
+    dialect: Dialect,
     token: Option<SecretString>,
     seed: u64,
     batch_time: Duration,
@@ -251,12 +275,13 @@ impl Server {
     /// Opens the directory, listens, and goes on with the batches that have not ended. To be called within a tokio
     /// runtime, on which the server then runs.
     pub async fn start(options: ServeOptions) -> Result<Self, ServeError> {
-        let ServeOptions { directory, listen, token, seed, batch_time, workers, limits, faults, upstream } = options;
+        let ServeOptions { directory, listen, dialect, token, seed, batch_time, workers, limits, faults, upstream } =
+            options;
         // An upstream takes time of its own.
         let batch_time = if upstream.is_some() { Duration::ZERO } else { batch_time };
         let opened = tokio::task::spawn_blocking(move || {
             let store = Store::open(&directory, upstream.is_some())?;
-            let faults = Script::open(faults, seed, &directory, &store)?;
+            let faults = Script::open(faults, (dialect, seed), &directory, &store)?;
             let upstream = match upstream {
                 Some(upstream) => Some(Arc::new(Upstream::open(upstream, &directory, &store)?)),
                 None => Upstream::refuse_echo(&directory, &store).map(|()| None)?,
@@ -274,6 +299,7 @@ impl Server {
             calls,
             faults,
             address,
+            dialect,
             token,
             seed,
             batch_time,
@@ -340,23 +366,40 @@ impl Server {
 
 /// All routes, within the middleware that every call passes before it is routed.
 fn router(shared: &Arc<Shared>) -> Router {
-    let routes = Router::new()
-        .route("/files", get(files::list).post(upload::announce))
-        .route("/files/upload", post(upload::whole).layer(DefaultBodyLimit::disable()))
-        .route("/files/{id}", get(files::retrieve).delete(files::delete))
-        .route("/files/{id}/preprocess", post(files::preprocess))
+    let routes = match shared.dialect {
+        Dialect::Together => together_routes(),
+        Dialect::OpenAi => openai_routes(),
+    };
+    let routes = routes
         .route("/files/{id}/content", get(content::download))
-        .route("/storage/{id}", put(upload::put))
-        .route("/batches", get(batches::list).post(batches::create))
-        .route("/batches/{id}", get(batches::retrieve))
-        .route("/batches/{id}/cancel", post(batches::cancel))
-        .route("/v3/whoami", get(whoami))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(FORM_BYTES))
         .with_state(shared.clone());
     // The middleware rewrites the path, so it must come before routing: hence a router around the router.
     Router::new().fallback_service(routes).layer(middleware::from_fn_with_state(shared.clone(), calls::pass))
+}
+
+fn together_routes() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/files", get(files::list).post(upload::announce))
+        .route("/files/upload", post(upload::whole).layer(DefaultBodyLimit::disable()))
+        .route("/files/{id}", get(files::retrieve).delete(files::delete))
+        .route("/files/{id}/preprocess", post(files::preprocess))
+        .route("/storage/{id}", put(upload::put))
+        .route("/batches", get(batches::list).post(batches::create))
+        .route("/batches/{id}", get(batches::retrieve))
+        .route("/batches/{id}/cancel", post(batches::cancel))
+        .route("/v3/whoami", get(whoami))
+}
+
+fn openai_routes() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/files", get(openai::list_files).post(openai::upload).layer(DefaultBodyLimit::disable()))
+        .route("/files/{id}", get(openai::retrieve_file).delete(files::delete))
+        .route("/batches", get(openai::list_batches).post(openai::create))
+        .route("/batches/{id}", get(openai::retrieve))
+        .route("/batches/{id}/cancel", post(openai::cancel))
 }
 
 /// `GET /v3/whoami`: what the official command line asks first.

@@ -1,7 +1,7 @@
 //! What the server says when it does not do what it was asked.
 //!
 //! In: a status and a sentence. Out: a response in the shape that the endpoint's clients expect, of which the service
-//! has several: an object for files and all else, a string for batches, XML from its storage.
+//! has several: an object for files and all else, a string for Together's batches, XML from its storage.
 
 use axum::Json;
 use axum::http::{StatusCode, header};
@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use uuid::Uuid;
 
+use super::dialect::Dialect;
 use crate::durable::FileError;
 
 /// A refusal, or a failure of the server.
@@ -51,9 +52,10 @@ impl Refused {
         Self::object(StatusCode::NOT_FOUND, format!("File {id} not found"))
     }
 
-    /// The same refusal in the shape that fits the path it is about.
-    pub(super) fn shaped_for(mut self, path: &str) -> Self {
-        self.shape = if path.starts_with("/batches") { Shape::Text } else { Shape::Object };
+    /// The same refusal in the shape that fits the path it is about. OpenAI's dialect has one for all.
+    pub(super) fn shaped_for(mut self, path: &str, dialect: Dialect) -> Self {
+        let is_text = dialect == Dialect::Together && path.starts_with("/batches");
+        self.shape = if is_text { Shape::Text } else { Shape::Object };
         self
     }
 }

@@ -29,6 +29,8 @@ const PURPOSE: &str = "batch-api";
 pub(super) struct ResultIds {
     pub(super) output: Option<String>,
     pub(super) error: Option<String>,
+    /// Rows of the one and of the other.
+    pub(super) rows: (u64, u64),
 }
 
 /// Which request was answered.
@@ -112,18 +114,20 @@ impl<'s> Results<'s> {
         let publish = |rows: Rows, kind| {
             let (id, name) = (file_id(&self.batch.id, kind), file_name(kind));
             let (pending, content) = rows.finish()?;
-            if content.lines == 0 {
+            let lines = content.lines;
+            if lines == 0 {
                 self.store.discard(&id)?;
-                return Ok(None);
+                return Ok((None, 0));
             }
             let mut file = StoredFile::new(&self.batch.account, name.into(), PURPOSE.into(), "jsonl".into());
             file.id.clone_from(&id);
             file.generated = true;
             self.store.keep(file, pending, content)?;
-            Ok(Some(id))
+            Ok((Some(id), lines))
         };
-        let output = publish(self.output, Kind::Output)?;
-        Ok(ResultIds { output, error: publish(self.errors, Kind::Error)? })
+        let (output, outputs) = publish(self.output, Kind::Output)?;
+        let (error, errors) = publish(self.errors, Kind::Error)?;
+        Ok(ResultIds { output, error, rows: (outputs, errors) })
     }
 }
 

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::ServeError;
@@ -113,6 +114,40 @@ pub(super) struct Batch {
     /// What an upstream was sent twice, once the batch has ended.
     #[serde(default)]
     pub(super) again: Again,
+    #[serde(default)]
+    pub(super) details: Details,
+}
+
+/// What only OpenAI's dialect shows of a batch. Times are Unix microseconds.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Details {
+    /// As it was given.
+    pub(super) completion_window: String,
+    /// When the window is over: what is not done by then is not done. Together's batches have no such moment.
+    pub(super) expires_at: Option<i64>,
+    /// Whether that moment came before the end.
+    pub(super) is_overdue: bool,
+    pub(super) metadata: Option<Map<String, Value>>,
+    pub(super) in_progress_at: Option<i64>,
+    pub(super) finalizing_at: Option<i64>,
+    pub(super) cancelling_at: Option<i64>,
+    pub(super) requests: u64,
+    /// Rows of the output file, once it is there.
+    pub(super) outputs: u64,
+    /// Rows of the error file, once it is there.
+    pub(super) failures: u64,
+    /// The line for which it failed, and how.
+    pub(super) fault: Option<LineFault>,
+}
+
+/// What is wrong with a line of an input file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct LineFault {
+    /// Counted from 1.
+    pub(super) line: u64,
+    pub(super) code: String,
+    pub(super) param: Option<String>,
 }
 
 impl Record for Batch {
@@ -121,17 +156,19 @@ impl Record for Batch {
     }
 }
 
-/// Where a batch stands, as it is written on the wire.
+/// Where a batch stands, as it is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(super) enum Status {
     Validating,
     InProgress,
+    /// Only ever in OpenAI's dialect.
+    Finalizing,
     Canceling,
     Completed,
     Failed,
     Cancelled,
-    /// Only ever by a scripted fault.
+    /// In Together's dialect only ever by a scripted fault.
     Expired,
 }
 
@@ -141,16 +178,31 @@ impl Status {
         matches!(self, Self::Completed | Self::Failed | Self::Cancelled | Self::Expired)
     }
 
-    /// Its name on the wire.
+    /// Its name on the wire, in Together's dialect.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Validating => "VALIDATING",
             Self::InProgress => "IN_PROGRESS",
+            Self::Finalizing => "FINALIZING",
             Self::Canceling => "CANCELING",
             Self::Completed => "COMPLETED",
             Self::Failed => "FAILED",
             Self::Cancelled => "CANCELLED",
             Self::Expired => "EXPIRED",
+        }
+    }
+
+    /// Its name on the wire, in OpenAI's dialect.
+    pub(super) fn openai_name(self) -> &'static str {
+        match self {
+            Self::Validating => "validating",
+            Self::InProgress => "in_progress",
+            Self::Finalizing => "finalizing",
+            Self::Canceling => "cancelling",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
         }
     }
 }

@@ -169,7 +169,6 @@ pub(super) async fn whole(
     Account(account): Account,
     request: Request,
 ) -> Result<Json<FileResponse>, Refused> {
-    let refuse = |fault: Fault| Refused::object(fault.status(), fault.to_string());
     let mut announced = Announcement::default();
     let mut received = None;
     // Made early for its id; the form may end with the fields that describe it.
@@ -178,7 +177,7 @@ pub(super) async fn whole(
     while let Some(field) = form.next_field().await.map_err(|error| bad_form(&error))? {
         let name = field.name().unwrap_or_default().to_owned();
         if name == "file" {
-            received = Some(receive(&shared, &id, field).await.map_err(refuse)?);
+            received = Some(receive_field(&shared, &id, field).await?);
         } else {
             announced.set(&name, short_text(field).await?);
         }
@@ -186,12 +185,29 @@ pub(super) async fn whole(
     let mut file = announced.into_file(&account)?;
     file.id = id;
     let received = received.ok_or_else(|| bad_request("missing form field: file"))?;
-    let file = keep(&shared, &file, received).map_err(refuse)?;
+    let file = keep_field(&shared, &file, received)?;
     Ok(Json(file.as_ref().into()))
 }
 
+/// Content that has come in and is no file yet.
+pub(super) type Received = (PendingFile, Content);
+
+/// Takes in the content of file `id` from a form.
+pub(super) async fn receive_field(
+    shared: &Shared,
+    id: &str,
+    field: axum::extract::multipart::Field<'_>,
+) -> Result<Received, Refused> {
+    receive(shared, id, field).await.map_err(Fault::refuse)
+}
+
+/// Makes content that came in a form the file's.
+pub(super) fn keep_field(shared: &Shared, file: &StoredFile, received: Received) -> Result<Arc<StoredFile>, Refused> {
+    keep(shared, file, received).map_err(Fault::refuse)
+}
+
 /// The value of a form field that is no file.
-async fn short_text(mut field: axum::extract::multipart::Field<'_>) -> Result<String, Refused> {
+pub(super) async fn short_text(mut field: axum::extract::multipart::Field<'_>) -> Result<String, Refused> {
     let mut value = Vec::new();
     while let Some(chunk) = field.chunk().await.map_err(|error| bad_form(&error))? {
         value.extend_from_slice(&chunk);
@@ -202,16 +218,12 @@ async fn short_text(mut field: axum::extract::multipart::Field<'_>) -> Result<St
     String::from_utf8(value).map_err(|_| bad_request("a form field is not UTF-8"))
 }
 
-async fn multipart(request: Request) -> Result<Multipart, Refused> {
+pub(super) async fn multipart(request: Request) -> Result<Multipart, Refused> {
     Multipart::from_request(request, &()).await.map_err(|error| Refused::object(error.status(), error.body_text()))
 }
 
 /// Makes received content the file's, if it is what was declared.
-fn keep(
-    shared: &Shared,
-    file: &StoredFile,
-    (pending, content): (PendingFile, Content),
-) -> Result<Arc<StoredFile>, Fault> {
+fn keep(shared: &Shared, file: &StoredFile, (pending, content): Received) -> Result<Arc<StoredFile>, Fault> {
     if file.declared.as_ref().is_some_and(|declared| *declared != content.digest) {
         return Err(Fault::Checksum { came: content.digest });
     }
@@ -236,6 +248,11 @@ enum Fault {
 }
 
 impl Fault {
+    /// In the shape of the files endpoints. By value, as it is made for `map_err`.
+    fn refuse(self) -> Refused {
+        Refused::object(self.status(), self.to_string())
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::Body(_) | Self::Length { .. } | Self::Checksum { .. } => StatusCode::BAD_REQUEST,
@@ -250,7 +267,7 @@ async fn receive<E: std::fmt::Display>(
     shared: &Shared,
     id: &str,
     body: impl Stream<Item = Result<Bytes, E>>,
-) -> Result<(PendingFile, Content), Fault> {
+) -> Result<Received, Fault> {
     let mut body = std::pin::pin!(body);
     let (target, limit) = (shared.store.content_path(id), shared.limits.upload_bytes);
     let mut intake = tokio::task::spawn_blocking(move || Intake::create(&target)).await??;
@@ -302,17 +319,17 @@ impl Intake {
         Ok(self)
     }
 
-    fn finish(self) -> (PendingFile, Content) {
+    fn finish(self) -> Received {
         let unended = u64::from(self.last.is_some_and(|last| last != b'\n'));
         let digest = hex(&self.digest.finalize());
         (self.pending, Content { bytes: self.bytes, lines: self.newlines + unended, digest })
     }
 }
 
-fn bad_request(message: impl Into<String>) -> Refused {
+pub(super) fn bad_request(message: impl Into<String>) -> Refused {
     Refused::object(StatusCode::BAD_REQUEST, message)
 }
 
-fn bad_form(error: &axum::extract::multipart::MultipartError) -> Refused {
+pub(super) fn bad_form(error: &axum::extract::multipart::MultipartError) -> Refused {
     Refused::object(error.status(), error.body_text())
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use batchline::custom_id::IdHasher;
 use batchline::input::check::{self, LineLimits};
 use batchline::input::defect::DefectKind;
+use batchline::input::envelope::Envelope;
 use batchline::input::pack::{Cut, Shard};
 use batchline::input::request_index::RequestIndex;
 use batchline::lines::{BLOCK_BYTES, Block, Extent, Line};
@@ -25,7 +26,7 @@ use serde::de::IgnoredAny;
 /// Bytes that the parsers want behind a line.
 const PADDING: usize = 64;
 
-const LIMITS: LineLimits = LineLimits { line_bytes: 100_000, custom_id_characters: 64 };
+const LIMITS: LineLimits = LineLimits { line_bytes: 100_000, custom_id_characters: 64, envelope: Envelope::Minimal };
 
 const IDS: IdHasher = IdHasher { key: 7 };
 

@@ -14,7 +14,7 @@ use crate::requests::{assert_same, ids, replies, request};
 const LINE_BYTES: usize = 10_000_000;
 
 /// What `check` says about `data/defects/CODE.jsonl`, behind `CODE.jsonl:` and the code.
-const WORDS: [(&str, &str, &str); 17] = [
+const WORDS: [(&str, &str, &str); 19] = [
     ("body-not-an-object", "2:30", r#"body is not an object (custom_id "second")"#),
     ("custom-id-not-a-string", "3:14", "custom_id is not a string"),
     (
@@ -35,6 +35,8 @@ const WORDS: [(&str, &str, &str); 17] = [
     ("model-not-a-string", "2:39", r#"body.model is not a string (custom_id "second")"#),
     ("not-an-object", "2:1", "the line is not a JSON object"),
     ("not-utf8", "3:113", "not valid UTF-8"),
+    ("other-method", "2:32", r#"method is not POST (custom_id "second")"#),
+    ("other-url", "2:45", r#"url is not /v1/chat/completions, the endpoint of the batch (custom_id "second")"#),
     ("too-deep", "2:1102", "nested deeper than 1024 levels"),
     ("utf-16", "1:1", "the file is UTF-16; convert it to UTF-8, for example with iconv"),
 ];
@@ -63,6 +65,11 @@ fn place_with(code: &str) -> Place {
     place
 }
 
+/// The provider that minds the defect, if Together does not.
+fn provider(code: &str) -> &'static str {
+    if code.starts_with("other-") { "--provider openai" } else { "" }
+}
+
 #[test]
 fn every_code_has_a_file_and_every_file_a_code() {
     let codes = BTreeSet::from(DEFECT_CODES.map(str::to_owned));
@@ -76,7 +83,7 @@ fn every_code_has_a_file_and_every_file_a_code() {
 #[test]
 fn every_defect_is_told_with_its_place_and_in_these_words() {
     for (code, at, words) in WORDS {
-        let ended = place_with(code).run(&format!("check {code}.jsonl")).with_code(4);
+        let ended = place_with(code).run(&format!("check {code}.jsonl {}", provider(code))).with_code(4);
         assert_eq!(ended.stderr, format!("{code}.jsonl:{at}: {code}: {words}\n"));
         assert!(ended.text().contains(" 1 defect ("), "{code}: {}", ended.text());
     }
@@ -86,7 +93,8 @@ fn every_defect_is_told_with_its_place_and_in_these_words() {
 fn records_of_defects_say_what_the_words_say() {
     for (code, at, words) in WORDS {
         let place = place_with(code);
-        let ended = place.run(&format!("check {code}.jsonl --json --report report.jsonl")).with_code(4);
+        let ended =
+            place.run(&format!("check {code}.jsonl {} --json --report report.jsonl", provider(code))).with_code(4);
         let told: Value = serde_json::from_str(&ended.stderr).unwrap();
         assert_eq!((&told["schema"], &told["kind"]), (&1.into(), &"defect".into()), "{told}");
         let reported: Value = serde_json::from_slice(&place.read("report.jsonl")).unwrap();

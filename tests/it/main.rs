@@ -17,6 +17,7 @@ mod upstream; // an OpenAI-compatible server with a rate limit and a will of its
 
 // From the input to the output.
 mod defects; // every rule about lines has its file and its words
+mod dialects; // all of it in OpenAI's dialect
 mod merging; // reply files into input order, offline
 mod running; // every way in, every way out, and nothing twice
 

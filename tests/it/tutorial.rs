@@ -1,4 +1,4 @@
-//! Together's batch tutorial with the official Python SDK, unchanged, against `batchline serve`.
+//! The official Python SDKs, unchanged, against `batchline serve`: Together's batch tutorial, and OpenAI's batches.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,6 +8,9 @@ use crate::service::Service;
 
 /// The versions that `.ci/run` installs, each in an environment of its own.
 const VERSIONS: [&str; 2] = ["3.1.1", "2.42.0"];
+
+/// The version of OpenAI's SDK that `.ci/run` installs.
+const OPENAI: &str = "3.57.0";
 
 /// The interpreters to try: those that `BATCHLINE_TEST_PYTHONS` names, with colons between, or those that `.ci/run` has made.
 fn interpreters() -> Vec<PathBuf> {
@@ -34,4 +37,19 @@ fn the_official_sdks_do_the_tutorial() {
         let ended = place.shell(&format!("exec '{}' '{script}' {root}", python.display())).run().with_code(0);
         assert!(ended.text().contains("the tutorial works"), "{}", ended.text());
     }
+}
+
+#[test]
+fn the_official_openai_sdk_does_batches() {
+    let python = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("target/sdk/openai-{OPENAI}/bin/python"));
+    let installed = Command::new(&python).args(["-c", "import openai"]).output();
+    if !installed.is_ok_and(|output| output.status.success()) {
+        skipped(&format!("OpenAI's batches: no `openai` package for {}; .ci/run installs it", python.display()));
+        return;
+    }
+    let (place, service) = (Place::new(), Service::start_with("--dialect openai --batch-time 1s"));
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sdk/openai_batches.py");
+    let command = format!("exec '{}' '{script}' {}", python.display(), service.base_url());
+    let ended = place.shell(&command).run().with_code(0);
+    assert!(ended.text().contains("batches work"), "{}", ended.text());
 }

@@ -2,21 +2,26 @@
 
 use super::Driver;
 use crate::error::Error;
-use crate::remote::{Api, BatchStatus};
+use crate::remote::{Api, BatchStatus, RemoteError};
+use crate::results::reply::ReplyRole;
 use crate::run::monitor::Event;
 use crate::run::rounds;
 use crate::run::state::{Recorded, ShardState};
 use crate::run::steps::{self, Outcome, ShardIndexed};
 
+/// How often a reply file that is not there is asked for again: files become visible late.
+const ABSENT_LOOKUPS: u32 = 5;
+
 impl<A: Api> Driver<A> {
     pub(super) fn begin_download(&mut self, shard: u32) {
         let known = &self.shards[shard as usize];
         let again = known.refetched;
+        let absent = self.absent.contains(&shard);
         let ShardState::Ended { submission, batch } = known.state.clone() else { return };
         let (api, run) = (self.api.clone(), self.files.run.clone());
         let progress = self.transfer(&self.downloaded, |bytes| Event::Downloaded { bytes });
         self.tasks.spawn(async move {
-            let result = steps::download(&*api, &run, submission, &batch, again, |_| progress.clone()).await;
+            let result = steps::download(&*api, &run, submission, &batch, (again, absent), |_| progress.clone()).await;
             Outcome::Downloaded { shard, result }
         });
     }
@@ -40,6 +45,30 @@ impl<A: Api> Driver<A> {
         self.delayed.remove(&shard);
         self.ledger.downloaded(shard)?;
         self.set_state(shard, ShardState::Downloaded { submission, batch });
+        Ok(())
+    }
+
+    /// A shard's reply files could not be fetched. Where services name files that they have not written, or have deleted since, a file of
+    /// errors that is not there however often it is asked for is as good as empty; what it would have answered counts as not answered.
+    /// Without its outputs the run ends: nobody knows what they answered, and it is paid for.
+    pub(super) fn not_downloaded(&mut self, shard: u32, role: ReplyRole, error: RemoteError) -> Result<(), Error> {
+        let may_be_absent = role == ReplyRole::Error && self.options.service.profile().names_absent_files();
+        if !error.is_gone() || !may_be_absent {
+            let passing = error.is_transient();
+            self.put_off(shard, error, passing);
+            return Ok(());
+        }
+        if self.delayed.get(&shard).is_some_and(|delay| delay.times >= ABSENT_LOOKUPS) {
+            let text = format!(
+                "shard {shard}: the file of errors that its batch names is not there and counts as empty: {error}"
+            );
+            self.absent.insert(shard);
+            self.incident(Some(shard), &text)?;
+            self.delayed.remove(&shard);
+            self.enqueue(shard);
+        } else {
+            self.put_off(shard, error, true);
+        }
         Ok(())
     }
 

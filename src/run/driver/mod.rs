@@ -62,6 +62,8 @@ pub(crate) struct Driver<A: Api> {
     merger: Merger,
     notes: Notes,
     stop: CancellationToken,
+    /// What the run is called in the marks of its batches.
+    mark: String,
 
     shards: Vec<Recorded>,
     /// How many of them stand where.
@@ -81,6 +83,10 @@ pub(crate) struct Driver<A: Api> {
     lost: HashMap<u32, Instant>,
     /// How often a batch was seen ended without naming any file.
     fileless: HashMap<u32, u32>,
+    /// Shards whose batch names a file that is not there.
+    absent: BTreeSet<u32>,
+    /// Statuses that nobody here knows, as far as they have been told.
+    strange: BTreeSet<String>,
     /// Batches that are too many, and whether they are still to be stopped.
     surplus: BTreeMap<String, bool>,
     next_poll: Instant,
@@ -117,6 +123,7 @@ impl<A: Api> Driver<A> {
     pub(crate) fn new(parts: Parts<A>) -> Result<Self, Error> {
         let Parts { api, files, ledger, options, monitor, merger, notes, stop } = parts;
         let (shards, surplus) = (ledger.shards()?, ledger.surplus()?);
+        let mark = submit::run_name(&ledger)?;
         let look_at_held = shards.iter().any(|known| matches!(known.state, ShardState::Held { .. }));
         let mut driver = Self {
             api,
@@ -127,6 +134,7 @@ impl<A: Api> Driver<A> {
             merger,
             notes,
             stop,
+            mark,
             shards,
             counts: ShardCounts::default(),
             waiting: BTreeMap::new(),
@@ -137,6 +145,8 @@ impl<A: Api> Driver<A> {
             percent: HashMap::new(),
             lost: HashMap::new(),
             fileless: HashMap::new(),
+            absent: BTreeSet::new(),
+            strange: BTreeSet::new(),
             surplus,
             next_poll: Instant::now(),
             polling: false,
@@ -313,11 +323,8 @@ impl<A: Api> Driver<A> {
                 self.done(Step::Download);
                 match result {
                     Ok(()) => self.downloaded(shard)?,
-                    Err(error) if error.is_local() => return Err(error.into()),
-                    Err(error) => {
-                        let passing = error.is_transient();
-                        self.put_off(shard, error, passing);
-                    }
+                    Err((_, error)) if error.is_local() => return Err(error.into()),
+                    Err((role, error)) => self.not_downloaded(shard, role, error)?,
                 }
             }
             Outcome::Indexed { shard, result } => {

@@ -19,6 +19,9 @@ use crate::run::steps::Outcome;
 /// Looks that must find a batch ended and without any file before that is believed: files can show later than the end.
 const FILELESS_LOOKS: u32 = 3;
 
+/// Most unknown statuses that are told.
+const STRANGE_MAX: usize = 16;
+
 impl<A: Api> Driver<A> {
     /// Whether something is to be learnt from the service's list.
     pub(super) fn wants_list(&self) -> bool {
@@ -100,6 +103,7 @@ impl<A: Api> Driver<A> {
     fn seen(&mut self, shard: u32, batch: &Batch) -> Result<(), Error> {
         let ShardState::Submitted { submission, .. } = self.shards[shard as usize].state.clone() else { return Ok(()) };
         if !batch.status.is_terminal() {
+            self.tell_strange(&batch.status);
             self.percent.insert(shard, batch.progress.unwrap_or(0.0));
             self.tell_progress();
             return Ok(());
@@ -130,6 +134,15 @@ impl<A: Api> Driver<A> {
         self.set_state(shard, ShardState::Ended { submission, batch: ended });
         self.tell_progress();
         Ok(())
+    }
+
+    /// A status that is not known here is no end; it is told once.
+    fn tell_strange(&mut self, status: &BatchStatus) {
+        let BatchStatus::Other(word) = status else { return };
+        if !word.is_empty() && self.strange.len() < STRANGE_MAX && self.strange.insert(word.clone()) {
+            let text = format!("the service calls a batch {word:?}, which is not known here: it is waited for");
+            self.monitor.event(Event::Note(&text));
+        }
     }
 
     /// A list that failed: the batches work on without us, so only a long silence ends the run.

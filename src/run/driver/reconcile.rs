@@ -1,7 +1,7 @@
 //! What the service's list says about our files: which batch a POST in doubt created, and which batches are too many.
 //!
-//! What always holds: a batch is taken for ours only if it uses our file, works for no other shard, and cannot have been there before
-//! the POST. A batch that is too many is recorded once, and stopped if nobody else can have made it.
+//! What always holds: a batch is taken for ours only if it is marked as ours or, without a mark, uses our file; if it works for no other
+//! shard, and cannot have been there before the POST. One with the mark of another run never is. A batch that is too many is recorded once, and stopped if nobody else can have made it.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -25,9 +25,11 @@ const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(300);
 impl<A: Api> Driver<A> {
     /// Settles what the list can settle: doubts, held submissions, batches that are too many.
     pub(super) fn reconcile_all(&mut self, batches: &[Batch]) -> Result<(), Error> {
-        let mut by_file: HashMap<&str, Vec<&Batch>> = HashMap::new();
+        let mut by_file: HashMap<String, Vec<&Batch>> = HashMap::new();
         for batch in batches {
-            by_file.entry(batch.input_file_id.as_deref().unwrap_or_default()).or_default().push(batch);
+            if let Some(file_id) = self.file_of(batch) {
+                by_file.entry(file_id).or_default().push(batch);
+            }
         }
         let queued = |step| self.waiting.get(&step).into_iter().flatten().copied();
         let held = self.shards.iter().filter(|known| matches!(known.state, ShardState::Held { .. }));
@@ -39,8 +41,19 @@ impl<A: Api> Driver<A> {
         self.find_surplus(&by_file)
     }
 
+    /// The file by which a batch is known here: that of the shard that it is marked for, or else the one that it uses. `None` for the batch
+    /// of another run.
+    fn file_of(&self, batch: &Batch) -> Option<String> {
+        let Some(mark) = &batch.mark else { return batch.input_file_id.clone() };
+        if mark.run != self.mark {
+            return None;
+        }
+        let marked = self.shards.get(mark.shard as usize).and_then(|known| known.file_id.clone());
+        marked.or_else(|| batch.input_file_id.clone())
+    }
+
     /// A shard without a batch and a list: take the batch that its POST created, or wait, or hold.
-    fn reconcile(&mut self, shard: u32, by_file: &HashMap<&str, Vec<&Batch>>) -> Result<(), Error> {
+    fn reconcile(&mut self, shard: u32, by_file: &HashMap<String, Vec<&Batch>>) -> Result<(), Error> {
         let known = &self.shards[shard as usize];
         let (Some(file_id), Some(last)) = (known.file_id.clone(), known.last_submission.clone()) else { return Ok(()) };
         let owned: BTreeSet<&str> = self.shards.iter().filter_map(|other| other.state.batch_id()).collect();
@@ -96,7 +109,7 @@ impl<A: Api> Driver<A> {
     }
 
     /// Batches that use the file of a shard that has its batch: paid for twice, unless they are stopped or another run's.
-    fn find_surplus(&mut self, by_file: &HashMap<&str, Vec<&Batch>>) -> Result<(), Error> {
+    fn find_surplus(&mut self, by_file: &HashMap<String, Vec<&Batch>>) -> Result<(), Error> {
         let owned: BTreeSet<&str> = self.shards.iter().filter_map(|known| known.state.batch_id()).collect();
         // Shards of two rounds can have the same content and, where the service knows it again, the same file.
         let open = self.shards.iter().filter(|known| known.state.batch_id().is_none());
@@ -133,7 +146,7 @@ impl<A: Api> Driver<A> {
     }
 
     /// Asks the service to cancel the batches that are too many and at work, those that it has not been asked about.
-    fn stop_surplus(&mut self, by_file: &HashMap<&str, Vec<&Batch>>) {
+    fn stop_surplus(&mut self, by_file: &HashMap<String, Vec<&Batch>>) {
         for batch in by_file.values().flatten() {
             let works = !batch.status.is_terminal() && batch.status != BatchStatus::Cancelling;
             if let Some(stop @ true) = self.surplus.get_mut(&batch.id).filter(|_| works) {

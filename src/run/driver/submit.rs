@@ -6,12 +6,18 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 use super::Driver;
 use crate::error::Error;
-use crate::remote::{Api, Batch, CreateBatch, RemoteError, RemoteFile, Submission};
+use crate::remote::{Api, Batch, CreateBatch, Mark, RemoteError, RemoteFile, Submission};
+use crate::run::ledger::Ledger;
 use crate::run::monitor::Event;
 use crate::run::state::{ShardState, Step};
 use crate::run::steps::{Outcome, ShardPayload};
+
+/// Bytes of a run's name in the marks of its batches.
+const NAME_BYTES: usize = 12;
 
 /// How often a service that turned a batch away because it does not find the file is asked again: files become visible late.
 const FILE_LOOKUPS: u32 = 5;
@@ -91,6 +97,7 @@ impl<A: Api> Driver<A> {
             endpoint: self.options.endpoint.clone(),
             completion_window: Some(profile.completion_window.to_owned()),
             model: None,
+            mark: Some(Mark { run: self.mark.clone(), shard, submission }),
         };
         let api = self.api.clone();
         self.posting = true;
@@ -138,4 +145,16 @@ impl<A: Api> Driver<A> {
         self.set_state(shard, ShardState::Submitted { submission, batch_id: batch.id.clone() });
         Ok(())
     }
+}
+
+/// What a run is called in the marks of its batches: a name that follows from what its Ledger began with. The key for the hashes of ids is
+/// in it, so two runs of the same input have two names; the key itself cannot be told from it.
+pub(super) fn run_name(ledger: &Ledger) -> Result<String, Error> {
+    let mut digest = Sha256::new();
+    for key in ["fingerprint", "created_at", "id_key"] {
+        digest.update(ledger.meta(key)?);
+        digest.update("\n");
+    }
+    let digest = digest.finalize();
+    Ok(digest.iter().take(NAME_BYTES).fold(String::new(), |name, byte| name + &format!("{byte:02x}")))
 }

@@ -19,6 +19,7 @@ use super::world::World;
 use crate::durable;
 use crate::error::Error;
 use crate::input::check::LineLimits;
+use crate::input::envelope::Envelope;
 use crate::input::pack::ShardLimits;
 use crate::input::source::Input;
 use crate::remote::{Address, profile};
@@ -125,7 +126,7 @@ impl Scenario {
             directory: None,
             service,
             endpoint: "/v1/chat/completions".to_owned(),
-            line: LineLimits { line_bytes: 1 << 20, custom_id_characters: 64 },
+            line: LineLimits { line_bytes: 1 << 20, custom_id_characters: 64, envelope: Envelope::Minimal },
             shard: ShardLimits { requests: rng.u64(1..=5), bytes: 1 << 20 },
             skip_invalid: false,
             report: None,

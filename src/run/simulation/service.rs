@@ -118,6 +118,7 @@ impl Service {
             output_file_id,
             error_file_id,
             error,
+            mark: None,
             endpoint: None,
             model: None,
             created_at: Some(world.time_of_day(created)),

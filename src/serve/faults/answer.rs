@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::fields::{FaultsError, Fields};
+use crate::serve::dialect::Dialect;
 use crate::serve::reply::Refused;
 
 /// An answer, as a script has it.
@@ -60,7 +61,7 @@ impl Answer {
     }
 
     /// The answer to a call of `path`.
-    pub(super) fn response(&self, path: &str) -> Response {
+    pub(super) fn response(&self, path: &str, dialect: Dialect) -> Response {
         let mut response = if let Some(body) = &self.body {
             let kind = match body.trim_start().as_bytes().first() {
                 Some(b'{' | b'[' | b'"') => "application/json",
@@ -70,7 +71,9 @@ impl Answer {
             (self.status, [(header::CONTENT_TYPE, kind)], Body::from(body.clone())).into_response()
         } else {
             let reason = self.status.canonical_reason().unwrap_or("failed");
-            Refused::object(self.status, format!("{reason} (a scripted fault)")).shaped_for(path).into_response()
+            Refused::object(self.status, format!("{reason} (a scripted fault)"))
+                .shaped_for(path, dialect)
+                .into_response()
         };
         for (name, value) in &self.headers {
             response.headers_mut().insert(name, value.clone());

@@ -133,7 +133,7 @@ impl Conduct {
 
     /// Answers a call, the rule having picked it.
     pub(super) async fn act(&self, call: Acting<'_>, mut request: Request, next: Next) -> Response {
-        let path = request.uri().path().to_owned();
+        let (path, dialect) = (request.uri().path().to_owned(), call.shared.dialect);
         match self {
             Self::AcceptThenDrop { how } => {
                 let response = next.run(request).await;
@@ -143,7 +143,7 @@ impl Conduct {
             Self::AcceptThenStatus { answer } => {
                 next.run(request).await;
                 call.fire();
-                answer.response(&path)
+                answer.response(&path, dialect)
             }
             Self::AcceptSlow { delay } => {
                 let response = next.run(request).await;
@@ -157,13 +157,13 @@ impl Conduct {
             }
             Self::Status { answer } => {
                 call.fire();
-                answer.response(&path)
+                answer.response(&path, dialect)
             }
             Self::LateCommit { delay, answer } => match whole_body(request).await {
                 Ok((request, _)) => {
                     call.fire();
                     commit_later(call.shared, request, next, *delay);
-                    answer.response(&path)
+                    answer.response(&path, dialect)
                 }
                 Err(refused) => refused.into_response(),
             },
@@ -176,7 +176,9 @@ impl Conduct {
                 match file.filter(|file| call.shared.faults.look(call.rule, file) <= *calls) {
                     Some(file) => {
                         call.fire();
-                        Refused::object(*status, format!("Cannot find file {file}")).shaped_for(&path).into_response()
+                        Refused::object(*status, format!("Cannot find file {file}"))
+                            .shaped_for(&path, dialect)
+                            .into_response()
                     }
                     None => next.run(request).await,
                 }

@@ -164,6 +164,7 @@ use self::wire::Wire;
 use super::Shared;
 use super::batches::rfc3339;
 use super::calls::Endpoint;
+use super::dialect::Dialect;
 use super::store::Store;
 use crate::durable::{self, FileError};
 
@@ -174,6 +175,7 @@ const SHOWN_BYTES: usize = 256 << 20;
 #[derive(Debug)]
 pub(super) struct Script {
     rules: Vec<Rule>,
+    dialect: Dialect,
     seed: u64,
     /// The calls that each rule looked at so far.
     counts: Mutex<Vec<u64>>,
@@ -202,13 +204,19 @@ impl Fired {
 
 impl Script {
     /// Puts `faults` to work in the server of `directory`.
-    pub(super) fn open(faults: Faults, seed: u64, directory: &Path, store: &Store) -> Result<Self, FileError> {
+    pub(super) fn open(
+        faults: Faults,
+        (dialect, seed): (Dialect, u64),
+        directory: &Path,
+        store: &Store,
+    ) -> Result<Self, FileError> {
         let log_path = directory.join("faults.jsonl");
         let log = if faults.is_empty() { None } else { Some(Mutex::new(durable::append(&log_path)?)) };
         let number_of = |id: &str| store.batches.get(id).map(|batch| batch.number);
         Ok(Self {
             counts: Mutex::new(vec![0; faults.rules.len()]),
             rules: faults.rules,
+            dialect,
             seed,
             looks: Mutex::default(),
             seen: Seen::open(directory.join("faults"), number_of)?,
@@ -344,7 +352,9 @@ async fn show(shared: &Shared, shows: &[(&Rule, &Show)], fired: &Fired, response
         if fault.change(&mut answer, rule, shared) {
             fired.add(&rule.name);
         }
-        if let Show::ListHuge { entries } = fault {
+        if let Show::ListHuge { entries } = fault
+            && !answer.is_object()
+        {
             strangers += entries;
         }
     }

@@ -5,15 +5,16 @@
 //! to its row; a request whose row a fault turns into an error is not.
 
 use serde::Deserialize;
-use serde_json::json;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::fields::{FaultsError, Fields};
 use super::when::is_drawn;
 use super::{Rule, Script, Verb};
 use crate::durable::FileError;
+use crate::serve::dialect::Dialect;
 use crate::serve::echo::Kind;
 use crate::serve::results::{Receipt, Results};
+use crate::serve::row::{self, Answered};
 use crate::serve::store::Batch;
 
 /// Bytes that a huge line is padded with at once.
@@ -180,10 +181,10 @@ impl Failure {
     }
 
     /// The row that tells it of a request.
-    fn row(&self, receipt: &Receipt<'_>) -> Vec<u8> {
-        let error = json!({"code": self.code, "message": self.message});
-        format!("{{\"id\":\"br_{}\",\"custom_id\":{},\"error\":{error}}}", receipt.digest, receipt.custom_id)
-            .into_bytes()
+    fn row(&self, dialect: Dialect, receipt: &Receipt<'_>) -> Vec<u8> {
+        let (answered, mut row) = (Answered { id: &receipt.digest, custom_id: receipt.custom_id }, Vec::new());
+        row::failure(dialect, answered, &self.code, &self.message, &mut row);
+        row
     }
 }
 
@@ -271,7 +272,7 @@ impl RowFaults<'_> {
                     let request = xxh3_128_with_seed(line, seed);
                     let is_due = !once || self.script.seen.is_first_in(request, self.batch.number);
                     if is_due {
-                        (row.kind, row.bytes) = (Kind::Error, error.row(receipt));
+                        (row.kind, row.bytes) = (Kind::Error, error.row(self.script.dialect, receipt));
                     }
                     if is_due && *once {
                         self.seen.push(request);
@@ -279,7 +280,7 @@ impl RowFaults<'_> {
                     is_due
                 }
                 Change::Error { .. } => false,
-                change => row.change(change, receipt),
+                change => row.change(change, self.script.dialect, receipt),
             };
             *count += u64::from(acts);
         }
@@ -311,7 +312,7 @@ pub(in crate::serve) struct Forms {
 
 impl Row {
     /// Lets a fault act, and gives whether it did.
-    fn change(&mut self, change: &Change, receipt: &Receipt<'_>) -> bool {
+    fn change(&mut self, change: &Change, dialect: Dialect, receipt: &Receipt<'_>) -> bool {
         match change {
             Change::Drop => self.copies = 0,
             Change::Duplicate { different } => (self.copies, self.different) = (2, *different),
@@ -320,7 +321,7 @@ impl Row {
                 if self.kind == Kind::Error {
                     return false;
                 }
-                self.also_error = Some(error.row(receipt));
+                self.also_error = Some(error.row(dialect, receipt));
             }
             Change::Insert { member } => self.insert(member),
             Change::DuplicateKeys => self.insert(format!("\"custom_id\":{}", receipt.custom_id).as_bytes()),

@@ -121,6 +121,7 @@ impl Show {
                 let batches = match shown {
                     Value::Array(batches) => batches.iter_mut().collect(),
                     Value::Object(object) if object.contains_key("job") => object.get_mut("job").into_iter().collect(),
+                    page if is_page(page) => listed(page).into_iter().flatten().collect(),
                     batch @ Value::Object(_) => vec![batch],
                     _ => Vec::new(),
                 };
@@ -130,6 +131,10 @@ impl Show {
                 }
                 fires
             }
+            (Self::ListNull, page @ Value::Object(_)) => {
+                page["has_more"] = false.into();
+                shorten(page, Vec::clear)
+            }
             (Self::ListNull, shown) => !std::mem::take(shown).is_null(),
             (Self::ListLag { delay }, shown) => shorten(shown, |list| {
                 list.retain(|batch| age(batch).is_none_or(|age| age >= *delay));
@@ -137,12 +142,17 @@ impl Show {
             (Self::ListOmit { newest }, shown) => shorten(shown, |list| {
                 list.drain(..list.len().min(*newest));
             }),
-            (Self::ListDuplicate, Value::Array(list)) => {
+            (Self::ListDuplicate, shown) => {
+                let Some(list) = listed(shown) else { return false };
                 *list = list.iter().flat_map(|batch| [batch.clone(), batch.clone()]).collect();
                 true
             }
+            (Self::ListHuge { entries }, page @ Value::Object(_)) => {
+                let Some(list) = listed(page) else { return false };
+                list.extend((0..*entries).map(stranger));
+                true
+            }
             (Self::ListHuge { .. }, _) => true,
-            _ => false,
         }
     }
 
@@ -154,7 +164,7 @@ impl Show {
         }
         match self {
             Self::Members { set, unset, looks, status: wanted } => {
-                if wanted.as_ref().is_some_and(|wanted| wanted != status)
+                if wanted.as_ref().is_some_and(|wanted| !wanted.eq_ignore_ascii_case(status))
                     || looks.is_some_and(|looks| shared.faults.look(rule, &id) > looks)
                 {
                     return false;
@@ -164,10 +174,12 @@ impl Show {
                 true
             }
             Self::Regress { looks } => {
-                if status != "COMPLETED" || !(2..=looks + 1).contains(&shared.faults.look(rule, &id)) {
+                let is_completed = status.eq_ignore_ascii_case("COMPLETED");
+                if !is_completed || !(2..=looks + 1).contains(&shared.faults.look(rule, &id)) {
                     return false;
                 }
-                batch.insert("status".to_owned(), "IN_PROGRESS".into());
+                let before = if status == "COMPLETED" { "IN_PROGRESS" } else { "in_progress" };
+                batch.insert("status".to_owned(), before.into());
                 batch.retain(|name, _| !matches!(name.as_str(), "output_file_id" | "error_file_id" | "completed_at"));
                 true
             }
@@ -197,13 +209,26 @@ impl Show {
     }
 }
 
-/// Takes entries out of a list, which is `null` when none is left. Gives whether there were any to take.
+/// The batches of a list: a bare one, or one page of several.
+fn listed(shown: &mut Value) -> Option<&mut Vec<Value>> {
+    match shown {
+        Value::Array(list) => Some(list),
+        page if is_page(page) => page.get_mut("data").and_then(Value::as_array_mut),
+        _ => None,
+    }
+}
+
+fn is_page(shown: &Value) -> bool {
+    shown.get("object").is_some_and(|object| object == "list")
+}
+
+/// Takes entries out of a list; a bare one is `null` when none is left. Gives whether there were any to take.
 fn shorten(shown: &mut Value, change: impl FnOnce(&mut Vec<Value>)) -> bool {
-    let Value::Array(list) = shown else { return false };
+    let Some(list) = listed(shown) else { return false };
     let before = list.len();
     change(list);
     let (after, is_empty) = (list.len(), list.is_empty());
-    if is_empty {
+    if is_empty && shown.is_array() {
         *shown = Value::Null;
     }
     after < before
@@ -211,7 +236,10 @@ fn shorten(shown: &mut Value, change: impl FnOnce(&mut Vec<Value>)) -> bool {
 
 /// How old a batch is.
 fn age(batch: &Value) -> Option<Duration> {
-    let created: Timestamp = batch["created_at"].as_str()?.parse().ok()?;
+    let created = match &batch["created_at"] {
+        Value::String(text) => text.parse().ok()?,
+        seconds => Timestamp::from_second(seconds.as_i64()?).ok()?,
+    };
     Duration::try_from(Timestamp::now().duration_since(created)).ok()
 }
 

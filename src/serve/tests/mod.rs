@@ -3,6 +3,7 @@
 mod batches;
 mod faults;
 mod files;
+mod openai;
 mod restart;
 
 use std::fs;
@@ -97,7 +98,7 @@ impl Fixture {
     }
 
     /// Polls the batch until `wanted`, and gives it as it was then.
-    async fn until(&self, batch: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    async fn until(&self, batch: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
         let start = Instant::now();
         loop {
             let (status, job) = self.get(&format!("/batches/{batch}")).await;

@@ -1,0 +1,46 @@
+//! `batchline providers`.
+
+use batchline::remote::provider::PROFILES;
+use batchline::remote::{Limits, Profile, ReplyShape};
+use serde_json::json;
+
+use super::args::ProvidersArguments;
+use super::exit::{Exit, Failure};
+use super::records::{count, print, print_json, size};
+
+pub(crate) fn providers(arguments: &ProvidersArguments) -> Result<Exit, Failure> {
+    if arguments.json {
+        PROFILES.iter().try_for_each(|row| print_json(&record(row)))?;
+        return Ok(Exit::Success);
+    }
+    let columns = |cells: [&str; 7]| {
+        let [name, dialect, requests, bytes, window, key, proven] = cells;
+        format!("{name:<13} {dialect:<9} {requests:>9} {bytes:>9}  {window:<7} {key:<22} {proven}")
+    };
+    print(&columns(["provider", "dialect", "requests", "bytes", "window", "key", "proven"]))?;
+    for row in PROFILES {
+        let (requests, bytes) = (count(row.limits.shard_requests), size(row.limits.shard_bytes));
+        let (window, proven) = (row.completion_window, row.proven.to_string());
+        print(&columns([row.name, row.dialect.name(), &requests, &bytes, window, row.key_variable, &proven]))?;
+        let place = if row.base_url.is_empty() { "--base-url names it" } else { row.base_url };
+        print(&format!("{:13} {place}: {}", "", row.evidence))?;
+    }
+    eprintln!(
+        "\ntested: whole runs in the tests of this program; documented: official docs or SDK source; reported: others' live use; \
+         unverified: something that a run depends on is a guess"
+    );
+    Ok(Exit::Success)
+}
+
+fn record(row: &Profile) -> serde_json::Value {
+    let Limits { shard_requests, shard_bytes, line_bytes, custom_id_characters } = row.limits;
+    json!({
+        "schema": 1, "kind": "provider", "name": row.name, "dialect": row.dialect.name(), "base_url": row.base_url,
+        "base_url_variable": row.base_url_variable, "key_variable": row.key_variable, "key_required": row.key_required,
+        "auth": row.auth.to_string(), "purpose": row.purpose, "endpoints": row.endpoints,
+        "completion_window": row.completion_window, "metadata": row.metadata,
+        "flat_replies": row.replies == ReplyShape::Flat, "shard_requests": shard_requests, "shard_bytes": shard_bytes,
+        "line_bytes": line_bytes, "custom_id_characters": custom_id_characters, "proven": row.proven.to_string(),
+        "evidence": row.evidence,
+    })
+}

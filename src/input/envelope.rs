@@ -1,0 +1,204 @@
+//! What a line has around its `body`, and what it is given on its way up.
+//!
+//! In: a good line, as Together's (`custom_id`, `body`) or as OpenAI's (`custom_id`, `method`, `url`, `body`). Out: what it lacks of what the
+//! service wants, and the line with that in it.
+//!
+//! What always holds: what a line has is never touched, and what it lacks is put before it, right behind the opening brace. So the bytes
+//! that a line takes in a batch file are known when it is checked, and the checksum of a shard stays that of the user's own lines.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::defect::{Defect, DefectKind};
+
+/// The URLs that lines can name: the endpoints of the providers' tables.
+const URLS: [&str; 6] = [
+    "/v1/chat/completions",
+    "/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/moderations",
+];
+
+/// What is put before a line without a method.
+const METHOD: &str = r#""method":"POST","#;
+
+/// What a service wants around a `body`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Envelope {
+    /// The `custom_id`; other members are none of our business.
+    #[default]
+    Minimal,
+    /// The `custom_id`, `"method":"POST"`, and this `url`.
+    Full(&'static str),
+}
+
+/// What a line has to be given on its way up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lacks {
+    /// A method.
+    pub method: bool,
+    /// A URL.
+    pub url: bool,
+}
+
+/// The members of a line that matter here; one that is `null` is there.
+#[derive(Deserialize)]
+struct Wrapping<'l> {
+    #[serde(borrow, default, deserialize_with = "there")]
+    method: Option<&'l RawValue>,
+    #[serde(borrow, default, deserialize_with = "there")]
+    url: Option<&'l RawValue>,
+}
+
+fn there<'de: 'l, 'l, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'l RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+impl Envelope {
+    /// One that wants this URL; `None` for a URL that is no endpoint.
+    #[must_use]
+    pub fn full(url: &str) -> Option<Self> {
+        URLS.into_iter().find(|known| *known == url).map(Self::Full)
+    }
+
+    /// Reads what [`Envelope`]'s `Display` writes.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        if text == "minimal" { Some(Self::Minimal) } else { Self::full(text.strip_prefix("full ")?) }
+    }
+
+    /// What `line`, which is a request otherwise, lacks of the envelope. A Defect if it has something else in its place.
+    pub fn lacks(self, line: &[u8]) -> Result<Lacks, Defect> {
+        let Self::Full(wanted_url) = self else { return Ok(Lacks::default()) };
+        let text = std::str::from_utf8(line).unwrap_or_default();
+        let Ok(Wrapping { method, url }) = serde_json::from_str(text) else { return Ok(Lacks::default()) };
+        let is = |value: &RawValue, wanted: &str| {
+            serde_json::from_str::<String>(value.get()).is_ok_and(|text| text == wanted)
+        };
+        let at = |value: &RawValue, kind| {
+            let column = value.get().as_ptr() as usize - text.as_ptr() as usize + 1;
+            Err(Defect { kind, column, custom_id: super::check::custom_id(line).map(|(custom_id, _)| custom_id) })
+        };
+        if let Some(other) = method.filter(|method| !is(method, "POST")) {
+            return at(other, DefectKind::OtherMethod);
+        }
+        if let Some(other) = url.filter(|url| !is(url, wanted_url)) {
+            return at(other, DefectKind::OtherUrl(wanted_url.to_owned()));
+        }
+        Ok(Lacks { method: method.is_none(), url: url.is_none() })
+    }
+
+    /// How many bytes a line grows by that lacks this.
+    #[must_use]
+    pub fn added_bytes(self, lacks: Lacks) -> u32 {
+        let parts = self.parts(lacks);
+        parts.iter().map(|part| u32::try_from(part.len()).unwrap_or(u32::MAX)).sum()
+    }
+
+    /// Writes `line` with what it lacks.
+    pub fn write(self, line: &[u8], lacks: Lacks, out: &mut Vec<u8>) {
+        let brace = memchr::memchr(b'{', line).map_or(0, |at| at + 1);
+        out.extend_from_slice(&line[..brace]);
+        for part in self.parts(lacks) {
+            out.extend_from_slice(part.as_bytes());
+        }
+        out.extend_from_slice(&line[brace..]);
+    }
+
+    fn parts(self, lacks: Lacks) -> [&'static str; 4] {
+        let Self::Full(url) = self else { return [""; 4] };
+        let method = if lacks.method { METHOD } else { "" };
+        if lacks.url { [method, r#""url":""#, url, r#"","#] } else { [method, "", "", ""] }
+    }
+}
+
+impl fmt::Display for Envelope {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Minimal => write!(out, "minimal"),
+            Self::Full(url) => write!(out, "full {url}"),
+        }
+    }
+}
+
+impl Lacks {
+    /// As two bits.
+    pub(super) fn to_bits(self) -> u8 {
+        u8::from(self.method) | u8::from(self.url) << 1
+    }
+
+    /// Reads two bits; `None` for what is more.
+    pub(super) fn from_bits(bits: u8) -> Option<Self> {
+        (bits < 4).then_some(Self { method: bits & 1 != 0, url: bits & 2 != 0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: Envelope = Envelope::Full("/v1/chat/completions");
+
+    #[test]
+    fn a_line_is_given_what_it_lacks_and_keeps_the_rest() {
+        for (line, written) in [
+            (
+                r#"{"custom_id": "a", "body": {"model":"m"}}"#,
+                r#"{"method":"POST","url":"/v1/chat/completions","custom_id": "a", "body": {"model":"m"}}"#,
+            ),
+            (
+                r#"  {"custom_id":"{","url":"\/v1\/chat\/completions","body":{"method":1}}"#,
+                r#"  {"method":"POST","custom_id":"{","url":"\/v1\/chat\/completions","body":{"method":1}}"#,
+            ),
+            (
+                r#"{"m\u0065thod":"POST","custom_id":"a","body":{}}"#,
+                r#"{"url":"/v1/chat/completions","m\u0065thod":"POST","custom_id":"a","body":{}}"#,
+            ),
+            (
+                r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{}}"#,
+                r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{}}"#,
+            ),
+        ] {
+            let lacks = FULL.lacks(line.as_bytes()).unwrap();
+            let mut out = Vec::new();
+            FULL.write(line.as_bytes(), lacks, &mut out);
+            assert_eq!(std::str::from_utf8(&out).unwrap(), written);
+            assert_eq!(line.len() + FULL.added_bytes(lacks) as usize, written.len());
+            assert_eq!(Lacks::from_bits(lacks.to_bits()), Some(lacks));
+            let mut minimal = Vec::new();
+            Envelope::Minimal.write(line.as_bytes(), Envelope::Minimal.lacks(line.as_bytes()).unwrap(), &mut minimal);
+            assert_eq!(minimal, line.as_bytes());
+        }
+        assert_eq!(Lacks::from_bits(4), None);
+    }
+
+    #[test]
+    fn another_method_or_url_is_a_defect_with_its_place() {
+        for (line, code, column) in [
+            (r#"{"custom_id":"a","method":"GET","body":{}}"#, "other-method", 27),
+            (r#"{"custom_id":"a","method":null,"body":{}}"#, "other-method", 27),
+            (r#"{"custom_id":"a","url":"/v1/embeddings","body":{}}"#, "other-url", 24),
+            (r#"{"custom_id":"a","url":7,"body":{}}"#, "other-url", 24),
+        ] {
+            let defect = FULL.lacks(line.as_bytes()).unwrap_err();
+            assert_eq!(
+                (defect.kind.code(), defect.column, defect.custom_id.as_deref()),
+                (code, column, Some("a")),
+                "{line}"
+            );
+            assert!(Envelope::Minimal.lacks(line.as_bytes()).is_ok());
+        }
+    }
+
+    #[test]
+    fn an_envelope_is_read_back() {
+        for envelope in [Envelope::Minimal, FULL] {
+            assert_eq!(Envelope::read(&envelope.to_string()), Some(envelope));
+        }
+        assert_eq!((Envelope::read("full /elsewhere"), Envelope::read("")), (None, None));
+    }
+}

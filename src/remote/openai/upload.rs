@@ -1,0 +1,261 @@
+//! How a file goes up: in one multipart POST to the API itself.
+//!
+//! What always holds: the form's length is announced to the byte, so a form that breaks off is no file. Every attempt opens a body of
+//! its own and asks for a file of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Method;
+use reqwest::multipart::{Form, Part};
+
+use crate::remote::body;
+use crate::remote::client::{Http, target};
+use crate::remote::error::{ErrorKind, RemoteError};
+use crate::remote::provider::Profile;
+use crate::remote::retry::{Attempts, Patience};
+use crate::remote::service::{Payload, Progress, RemoteFile, check_id};
+use crate::remote::wire::RawFile;
+
+/// What the file is called in the form.
+const FILE_TYPE: &str = "application/jsonl";
+
+/// Looks at a file that must be processed before it can be used.
+const LOOKS_MAX: u32 = 120;
+
+/// Time between two of them.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Words for a file that has been processed.
+const PROCESSED: [&str; 4] = ["processed", "uploaded", "ready", "succeeded"];
+
+/// Words for one that never will be.
+const UNUSABLE: [&str; 5] = ["error", "failed", "invalid", "deleted", "deleting"];
+
+/// Uploads a payload; see [`crate::remote::Api::upload`].
+pub(in crate::remote) async fn upload(
+    http: &Http,
+    patience: &Patience,
+    profile: &Profile,
+    payload: &Arc<dyn Payload>,
+    progress: &Progress,
+) -> Result<RemoteFile, RemoteError> {
+    let mut attempts = Attempts::new(patience, &http.observer);
+    let (file, mut status) = loop {
+        match send(http, profile.purpose, payload, progress).await {
+            Ok(sent) => break sent,
+            Err(error) => attempts.after(error).await?,
+        }
+    };
+    if !profile.waits_for_file {
+        return Ok(file);
+    }
+    let mut attempts = Attempts::new(patience, &http.observer);
+    for _ in 0..LOOKS_MAX {
+        if status.as_deref().is_none_or(|status| PROCESSED.contains(&status)) {
+            return Ok(file);
+        }
+        tokio::time::sleep(LOOK_INTERVAL.min(http.timeouts.idle)).await;
+        match look(http, &file.id).await {
+            Ok(now) => status = now,
+            Err(error) => attempts.after(error).await?,
+        }
+    }
+    let message = format!("the file is still {}", status.unwrap_or_default());
+    Err(RemoteError::new(ErrorKind::Unavailable, format!("file {}", file.id)).with_message(&message))
+}
+
+/// Sends the form once, and returns the file with its status.
+async fn send(
+    http: &Http,
+    purpose: &str,
+    payload: &Arc<dyn Payload>,
+    progress: &Progress,
+) -> Result<(RemoteFile, Option<String>), RemoteError> {
+    let target = target(&Method::POST, &http.address.join(&["files"]));
+    let (length, (body, meter)) = (payload.bytes(), body::open(Arc::clone(payload), progress.clone()));
+    let file = Part::stream_with_length(body, length).file_name(payload.name()).mime_str(FILE_TYPE);
+    let file = file.map_err(|error| RemoteError::new(ErrorKind::Protocol, &*target).with_source(error))?;
+    let form = Form::new().text("purpose", purpose.to_owned()).part("file", file);
+    let request = http.upload(&["files"], |request| request.multipart(form));
+    let sent = tokio::select! {
+        sent = request => sent,
+        why = meter.stalled(&http.timeouts) => Err(RemoteError::new(ErrorKind::Timeout, &*target).with_message(why)),
+    };
+    if let Some(fault) = meter.take_fault(&target) {
+        return Err(fault);
+    }
+    let answer = sent?.successful().await?;
+    if meter.sent() < length {
+        // Its word about a file that it has not got is worth nothing.
+        let error = RemoteError::new(ErrorKind::Interrupted, target).with_status(answer.status());
+        return Err(error.with_message("the service answered before it had all the bytes"));
+    }
+    let raw: RawFile = answer.json().await?;
+    let wrong = |kind, message: &str| Err(RemoteError::new(kind, &*target).with_message(message));
+    if let Some(other) = raw.bytes().filter(|other| *other != length) {
+        return wrong(ErrorKind::Protocol, &format!("the service has {other} bytes of the {length} that were sent"));
+    }
+    let (bytes, status) = (raw.bytes(), usable(&raw, &target)?);
+    let Some(id) = raw.id else { return wrong(ErrorKind::Protocol, "the answer has a file without an id") };
+    check_id(&id, &target)?;
+    Ok((RemoteFile { id, bytes, reused: false }, status))
+}
+
+/// The status of a file that is there.
+async fn look(http: &Http, id: &str) -> Result<Option<String>, RemoteError> {
+    let answer = http.call(Method::GET, &["files", id], |request| request).await?.successful().await?;
+    let target = answer.target().to_owned();
+    usable(&answer.json().await?, &target)
+}
+
+/// The status of a file, folded to lower case; an error if it says that the file cannot be used.
+fn usable(file: &RawFile, target: &str) -> Result<Option<String>, RemoteError> {
+    let status = file.status.as_deref().map(str::to_ascii_lowercase);
+    match status.as_deref().filter(|status| UNUSABLE.contains(status)) {
+        Some(status) => Err(RemoteError::new(ErrorKind::Refused, target)
+            .with_message(&format!("the service found the file unusable: {status}"))),
+        None => Ok(status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::remote::HttpApi;
+    use crate::remote::retry::Observer;
+    use crate::remote::service::Api;
+    use crate::remote::testing::{Act, CANARY, Memory, Seen, Server, Then, answer, api_as, raw};
+
+    const SIZE: usize = 700_000;
+
+    fn file_object(bytes: usize, status: &str) -> Act {
+        answer(200, "", format!(r#"{{"id":"file-1","object":"file","bytes":{bytes},"purpose":"batch"{status}}}"#))
+    }
+
+    async fn upload(api: &HttpApi, payload: &Memory) -> Result<RemoteFile, RemoteError> {
+        api.upload(Arc::new(payload.clone()), Progress::default()).await
+    }
+
+    fn api(server: &Server, attempts: u32) -> HttpApi {
+        api_as("openai", &server.url, attempts, Observer::default())
+    }
+
+    /// The parts of a form: their heads and their bodies.
+    fn parts(seen: &Seen) -> Vec<(String, Vec<u8>)> {
+        let head = seen.header("content-type").unwrap();
+        // The head was folded to lower case; a boundary of reqwest's has no letters beyond f.
+        let boundary = format!("--{}", head.split_once("boundary=").unwrap().1);
+        let mut parts = Vec::new();
+        let mut rest = &seen.body[..];
+        while let Some(start) = memchr::memmem::find(rest, boundary.as_bytes()) {
+            rest = &rest[start + boundary.len()..];
+            let Some(end) = memchr::memmem::find(rest, boundary.as_bytes()) else { break };
+            let split = memchr::memmem::find(rest, b"\r\n\r\n").unwrap();
+            parts.push((String::from_utf8_lossy(&rest[..split]).into_owned(), rest[split + 4..end - 2].to_vec()));
+        }
+        assert!(seen.body.ends_with(format!("{boundary}--\r\n").as_bytes()));
+        parts
+    }
+
+    #[tokio::test]
+    async fn one_post_of_an_announced_length_carries_purpose_and_file() {
+        let server = Server::start(|_, _| file_object(SIZE, r#","status":"processed""#)).await;
+        let payload = Memory::of(SIZE);
+        let last = Arc::new(AtomicU64::new(0));
+        let told = Arc::clone(&last);
+        let progress = Progress::new(move |bytes| told.store(bytes, Ordering::Relaxed));
+        let file = api(&server, 1).upload(Arc::new(payload.clone()), progress).await.unwrap();
+        assert_eq!(file, RemoteFile { id: "file-1".into(), bytes: Some(SIZE as u64), reused: false });
+        assert_eq!(last.load(Ordering::Relaxed), SIZE as u64);
+
+        let [post] = server.seen().try_into().unwrap();
+        assert_eq!((&*post.line, post.whole), ("POST /v1/files", true));
+        assert_eq!(post.header("content-length"), Some(&*post.body.len().to_string()));
+        assert_eq!(post.header("transfer-encoding"), None);
+        assert_eq!(post.header("authorization"), Some(&*format!("bearer {CANARY}")));
+        let [(purpose, word), (head, bytes)] = parts(&post).try_into().unwrap();
+        assert!(purpose.contains("name=\"purpose\"") && word == b"batch", "{purpose}");
+        assert!(head.contains("name=\"file\"; filename=\"shard-00000.jsonl\""), "{head}");
+        assert!(bytes == payload.bytes);
+    }
+
+    #[tokio::test]
+    async fn whatever_breaks_an_upload_it_starts_over_with_a_body_of_its_own() {
+        let server = Server::start(|_, number| match number {
+            0 => Act { take: Some(300_000), then: Then::Reset, ..Act::default() },
+            1 => answer(503, "", "<html>"),
+            2 => raw("", Then::Close),
+            3 => Act { take: Some(10), ..answer(500, "", "") },
+            _ => file_object(SIZE, ""),
+        })
+        .await;
+        let payload = Memory::of(SIZE);
+        upload(&api(&server, 5), &payload).await.unwrap();
+        assert_eq!(server.seen().len(), 5);
+        assert_eq!(payload.opened.load(Ordering::Relaxed), 5);
+        assert!(parts(server.seen().last().unwrap())[1].1 == payload.bytes);
+    }
+
+    #[tokio::test]
+    async fn a_stalled_upload_is_noticed_before_and_after_its_last_byte() {
+        for take in [Some(1000), None] {
+            let server = Server::start(move |_, _| Act { take, then: Then::Hold, ..Act::default() }).await;
+            // Above what the system takes into its own buffers.
+            let size = if take.is_some() { 32 << 20 } else { SIZE };
+            let error = upload(&api(&server, 1), &Memory::of(size)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_input_that_changed_is_final_and_its_form_never_complete() {
+        for (fault, kind) in [
+            (std::io::ErrorKind::InvalidData, ErrorKind::InputChanged),
+            (std::io::ErrorKind::PermissionDenied, ErrorKind::LocalFile),
+        ] {
+            let server = Server::start(|_, _| file_object(4 << 20, "")).await;
+            let mut payload = Memory::of(4 << 20);
+            payload.fails_at_end = Some(fault);
+            assert_eq!(upload(&api(&server, 5), &payload).await.unwrap_err().kind(), kind);
+            assert_eq!(server.seen().len(), 1);
+            assert!(server.seen().iter().all(|seen| !seen.whole));
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_that_cannot_be_true_are_refused() {
+        for (act, kind) in [
+            (file_object(SIZE - 1, ""), ErrorKind::Protocol),
+            (answer(200, "", r#"{"object":"file"}"#), ErrorKind::Protocol),
+            (answer(200, "", r#"{"id":"../x"}"#), ErrorKind::Protocol),
+            (file_object(SIZE, r#","status":"error""#), ErrorKind::Refused),
+            (answer(307, "Location: http://127.0.0.1:9/x\r\n", ""), ErrorKind::Protocol),
+            (answer(413, "", r#"{"error":{"message":"too large"}}"#), ErrorKind::TooLarge),
+            (answer(422, "", r#"{"detail":[{"msg":"bad purpose"}]}"#), ErrorKind::Refused),
+        ] {
+            let server = Server::start(move |_, _| act.clone()).await;
+            let error = upload(&api(&server, 5), &Memory::of(SIZE)).await.unwrap_err();
+            assert_eq!(error.kind(), kind, "{error}");
+            assert_eq!(server.seen().len(), 1, "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_must_be_processed_first_is_waited_for() {
+        let server = Server::start(|line, number| match (line, number) {
+            ("POST /v1/files", _) => file_object(SIZE, r#","status":"pending""#),
+            (_, 0) => file_object(SIZE, r#","status":"Running""#),
+            (_, 1) => answer(503, "", ""),
+            _ => file_object(SIZE, r#","status":"processed""#),
+        })
+        .await;
+        let api = |name| api_as(name, &server.url, 3, Observer::default());
+        upload(&api("azure-openai"), &Memory::of(SIZE)).await.unwrap();
+        assert_eq!(server.count("GET /v1/files/file-1"), 3);
+        upload(&api("openai"), &Memory::of(SIZE)).await.unwrap();
+        assert_eq!(server.count("GET /v1/files/file-1"), 3, "elsewhere a pending file can be used");
+    }
+}

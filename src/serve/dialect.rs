@@ -1,0 +1,28 @@
+//! The two dialects that the server speaks.
+//!
+//! What always holds: a request has the same digest in both, because what OpenAI's lines have besides is left out of it. So the same input
+//! gets the same answers, and the same bill, whichever dialect it came in.
+
+use std::borrow::Cow;
+
+use super::json;
+
+/// The protocol that a server speaks, to all its clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// Together's.
+    #[default]
+    Together,
+    /// OpenAI's.
+    OpenAi,
+}
+
+impl Dialect {
+    /// A request line as digests know it: in OpenAI's dialect without its `method` and `url`.
+    pub(super) fn bare(self, line: &[u8]) -> Cow<'_, [u8]> {
+        match self {
+            Self::Together => Cow::Borrowed(line),
+            Self::OpenAi => json::without(line, &["method", "url"]),
+        }
+    }
+}
