@@ -34,7 +34,7 @@ pub(crate) fn run(arguments: RunArguments) -> Result<Exit, Failure> {
         let stop = CancellationToken::new();
         let terminated = Arc::new(AtomicBool::new(false));
         tokio::spawn(stop_on_signals(stop.clone(), terminated.clone()));
-        match run::run(options, outputs, monitor, stop).await {
+        match Box::pin(run::run(options, outputs, monitor, stop)).await {
             Err(Error::Interrupted) if terminated.load(Ordering::Relaxed) => Err(Failure::Terminated),
             ended => ended.map_err(Failure::from),
         }

@@ -231,7 +231,7 @@ mod tests {
             shard: 70_000,
             state: [LineState::Request, LineState::Defective, LineState::Duplicate][usize::try_from(n % 3).unwrap()],
             id_hash: u128::MAX - u128::from(n),
-            lacks: Lacks { method: n % 2 == 0, url: n % 5 == 0 },
+            lacks: Lacks { method: n.is_multiple_of(2), url: n.is_multiple_of(5) },
         };
         let mut writer = IndexWriter::create(&path).unwrap();
         (0..10_000).for_each(|n| writer.push(record(n)).unwrap());

@@ -288,6 +288,6 @@ mod tests {
             assert_eq!((row.limits.shard_requests, row.limits.shard_bytes), (requests, bytes), "{name}");
             assert_eq!(row.completion_window, window, "{name}");
         }
-        assert_eq!(PROFILES.len(), 14, "a row without a test row");
+        assert_eq!(PROFILES.len(), 15, "a row without a test row");
     }
 }

@@ -126,7 +126,7 @@ fn from_tape(tape: &Tape<'_>, role: ReplyRole, ids: IdHasher) -> Option<Reply> {
     let error = line.get("error").filter(|error| !error.is_null());
     let usage = response.as_ref().and_then(|response| {
         // Some services give the answer without anything around it.
-        let usage = response.get("body").unwrap_or_else(|| response.clone()).get("usage")?;
+        let usage = response.get("body").unwrap_or(*response).get("usage")?;
         let count = |key| usage.get(key).and_then(|count| count.as_u64()).unwrap_or(0);
         Some(Usage { prompt: count("prompt_tokens"), completion: count("completion_tokens") })
     });
