@@ -184,7 +184,7 @@ fn requests_that_are_refused_say_why() {
 #[test]
 fn kills_cost_neither_a_reply_nor_a_second_bill() {
     let requests = generated(1_500);
-    let (place, service) = (Place::new(), Service::start_with("--dialect openai --batch-time 300ms"));
+    let (place, service) = (Place::new(), Service::start_with("--dialect openai --batch-time 1s"));
     place.write("in.jsonl", &requests);
     let options = format!("{} --dialect openai --shard-requests 125 -o out.jsonl", service.arguments());
     let seed = fastrand::u64(..);
