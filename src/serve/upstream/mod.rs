@@ -37,7 +37,7 @@
 //! - The key goes to the upstream's address alone. A client of the server names an endpoint of
 //!   [`ENDPOINTS`](crate::remote::online::ENDPOINTS), never an address.
 //! - Memory does not grow with a batch, but for two bits and 16 bytes for each of its lines: bodies that are out take
-//!   [`BODY_BYTES`], answers what [`online`](crate::remote::online) says, whatever their number.
+//!   [`BODY_BYTES`], answers what [`online`] says, whatever their number.
 
 mod executor;
 mod journal;
