@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::values::{bytes, dialect, duration, on_ambiguous};
+
 /// The most requests that can be allowed at a service at a time.
 const CONCURRENCY_MAX: i64 = batchline::serve::upstream::CONCURRENCY_MAX as i64;
 
@@ -340,8 +342,8 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
     /// Whose API to be: together or openai
-    #[arg(long, value_name = "NAME", default_value = "together", value_parser = serve_dialect)]
-    pub(crate) dialect: batchline::serve::Dialect,
+    #[arg(long, value_name = "NAME", default_value = "together", value_parser = dialect)]
+    pub(crate) dialect: batchline::remote::Dialect,
     /// Directory for files, batches and the billing ledger
     #[arg(short, long, value_name = "DIR", default_value = "batchline-serve")]
     pub(crate) directory: PathBuf,
@@ -418,80 +420,9 @@ pub(crate) struct BenchArguments {
     pub(crate) json: bool,
 }
 
-/// Reads `5000`, `20MB`, `256MiB`. K, M, G, T are decimal, with `i` binary; the `B` may be left out.
-fn bytes(text: &str) -> Result<u64, String> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 =
-        number.parse().map_err(|_| "expected a number of bytes, such as 5000, 20MB or 256MiB".to_owned())?;
-    let unit = unit.trim().to_ascii_lowercase();
-    let factor: u64 = match unit.strip_suffix('b').unwrap_or(&unit) {
-        "" => 1,
-        "k" => 1_000,
-        "m" => 1_000_000,
-        "g" => 1_000_000_000,
-        "t" => 1_000_000_000_000,
-        "ki" => 1 << 10,
-        "mi" => 1 << 20,
-        "gi" => 1 << 30,
-        "ti" => 1 << 40,
-        _ => return Err(format!("{unit:?} is no unit of bytes; use kB, MB, GB, TB, KiB, MiB, GiB or TiB")),
-    };
-    number.checked_mul(factor).ok_or_else(|| "too many bytes".to_owned())
-}
-
-/// Reads `200ms`, `45s`, `10m`, `2h`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| "expected a time, such as 200ms, 45s, 10m or 2h".to_owned())?;
-    let milliseconds: u64 = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(format!("{unit:?} is no unit of time; use ms, s, m or h")),
-    };
-    number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
-}
-
-fn dialect(text: &str) -> Result<batchline::remote::Dialect, String> {
-    batchline::remote::Dialect::named(text).ok_or_else(|| "expected together or openai".to_owned())
-}
-
-fn serve_dialect(text: &str) -> Result<batchline::serve::Dialect, String> {
-    use batchline::serve::Dialect;
-    match text {
-        "together" => Ok(Dialect::Together),
-        "openai" => Ok(Dialect::OpenAi),
-        _ => Err("expected together or openai".to_owned()),
-    }
-}
-
-fn on_ambiguous(text: &str) -> Result<batchline::run::OnAmbiguous, String> {
-    use batchline::run::OnAmbiguous;
-    match text.split_once(':') {
-        None if text == "hold" => Ok(OnAmbiguous::Hold),
-        Some(("retry-after", time)) => duration(time).map(OnAmbiguous::RetryAfter),
-        _ => Err("expected hold or retry-after:TIME, such as retry-after:30m".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_and_times_have_units() {
-        assert_eq!(bytes("5000"), Ok(5000));
-        assert_eq!(bytes("20MB"), Ok(20_000_000));
-        assert_eq!(bytes("256MiB"), Ok(1 << 28));
-        assert_eq!(bytes("10g"), Ok(10_000_000_000));
-        assert!(bytes("MB").is_err() && bytes("5 parsecs").is_err() && bytes("99999999999TB").is_err());
-        assert_eq!(duration("200ms"), Ok(Duration::from_millis(200)));
-        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
-        assert!(duration("5").is_err() && duration("").is_err());
-    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -15,6 +15,7 @@ mod running;
 mod serving;
 mod settings;
 mod tending;
+mod values;
 
 use std::panic::catch_unwind;
 use std::process::ExitCode;

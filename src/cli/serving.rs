@@ -1,7 +1,7 @@
 //! `batchline serve`.
 
 use batchline::remote::{Observer, Token};
-use batchline::serve::{Dialect, Faults, FaultsError, ServeOptions, Server, UpstreamOptions};
+use batchline::serve::{Faults, FaultsError, ServeOptions, Server, UpstreamOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::ServeArguments;
@@ -48,11 +48,11 @@ pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         let server = Server::start(options).await?;
         // The first line is for scripts that ask for any free port.
         print(&server.base_url())?;
-        let whose = match arguments.dialect {
-            Dialect::Together => "Together's",
-            Dialect::OpenAi => "OpenAI's",
-        };
-        eprintln!("serving {whose} Batch API with {answers} from {}; Ctrl-C ends it", directory.display());
+        eprintln!(
+            "serving {}'s Batch API with {answers} from {}; Ctrl-C ends it",
+            arguments.dialect,
+            directory.display()
+        );
         if is_faulty {
             eprintln!("with scripted faults; access.jsonl and faults.jsonl there say which of them acted");
         }

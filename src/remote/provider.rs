@@ -68,6 +68,16 @@ impl Dialect {
     }
 }
 
+impl fmt::Display for Dialect {
+    /// Whose it is.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Together => "Together",
+            Self::OpenAi => "OpenAI",
+        })
+    }
+}
+
 /// How the key is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Auth {

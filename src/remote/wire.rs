@@ -64,6 +64,16 @@ impl RawBatch {
         self.id.is_some()
     }
 
+    /// Reads the batch that a create of `input_file_id` was answered with; `status` is that of the answer. One of another file is an error.
+    pub(super) fn read_created(self, input_file_id: &str, target: &str, status: u16) -> Result<Batch, RemoteError> {
+        let batch = self.read(target)?;
+        if batch.input_file_id.as_ref().is_some_and(|id| id != input_file_id) {
+            let error = RemoteError::new(ErrorKind::Protocol, target).with_status(status);
+            return Err(error.with_message("the answer is about a batch of another file"));
+        }
+        Ok(batch)
+    }
+
     /// Checks the ids and cleans the texts. `target` is for the error.
     pub(super) fn read(self, target: &str) -> Result<Batch, RemoteError> {
         let id = self.id.ok_or_else(|| {

@@ -3,41 +3,26 @@
 //! In: a stretch of Seqs whose replies are final. Out: one line for each, in input order: the service's own, byte for byte, or one
 //! that says why there is none.
 //!
-//! Threads gather windows of replies, from files that are [held](super::held) in memory or else with one `pread` each, straight to where
+//! Threads [gather](super::gather) windows of replies, from files that are [held](super::held) in memory or else with one `pread` each, straight to where
 //! they stand in the output; the calling thread writes the windows in order.
 //!
 //! What always holds: every Seq of the stretch gives exactly one line, and outputs + errors + missing + invalid is their number. Memory
 //! is a few windows; a window with huge replies is not gathered but copied line by line.
 
-use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::ResultsError;
+use super::gather::Gatherer;
 use super::held::Held;
-use super::reply::ReplyKind;
 use super::reply_index::{ReplyIndex, Slot};
-use crate::aligned::AlignedBuffer;
-use crate::durable::FileError;
 use crate::in_order::in_order;
 
 /// Seqs in a window.
 const WINDOW_SEQS: u64 = 1024;
-
-/// A window with more bytes than this is copied line by line.
-const WINDOW_BYTES_MAX: u64 = 8 * 1024 * 1024;
-
-/// Bytes of a huge reply that are copied at a time.
-const COPY_BYTES: u64 = 1024 * 1024;
-
-/// Reply files that each thread keeps open.
-const OPEN_FILES_MAX: usize = 16;
 
 /// Why a request has no reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +107,7 @@ pub fn merge(seqs: Range<u64>, inputs: MergeInputs<'_>, sinks: &mut Sinks<'_>) -
     in_order(
         inputs.threads,
         (seqs.end - seqs.start).div_ceil(WINDOW_SEQS),
-        || Gatherer { inputs, open: BTreeMap::new() },
+        || Gatherer::new(inputs),
         |gatherer, number| {
             let first = seqs.start + number * WINDOW_SEQS;
             gatherer.gather(first..(first + WINDOW_SEQS).min(seqs.end), split)
@@ -137,12 +122,12 @@ pub fn merge(seqs: Range<u64>, inputs: MergeInputs<'_>, sinks: &mut Sinks<'_>) -
 }
 
 /// A stretch of the output.
-struct Window {
-    outputs: Vec<u8>,
-    errors: Vec<u8>,
+pub(super) struct Window {
+    pub(super) outputs: Vec<u8>,
+    pub(super) errors: Vec<u8>,
     /// Too large to be gathered: these are still to be copied.
-    large: Vec<(u64, Option<Slot>)>,
-    merged: Merged,
+    pub(super) large: Vec<(u64, Option<Slot>)>,
+    pub(super) merged: Merged,
 }
 
 impl Window {
@@ -153,7 +138,7 @@ impl Window {
         if let Some(errors) = &mut sinks.errors {
             errors.write_all(&self.errors).map_err(ResultsError::Output)?;
         }
-        let mut gatherer = Gatherer { inputs, open: BTreeMap::new() };
+        let mut gatherer = Gatherer::new(inputs);
         for (seq, slot) in self.large {
             match (slot, &mut sinks.errors) {
                 (Some(slot), None) => bytes += gatherer.copy(slot, sinks.outputs)?,
@@ -171,164 +156,13 @@ impl Window {
     }
 }
 
-/// Reads replies; one for each thread.
-struct Gatherer<'m> {
-    inputs: MergeInputs<'m>,
-    open: BTreeMap<u32, OpenReplies>,
-}
-
-struct OpenReplies {
-    path: PathBuf,
-    file: File,
-    bytes: u64,
-    /// All of it, for as long as this window lasts.
-    held: Option<Arc<AlignedBuffer>>,
-}
-
-impl Gatherer<'_> {
-    fn gather(&mut self, seqs: Range<u64>, split: bool) -> Result<Window, ResultsError> {
-        let window = self.gather_window(seqs, split);
-        // What is held is let go, so that it can make room, and what was not may be by now.
-        self.open.clear();
-        window
-    }
-
-    fn gather_window(&mut self, seqs: Range<u64>, split: bool) -> Result<Window, ResultsError> {
-        self.inputs.held.begin_window();
-        let slots = self.inputs.replies.read(seqs.start, seqs.end - seqs.start)?;
-        let bytes: u64 = slots.iter().flatten().map(|slot| u64::from(slot.length) + 1).sum();
-        let mut window =
-            Window { outputs: Vec::new(), errors: Vec::new(), large: Vec::new(), merged: Merged::default() };
-        let large = bytes > WINDOW_BYTES_MAX;
-        if !large {
-            window.outputs.reserve_exact(usize::try_from(bytes).unwrap_or(0));
-        }
-        for (seq, slot) in seqs.zip(slots) {
-            match slot.map(|slot| slot.kind) {
-                Some(ReplyKind::Output) => window.merged.outputs += 1,
-                Some(ReplyKind::Error | ReplyKind::Retryable) => window.merged.errors += 1,
-                None if (self.inputs.unanswered)(seq)?.code == MISSING => window.merged.missing += 1,
-                None => window.merged.invalid += 1,
-            }
-            match slot {
-                _ if large => window.large.push((seq, slot)),
-                Some(slot) if !slot.kind.is_error() => self.append(slot, &mut window.outputs)?,
-                slot => {
-                    let buffer = if split { &mut window.errors } else { &mut window.outputs };
-                    self.append_failed(seq, slot, split, buffer)?;
-                }
-            }
-        }
-        Ok(window)
-    }
-
-    /// Appends what stands for a request without an output; with its `body` if it is to be sent again one day.
-    fn append_failed(
-        &mut self,
-        seq: u64,
-        slot: Option<Slot>,
-        with_body: bool,
-        buffer: &mut Vec<u8>,
-    ) -> Result<(), ResultsError> {
-        match slot {
-            Some(slot) => self.append(slot, buffer)?,
-            None => buffer.extend_from_slice(&synthetic_line(&(self.inputs.unanswered)(seq)?)),
-        }
-        if with_body
-            && buffer.ends_with(b"}\n")
-            && let Some(body) = (self.inputs.body)(seq)?
-        {
-            buffer.truncate(buffer.len() - b"}\n".len());
-            buffer.extend_from_slice(b",\"body\":");
-            buffer.extend_from_slice(&body);
-            buffer.extend_from_slice(b"}\n");
-        }
-        Ok(())
-    }
-
-    fn append(&mut self, slot: Slot, buffer: &mut Vec<u8>) -> Result<(), ResultsError> {
-        let OpenReplies { path, file, bytes, held } = self.file(slot.file)?;
-        let start = buffer.len();
-        // The line end comes along: a slot that does not lead to one is damaged.
-        let end = slot.offset + u64::from(slot.length);
-        if end > *bytes {
-            return Err(ResultsError::Damaged { number: slot.file, offset: slot.offset });
-        }
-        let length = slot.length as usize + usize::from(end < *bytes);
-        if let Some(held) = held {
-            let first = usize::try_from(slot.offset).unwrap_or(usize::MAX);
-            buffer.extend_from_slice(&held[first..first + length]);
-        } else {
-            buffer.resize(start + length, 0);
-            file.read_exact_at(&mut buffer[start..], slot.offset).map_err(FileError::on("read", path))?;
-        }
-        if end >= *bytes {
-            buffer.push(b'\n');
-        } else if buffer.ends_with(b"\r") {
-            buffer.pop();
-            buffer.push(b'\n');
-        } else if !buffer.ends_with(b"\n") {
-            return Err(ResultsError::Damaged { number: slot.file, offset: slot.offset });
-        }
-        Ok(())
-    }
-
-    fn copy(&mut self, slot: Slot, sink: &mut dyn Write) -> Result<u64, ResultsError> {
-        let OpenReplies { path, file, .. } = self.file(slot.file)?;
-        let end = slot.offset + u64::from(slot.length);
-        let mut at = slot.offset;
-        let mut buffer = AlignedBuffer::default();
-        while at < end {
-            buffer.place(at, usize::try_from(COPY_BYTES.min(end - at)).unwrap_or(usize::MAX));
-            file.read_exact_at(&mut buffer, at).map_err(FileError::on("read", path))?;
-            sink.write_all(&buffer).map_err(ResultsError::Output)?;
-            at += buffer.len() as u64;
-        }
-        sink.write_all(b"\n").map_err(ResultsError::Output)?;
-        Ok(u64::from(slot.length) + 1)
-    }
-
-    fn file(&mut self, number: u32) -> Result<&OpenReplies, ResultsError> {
-        if !self.open.contains_key(&number) {
-            if self.open.len() >= OPEN_FILES_MAX {
-                self.open.pop_first();
-            }
-            let path = (self.inputs.path)(number)?;
-            let file = File::open(&path).map_err(FileError::on("open", &path))?;
-            let bytes = file.metadata().map_err(FileError::on("read", &path))?.len();
-            let held = self.inputs.held.content(number, &file, bytes).map_err(FileError::on("read", &path))?;
-            self.open.insert(number, OpenReplies { path, file, bytes, held });
-        }
-        Ok(&self.open[&number])
-    }
-}
-
-/// The line that stands in for a reply that does not exist.
-fn synthetic_line(unanswered: &Unanswered) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Line<'u> {
-        custom_id: Option<&'u str>,
-        error: LineError<'u>,
-    }
-    #[derive(Serialize)]
-    struct LineError<'u> {
-        code: &'u str,
-        message: &'u str,
-    }
-    let Unanswered { custom_id, code, message } = unanswered;
-    let line = Line { custom_id: custom_id.as_deref(), error: LineError { code, message } };
-    let mut bytes = serde_json::to_vec(&line).expect("strings always serialize");
-    bytes.push(b'\n');
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::super::id_table::IdTable;
     use super::super::index::{self, Indexed, ReplyFile};
-    use super::super::reply::ReplyRole;
+    use super::super::reply::{ReplyKind, ReplyRole};
     use super::super::side_files::SideFiles;
     use super::*;
     use crate::custom_id::IdHasher;

@@ -29,9 +29,9 @@ use tokio_util::sync::CancellationToken;
 use crate::custom_id::IdHasher;
 use crate::durable;
 use crate::error::Error;
-use crate::remote::{Address, Api, Dialect, HttpApi, Notice, Observer, Settings};
+use crate::remote::{Address, Api, HttpApi, Notice, Observer, Settings};
 use crate::results::reply_index::ReplyIndex;
-use crate::serve::{self, ServeOptions, Server, UpstreamOptions};
+use crate::serve::{ServeOptions, Server, UpstreamOptions};
 
 pub mod directory;
 pub mod doctor;
@@ -201,11 +201,7 @@ async fn connect(
             Ok((HttpApi::new(profile, address.clone(), token.clone(), settings)?, None))
         }
         ServiceChoice::BuiltIn { profile } => {
-            let dialect = match profile.dialect {
-                Dialect::Together => serve::Dialect::Together,
-                Dialect::OpenAi => serve::Dialect::OpenAi,
-            };
-            let server = start(run, ServeOptions { dialect, ..ServeOptions::default() }).await?;
+            let server = start(run, ServeOptions { dialect: profile.dialect, ..ServeOptions::default() }).await?;
             let address = Address::parse(&server.base_url())?;
             Ok((HttpApi::new(profile, address, Some(options::built_in_token()), settings)?, Some(server)))
         }

@@ -6,16 +6,7 @@
 use std::borrow::Cow;
 
 use super::json;
-
-/// The protocol that a server speaks, to all its clients.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Dialect {
-    /// Together's.
-    #[default]
-    Together,
-    /// OpenAI's.
-    OpenAi,
-}
+pub(super) use crate::remote::Dialect;
 
 impl Dialect {
     /// A request line as digests know it: in OpenAI's dialect without its `method` and `url`.

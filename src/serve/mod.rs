@@ -91,13 +91,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-pub use self::dialect::Dialect;
 pub use self::echo::{echo_reply, echo_reply_in, request_digest};
 pub use self::faults::{Faults, FaultsError};
 pub use self::upstream::{Again, JournalError, UpstreamOptions};
 
 use self::auth::Account;
 use self::calls::Calls;
+use self::dialect::Dialect;
 use self::faults::Script;
 use self::faults::wire::{Lines, Wire};
 use self::progress::Progress;
@@ -151,7 +151,7 @@ impl Default for ServeOptions {
         Self {
             directory: PathBuf::from("batchline-serve"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            dialect: Dialect::default(),
+            dialect: Dialect::Together,
             token: None,
             seed: 0,
             batch_time: Duration::from_millis(300),

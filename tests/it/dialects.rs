@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use batchline::serve::{Dialect, echo_reply_in};
+use batchline::remote::Dialect;
+use batchline::serve::echo_reply_in;
 use serde_json::{Value, json};
 
 use crate::program::{Ended, Place, wait_until};
@@ -217,6 +218,17 @@ fn a_named_error_file_that_is_not_there_counts_as_empty() {
     let (place, service, requests) = (Place::new(), faulty(script), generated(6));
     run(&place, &service, &requests, "").with_code(0).saying("counts as empty");
     assert_same(&place.read("out.jsonl"), &openai_replies(&requests));
+}
+
+#[test]
+fn outputs_that_are_not_there_end_the_run_and_are_never_paid_for_again() {
+    let script = "[[fault]]\ndo = \"show\"\nset = { output_file_id = \"file-deleted-since\" }\nwhile = \"completed\"\n";
+    let (place, service, requests) = (Place::new(), faulty(script), generated(6));
+    for _ in 0..2 {
+        run(&place, &service, &requests, "").with_code(5).saying("file-deleted-since").saying("HTTP 404");
+        assert!(!place.has("out.jsonl"));
+        service.books().assert_billed_once(&requests);
+    }
 }
 
 #[test]

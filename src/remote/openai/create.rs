@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::remote::client::Http;
-use crate::remote::error::{ErrorKind, RemoteError};
+use crate::remote::error::RemoteError;
 use crate::remote::mark::{Mark, Metadata};
 use crate::remote::service::{Batch, CreateBatch};
 use crate::remote::wire::RawBatch;
@@ -33,12 +33,7 @@ pub(in crate::remote) async fn create(http: &Http, request: &CreateBatch, marked
     };
     let answer = http.bill(&["batches"], |post| post.json(&create)).await?.successful().await?;
     let (status, target) = (answer.status(), answer.target().to_owned());
-    let batch = answer.json::<RawBatch>().await?.read(&target)?;
-    if batch.input_file_id.as_ref().is_some_and(|id| *id != request.input_file_id) {
-        let error = RemoteError::new(ErrorKind::Protocol, target).with_status(status);
-        return Err(error.with_message("the answer is about a batch of another file"));
-    }
-    Ok(batch)
+    answer.json::<RawBatch>().await?.read_created(&request.input_file_id, &target, status)
 }
 
 #[cfg(test)]

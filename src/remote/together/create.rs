@@ -39,22 +39,17 @@ pub(in crate::remote) async fn create(http: &Http, request: &CreateBatch) -> Res
     };
     let answer = http.bill(&["batches"], |post| post.json(&create)).await?.successful().await?;
     let (status, target) = (answer.status(), answer.target().to_owned());
-    let strange =
-        |message: &str| RemoteError::new(ErrorKind::Protocol, &*target).with_status(status).with_message(message);
     let Created { job, warning, bare } = answer.json().await?;
     let warning = warning.as_ref().and_then(message_of).map(|text| clean(&text));
     let Some(raw) = job.or_else(|| bare.has_id().then_some(bare)) else {
         let said = warning.map(|text| format!(": {text}")).unwrap_or_default();
-        return Err(strange(&format!("the answer has no batch{said}")));
+        let error = RemoteError::new(ErrorKind::Protocol, target).with_status(status);
+        return Err(error.with_message(&format!("the answer has no batch{said}")));
     };
     if let Some(text) = &warning {
         http.observer.tell(&Notice::Warning { text });
     }
-    let batch = raw.read(&target)?;
-    if batch.input_file_id.as_ref().is_some_and(|id| *id != request.input_file_id) {
-        return Err(strange("the answer is about a batch of another file"));
-    }
-    Ok(batch)
+    raw.read_created(&request.input_file_id, &target, status)
 }
 
 #[cfg(test)]
