@@ -3,7 +3,7 @@
 //! In: a stretch of Seqs whose replies are final. Out: one line for each, in input order: the service's own, byte for byte, or one
 //! that says why there is none.
 //!
-//! Threads [gather](super::gather) windows of replies, from files that are [held](super::held) in memory or else with one `pread` each, straight to where
+//! Threads gather (`gather.rs`) windows of replies, from files that are [held](super::held) in memory or else with one `pread` each, straight to where
 //! they stand in the output; the calling thread writes the windows in order.
 //!
 //! What always holds: every Seq of the stretch gives exactly one line, and outputs + errors + missing + invalid is their number. Memory
