@@ -85,10 +85,11 @@ impl fmt::Debug for AlignedBuffer {
 #[derive(Debug)]
 pub(crate) struct BlockWriter<W> {
     inner: W,
-    /// The beginning of the next block that has not gone out.
-    held: Vec<u8>,
-    /// Bytes up to the end of the block.
-    room: usize,
+    /// The block that has not gone out; it begins where `start` says.
+    block: AlignedBuffer,
+    /// The part of it that is to be written.
+    start: usize,
+    end: usize,
 }
 
 impl<W: Write> BlockWriter<W> {
@@ -100,8 +101,10 @@ impl<W: Write> BlockWriter<W> {
     /// Writes to `inner`, which is at `offset`.
     #[expect(clippy::cast_possible_truncation, reason = "the remainder is small")]
     pub(crate) fn starting_at(inner: W, offset: u64) -> Self {
-        let room = BLOCK_BYTES - (offset % BLOCK_BYTES as u64) as usize;
-        Self { inner, held: Vec::with_capacity(room), room }
+        let start = (offset % BLOCK_BYTES as u64) as usize;
+        let mut block = AlignedBuffer::default();
+        block.place(0, BLOCK_BYTES);
+        Self { inner, block, start, end: start }
     }
 
     /// What it writes to.
@@ -116,26 +119,22 @@ impl<W: Write> BlockWriter<W> {
     }
 
     fn write_held(&mut self) -> io::Result<()> {
-        self.inner.write_all(&self.held)?;
-        self.held.clear();
+        self.inner.write_all(&self.block[self.start..self.end])?;
+        self.start = self.end;
         Ok(())
     }
 }
 
 impl<W: Write> Write for BlockWriter<W> {
+    /// Whatever the piece, it is copied: a copy within the cache costs less than one by the kernel from where it does not stand right.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.held.is_empty() && self.room == BLOCK_BYTES && bytes.len() >= BLOCK_BYTES {
-            let blocks = bytes.len() - bytes.len() % BLOCK_BYTES;
-            self.inner.write_all(&bytes[..blocks])?;
-            return Ok(blocks);
-        }
-        let taken = bytes.len().min(self.room);
-        self.held.extend_from_slice(&bytes[..taken]);
-        self.room -= taken;
-        if self.room == 0 {
+        if self.end == BLOCK_BYTES {
             self.write_held()?;
-            self.room = BLOCK_BYTES;
+            (self.start, self.end) = (0, 0);
         }
+        let taken = bytes.len().min(BLOCK_BYTES - self.end);
+        self.block[self.end..self.end + taken].copy_from_slice(&bytes[..taken]);
+        self.end += taken;
         Ok(taken)
     }
 

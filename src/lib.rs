@@ -27,6 +27,7 @@
 //! | [`mod@bench`] | what this machine makes of each stage |
 //! | [`durable`] | the only module that creates, syncs, renames or removes a file |
 //! | [`lines`], [`in_order`], [`partitions`], [`custom_id`] | what the phases share: framing, ordered parallel work, records beyond memory, hashes of ids |
+//! | `src/walk.rs` | JSON's grammar, walked over without building anything: how lines of requests and of replies are read |
 //! | `src/aligned.rs` | buffers that lie in memory as their bytes lie in a file, for the kernel's sake |
 //! | [`error`] | why a run cannot go on, and what its user can do |
 //! | `src/cli/` | the program: the one place that knows the command line, the environment and the terminal |
@@ -61,3 +62,4 @@ pub mod remote;
 pub mod results;
 pub mod run;
 pub mod serve;
+mod walk;

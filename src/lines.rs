@@ -5,7 +5,6 @@
 //! What always holds:
 //! - A line is what stands between two `\n` bytes; nothing else ends one. A line belongs to the block in which its first
 //!   byte stands, so the blocks can be framed in any order and no line is seen twice or left out.
-//! - The block's buffer holds at least [`simd_json::INPUT_PADDING`] bytes behind every line, as the parser wants it.
 //! - A line longer than the limit is reported by its place and never held in memory.
 
 use std::fs::File;
@@ -59,11 +58,8 @@ pub enum Line<'b> {
     Whole {
         /// Offset of its first byte in the file.
         offset: u64,
-        /// The line without its `\n`, then at least [`simd_json::INPUT_PADDING`] bytes that belong to others. A parser
-        /// may change the line but must leave the padding as it was.
-        padded: &'b mut [u8],
-        /// Bytes of the line.
-        length: usize,
+        /// The line without its `\n`.
+        line: &'b [u8],
     },
     /// A line longer than the limit. It is the last of its block.
     TooLong {
@@ -90,8 +86,6 @@ pub struct Block {
     origin: u64,
     /// Whether `buffer[0]` is the byte before the block.
     preceded: bool,
-    /// Bytes of the file in the buffer; the padding follows.
-    filled: usize,
     /// Where the next line starts in the buffer.
     cursor: usize,
     /// Lines start before this place in the buffer.
@@ -106,10 +100,9 @@ impl Block {
         // The byte before the block says whether a line starts at its first byte.
         self.preceded = number > 0;
         self.origin = start - u64::from(self.preceded);
-        self.filled = 0;
         let wanted = (end + SLACK_BYTES).min(extent.end);
-        self.buffer.place(self.origin, position(wanted - self.origin) + simd_json::INPUT_PADDING);
-        self.fill_to(extent, wanted)?;
+        self.buffer.place(self.origin, position(wanted - self.origin));
+        extent.file.read_exact_at(&mut self.buffer, self.origin)?;
         self.limit = position(end - self.origin);
         self.cursor = if number == 0 {
             0
@@ -119,7 +112,7 @@ impl Block {
         Ok(())
     }
 
-    /// Hash of the block's own bytes, whatever the lines. To be taken before a parser changes them.
+    /// Hash of the block's own bytes, whatever the lines.
     #[must_use]
     pub fn hash(&self) -> u64 {
         let first = usize::from(self.preceded);
@@ -136,36 +129,25 @@ impl Block {
         let offset = self.origin + first as u64;
         let mut searched = first;
         let length = loop {
-            if let Some(newline) = memchr(b'\n', &self.buffer[searched..self.filled]) {
+            if let Some(newline) = memchr(b'\n', &self.buffer[searched..]) {
                 break searched + newline - first;
             }
-            searched = self.filled;
-            let more = self.origin + self.filled as u64;
+            searched = self.buffer.len();
+            let more = self.origin + searched as u64;
             if searched - first > line_bytes_max || more >= extent.end {
                 break searched - first;
             }
             let wanted = ((searched - first) as u64).max(SLACK_BYTES).min(line_bytes_max as u64 + 1);
-            self.fill_to(extent, (more + wanted).min(extent.end))?;
+            self.buffer.grow(position((more + wanted).min(extent.end) - self.origin));
+            extent.file.read_exact_at(&mut self.buffer[searched..], more)?;
         };
         if length > line_bytes_max {
             // When its end was not found, no other line starts in this block: all of the block was searched.
-            self.cursor = if first + length == self.filled { self.limit } else { first + length + 1 };
+            self.cursor = if first + length == self.buffer.len() { self.limit } else { first + length + 1 };
             return Ok(Some(Line::TooLong { offset }));
         }
         self.cursor = first + length + 1;
-        let padded = &mut self.buffer[first..first + length + simd_json::INPUT_PADDING];
-        Ok(Some(Line::Whole { offset, padded, length }))
-    }
-
-    /// Reads on until the buffer holds everything before `end`, and keeps the padding behind it.
-    fn fill_to(&mut self, extent: &Extent<'_>, end: u64) -> io::Result<()> {
-        let filled = position(end - self.origin);
-        if self.buffer.len() < filled + simd_json::INPUT_PADDING {
-            self.buffer.grow(filled + simd_json::INPUT_PADDING);
-        }
-        extent.file.read_exact_at(&mut self.buffer[self.filled..filled], self.origin + self.filled as u64)?;
-        self.filled = filled;
-        Ok(())
+        Ok(Some(Line::Whole { offset, line: &self.buffer[first..first + length] }))
     }
 }
 
@@ -214,7 +196,7 @@ mod tests {
             block.read(&extent, number).unwrap();
             while let Some(line) = block.next_line(&extent, line_bytes_max).unwrap() {
                 lines.push(match line {
-                    Line::Whole { offset, padded, length } => (offset, Some(padded[..length].to_vec())),
+                    Line::Whole { offset, line } => (offset, Some(line.to_vec())),
                     Line::TooLong { offset } => (offset, None),
                 });
             }

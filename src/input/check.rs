@@ -2,7 +2,7 @@
 //!
 //! In: the bytes of one line. Out: the hash of its `custom_id` and its model, or what is wrong with it.
 //!
-//! Two share the work. [`request`] is fast: it walks over JSON's grammar (`grammar.rs`) and builds nothing. Whatever it does not
+//! Two share the work. [`request`] is fast: it [walks](crate::walk) over the line (`grammar.rs`) and builds nothing. Whatever it does not
 //! accept goes to [`diagnose`], which is slow, exact and the judge: it finds the place of the defect, or accepts the line after all.
 //!
 //! What always holds: both accept the same requests. What the fast one takes, `diagnose` takes.
@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 
 use super::defect::{DEPTH_MAX, Defect, DefectKind};
 use super::envelope::{Envelope, Lacks};
-use super::grammar::{self, RawString};
+use super::grammar;
 
 /// What a line must keep to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub fn request<'l>(line: &'l [u8], limits: &LineLimits) -> Option<Fields<'l>> {
     }
     let raw = grammar::request(line)?;
     let lacks = limits.envelope.lacks(line).ok()?;
-    let fields = Fields { custom_id: unescaped(raw.custom_id)?, model: unescaped(raw.model)?, lacks };
+    let fields = Fields { custom_id: raw.custom_id.unescaped()?, model: raw.model.unescaped()?, lacks };
     let fits = fields.custom_id.len() <= limits.custom_id_characters
         || fields.custom_id.chars().count() <= limits.custom_id_characters;
     (!fields.custom_id.is_empty() && fits && written_bytes(line, lacks, limits) <= limits.line_bytes).then_some(fields)
@@ -58,11 +58,6 @@ pub fn request<'l>(line: &'l [u8], limits: &LineLimits) -> Option<Fields<'l>> {
 /// Bytes of a line as it goes up.
 fn written_bytes(line: &[u8], lacks: Lacks, limits: &LineLimits) -> u64 {
     line.len() as u64 + u64::from(limits.envelope.added_bytes(lacks))
-}
-
-fn unescaped(string: RawString<'_>) -> Option<Cow<'_, str>> {
-    let RawString { text, escaped } = string;
-    if escaped { serde_json::from_str(&format!("\"{text}\"")).ok() } else { Some(Cow::Borrowed(text)) }
 }
 
 /// A request as the slow path sees it.

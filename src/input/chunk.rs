@@ -136,8 +136,8 @@ impl ChunkReader {
         while let Some(line) = self.block.next_line(&extent, held_max).map_err(shrunk)? {
             let offset = place.start + line.offset();
             match line {
-                Line::Whole { padded, length, .. } => {
-                    let line = lines::without_carriage_return(&padded[..length]);
+                Line::Whole { line, .. } => {
+                    let line = lines::without_carriage_return(line);
                     if line.first() != Some(&b'{') && lines::is_blank(line) {
                         chunk.blank += 1;
                     } else {

@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 
 use super::ResultsError;
 use super::id_table::IdTable;
-use super::reply::{Reply, ReplyKind, ReplyReader, ReplyRole, Usage};
+use super::reply::{Reply, ReplyKind, ReplyRole, Usage};
 use super::reply_index::Slot;
+use super::reply_reader::ReplyReader;
 use super::side_files::{Aside, SideFiles};
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -187,17 +188,13 @@ pub fn error_label(path: &Path, slot: Slot, ids: IdHasher) -> Result<String, Res
 /// The hash of the id in the reply that a slot leads to; `None` when there is no readable reply.
 #[must_use]
 pub fn id_at(path: &Path, slot: Slot, ids: IdHasher) -> Option<u128> {
-    let length = slot.length as usize;
-    let mut padded = vec![0; length];
-    File::open(path).ok()?.read_exact_at(&mut padded, slot.offset).ok()?;
-    padded.resize(length + simd_json::INPUT_PADDING, b' ');
-    ReplyReader::new(ids).read(&mut padded, length, ReplyRole::Output).map(|reply| reply.id_hash)
+    let mut line = vec![0; slot.length as usize];
+    File::open(path).ok()?.read_exact_at(&mut line, slot.offset).ok()?;
+    ReplyReader::new(ids).read(&line, ReplyRole::Output).map(|reply| reply.id_hash)
 }
 
 fn label_of(line: &[u8], ids: IdHasher) -> String {
-    let mut padded = line.to_vec();
-    padded.resize(line.len() + simd_json::INPUT_PADDING, b' ');
-    let reply = ReplyReader::new(ids).read(&mut padded, line.len(), ReplyRole::Error);
+    let reply = ReplyReader::new(ids).read(line, ReplyRole::Error);
     reply.and_then(|reply| reply.error).unwrap_or_else(|| OTHER_ERRORS.to_owned())
 }
 
@@ -259,17 +256,16 @@ impl<'f> OpenFile<'f> {
         block.read(&extent, number)?;
         let hash = block.hash();
         while let Some(line) = block.next_line(&extent, REPLY_BYTES_MAX)? {
-            let (offset, padded, length) = match line {
-                Line::Whole { offset, padded, length } => (offset, padded, length),
+            let (offset, line) = match line {
+                Line::Whole { offset, line } => (offset, lines::without_carriage_return(line)),
                 Line::TooLong { offset } => {
                     found.push(Found { file, offset, length: 0, reply: None });
                     continue;
                 }
             };
-            let length = lines::without_carriage_return(&padded[..length]).len();
-            if !lines::is_blank(&padded[..length]) {
-                let reply = reader.read(padded, length, self.reply_file.role);
-                found.push(Found { file, offset, length: u32::try_from(length).unwrap_or(u32::MAX), reply });
+            if !lines::is_blank(line) {
+                let reply = reader.read(line, self.reply_file.role);
+                found.push(Found { file, offset, length: u32::try_from(line.len()).unwrap_or(u32::MAX), reply });
             }
         }
         Ok(hash)

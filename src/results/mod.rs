@@ -24,6 +24,7 @@ pub mod join;
 pub mod merge;
 pub mod reply;
 pub mod reply_index;
+pub mod reply_reader;
 pub mod retry_class;
 pub mod side_files;
 

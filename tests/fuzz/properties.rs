@@ -15,16 +15,14 @@ use batchline::input::request_index::RequestIndex;
 use batchline::lines::{BLOCK_BYTES, Block, Extent, Line};
 use batchline::results::id_table::IdTable;
 use batchline::results::index::{self, ReplyFile};
-use batchline::results::reply::{ReplyReader, ReplyRole};
+use batchline::results::reply::ReplyRole;
 use batchline::results::reply_index::ReplyIndex;
+use batchline::results::reply_reader::ReplyReader;
 use batchline::results::side_files::SideFiles;
 use batchline::run::intents;
 use batchline::run::ledger::Ledger;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-
-/// Bytes that the parsers want behind a line.
-const PADDING: usize = 64;
 
 const LIMITS: LineLimits = LineLimits { line_bytes: 100_000, custom_id_characters: 64, envelope: Envelope::Minimal };
 
@@ -61,9 +59,9 @@ pub(crate) fn framing(data: &[u8]) {
         while let Some(line) = block.next_line(&extent, limit).unwrap() {
             let end = memchr::memchr(b'\n', &content[at..]).map_or(content.len(), |newline| at + newline);
             match line {
-                Line::Whole { offset, padded, length } => {
-                    assert_eq!((offset, &padded[..length]), (at as u64, &content[at..end]));
-                    assert!(length <= limit && padded.len() >= length + simd_json::INPUT_PADDING);
+                Line::Whole { offset, line } => {
+                    assert_eq!((offset, line), (at as u64, &content[at..end]));
+                    assert!(line.len() <= limit);
                 }
                 Line::TooLong { offset } => assert!(offset == at as u64 && end - at > limit, "{offset} {at} {end}"),
             }
@@ -131,9 +129,7 @@ pub(crate) fn reading(data: &[u8]) {
     let mut reader = ReplyReader::new(IDS);
     for line in data.split(|byte| *byte == b'\n') {
         for role in [ReplyRole::Output, ReplyRole::Error] {
-            let mut padded = [line, &[b' '; PADDING]].concat();
-            let reply = reader.read(&mut padded, line.len(), role);
-            assert!(padded[line.len()..] == [b' '; PADDING], "the padding was changed");
+            let reply = reader.read(line, role);
             if let Ok(named) = serde_json::from_slice::<Named>(line) {
                 assert_eq!(reply.map(|reply| reply.id_hash), Some(IDS.hash(&named.custom_id)));
             }

@@ -1,0 +1,484 @@
+//! JSON's grammar, walked over without building anything.
+//!
+//! In: the bytes of a line. Out: the few values of it that matter, as they stand there.
+//!
+//! A parser that keeps what it read spends most of its time on keeping it; here a string is skipped by a search for its end, in blocks
+//! of sixty-four bytes, and only what is asked for is looked at. A walk refuses what it is not sure of (control characters, also as white
+//! space, nesting beyond [`DEPTH_MAX`], keys with escapes): those lines go to a parser that is slow and exact.
+//!
+//! What always holds: a line that is walked to its end is valid UTF-8 and valid JSON without halves of surrogate pairs. Nothing is
+//! allocated, and no memory is used that grows with the line.
+
+use std::borrow::Cow;
+
+use wide::u8x16;
+
+/// Deepest nesting that is walked: one bit of a word for each level.
+const DEPTH_MAX: u32 = u64::BITS;
+
+/// Bytes whose quotes and backslashes are found at once: one bit of a word for each.
+const BLOCK_BYTES: usize = 64;
+
+/// What no hexadecimal digit is worth.
+const NO_DIGIT: u8 = 0xff;
+
+/// What each byte is worth as a hexadecimal digit.
+const DIGITS: [u8; 256] = {
+    let mut digits = [NO_DIGIT; 256];
+    let mut value: u8 = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value as usize] as usize] = value;
+        digits[b"0123456789ABCDEF"[value as usize] as usize] = value;
+        value += 1;
+    }
+    digits
+};
+
+/// The bytes that make an escape together with a backslash.
+const ESCAPES: [bool; 256] = {
+    let mut escapes = [false; 256];
+    let letters = b"\"\\/bfnrt";
+    let mut number = 0;
+    while number < letters.len() {
+        escapes[letters[number] as usize] = true;
+        number += 1;
+    }
+    escapes
+};
+
+/// A string as it stands in the line, between its quotes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RawString<'l> {
+    pub(crate) text: &'l str,
+    /// Whether it has escapes.
+    pub(crate) escaped: bool,
+}
+
+impl<'l> RawString<'l> {
+    /// What it says.
+    pub(crate) fn unescaped(self) -> Option<Cow<'l, str>> {
+        let Self { text, escaped } = self;
+        if escaped { serde_json::from_str(&format!("\"{text}\"")).ok() } else { Some(Cow::Borrowed(text)) }
+    }
+}
+
+/// A place in a line that is valid UTF-8.
+pub(crate) struct Walk<'l> {
+    text: &'l str,
+    line: &'l [u8],
+    at: usize,
+    /// The block whose marks these are.
+    block: usize,
+    /// A bit for each quote and each backslash of the block.
+    marks: u64,
+}
+
+impl<'l> Walk<'l> {
+    /// At the beginning of a line; `None` when it is not UTF-8.
+    pub(crate) fn new(line: &'l [u8]) -> Option<Self> {
+        let text = simdutf8::basic::from_utf8(line).ok()?;
+        Some(Self { text, line, at: 0, block: usize::MAX, marks: 0 })
+    }
+
+    /// The next byte that is not white space; the place is behind it.
+    fn next_byte(&mut self) -> Option<u8> {
+        loop {
+            let byte = *self.line.get(self.at)?;
+            self.at += 1;
+            if byte != b' ' {
+                return Some(byte);
+            }
+        }
+    }
+
+    fn skip_spaces(&mut self) {
+        while self.take_byte(|byte| *byte == b' ').is_some() {}
+    }
+
+    fn skip_byte(&mut self, wanted: u8) -> Option<()> {
+        (self.next_byte()? == wanted).then_some(())
+    }
+
+    /// Nothing but white space follows.
+    pub(crate) fn end(&mut self) -> Option<()> {
+        self.next_byte().is_none().then_some(())
+    }
+
+    /// A key without escapes, and its colon.
+    fn plain_key(&mut self) -> Option<&'l str> {
+        let key = self.string()?;
+        self.skip_byte(b':')?;
+        (!key.escaped).then_some(key.text)
+    }
+
+    /// An object, whose members `take` walks over: it is given each key, and must take the value.
+    #[inline]
+    pub(crate) fn members(&mut self, mut take: impl FnMut(&mut Self, &'l str) -> Option<()>) -> Option<()> {
+        self.skip_byte(b'{')?;
+        if self.closes_at_once(b'}') {
+            return Some(());
+        }
+        loop {
+            let key = self.plain_key()?;
+            take(self, key)?;
+            match self.next_byte()? {
+                b',' => {}
+                b'}' => return Some(()),
+                _ => return None,
+            }
+        }
+    }
+
+    /// Whether an object follows.
+    pub(crate) fn at_object(&mut self) -> bool {
+        self.skip_spaces();
+        self.line.get(self.at) == Some(&b'{')
+    }
+
+    /// Any value, as it stands in the line.
+    pub(crate) fn raw_value(&mut self) -> Option<&'l str> {
+        self.skip_spaces();
+        let first = self.at;
+        self.value()?;
+        Some(&self.text[first..self.at])
+    }
+
+    /// Any value.
+    pub(crate) fn value(&mut self) -> Option<()> {
+        // For each level that is open, whether it is an object.
+        let (mut depth, mut objects) = (0_u32, 0_u64);
+        loop {
+            match self.next_byte()? {
+                open @ (b'{' | b'[') => {
+                    let is_object = open == b'{';
+                    if self.closes_at_once(if is_object { b'}' } else { b']' }) {
+                        // An empty one is a value like any other.
+                    } else {
+                        if depth == DEPTH_MAX {
+                            return None;
+                        }
+                        depth += 1;
+                        objects = objects << 1 | u64::from(is_object);
+                        if is_object {
+                            self.key()?;
+                        }
+                        continue;
+                    }
+                }
+                b'"' => drop(self.string_rest()?),
+                b't' => self.literal(b"rue")?,
+                b'f' => self.literal(b"alse")?,
+                b'n' => self.literal(b"ull")?,
+                b'-' => self.number_rest(None)?,
+                digit @ b'0'..=b'9' => self.number_rest(Some(digit))?,
+                _ => return None,
+            }
+            // A value has ended: the levels that end with it, and what follows.
+            loop {
+                if depth == 0 {
+                    return Some(());
+                }
+                let in_object = objects & 1 == 1;
+                match (self.next_byte()?, in_object) {
+                    (b',', true) => break self.key()?,
+                    (b',', false) => break,
+                    (b'}', true) | (b']', false) => {
+                        depth -= 1;
+                        objects >>= 1;
+                    }
+                    _ => return None,
+                }
+            }
+        }
+    }
+
+    /// Whether the array or object that was just opened is empty; then it is behind it.
+    fn closes_at_once(&mut self, close: u8) -> bool {
+        let opened = self.at;
+        let closes = self.next_byte() == Some(close);
+        if !closes {
+            self.at = opened;
+        }
+        closes
+    }
+
+    /// Any key, and its colon.
+    fn key(&mut self) -> Option<()> {
+        self.string()?;
+        self.skip_byte(b':')
+    }
+
+    pub(crate) fn string(&mut self) -> Option<RawString<'l>> {
+        self.skip_byte(b'"')?;
+        self.string_rest()
+    }
+
+    /// A string whose first quote has been read.
+    fn string_rest(&mut self) -> Option<RawString<'l>> {
+        let first = self.at;
+        let mut escaped = false;
+        loop {
+            let at = self.next_mark()?;
+            self.at = at + 1;
+            if self.line[at] == b'"' {
+                return Some(RawString { text: &self.text[first..at], escaped });
+            }
+            escaped = true;
+            self.escape_rest()?;
+        }
+    }
+
+    /// Where the next quote or backslash stands. All that is passed over, and some that is not, has no control characters.
+    #[inline]
+    fn next_mark(&mut self) -> Option<usize> {
+        let block = self.at / BLOCK_BYTES;
+        if block != self.block {
+            self.look_at(block)?;
+        }
+        let mut marks = self.marks & u64::MAX << (self.at % BLOCK_BYTES);
+        while marks == 0 {
+            self.look_at(self.block + 1)?;
+            marks = self.marks;
+        }
+        Some(self.block * BLOCK_BYTES + marks.trailing_zeros() as usize)
+    }
+
+    /// Takes the marks of a block; `None` behind the last, and for one with a control character.
+    fn look_at(&mut self, block: usize) -> Option<()> {
+        let rest = self.line.get(block * BLOCK_BYTES..).filter(|rest| !rest.is_empty())?;
+        self.block = block;
+        self.marks = if let Some(bytes) = rest.first_chunk() {
+            marks(bytes)?
+        } else {
+            let mut bytes = [b' '; BLOCK_BYTES];
+            bytes[..rest.len()].copy_from_slice(rest);
+            marks(&bytes)?
+        };
+        Some(())
+    }
+
+    /// An escape whose backslash has been read.
+    fn escape_rest(&mut self) -> Option<()> {
+        let kind = *self.line.get(self.at)?;
+        self.at += 1;
+        // A look-up, because a jump for each letter is one that the processor cannot foresee.
+        if ESCAPES[usize::from(kind)] {
+            return Some(());
+        }
+        if kind != b'u' {
+            return None;
+        }
+        match self.unit()? {
+            0xd800..=0xdbff => {
+                let pair = self.line.get(self.at..self.at + 2)? == b"\\u";
+                self.at += 2;
+                (pair && matches!(self.unit()?, 0xdc00..=0xdfff)).then_some(())
+            }
+            0xdc00..=0xdfff => None,
+            _ => Some(()),
+        }
+    }
+
+    /// Four hexadecimal digits.
+    fn unit(&mut self) -> Option<u32> {
+        let digits = self.line.get(self.at..self.at + 4)?;
+        self.at += 4;
+        let [a, b, c, d] = [0, 1, 2, 3].map(|at| DIGITS[usize::from(digits[at])]);
+        // Only what is no digit has upper bits.
+        let all_digits = (a | b | c | d) < 16;
+        all_digits.then(|| u32::from(a) << 12 | u32::from(b) << 8 | u32::from(c) << 4 | u32::from(d))
+    }
+
+    /// `true`, `false` or `null` without its first letter.
+    fn literal(&mut self, rest: &[u8]) -> Option<()> {
+        let found = self.line.get(self.at..self.at + rest.len())? == rest;
+        self.at += rest.len();
+        found.then_some(())
+    }
+
+    /// A number behind its first digit, or behind its sign.
+    fn number_rest(&mut self, first: Option<u8>) -> Option<()> {
+        let first = match first {
+            Some(digit) => digit,
+            None => self.take_byte(u8::is_ascii_digit)?,
+        };
+        if first != b'0' {
+            self.digits();
+        }
+        if self.take_byte(|byte| *byte == b'.').is_some() {
+            self.take_byte(u8::is_ascii_digit)?;
+            self.digits();
+        }
+        if self.take_byte(|byte| matches!(byte, b'e' | b'E')).is_some() {
+            self.take_byte(|byte| matches!(byte, b'+' | b'-'));
+            self.take_byte(u8::is_ascii_digit)?;
+            self.digits();
+        }
+        Some(())
+    }
+
+    fn digits(&mut self) {
+        while self.take_byte(u8::is_ascii_digit).is_some() {}
+    }
+
+    /// The next byte, if it is such a one.
+    fn take_byte(&mut self, such: impl Fn(&u8) -> bool) -> Option<u8> {
+        let byte = *self.line.get(self.at).filter(|byte| such(byte))?;
+        self.at += 1;
+        Some(byte)
+    }
+}
+
+/// A bit for each quote and each backslash; `None` if there is a control character.
+#[inline]
+fn marks(bytes: &[u8; BLOCK_BYTES]) -> Option<u64> {
+    let (words, _) = bytes.as_chunks::<16>();
+    let mut lowest = u8x16::splat(u8::MAX);
+    let mut marks = 0;
+    for (number, word) in words.iter().enumerate() {
+        let word = u8x16::new(*word);
+        lowest = lowest.min(word);
+        let found = word.simd_eq(u8x16::splat(b'"')) | word.simd_eq(u8x16::splat(b'\\'));
+        marks |= u64::from(found.to_bitmask()) << (16 * number);
+    }
+    // The lowest of sixteen is below a space where it stays itself when held against the last control character.
+    let last_control = u8x16::splat(b' ' - 1);
+    (!lowest.min(last_control).simd_eq(lowest).any()).then_some(marks)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Whether all of it is one value.
+    fn walks(text: &[u8]) -> bool {
+        Walk::new(text).is_some_and(|mut walk| walk.value().and_then(|()| walk.end()).is_some())
+    }
+
+    /// A value within others.
+    fn within(value: &str) -> String {
+        format!(r#"{{"a":"b","c":{{"d":"e","x":{value}}}}}"#)
+    }
+
+    #[test]
+    fn what_is_json_is_accepted() {
+        for value in [
+            "0",
+            "-0",
+            "10",
+            "-1.5e+3",
+            "1E2",
+            "123456789012345678901234567890",
+            "1e999",
+            "\"\"",
+            "[]",
+            "{}",
+            "[ ]",
+            "{ }",
+            "[[],{}]",
+            "true",
+            "[true,false,null]",
+            r#"{"a":{"b":[1,{"c":"\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00"}]}}"#,
+            r#" [ 1 , { "a" : 2 } ] "#,
+            r#""a string of more than sixteen bytes, with \"quotes\" in it""#,
+            r#""{\"not\":[an object""#,
+            "\"\u{2028}é漢\"",
+        ] {
+            assert!(walks(within(value).as_bytes()) && walks(value.as_bytes()), "{value}");
+        }
+        assert!(walks(format!("{}1{}", "[".repeat(64), "]".repeat(64)).as_bytes()));
+    }
+
+    #[test]
+    fn what_is_no_json_or_not_sure_is_refused() {
+        for value in [
+            "",
+            "01",
+            "1.",
+            ".5",
+            "-",
+            "1e",
+            "1e+",
+            "+1",
+            "0x1",
+            "tru",
+            "nul",
+            "truefalse",
+            "[1,]",
+            "[1 2]",
+            "{\"a\"}",
+            "{\"a\":1,}",
+            "[}",
+            "{]",
+            "{a:1}",
+            "\"",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"\\ud83d\"",
+            "\"\\ude00\"",
+            "\"\\ud83d\\u0041\"",
+            "1}",
+            "[1]]",
+            "\t1",
+            "\"\t\"",
+            "\"\u{1}\"",
+            "'a'",
+            "NaN",
+        ] {
+            assert!(!walks(within(value).as_bytes()) && !walks(value.as_bytes()), "{value}");
+        }
+        assert!(!walks(format!("{}1{}", "[".repeat(65), "]".repeat(65)).as_bytes()));
+        assert!(!walks(b"\"\xff\""));
+    }
+
+    #[test]
+    fn members_are_told_in_order_and_values_stand_as_they_are() {
+        let mut walk = Walk::new(br#" { "a" : [1, {"b":2}] ,"c":"d\n","e":{} } "#).unwrap();
+        let mut seen = Vec::new();
+        let walked = walk.members(|walk, key| {
+            seen.push((key, walk.at_object(), walk.raw_value()?));
+            Some(())
+        });
+        assert!(walked.is_some() && walk.end().is_some());
+        assert_eq!(seen, [("a", false, r#"[1, {"b":2}]"#), ("c", false, r#""d\n""#), ("e", true, "{}")]);
+        assert_eq!(Walk::new(b"{}").unwrap().members(|_, _| None), Some(()));
+        for broken in [&b"{"[..], b"{\"a\"}", b"{\"a\":1,}", b"{,}", b"[]", br#"{"\u0061":1}"#] {
+            assert_eq!(Walk::new(broken).unwrap().members(|walk, _| walk.value()), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn marks_are_where_the_bytes_are(text in "[a-z\"\\\\éÿ!#\\]\\[]{0,90}") {
+            let text = format!("{text:64}");
+            let bytes = text.as_bytes().first_chunk().unwrap();
+            let wanted = (0..BLOCK_BYTES).filter(|at| matches!(bytes[*at], b'"' | b'\\'));
+            prop_assert_eq!(marks(bytes), Some(wanted.fold(0, |marks, at| marks | 1 << at)));
+        }
+
+        #[test]
+        fn control_characters_are_found_wherever_they_are(at in 0..BLOCK_BYTES, byte in 0_u8.., other in 0x20_u8..) {
+            let mut bytes = [other; BLOCK_BYTES];
+            bytes[at] = byte;
+            prop_assert_eq!(marks(&bytes).is_none(), byte < b' ');
+        }
+
+        /// Whatever becomes of a good line, it is walked over only if `serde_json` takes it as a whole.
+        #[test]
+        fn what_is_walked_over_is_json(
+            edits in prop::collection::vec((0_usize..200, 0_usize..6, "[\\[\\]{},:\"\\\\u0-9a-eE.+ -]{0,4}"), 1..4),
+        ) {
+            let mut line = br#"{"a":"id-1","b":{"model":"m","messages":[{"role":"user","content":"h\u00e9 \"q\""}],"n":-1.5e3,"o":[true,null,{}]}}"#.to_vec();
+            for (from, length, patch) in edits {
+                let from = from.min(line.len());
+                let to = (from + length).min(line.len());
+                line.splice(from..to, patch.into_bytes());
+            }
+            if walks(&line) {
+                prop_assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&line).is_ok(), "{}", String::from_utf8_lossy(&line));
+            }
+        }
+    }
+}
