@@ -165,22 +165,17 @@ fn failure(error: &str) -> Option<Failure> {
     if walk.at_object() {
         walk.members(|walk, key| {
             match key {
-                "code" => keep_first(&mut code, text(walk)?),
-                "message" => keep_first(&mut message, text(walk)?),
+                "code" => keep_first(&mut code, walk.raw_value()?),
+                "message" => keep_first(&mut message, walk.raw_value()?),
                 _ => walk.value()?,
             }
             Some(())
         })?;
     } else {
-        message = Some(text(&mut walk)?);
+        message = Some(error);
     }
-    Some((code.flatten(), message.flatten()))
-}
-
-/// What a value says, if it is a string.
-fn text(walk: &mut Walk<'_>) -> Option<Option<String>> {
-    let value = walk.raw_value()?;
-    if value.starts_with('"') { serde_json::from_str(value).ok().map(Some) } else { Some(None) }
+    let text = |value: Option<&str>| value.filter(|value| value.starts_with('"')).map(serde_json::from_str).transpose();
+    Some((text(code).ok()?, text(message).ok()?))
 }
 
 fn from_tape(tape: &Tape<'_>, role: ReplyRole, ids: IdHasher) -> Option<Reply> {
