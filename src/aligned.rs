@@ -26,6 +26,13 @@ pub(crate) struct AlignedBuffer {
 }
 
 impl AlignedBuffer {
+    /// For so many bytes, which begin a line of the cache.
+    pub(crate) fn of(length: usize) -> Self {
+        let mut buffer = Self::default();
+        buffer.place(0, length);
+        buffer
+    }
+
     /// Gives it room for `length` bytes that stand at `offset` of a file. What they are now is left open.
     pub(crate) fn place(&mut self, offset: u64, length: usize) {
         self.allocate(length);
@@ -102,9 +109,7 @@ impl<W: Write> BlockWriter<W> {
     #[expect(clippy::cast_possible_truncation, reason = "the remainder is small")]
     pub(crate) fn starting_at(inner: W, offset: u64) -> Self {
         let start = (offset % BLOCK_BYTES as u64) as usize;
-        let mut block = AlignedBuffer::default();
-        block.place(0, BLOCK_BYTES);
-        Self { inner, block, start, end: start }
+        Self { inner, block: AlignedBuffer::of(BLOCK_BYTES), start, end: start }
     }
 
     /// What it writes to.

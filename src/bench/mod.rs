@@ -18,7 +18,7 @@
 
 mod gauge;
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +28,7 @@ use futures::{StreamExt, TryStreamExt};
 
 pub use gauge::Measured;
 
+use crate::aligned::{AlignedBuffer, BlockWriter};
 use crate::custom_id::IdHasher;
 use crate::durable::{self, FileError, PendingFile};
 use crate::error::Error;
@@ -127,7 +128,7 @@ fn read(input: &Path, threads: usize) -> Result<Measured, Error> {
     in_order(
         threads,
         extent.blocks(),
-        || vec![0; usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX)],
+        || AlignedBuffer::of(usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX)),
         |buffer, number| extent.file.read_at(buffer, number * BLOCK_BYTES).map_err(FileError::on("read", input)),
         |_| Ok(()),
     )?;
@@ -139,7 +140,7 @@ fn copy(input: &Path, target: &Path) -> Result<Measured, Error> {
     let source = open(input, Path::new("."))?;
     let from = source.parts()[0].extent().file;
     let mut to = durable::create_new(target)?;
-    let mut buffer = vec![0; COPY_BYTES];
+    let mut buffer = AlignedBuffer::of(COPY_BYTES);
     let gauge = Gauge::start();
     let mut at = 0;
     loop {
@@ -309,7 +310,7 @@ fn merge(files: &Files, target: &Path) -> Result<Measured, Error> {
         held: &Held::new(files.memory_bytes),
         threads: files.threads,
     };
-    let mut output = BufWriter::with_capacity(COPY_BYTES, durable::create_new(target)?);
+    let mut output = BlockWriter::new(durable::create_new(target)?);
     let gauge = Gauge::start();
     let mut sinks = Sinks { outputs: &mut output, errors: None };
     let merged = merge::merge(0..files.requests.len(), inputs, &mut sinks)?;

@@ -72,8 +72,7 @@ impl Held {
         if state.bytes + bytes > self.budget_bytes {
             return Ok(None);
         }
-        let mut content = AlignedBuffer::default();
-        content.place(0, usize::try_from(bytes).unwrap_or(usize::MAX));
+        let mut content = AlignedBuffer::of(usize::try_from(bytes).unwrap_or(usize::MAX));
         file.read_exact_at(&mut content, 0)?;
         let content = Arc::new(content);
         state.files.insert(number, HeldFile { content: content.clone(), used: window });
