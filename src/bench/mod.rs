@@ -18,7 +18,7 @@
 
 mod gauge;
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,6 +69,8 @@ pub struct BenchOptions {
     pub directory: PathBuf,
     /// What is generated.
     pub amount: Amount,
+    /// The models that requests ask for, in turn; none for those that [`GenerateOptions`] has by default.
+    pub models: Vec<String>,
     /// Threads that check, index and merge.
     pub threads: usize,
     /// Memory for ids, and then for reply files, in bytes.
@@ -91,6 +93,7 @@ pub async fn bench(options: BenchOptions, tell: &mut dyn FnMut(&Measured)) -> Re
     let place = Incoming::create(&options.directory)?;
     let (input, generated) = make_input(&options, place.path())?;
     tell(&read(&input, options.threads)?);
+    warm(place.path(), generated.bytes)?;
     tell(&copy(&input, &place.path().join("copy"))?);
     tell(&check(&options, &input, place.path())?);
     let (files, shards, measured) = plan(&options, &input, place.path())?;
@@ -101,16 +104,30 @@ pub async fn bench(options: BenchOptions, tell: &mut dyn FnMut(&Measured)) -> Re
     let (uploaded, measured) = upload(&options, &api, &files, &shards).await?;
     tell(&measured);
     let batches = run_batches(&options, &api, &uploaded).await?;
+    warm(place.path(), generated.bytes)?;
     tell(&download(&options, &api, &files, &batches, generated).await?);
     tell(&index(&files, &shards, &batches, generated)?);
+    warm(place.path(), generated.bytes)?;
     tell(&merge(&files, &place.path().join("output"))?);
     Ok(())
+}
+
+/// Writes a file of that many bytes and removes it again. What the next stage writes then finds memory that this system has already: a
+/// virtual machine may have to ask its host for more, which takes several times as long as to write.
+fn warm(place: &Path, bytes: u64) -> Result<(), FileError> {
+    let path = place.join("warm");
+    let mut file = BlockWriter::new(durable::create_new(&path)?);
+    io::copy(&mut io::repeat(0).take(bytes), &mut file).map_err(FileError::on("write", &path))?;
+    durable::remove_file(&path)
 }
 
 fn make_input(options: &BenchOptions, place: &Path) -> Result<(PathBuf, Generated), Error> {
     let path = place.join("input.jsonl");
     let mut file = PendingFile::create(&path)?;
-    let wanted = GenerateOptions { amount: options.amount, ..GenerateOptions::default() };
+    let mut wanted = GenerateOptions { amount: options.amount, ..GenerateOptions::default() };
+    if !options.models.is_empty() {
+        wanted.models.clone_from(&options.models);
+    }
     let generated = generate(&wanted, &mut file).map_err(FileError::on("write", &path))?;
     file.publish_unsynced()?;
     Ok((path, generated))

@@ -403,6 +403,9 @@ pub(crate) struct BenchArguments {
     /// How many requests are generated, instead
     #[arg(short = 'n', long, value_name = "N", conflicts_with = "bytes")]
     pub(crate) requests: Option<u64>,
+    /// A model to ask for; several are interleaved [default: three]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Vec<String>,
     /// How often everything is done; the medians are shown
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub(crate) runs: u16,

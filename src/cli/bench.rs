@@ -28,6 +28,7 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<Exit, Failure> {
         let options = BenchOptions {
             directory: directory.clone(),
             amount,
+            models: arguments.model.clone(),
             threads: settings::threads(arguments.threads),
             memory_bytes: settings::share(arguments.memory),
             transfers: batchline::run::options::UPLOADS,

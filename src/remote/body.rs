@@ -4,7 +4,7 @@
 //! [`PIECES`] + 3 pieces exist at a time. The last piece is held back until the reader has said that it ended well:
 //! a payload that turns out to be wrong is never sent whole, and the service never sees a complete request.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,7 +15,7 @@ use super::client::Timeouts;
 use super::error::{ErrorKind, RemoteError};
 use super::service::{Payload, Progress};
 
-/// Size of the pieces that a payload is read in, in bytes.
+/// Most bytes of the pieces that a payload is read in.
 pub(super) const PIECE_BYTES: usize = 256 << 10;
 
 /// Pieces that wait for the connection at most.
@@ -92,20 +92,11 @@ fn feed(payload: &dyn Payload, sender: &mpsc::Sender<io::Result<Bytes>>) -> io::
     Ok(())
 }
 
-/// The next [`PIECE_BYTES`], fewer at the end, none after it.
-fn read_piece(reader: &mut dyn Read) -> io::Result<Bytes> {
-    let mut piece = vec![0; PIECE_BYTES];
-    let mut filled = 0;
-    while filled < piece.len() {
-        match reader.read(&mut piece[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    let mut piece = Bytes::from(piece);
-    piece.truncate(filled);
+/// What the reader has at hand, [`PIECE_BYTES`] at most; nothing at the end.
+fn read_piece(reader: &mut dyn BufRead) -> io::Result<Bytes> {
+    let at_hand = reader.fill_buf()?;
+    let piece = Bytes::copy_from_slice(&at_hand[..at_hand.len().min(PIECE_BYTES)]);
+    reader.consume(piece.len());
     Ok(piece)
 }
 

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -68,7 +68,7 @@ pub trait Payload: Send + Sync {
     /// Opens the bytes at their beginning. Called, and read, on a thread that may block. A reader that fails with
     /// [`io::ErrorKind::InvalidData`] or `UnexpectedEof`, at the latest where it ends, says that the bytes are not
     /// those that were promised: the upload is then left incomplete and the error is final.
-    fn open(&self) -> io::Result<Box<dyn Read + Send>>;
+    fn open(&self) -> io::Result<Box<dyn BufRead + Send>>;
 }
 
 /// Hears how many bytes of a transfer are done. The count falls back when an attempt starts over.

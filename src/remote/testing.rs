@@ -1,7 +1,7 @@
 //! For tests: payloads in memory, and a server on loopback that does as it is told, byte by byte, and remembers what
 //! it saw. Every connection carries one exchange.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -45,11 +45,11 @@ impl Payload for Memory {
         self.promised
     }
 
-    fn open(&self) -> io::Result<Box<dyn Read + Send>> {
+    fn open(&self) -> io::Result<Box<dyn BufRead + Send>> {
         self.opened.fetch_add(1, Ordering::Relaxed);
         let bytes = io::Cursor::new(self.bytes.clone());
         Ok(match self.fails_at_end {
-            Some(kind) => Box::new(Read::chain(bytes, Failing(kind))),
+            Some(kind) => Box::new(BufReader::new(Read::chain(bytes, Failing(kind)))),
             None => Box::new(bytes),
         })
     }

@@ -3,7 +3,7 @@
 //! In: a shard and what the last step left. Out: an [`Outcome`] for the driver to record. A step that is cut off by a crash
 //! has done nothing that the next attempt minds.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -70,7 +70,7 @@ impl Payload for ShardPayload {
         self.shard.bytes
     }
 
-    fn open(&self) -> io::Result<Box<dyn Read + Send>> {
+    fn open(&self) -> io::Result<Box<dyn BufRead + Send>> {
         let Files { source, requests, envelope, .. } = &*self.files;
         let reader = ShardReader::open(source.clone(), requests.clone(), self.shard.clone(), &self.files.run);
         Ok(Box::new(reader.map_err(|error| error.source)?.with_envelope(*envelope)))
