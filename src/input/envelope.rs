@@ -126,6 +126,12 @@ impl fmt::Display for Envelope {
 }
 
 impl Lacks {
+    /// Whether the line goes up as it stands.
+    #[must_use]
+    pub fn is_nothing(self) -> bool {
+        self == Self::default()
+    }
+
     /// As two bits.
     pub(super) fn to_bits(self) -> u8 {
         u8::from(self.method) | u8::from(self.url) << 1

@@ -404,23 +404,27 @@ mod tests {
 
     #[test]
     fn an_input_that_changed_is_not_read_to_its_end() {
-        let directory = tempfile::tempdir().unwrap();
-        let line = |text: &str| format!("{{\"custom_id\":\"a\",\"body\":{{\"model\":\"m\",\"x\":\"{text}\"}}}}\n");
-        let input = write(directory.path(), "in", line("one").as_bytes());
-        let source = Arc::new(Source::open(std::slice::from_ref(&input), directory.path(), &|_| ()).unwrap());
-        let path = directory.path().join("requests.idx");
-        let options = options(directory.path(), 1 << 20, false);
-        let scan = scan(&source, &options, Some(&path), &mut |_| Ok(false), &|_| ()).unwrap();
-        let Input::File(file) = input else { unreachable!() };
-        let open = durable::open_or_create(&file).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&open, line("two").as_bytes(), 0).unwrap();
-        let index = Arc::new(RequestIndex::open(&path).unwrap());
-        let mut read = Vec::new();
-        let error = ShardReader::open(source, index, scan.shards[0].clone(), directory.path())
-            .unwrap()
-            .read_to_end(&mut read)
-            .unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
-        assert!(read.is_empty());
+        let line = |text: &str| format!("{{\"custom_id\":\"{text}\",\"body\":{{\"model\":\"m\"}}}}\n");
+        let end = line("one").len() as u64 - 1;
+        // A line, and what stands between two.
+        for (at, change) in [(0, line("two").as_bytes()), (end, b" ")] {
+            let directory = tempfile::tempdir().unwrap();
+            let input = write(directory.path(), "in", (line("one") + &line("three")).as_bytes());
+            let source = Arc::new(Source::open(std::slice::from_ref(&input), directory.path(), &|_| ()).unwrap());
+            let path = directory.path().join("requests.idx");
+            let options = options(directory.path(), 1 << 20, false);
+            let scan = scan(&source, &options, Some(&path), &mut |_| Ok(false), &|_| ()).unwrap();
+            let Input::File(file) = input else { unreachable!() };
+            let open = durable::open_or_create(&file).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&open, change, at).unwrap();
+            let index = Arc::new(RequestIndex::open(&path).unwrap());
+            let mut read = Vec::new();
+            let error = ShardReader::open(source, index, scan.shards[0].clone(), directory.path())
+                .unwrap()
+                .read_to_end(&mut read)
+                .unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+            assert!(read.is_empty());
+        }
     }
 }

@@ -38,7 +38,10 @@ pub struct ShardReader {
     read: Vec<(u64, Record)>,
     all_read: bool,
     span: AlignedBuffer,
+    /// Lines that did not stand in the Source as they go up, or not next to each other.
     gathered: Vec<u8>,
+    /// The lines of the span go up as they stand there, line ends and all: they are given out, instead of what is gathered.
+    verbatim: bool,
     given: usize,
     checksum: ShardChecksum,
     requests: u64,
@@ -58,6 +61,7 @@ impl ShardReader {
             all_read: false,
             span: AlignedBuffer::default(),
             gathered: Vec::new(),
+            verbatim: false,
             given: 0,
             checksum: ShardChecksum::default(),
             requests: 0,
@@ -73,15 +77,15 @@ impl ShardReader {
     /// Gathers the next lines; empty at the end.
     fn gather(&mut self) -> io::Result<()> {
         self.gathered.clear();
-        self.given = 0;
-        while self.gathered.len() < GATHER_BYTES {
+        (self.given, self.verbatim) = (0, false);
+        while !self.verbatim && self.gathered.len() < GATHER_BYTES {
             if self.lines.is_empty() && !self.read_members()? {
                 break;
             }
             self.read_span()?;
         }
         // Looked at before the last lines are given out: nothing may be complete that is not verified.
-        if self.lines.is_empty() && !self.gathered.is_empty() && !self.read_members()? {
+        if self.lines.is_empty() && !self.at_hand().is_empty() && !self.read_members()? {
             self.verify()?;
         }
         Ok(())
@@ -102,28 +106,47 @@ impl ShardReader {
         let part = self.source.part_number(first.offset);
         let mut end = first.offset + u64::from(first.length);
         let mut count = 1;
+        let mut in_a_row = first.lacks.is_nothing();
         for next in self.lines.iter().rev().skip(1) {
             let next_end = next.offset + u64::from(next.length);
             let near = next.offset.checked_sub(end).is_some_and(|gap| gap <= GAP_BYTES_MAX);
             if !near || next_end - first.offset > GATHER_BYTES as u64 || self.source.part_number(next.offset) != part {
                 break;
             }
+            in_a_row &= next.lacks.is_nothing() && next.offset == end + 1;
             end = next_end;
             count += 1;
         }
-        let in_file = first.offset - self.source.parts()[part].start;
+        let place = &self.source.parts()[part];
+        let in_file = first.offset - place.start;
+        // The line end behind the last line comes along, if there is one.
+        in_a_row &= self.gathered.is_empty() && end < place.start + place.bytes;
+        end += u64::from(in_a_row);
         self.span.place(in_file, usize::try_from(end - first.offset).map_err(io::Error::other)?);
         self.source.read_at(first.offset, &mut self.span).map_err(|error| changed(&self.shard, error))?;
+        self.verbatim = in_a_row && self.span.ends_with(b"\n");
         for _ in 0..count {
             let Some(line) = self.lines.pop() else { break };
             let start = usize::try_from(line.offset - first.offset).map_err(io::Error::other)?;
             let bytes = &self.span[start..start + line.length as usize];
             self.checksum.push(xxh3_64(bytes));
             self.requests += 1;
-            self.envelope.write(bytes, line.lacks, &mut self.gathered);
-            self.gathered.push(b'\n');
+            if self.verbatim {
+                // No checksum covers what stands between the lines.
+                if self.span.get(start + line.length as usize) != Some(&b'\n') {
+                    return Err(changed(&self.shard, "a line does not end where it ended"));
+                }
+            } else {
+                self.envelope.write(bytes, line.lacks, &mut self.gathered);
+                self.gathered.push(b'\n');
+            }
         }
         Ok(())
+    }
+
+    /// What is ready to be given out.
+    fn at_hand(&self) -> &[u8] {
+        if self.verbatim { &self.span } else { &self.gathered }
     }
 
     fn verify(&self) -> io::Result<()> {
@@ -146,10 +169,10 @@ impl Read for ShardReader {
 
 impl BufRead for ShardReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.given == self.gathered.len() {
+        if self.given == self.at_hand().len() {
             self.gather()?;
         }
-        Ok(&self.gathered[self.given..])
+        Ok(&self.at_hand()[self.given..])
     }
 
     fn consume(&mut self, count: usize) {

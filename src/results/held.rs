@@ -65,14 +65,17 @@ impl Held {
         if bytes > self.budget_bytes {
             return Ok(None);
         }
+        // What goes lends its memory to what comes: new memory would be zeroed first, page by page.
+        let mut content = AlignedBuffer::default();
         if state.bytes + bytes > self.budget_bytes {
-            state.files.retain(|_, held| held.used + IDLE_WINDOWS >= window);
+            let idle = state.files.extract_if(.., |_, held| held.used + IDLE_WINDOWS < window);
+            content = idle.filter_map(|(_, held)| Arc::into_inner(held.content)).last().unwrap_or_default();
             state.bytes = state.files.values().map(|held| held.content.len() as u64).sum();
         }
         if state.bytes + bytes > self.budget_bytes {
             return Ok(None);
         }
-        let mut content = AlignedBuffer::of(usize::try_from(bytes).unwrap_or(usize::MAX));
+        content.place(0, usize::try_from(bytes).unwrap_or(usize::MAX));
         file.read_exact_at(&mut content, 0)?;
         let content = Arc::new(content);
         state.files.insert(number, HeldFile { content: content.clone(), used: window });
