@@ -26,6 +26,9 @@ use crate::run::directory::Incoming;
 use crate::run::output::{OpenOutputs, Unanswering};
 use crate::run::{DefectReport, Event, Monitor, Outputs};
 
+/// Lines that are merged between two reports of how far the merge is.
+const MERGE_LINES: usize = 128 * 1024;
+
 /// What to read, and how.
 #[derive(Debug, Clone)]
 pub struct OfflineOptions {
@@ -140,7 +143,12 @@ pub fn merge(
         threads,
     };
     let mut outputs = OpenOutputs::open(outputs)?;
-    let merged = merge::merge(0..lines, inputs, &mut outputs.sinks())?;
+    let mut merged = Merged::default();
+    for first in (0..lines).step_by(MERGE_LINES) {
+        let last = lines.min(first + MERGE_LINES as u64);
+        merged.add(&merge::merge(first..last, inputs, &mut outputs.sinks())?);
+        monitor.event(Event::Merged(&merged));
+    }
     if merged.lines() != lines || (merged.outputs, merged.errors) != (indexed.outputs, indexed.errors) {
         return Err(Error::Internal { what: format!("{} of {lines} lines were merged", merged.lines()) });
     }

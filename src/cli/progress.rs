@@ -73,7 +73,9 @@ pub(crate) struct Progress {
 impl Progress {
     pub(crate) fn new(manner: Manner) -> Self {
         let target = if manner == Manner::Bars { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { manner, screen: MultiProgress::with_draw_target(target), standing: Mutex::default() }
+        // The first plain line comes when some time has passed.
+        let standing = Standing { said: Some(Instant::now()), ..Standing::default() };
+        Self { manner, screen: MultiProgress::with_draw_target(target), standing: Mutex::new(standing) }
     }
 
     /// Removes the bars; what follows is the summary.
@@ -175,7 +177,7 @@ impl Progress {
     }
 
     fn started(&self, directory: &Path, (resumed, done): (bool, bool), standing: &mut Standing, shards: usize) {
-        // The first line about progress comes when some time has passed.
+        // What was said so far was about the check.
         standing.said = Some(Instant::now());
         let (requests, bytes) = (standing.requests, standing.bytes);
         match self.manner {

@@ -77,8 +77,10 @@ pub(crate) struct Driver<A: Api> {
     delayed: HashMap<u32, Delay>,
     /// Doubts: since when, and how many clean lists.
     doubts: HashMap<u32, (Instant, u32)>,
-    /// Percent done by batch, as far as the service says.
-    percent: HashMap<u32, f64>,
+    /// Requests that a shard's batch has done, as far as the service says.
+    done_requests: HashMap<u32, u64>,
+    /// The sum of those, and of all requests of these shards.
+    progress: (u64, u64),
     /// Since when looks at a shard's batch have failed.
     lost: HashMap<u32, Instant>,
     /// How often a batch was seen ended without naming any file.
@@ -90,6 +92,9 @@ pub(crate) struct Driver<A: Api> {
     /// Batches that are too many, and whether they are still to be stopped.
     surplus: BTreeMap<String, bool>,
     next_poll: Instant,
+    /// The last look at the list.
+    look_began: Instant,
+    look_took: Duration,
     /// Whether a list is under way.
     polling: bool,
     /// Whether a POST is under way.
@@ -142,13 +147,16 @@ impl<A: Api> Driver<A> {
             tasks: JoinSet::new(),
             delayed: HashMap::new(),
             doubts: HashMap::new(),
-            percent: HashMap::new(),
+            done_requests: HashMap::new(),
+            progress: (0, 0),
             lost: HashMap::new(),
             fileless: HashMap::new(),
             absent: BTreeSet::new(),
             strange: BTreeSet::new(),
             surplus,
             next_poll: Instant::now(),
+            look_began: Instant::now(),
+            look_took: Duration::ZERO,
             polling: false,
             posting: false,
             look_at_held,

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -18,6 +19,12 @@ use crate::run::steps::Outcome;
 
 /// Looks that must find a batch ended and without any file before that is believed: files can show later than the end.
 const FILELESS_LOOKS: u32 = 3;
+
+/// Time between two looks, at least, as a multiple of what the last one took: the list of 20,000 batches has ten megabytes.
+const LOOKS_APART: u32 = 4;
+
+/// Most that the time between two looks grows to by that.
+const LOOKS_APART_MAX: Duration = Duration::from_secs(60);
 
 /// Most unknown statuses that are told.
 const STRANGE_MAX: usize = 16;
@@ -35,18 +42,22 @@ impl<A: Api> Driver<A> {
             return;
         }
         self.polling = true;
+        self.look_began = Instant::now();
         let api = self.api.clone();
         self.tasks.spawn(async move { Outcome::Listed(api.batches().await) });
     }
 
     pub(super) fn schedule_poll(&mut self) {
+        let apart = (self.look_took * LOOKS_APART).min(LOOKS_APART_MAX);
         // Between 90 and 110 per cent, so that many runs do not ask in step.
-        self.next_poll = Instant::now() + self.options.poll_interval.mul_f64(0.9 + fastrand::f64() / 5.0);
+        let interval = self.options.poll_interval.max(apart).mul_f64(0.9 + fastrand::f64() / 5.0);
+        self.next_poll = Instant::now() + interval;
     }
 
     /// What the list says about batches that are waited for, about submissions in doubt, and about batches that are too many.
     pub(super) fn listed(&mut self, result: Result<Vec<Batch>, RemoteError>) -> Result<(), Error> {
         self.polling = false;
+        self.look_took = self.look_began.elapsed();
         self.look_at_held = false;
         self.schedule_poll();
         let batches = match result {
@@ -104,8 +115,7 @@ impl<A: Api> Driver<A> {
         let ShardState::Submitted { submission, .. } = self.shards[shard as usize].state.clone() else { return Ok(()) };
         if !batch.status.is_terminal() {
             self.tell_strange(&batch.status);
-            self.percent.insert(shard, batch.progress.unwrap_or(0.0));
-            self.tell_progress();
+            self.tell_progress(shard, batch.progress.unwrap_or(0.0));
             return Ok(());
         }
         let fileless = batch.output_file_id.is_none() && batch.error_file_id.is_none();
@@ -124,7 +134,6 @@ impl<A: Api> Driver<A> {
             error: batch.error.clone(),
         };
         self.ledger.ended(shard, &ended)?;
-        self.percent.insert(shard, 100.0);
         self.waiting.entry(Step::Poll).or_default().remove(&shard);
         if batch.status != BatchStatus::Completed {
             let why = batch.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
@@ -132,7 +141,7 @@ impl<A: Api> Driver<A> {
         }
         self.take_note(shard, &ended);
         self.set_state(shard, ShardState::Ended { submission, batch: ended });
-        self.tell_progress();
+        self.tell_progress(shard, 100.0);
         Ok(())
     }
 
@@ -155,16 +164,17 @@ impl<A: Api> Driver<A> {
         Ok(())
     }
 
-    pub(super) fn tell_progress(&self) {
-        let requests = |shard: &u32| self.shards[*shard as usize].shard.requests;
-        let total = self.percent.keys().map(requests).sum();
-        #[expect(
-            clippy::cast_precision_loss,
-            clippy::cast_sign_loss,
-            clippy::cast_possible_truncation,
-            reason = "a bar"
-        )]
-        let done = self.percent.iter().map(|(shard, percent)| (requests(shard) as f64 * percent / 100.0) as u64).sum();
+    /// Tells how far all batches are, now that one of them is.
+    #[expect(clippy::cast_precision_loss, clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "a bar")]
+    fn tell_progress(&mut self, shard: u32, percent: f64) {
+        let requests = self.shards[shard as usize].shard.requests;
+        let done = (requests as f64 * percent / 100.0) as u64;
+        let before = self.done_requests.insert(shard, done);
+        if before.is_none() {
+            self.progress.1 += requests;
+        }
+        self.progress.0 = self.progress.0 + done - before.unwrap_or(0);
+        let (done, total) = self.progress;
         self.monitor.event(Event::Progress { done, total });
     }
 
