@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::values::{bytes, dialect, duration, on_ambiguous};
+use super::values::{bytes, completion_window, dialect, duration, on_ambiguous};
 
 /// The most requests that can be allowed at a service at a time.
 const CONCURRENCY_MAX: i64 = batchline::serve::upstream::CONCURRENCY_MAX as i64;
@@ -178,6 +178,9 @@ pub(crate) struct RunArguments {
     /// How often a request is sent at most: later rounds send what is left without an output and worth it; 1 for no second time
     #[arg(long, value_name = "N", default_value_t = batchline::run::options::ROUNDS, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
+    /// How long the service may take over a batch, in its own words, such as 1h; the rest expires [default: the provider's, 24h for most]
+    #[arg(long, value_name = "WINDOW", value_parser = completion_window)]
+    pub(crate) completion_window: Option<String>,
     /// Time between two looks at the batches, such as 45s or 200ms [default: 30s; 200ms for local and online]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) poll_interval: Option<Duration>,

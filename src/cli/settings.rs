@@ -163,6 +163,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
         directory: arguments.runs.run_dir.clone(),
         service: with_concurrency(service(profile, &arguments.service)?, arguments.concurrency)?,
         endpoint: endpoint.to_owned(),
+        completion_window: arguments.completion_window.clone().unwrap_or_else(|| profile.completion_window.to_owned()),
         line,
         shard,
         skip_invalid: arguments.shard.skip_invalid,

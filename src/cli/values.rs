@@ -44,6 +44,15 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
 }
 
+/// Longest word for a completion window, in bytes.
+const WINDOW_BYTES: usize = 32;
+
+/// Takes a word such as `24h`, `7d` or `1d2h30min`; which of them a service knows is its own affair.
+pub(crate) fn completion_window(text: &str) -> Result<String, String> {
+    let is_word = (1..=WINDOW_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if is_word { Ok(text.to_owned()) } else { Err("expected a time as the provider writes it, such as 24h".to_owned()) }
+}
+
 pub(crate) fn dialect(text: &str) -> Result<Dialect, String> {
     Dialect::named(text).ok_or_else(|| "expected together or openai".to_owned())
 }
@@ -70,5 +79,7 @@ mod tests {
         assert_eq!(duration("200ms"), Ok(Duration::from_millis(200)));
         assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
         assert!(duration("5").is_err() && duration("").is_err());
+        assert_eq!(completion_window("1d2h30min").as_deref(), Ok("1d2h30min"));
+        assert!(completion_window("").is_err() && completion_window("24 h").is_err());
     }
 }

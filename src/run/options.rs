@@ -142,6 +142,8 @@ pub struct RunOptions {
     pub service: ServiceChoice,
     /// The endpoint that answers the requests.
     pub endpoint: String,
+    /// How long the service may take over a batch, as the service writes it. Batches that exist already keep theirs.
+    pub completion_window: String,
     /// What lines must keep to.
     pub line: LineLimits,
     /// What shards must keep to.

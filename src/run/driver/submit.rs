@@ -91,11 +91,10 @@ impl<A: Api> Driver<A> {
         let submission = last.id;
         known.last_submission = Some(last);
         known.state = ShardState::Intended { submission, file_id: file_id.clone() };
-        let profile = self.options.service.profile();
         let request = CreateBatch {
             input_file_id: file_id,
             endpoint: self.options.endpoint.clone(),
-            completion_window: Some(profile.completion_window.to_owned()),
+            completion_window: Some(self.options.completion_window.clone()),
             model: None,
             mark: Some(Mark { run: self.mark.clone(), shard, submission }),
         };

@@ -126,6 +126,7 @@ impl Scenario {
             directory: None,
             service,
             endpoint: "/v1/chat/completions".to_owned(),
+            completion_window: "24h".to_owned(),
             line: LineLimits { line_bytes: 1 << 20, custom_id_characters: 64, envelope: Envelope::Minimal },
             shard: ShardLimits { requests: rng.u64(1..=5), bytes: 1 << 20 },
             skip_invalid: false,
