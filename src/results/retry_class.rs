@@ -23,7 +23,7 @@ const CODES: [(&str, bool); 12] = [
 ];
 
 /// Pieces of messages, lower case, that tell the service's own trouble from the request's.
-const MESSAGES: [&str; 12] = [
+const MESSAGES: [&str; 14] = [
     "internal server error",
     "internal error",
     "service unavailable",
@@ -36,6 +36,9 @@ const MESSAGES: [&str; 12] = [
     "too many requests",
     "rate limit",
     "connection reset",
+    // AIBrix, of the server that it asks (observed in 0.8.0): after five more attempts, and without an answer.
+    "all endpoints failed",
+    "[transport_error]",
 ];
 
 /// Whether a request that failed like this is worth sending again.
@@ -86,6 +89,13 @@ mod tests {
             "Unable to access model nonexistent/model-xyz. Please visit https://api.together.ai/models/...",
         ] {
             assert!(!worth_retrying(None, client, Some(message)), "{message}");
+        }
+        for (aibrix, worth) in [
+            ("[all_endpoints_failed] all endpoints failed status=500 (http://h: HTTP 500)", true),
+            ("[transport_error] http://h: transport error", true),
+            ("[http_error] http://h: HTTP 400 status=400", false),
+        ] {
+            assert_eq!(worth_retrying(None, Some("inference_failed"), Some(aibrix)), worth, "{aibrix}");
         }
         assert!(worth_retrying(Some(503), None, None) && worth_retrying(Some(429), None, None));
         assert!(!worth_retrying(Some(422), None, Some("the upstream timeout parameter is invalid")));

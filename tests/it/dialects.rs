@@ -23,12 +23,12 @@ fn openai_replies(requests: &[u8]) -> Vec<u8> {
 fn faulty(script: &str) -> Service {
     let place = Place::new();
     place.write("faults.toml", script);
-    Service::start_in(place, "--dialect openai --batch-time 0ms --faults faults.toml")
+    Service::speaking_in(Dialect::OpenAi, place, " --batch-time 0ms --faults faults.toml")
 }
 
 fn run(place: &Place, service: &Service, requests: &[u8], options: &str) -> Ended {
     place.write("in.jsonl", requests);
-    place.run(&format!("run in.jsonl -o out.jsonl {} --dialect openai {options}", service.arguments()))
+    place.run(&format!("run in.jsonl -o out.jsonl {} {options}", service.arguments()))
 }
 
 /// The answers alone, in their order.
@@ -59,7 +59,7 @@ fn the_prompts_of_this_repository_have_the_same_answers_in_both_dialects() {
 
 #[test]
 fn lines_may_have_their_envelope_or_be_given_one() {
-    let (place, service) = (Place::new(), Service::start_with("--dialect openai --batch-time 0ms"));
+    let (place, service) = (Place::new(), Service::speaking(Dialect::OpenAi, " --batch-time 0ms"));
     let bare: Vec<String> = (0..30).map(|number| request(&format!("id-{number}"), "m")).collect();
     let dressed = |(number, line): (usize, &String)| match number % 4 {
         0 => line.clone(),
@@ -88,7 +88,7 @@ fn lines_may_have_their_envelope_or_be_given_one() {
 
 #[test]
 fn lines_for_another_endpoint_stop_everything_before_anything_is_sent() {
-    let (place, service) = (Place::new(), Service::start_with("--dialect openai"));
+    let (place, service) = (Place::new(), Service::speaking(Dialect::OpenAi, ""));
     let line = request("a", "m").replacen('{', r#"{"url":"/v1/embeddings","#, 1);
     let ended = run(&place, &service, line.as_bytes(), "").with_code(4);
     ended.saying("in.jsonl:1:8: other-url: url is not /v1/chat/completions");
@@ -185,7 +185,7 @@ fn requests_that_are_refused_say_why() {
 #[test]
 fn kills_cost_neither_a_reply_nor_a_second_bill() {
     let requests = generated(1_500);
-    let (place, service) = (Place::new(), Service::start_with("--dialect openai --batch-time 1s"));
+    let (place, service) = (Place::new(), Service::speaking(Dialect::OpenAi, " --batch-time 1s"));
     place.write("in.jsonl", &requests);
     let options = format!("{} --dialect openai --shard-requests 125 -o out.jsonl", service.arguments());
     let seed = fastrand::u64(..);
@@ -251,7 +251,7 @@ fn providers_are_listed_with_what_they_take_and_how_sure_that_is() {
 #[test]
 fn a_service_of_ones_own_needs_an_address_and_no_key() {
     let (place, service, requests) =
-        (Place::new(), Service::start_with("--dialect openai --batch-time 0ms"), generated(6));
+        (Place::new(), Service::speaking(Dialect::OpenAi, " --batch-time 0ms"), generated(6));
     place.write("in.jsonl", &requests);
     place.run("run in.jsonl --dialect openai").with_code(3).saying("--base-url");
     place.run("run in.jsonl --provider openai --dialect together").with_code(2).saying("speaks openai");

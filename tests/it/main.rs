@@ -16,8 +16,10 @@ mod tracing; // the program under strace
 mod upstream; // an OpenAI-compatible server with a rate limit and a will of its own
 
 // From the input to the output.
+mod aibrix; // a server that nobody here wrote
+mod conformance; // the same scenarios for every dialect
 mod defects; // every rule about lines has its file and its words
-mod dialects; // all of it in OpenAI's dialect
+mod dialects; // what is peculiar to OpenAI's dialect
 mod merging; // reply files into input order, offline
 mod running; // every way in, every way out, and nothing twice
 

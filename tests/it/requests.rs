@@ -1,8 +1,10 @@
 //! Requests to send, and the replies that they must get: an echo follows from its request line alone, so the whole output of a run is known beforehand.
 
 use batchline::generate::{Amount, GenerateOptions, generate};
-use batchline::serve::echo_reply;
+use batchline::remote::Dialect;
+use batchline::serve::echo_reply_in;
 use serde::Deserialize;
+use serde_json::Value;
 
 /// A realistic prompt set, three models in turn; the same at each call.
 pub(crate) fn generated(requests: u64) -> Vec<u8> {
@@ -26,10 +28,21 @@ pub(crate) fn lines(text: &[u8]) -> Vec<&[u8]> {
     lines.filter(|line| !line.trim_ascii().is_empty()).collect()
 }
 
-/// What a run of these requests must give, byte for byte.
+/// What a run of these requests must give in Together's dialect, byte for byte.
 pub(crate) fn replies(requests: &[u8]) -> Vec<u8> {
-    let replies = lines(requests).into_iter().flat_map(|line| echo_reply(line).into_iter().chain(*b"\n"));
-    replies.collect()
+    replies_in(Dialect::Together, requests)
+}
+
+/// The same in any dialect.
+pub(crate) fn replies_in(dialect: Dialect, requests: &[u8]) -> Vec<u8> {
+    let reply = |line: &[u8]| echo_reply_in(dialect, line).into_iter().chain(*b"\n");
+    lines(requests).into_iter().flat_map(reply).collect()
+}
+
+/// The answers of output lines alone, in their order; `null` for an error.
+pub(crate) fn bodies(output: &[u8]) -> Vec<Value> {
+    let body = |line| serde_json::from_slice::<Value>(line).unwrap()["response"]["body"].clone();
+    lines(output).into_iter().map(body).collect()
 }
 
 /// The ids of requests or replies, in their order.

@@ -2,37 +2,56 @@
 
 use std::path::{Path, PathBuf};
 
+use batchline::remote::Dialect;
 use batchline::serve::request_digest;
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::program::{Place, Running, wait_until};
-use crate::requests::lines;
+use crate::requests::{lines, replies_in};
 
 /// A service in a process of its own, on a free port. Dropped, it is killed.
 pub(crate) struct Service {
+    dialect: Dialect,
     running: Running,
     base_url: String,
     place: Place,
 }
 
 impl Service {
-    /// Starts one that answers at once.
+    /// Starts one that answers at once, in Together's dialect.
     pub(crate) fn start() -> Self {
         Self::start_with("--batch-time 0ms")
     }
 
+    /// Starts one in Together's dialect.
     pub(crate) fn start_with(arguments: &str) -> Self {
-        Self::start_in(Place::new(), arguments)
+        Self::speaking(Dialect::Together, arguments)
     }
 
-    /// Starts one in a place where things have been laid out for it.
+    /// Starts one in Together's dialect, in a place where things have been laid out for it.
     pub(crate) fn start_in(place: Place, arguments: &str) -> Self {
-        let running = place.program(&format!("serve --listen 127.0.0.1:0 -d service {arguments}")).start();
+        Self::speaking_in(Dialect::Together, place, arguments)
+    }
+
+    pub(crate) fn speaking(dialect: Dialect, arguments: &str) -> Self {
+        Self::speaking_in(dialect, Place::new(), arguments)
+    }
+
+    /// Starts one that answers at once, but for what the script says.
+    pub(crate) fn faulty(dialect: Dialect, script: &str) -> Self {
+        let place = Place::new();
+        place.write("faults.toml", script);
+        Self::speaking_in(dialect, place, "--batch-time 0ms --faults faults.toml")
+    }
+
+    pub(crate) fn speaking_in(dialect: Dialect, place: Place, arguments: &str) -> Self {
+        let serve = format!("serve --listen 127.0.0.1:0 -d service --dialect {}", dialect.name());
+        let running = place.program(&format!("{serve} {arguments}")).start();
         // The first line is there for this.
         wait_until(|| running.stdout_so_far().contains(&b'\n'));
         let said = String::from_utf8(running.stdout_so_far()).unwrap();
-        Self { running, base_url: said.lines().next().unwrap().to_owned(), place }
+        Self { dialect, running, base_url: said.lines().next().unwrap().to_owned(), place }
     }
 
     pub(crate) fn base_url(&self) -> &str {
@@ -41,7 +60,13 @@ impl Service {
 
     /// The arguments that lead a client there, with looks at the batches in quick succession.
     pub(crate) fn arguments(&self) -> String {
-        format!("--provider local --base-url {} --poll-interval 50ms", self.base_url)
+        let (dialect, url) = (self.dialect.name(), &self.base_url);
+        format!("--provider local --dialect {dialect} --base-url {url} --poll-interval 50ms")
+    }
+
+    /// What a run of these requests must give, byte for byte.
+    pub(crate) fn replies(&self, requests: &[u8]) -> Vec<u8> {
+        replies_in(self.dialect, requests)
     }
 
     pub(crate) fn books(&self) -> Books {
@@ -147,6 +172,12 @@ impl Books {
         }
         digests.sort();
         digests
+    }
+
+    /// How often this request was billed.
+    pub(crate) fn times_billed(&self, request: &[u8]) -> usize {
+        let digest = request_digest(request);
+        self.billed().into_iter().filter(|billed| *billed == digest).count()
     }
 
     /// Insists that each request of `input` was billed, exactly once, and nothing else.

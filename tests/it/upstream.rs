@@ -1,7 +1,8 @@
 //! An OpenAI-compatible server in the test's own process, with a rate limit: what it let in, and how often, is known afterwards.
 //!
 //! In: chat requests. Out: answers that follow from the last message alone. What the message says decides: `FAIL400` gets that status
-//! each time, `ONCE503` at first, `PROSE` an answer that is not JSON. Nothing is counted that was turned away.
+//! each time, `ONCE503` at first, `PROSE` an answer that is not JSON, `SLOW9` an answer after nine seconds more. Nothing is counted that
+//! was turned away.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -60,6 +61,7 @@ struct Seen {
     /// Requests that were let in while the same one was being answered.
     twice_at_a_time: u32,
     being_answered: HashMap<String, u32>,
+    hurries: bool,
 }
 
 impl Upstream {
@@ -74,6 +76,7 @@ impl Upstream {
             most_out: 0,
             twice_at_a_time: 0,
             being_answered: HashMap::new(),
+            hurries: false,
         };
         let shared = Arc::new(Shared { manner, seen: Mutex::new(seen) });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -96,6 +99,11 @@ impl Upstream {
     /// How many requests were let in, each time counted.
     pub(crate) fn total(&self) -> u64 {
         self.let_in().values().map(|times| u64::from(*times)).sum()
+    }
+
+    /// From now on nothing is slow.
+    pub(crate) fn hurry(&self) {
+        self.shared.seen.lock().unwrap().hurries = true;
     }
 
     pub(crate) fn turned_away(&self) -> u32 {
@@ -151,6 +159,15 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// How much longer than others this message takes.
+    fn slowness(&self, message: &str) -> Duration {
+        let digits = |text: &str| text.split(|digit: char| !digit.is_ascii_digit()).next().unwrap().to_owned();
+        let seconds = message.split_once("SLOW").map(|(_, rest)| digits(rest).parse().unwrap());
+        Duration::from_secs(seconds.filter(|_| !self.seen.lock().unwrap().hurries).unwrap_or(0))
+    }
+}
+
 async fn chat(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
     let key = headers.get("authorization").map(|key| key.to_str().unwrap().to_owned());
     shared.seen.lock().unwrap().keys.extend(key.clone());
@@ -164,7 +181,7 @@ async fn chat(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes
         refusal.headers_mut().insert("retry-after", shared.manner.retry_after.parse().unwrap());
         return refusal;
     };
-    tokio::time::sleep(shared.manner.latency).await;
+    tokio::time::sleep(shared.manner.latency + shared.slowness(&message)).await;
     if message.contains("FAIL400") {
         return failure(StatusCode::BAD_REQUEST, "this message is not liked");
     }
