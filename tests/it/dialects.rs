@@ -1,40 +1,27 @@
-//! The same runs in OpenAI's dialect: the same order, the same answers, the same bill, whatever happens on the way.
-
-use std::time::{Duration, Instant};
+//! What is peculiar to OpenAI's dialect: envelopes, marks, pages, windows, files that are named and not there. What holds in every dialect is
+//! in `conformance`, and what may go wrong in any in `faults`.
 
 use batchline::remote::Dialect;
-use batchline::serve::echo_reply_in;
 use serde_json::{Value, json};
 
-use crate::program::{Ended, Place, wait_until};
-use crate::requests::{assert_same, generated, ids, lines, replies, request};
+use crate::program::{Ended, Place};
+use crate::requests::{assert_same, bodies, generated, ids, lines, replies, replies_in, request};
 use crate::service::{Books, Service};
 
 const LOCAL: &str = "--provider local --dialect openai --poll-interval 50ms";
 
-const NEVER_TWICE: &str = "--shard-requests 8 --on-ambiguous hold --settle 3s";
-
 /// What a run of these requests must give, byte for byte.
 fn openai_replies(requests: &[u8]) -> Vec<u8> {
-    let reply = |line: &[u8]| echo_reply_in(Dialect::OpenAi, line).into_iter().chain(*b"\n");
-    lines(requests).into_iter().flat_map(reply).collect()
+    replies_in(Dialect::OpenAi, requests)
 }
 
 fn faulty(script: &str) -> Service {
-    let place = Place::new();
-    place.write("faults.toml", script);
-    Service::speaking_in(Dialect::OpenAi, place, " --batch-time 0ms --faults faults.toml")
+    Service::faulty(Dialect::OpenAi, script)
 }
 
 fn run(place: &Place, service: &Service, requests: &[u8], options: &str) -> Ended {
     place.write("in.jsonl", requests);
     place.run(&format!("run in.jsonl -o out.jsonl {} {options}", service.arguments()))
-}
-
-/// The answers alone, in their order.
-fn bodies(output: &[u8]) -> Vec<Value> {
-    let body = |line| serde_json::from_slice::<Value>(line).unwrap()["response"]["body"].clone();
-    lines(output).into_iter().map(body).collect()
 }
 
 #[test]
@@ -98,38 +85,27 @@ fn lines_for_another_endpoint_stop_everything_before_anything_is_sent() {
 }
 
 #[test]
-fn a_lost_answer_is_found_in_the_list_and_the_batch_adopted() {
-    let requests = generated(60);
-    for fault in [
-        r#"do = "accept_then_drop""#,
-        "do = \"accept_then_drop\"\nhow = \"reset\"",
-        "do = \"accept_then_status\"\nstatus = 502",
-        "do = \"accept_then_status\"\nstatus = 408",
-        "do = \"accept_then_status\"\nstatus = 200\nbody = '{\"id\":'",
-        "do = \"late_commit\"\ndelay = \"1s\"",
-        // The list does not say which files batches use: their metadata tells whose they are.
-        "do = \"accept_then_drop\"\n[[fault]]\ndo = \"show\"\nunset = [\"input_file_id\"]",
-    ] {
-        let service = faulty(&format!("[[fault]]\n{fault}\n"));
-        let place = Place::new();
-        run(&place, &service, &requests, NEVER_TWICE).with_code(0);
-        assert_same(&place.read("out.jsonl"), &openai_replies(&requests));
-        service.books().assert_billed_once(&requests);
-        assert_eq!(service.books().calls("create_batch"), 9, "one POST for each shard: {fault}");
-    }
+fn where_the_list_does_not_say_which_files_batches_use_their_marks_tell_whose_they_are() {
+    let script = "[[fault]]\ndo = \"accept_then_drop\"\n[[fault]]\ndo = \"show\"\nunset = [\"input_file_id\"]\n";
+    let (place, service, requests) = (Place::new(), faulty(script), generated(60));
+    run(&place, &service, &requests, "--shard-requests 8 --on-ambiguous hold --settle 3s").with_code(0);
+    assert_same(&place.read("out.jsonl"), &openai_replies(&requests));
+    service.books().assert_billed_once(&requests);
+    assert_eq!(service.books().calls("create_batch"), 9, "one POST for each shard");
 }
 
 #[test]
-fn what_the_list_does_not_show_is_held_and_left_to_a_decision() {
-    for lie in ["list_null", "list_omit\"\nnewest = 100\n#"] {
-        let script = format!("[[fault]]\ndo = \"accept_then_drop\"\nnth = 1\n[[fault]]\ndo = \"{lie}\"\n");
-        let (place, service, requests) = (Place::new(), faulty(&script), generated(30));
-        run(&place, &service, &requests, NEVER_TWICE).with_code(7).saying("held: 1 shard");
-        let posts = service.books().calls("create_batch");
-        run(&place, &service, &requests, NEVER_TWICE).with_code(7);
-        assert_eq!(service.books().calls("create_batch"), posts);
-        assert!(service.books().billed().len() <= 30);
-    }
+fn a_window_that_is_too_short_cuts_a_batch_off_and_the_next_run_may_name_a_longer_one() {
+    let service = Service::speaking(Dialect::OpenAi, "--batch-time 4s");
+    let (place, requests) = (Place::new(), generated(100));
+    let ended = run(&place, &service, &requests, "--completion-window 2s --rounds 1").with_code(6);
+    ended.saying("ended as expired").saying("batch_expired");
+    let done = service.books().billed().len();
+    assert!((1..100).contains(&done), "{done}");
+    run(&place, &service, &requests, "--completion-window 1h --rounds 2").with_code(0);
+    assert_same(&place.read("out.jsonl"), &openai_replies(&requests));
+    service.books().assert_billed_once(&requests);
+    run(&place, &service, &requests, "--completion-window never!").with_code(2);
 }
 
 #[test]
@@ -141,75 +117,6 @@ fn a_batch_is_found_on_whatever_page_it_stands() {
     assert_eq!(service.books().calls("create_batch"), 130);
     service.books().assert_billed_once(requests.as_bytes());
     assert_same(&place.read("out.jsonl"), &openai_replies(requests.as_bytes()));
-}
-
-#[test]
-fn trouble_of_every_kind_delays_a_run_and_no_more() {
-    let script = "[[fault]]\ndo = \"status\"\ncall = [\"create\", \"retrieve\", \"list\", \"content\"]\nevery = 5\nstatus = 429\n\
-                  retry_after = 1\n[[fault]]\ndo = \"status\"\ncall = \"upload\"\nevery = 3\nstatus = 503\n\
-                  [[fault]]\ndo = \"reset\"\ncall = \"upload\"\nevery = 4\nat = 300\n\
-                  [[fault]]\ndo = \"show\"\nlooks = 1\nset = { status = \"in_queue\", request_counts = false }\n\
-                  [[fault]]\ndo = \"regress\"\nlooks = 2\n[[fault]]\ndo = \"list_duplicate\"\nevery = 3\n";
-    let (place, service, requests) = (Place::new(), faulty(script), generated(30));
-    run(&place, &service, &requests, "--shard-requests 5 --on-ambiguous hold --settle 20s").with_code(0);
-    assert_same(&place.read("out.jsonl"), &openai_replies(&requests));
-    service.books().assert_billed_once(&requests);
-    assert!(service.books().faults() > 10);
-}
-
-#[test]
-fn what_an_expired_batch_did_not_do_goes_up_again_alone() {
-    let script = "[[fault]]\ndo = \"expire\"\nbatch = 1\nshare = 0.6\n[[fault]]\ndo = \"error_rows\"\nbatch = 2\nshare = 0.5\n\
-                  once = true\ncode = \"server_error\"\nmessage = \"Internal Server Error\"\n";
-    let (place, service, requests) = (Place::new(), faulty(script), generated(90));
-    run(&place, &service, &requests, "--shard-requests 20")
-        .with_code(0)
-        .saying("ended as expired")
-        .saying("batch_expired")
-        .saying("server_error: Internal Server Error");
-    assert_same(&place.read("out.jsonl"), &openai_replies(&requests));
-    service.books().assert_billed_once(&requests);
-}
-
-#[test]
-fn requests_that_are_refused_say_why() {
-    let place = Place::new();
-    let bad = request("bad", "m").replace(r#""model":"m""#, r#""model":"m","stop":["1","2","3","4","5"]"#);
-    let mixed = format!("{}\n{bad}\n", request("good", "m"));
-    place.write("in.jsonl", &mixed);
-    let ended = place.run(&format!("run in.jsonl {LOCAL}")).with_code(6);
-    let ended = ended.saying("1 output, 1 error, 0 missing").saying("Maximum four stop sequences allowed");
-    assert_same(&ended.stdout, &openai_replies(mixed.as_bytes()));
-}
-
-#[test]
-fn kills_cost_neither_a_reply_nor_a_second_bill() {
-    let requests = generated(1_500);
-    let (place, service) = (Place::new(), Service::speaking(Dialect::OpenAi, " --batch-time 1s"));
-    place.write("in.jsonl", &requests);
-    let options = format!("{} --dialect openai --shard-requests 125 -o out.jsonl", service.arguments());
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
-    let (mut rng, mut kills) = (fastrand::Rng::with_seed(seed), 0);
-    loop {
-        let mut running = place.program(&format!("run in.jsonl {options}")).start();
-        let started = Instant::now();
-        if kills < 10 {
-            // Longer each time, so that it gets on.
-            let moment = Duration::from_millis(rng.u64(100..300 + 100 * kills));
-            wait_until(|| started.elapsed() >= moment || !running.is_alive());
-            running.kill();
-        }
-        let ended = running.end();
-        if !ended.was_killed() {
-            ended.with_code(0);
-            break;
-        }
-        kills += 1;
-    }
-    assert!(kills > 2, "only {kills} kills");
-    service.books().assert_billed_once(&requests);
-    assert_same(&place.read("out.jsonl"), &openai_replies(&requests));
 }
 
 #[test]

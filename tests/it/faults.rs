@@ -6,15 +6,15 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
+use batchline::remote::Dialect;
+
 use crate::program::{Ended, Place, end_within_memory, report, wait_until, wanted};
 use crate::requests::{assert_same, generated, ids, lines, replies, request};
-use crate::service::Service;
+use crate::service::{DIALECTS, Service};
 
-/// A service that follows a script.
+/// A service that follows a script, in Together's dialect.
 fn faulty(script: &str) -> Service {
-    let place = Place::new();
-    place.write("faults.toml", script);
-    Service::start_in(place, "--batch-time 0ms --faults faults.toml")
+    Service::faulty(Dialect::Together, script)
 }
 
 /// A run of the requests with these options, to its end.
@@ -43,33 +43,34 @@ const SHARDS: usize = 9;
 #[test]
 fn a_lost_answer_is_found_in_the_list_and_the_batch_adopted() {
     let requests = generated(60);
-    for fault in WAYS {
-        let service = faulty(&format!("[[fault]]\n{fault}\n"));
+    for (dialect, fault) in DIALECTS.into_iter().flat_map(|dialect| WAYS.map(|fault| (dialect, fault))) {
+        let service = Service::faulty(dialect, &format!("[[fault]]\n{fault}\n"));
         let place = Place::new();
         run(&place, &service, &requests, NEVER_TWICE).with_code(0);
-        assert_same(&place.read("out.jsonl"), &replies(&requests));
+        assert_same(&place.read("out.jsonl"), &service.replies(&requests));
         service.books().assert_billed_once(&requests);
-        assert_eq!(service.books().calls("create_batch"), SHARDS, "one POST for each shard: {fault}");
-        assert_eq!((service.books().accepted(), service.books().faults()), (SHARDS, SHARDS), "{fault}");
+        assert_eq!(service.books().calls("create_batch"), SHARDS, "one POST for each shard: {dialect}: {fault}");
+        assert_eq!((service.books().accepted(), service.books().faults()), (SHARDS, SHARDS), "{dialect}: {fault}");
     }
 }
 
-/// Every shard alone with every way: in `cargo test` each shard once; `BATCHLINE_TEST_MATRIX=72` for all pairs.
+/// Every shard alone with every way, in every dialect: in `cargo test` each shard once; `BATCHLINE_TEST_MATRIX=144` for all of them.
 #[test]
 fn whichever_answer_is_lost_and_however_there_is_one_batch_for_each_shard() {
     let requests = generated(60);
     let pairs = WAYS.len() * SHARDS;
-    let sample = wanted("BATCHLINE_TEST_MATRIX", SHARDS).min(pairs);
-    // Eight ways and nine shards have no common divisor: the two remainders go through all pairs.
+    let sample = wanted("BATCHLINE_TEST_MATRIX", SHARDS).min(pairs * DIALECTS.len());
+    // Eight ways and nine shards have no common divisor: the two remainders go through all pairs, then once more with the dialects swapped.
     for number in 0..sample {
         let (way, nth) = (WAYS[number % WAYS.len()], number % SHARDS + 1);
-        let service = faulty(&format!("[[fault]]\n{way}\nnth = {nth}\n"));
+        let dialect = DIALECTS[(number + number / pairs) % DIALECTS.len()];
+        let service = Service::faulty(dialect, &format!("[[fault]]\n{way}\nnth = {nth}\n"));
         let place = Place::new();
         run(&place, &service, &requests, NEVER_TWICE).with_code(0);
-        assert_same(&place.read("out.jsonl"), &replies(&requests));
+        assert_same(&place.read("out.jsonl"), &service.replies(&requests));
         service.books().assert_billed_once(&requests);
-        assert_eq!(service.books().calls("create_batch"), SHARDS, "{nth}: {way}");
-        assert_eq!((service.books().accepted(), service.books().faults()), (SHARDS, 1), "{nth}: {way}");
+        assert_eq!(service.books().calls("create_batch"), SHARDS, "{dialect}: {nth}: {way}");
+        assert_eq!((service.books().accepted(), service.books().faults()), (SHARDS, 1), "{dialect}: {nth}: {way}");
     }
     report(&format!("{sample} lost answers resolved, 0 violations"));
 }
@@ -78,7 +79,8 @@ fn whichever_answer_is_lost_and_however_there_is_one_batch_for_each_shard() {
 fn killed_between_a_yes_and_its_arrival_it_finds_the_batch() {
     let requests = generated(60);
     for nth in 1..=SHARDS {
-        let service = faulty(&format!("[[fault]]\ndo = \"accept_slow\"\ndelay = \"50s\"\nnth = {nth}\n"));
+        let script = format!("[[fault]]\ndo = \"accept_slow\"\ndelay = \"50s\"\nnth = {nth}\n");
+        let service = Service::faulty(DIALECTS[nth % DIALECTS.len()], &script);
         let place = Place::new();
         place.write("in.jsonl", &requests);
         let arguments = format!("run in.jsonl -o out.jsonl {} {NEVER_TWICE}", service.arguments());
@@ -88,7 +90,7 @@ fn killed_between_a_yes_and_its_arrival_it_finds_the_batch() {
         assert!(running.end().was_killed());
         assert_eq!(service.books().accepted(), nth);
         place.run(&arguments).with_code(0).saying("found its batch");
-        assert_same(&place.read("out.jsonl"), &replies(&requests));
+        assert_same(&place.read("out.jsonl"), &service.replies(&requests));
         assert_eq!((service.books().accepted(), service.books().calls("create_batch")), (SHARDS, SHARDS));
         service.books().assert_billed_once(&requests);
     }
@@ -100,7 +102,8 @@ fn with_a_list_that_lies_a_shard_is_held_whichever_it_is() {
     let lies = ["do = \"list_null\"", "do = \"list_omit\"\nnewest = 100", "do = \"list_lag\"\ndelay = \"10m\""];
     for nth in 1..=SHARDS {
         let (way, lie) = (WAYS[nth % (WAYS.len() - 1)], lies[nth % lies.len()]);
-        let service = faulty(&format!("[[fault]]\n{way}\nnth = {nth}\n[[fault]]\n{lie}\n"));
+        let script = format!("[[fault]]\n{way}\nnth = {nth}\n[[fault]]\n{lie}\n");
+        let service = Service::faulty(DIALECTS[nth % DIALECTS.len()], &script);
         let place = Place::new();
         for _ in 0..2 {
             let options = "--shard-requests 8 --on-ambiguous hold --settle 300ms";
@@ -141,20 +144,22 @@ fn a_second_batch_that_was_risked_by_choice_is_found_stopped_and_told() {
 #[test]
 fn what_the_list_does_not_show_is_held_and_left_to_a_decision() {
     let script = "[[fault]]\ndo = \"accept_then_drop\"\nnth = 1\n[[fault]]\ndo = \"list_null\"\n";
-    let (place, service, requests) = (Place::new(), faulty(script), generated(60));
-    let held = run(&place, &service, &requests, NEVER_TWICE).with_code(7);
-    held.saying("held: 1 shard");
-    assert!(!place.has("out.jsonl"), "what is not whole has no name");
-    // Run again it is held still; nothing more is sent.
-    run(&place, &service, &requests, NEVER_TWICE).with_code(7);
-    assert_eq!(service.books().calls("create_batch"), 9);
-    assert!(service.books().billed().len() <= requests_in(&requests));
-    place.run("status").with_code(0).saying("held shard was sent");
-    // The decision to send it again is a human's, and so is the bill.
-    place.run("retry --ambiguous").with_code(0);
-    run(&place, &service, &requests, NEVER_TWICE).with_code(0);
-    assert_same(&place.read("out.jsonl"), &replies(&requests));
-    assert_eq!(service.books().calls("create_batch"), 10);
+    for dialect in DIALECTS {
+        let (place, service, requests) = (Place::new(), Service::faulty(dialect, script), generated(60));
+        let held = run(&place, &service, &requests, NEVER_TWICE).with_code(7);
+        held.saying("held: 1 shard");
+        assert!(!place.has("out.jsonl"), "what is not whole has no name");
+        // Run again it is held still; nothing more is sent.
+        run(&place, &service, &requests, NEVER_TWICE).with_code(7);
+        assert_eq!(service.books().calls("create_batch"), 9);
+        assert!(service.books().billed().len() <= requests_in(&requests));
+        place.run("status").with_code(0).saying("held shard was sent");
+        // The decision to send it again is a human's, and so is the bill.
+        place.run("retry --ambiguous").with_code(0);
+        run(&place, &service, &requests, NEVER_TWICE).with_code(0);
+        assert_same(&place.read("out.jsonl"), &service.replies(&requests));
+        assert_eq!(service.books().calls("create_batch"), 10);
+    }
 }
 
 #[test]
@@ -198,67 +203,78 @@ fn rows_that_failed_by_the_services_fault_or_got_lost_go_up_again_alone() {
 fn batches_that_expire_or_fail_cost_only_what_they_did_not_do() {
     let script = "[[fault]]\ndo = \"expire\"\nbatch = 1\nshare = 0.6\n[[fault]]\ndo = \"fail\"\nbatch = 2\n\
                   message = \"Internal error: no capacity\"\n";
-    let (place, service, requests) = (Place::new(), faulty(script), generated(90));
-    run(&place, &service, &requests, "--shard-requests 20")
-        .with_code(0)
-        .saying("ended as expired")
-        .saying("sent again");
-    assert_same(&place.read("out.jsonl"), &replies(&requests));
-    service.books().assert_billed_once(&requests);
-    // With one round, what is left is missing, and says why.
-    let (place, service) = (Place::new(), faulty(script));
-    run(&place, &service, &requests, "--shard-requests 20 --rounds 1").with_code(6).saying("missing");
-    let output = place.read("out.jsonl");
-    assert_eq!(ids(&output), ids(&requests));
-    assert!(String::from_utf8_lossy(&output).contains("ended as expired"));
-    // A decision brings them in.
-    place.run("retry").with_code(0);
-    run(&place, &service, &requests, "--shard-requests 20 --rounds 1").with_code(0);
-    assert_same(&place.read("out.jsonl"), &replies(&requests));
-    service.books().assert_billed_once(&requests);
+    for dialect in DIALECTS {
+        let (place, service, requests) = (Place::new(), Service::faulty(dialect, script), generated(90));
+        run(&place, &service, &requests, "--shard-requests 20")
+            .with_code(0)
+            .saying("ended as expired")
+            .saying("sent again");
+        assert_same(&place.read("out.jsonl"), &service.replies(&requests));
+        service.books().assert_billed_once(&requests);
+        // With one round, what is left is missing, and says why.
+        let (place, service) = (Place::new(), Service::faulty(dialect, script));
+        run(&place, &service, &requests, "--shard-requests 20 --rounds 1").with_code(6).saying("missing");
+        let output = place.read("out.jsonl");
+        assert_eq!(ids(&output), ids(&requests));
+        // OpenAI's dialect has a row for each of them.
+        let why = if dialect == Dialect::OpenAi { "batch_expired" } else { "ended as expired" };
+        assert!(String::from_utf8_lossy(&output).contains(why));
+        // A decision brings them in.
+        place.run("retry").with_code(0);
+        run(&place, &service, &requests, "--shard-requests 20 --rounds 1").with_code(0);
+        assert_same(&place.read("out.jsonl"), &service.replies(&requests));
+        service.books().assert_billed_once(&requests);
+    }
 }
 
 #[test]
 fn replies_as_nobody_would_write_them_still_answer_their_requests() {
     let script =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/data/faults/messy-results.toml")).unwrap();
-    let (place, service, requests) = (Place::new(), faulty(&script), generated(600));
-    let ended = run(&place, &service, &requests, "--shard-requests 100 --rounds 1").with_code(6);
-    let output = place.read("out.jsonl");
-    let given = lines_of(&output);
-    assert_eq!(given.len(), 600);
-    for (line, id) in given.iter().zip(ids(&requests)) {
-        let place = memchr::memmem::find(line, format!("\"custom_id\":\"{id}\"").as_bytes());
-        assert!(place.is_some(), "{id}: {}", String::from_utf8_lossy(&line[..line.len().min(200)]));
+    for dialect in DIALECTS {
+        let (place, service, requests) = (Place::new(), Service::faulty(dialect, &script), generated(600));
+        let ended = run(&place, &service, &requests, "--shard-requests 100 --rounds 1").with_code(6);
+        let output = place.read("out.jsonl");
+        let given = lines_of(&output);
+        assert_eq!(given.len(), 600);
+        for (line, id) in given.iter().zip(ids(&requests)) {
+            let place = memchr::memmem::find(line, format!("\"custom_id\":\"{id}\"").as_bytes());
+            assert!(place.is_some(), "{id}: {}", String::from_utf8_lossy(&line[..line.len().min(200)]));
+        }
+        ended.saying("unknown").saying("duplicate").saying("in conflict");
+        service.books().assert_billed_once(&requests);
     }
-    ended.saying("unknown").saying("duplicate").saying("in conflict");
-    service.books().assert_billed_once(&requests);
 }
 
 #[test]
 fn downloads_that_do_not_come_whole_are_made_whole() {
     let script =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/data/faults/bad-downloads.toml")).unwrap();
-    let (place, service, requests) = (Place::new(), faulty(&script), generated(200));
-    run(&place, &service, &requests, "--shard-requests 20").with_code(0);
-    assert_same(&place.read("out.jsonl"), &replies(&requests));
-    service.books().assert_billed_once(&requests);
-    assert!(service.books().faults() >= 3, "{}", service.books().faults());
+    for dialect in DIALECTS {
+        let (place, service, requests) = (Place::new(), Service::faulty(dialect, &script), generated(200));
+        run(&place, &service, &requests, "--shard-requests 20").with_code(0);
+        assert_same(&place.read("out.jsonl"), &service.replies(&requests));
+        service.books().assert_billed_once(&requests);
+        assert!(service.books().faults() >= 3, "{}", service.books().faults());
+    }
 }
 
 #[test]
 fn rate_limits_outages_and_late_files_delay_a_run_and_no_more() {
     let script = "[[fault]]\ndo = \"status\"\ncall = [\"upload\", \"create\", \"retrieve\", \"list\", \"content\"]\nevery = 5\n\
                   status = 429\nretry_after = 1\n[[fault]]\ndo = \"status\"\ncall = [\"put\", \"preprocess\"]\nevery = 4\nstatus = 503\n\
+                  [[fault]]\ndo = \"reset\"\ncall = [\"upload\", \"put\"]\nevery = 7\nat = 300\n\
                   [[fault]]\ndo = \"status\"\ncall = \"list\"\nevery = 7\nstatus = 429\nretry_after = \"in a while\"\n\
                   [[fault]]\ndo = \"visibility_lag\"\ncalls = 1\nstatus = 400\n\
                   [[fault]]\ndo = \"show\"\nlooks = 1\nset = { status = \"QUEUED\" }\n[[fault]]\ndo = \"regress\"\nlooks = 2\n\
                   [[fault]]\ndo = \"list_lag\"\ndelay = \"1s\"\n[[fault]]\ndo = \"list_duplicate\"\nevery = 3\n";
-    let (place, service, requests) = (Place::new(), faulty(script), generated(30));
-    run(&place, &service, &requests, "--shard-requests 5 --on-ambiguous hold --settle 20s").with_code(0);
-    assert_same(&place.read("out.jsonl"), &replies(&requests));
-    service.books().assert_billed_once(&requests);
-    assert!(service.books().faults() > 10);
+    for dialect in DIALECTS {
+        let (place, service, requests) = (Place::new(), Service::faulty(dialect, script), generated(30));
+        run(&place, &service, &requests, "--shard-requests 5 --on-ambiguous hold --settle 20s").with_code(0);
+        assert_same(&place.read("out.jsonl"), &service.replies(&requests));
+        service.books().assert_billed_once(&requests);
+        assert!(service.books().faults() > 10);
+    }
 }
 
 #[test]

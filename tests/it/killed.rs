@@ -1,18 +1,19 @@
 //! SIGKILL at random moments: run again until done, the output is the one of a run that nobody disturbed, and each request is billed once.
 //!
-//! In `cargo test` twenty for each kind of service; `BATCHLINE_TEST_KILLS=200` for more.
+//! In every dialect. In `cargo test` twenty for each place of the service; `BATCHLINE_TEST_KILLS=200` for more.
 
 use std::time::{Duration, Instant};
 
+use batchline::remote::Dialect;
 use fastrand::Rng;
 use serde_json::Value;
 
 use crate::program::{MEMORY_KIB, Place, report, wait_until, wanted};
-use crate::requests::{assert_same, generated, replies};
-use crate::service::{Books, Service};
+use crate::requests::{assert_same, generated, replies_in};
+use crate::service::{Books, DIALECTS, Service};
 
-/// Kills in `cargo test` that must hit a living run, for each kind of service. Of four, at least one must hit it between its first batch
-/// and its output, and one while it goes on from an earlier kill: else the moments were badly chosen.
+/// Kills in `cargo test` that must hit a living run, for each place of the service, over all dialects. Of four, at least one must hit it
+/// between its first batch and its output, and one while it goes on from an earlier kill: else the moments were badly chosen.
 const KILLS: usize = 20;
 
 const REQUESTS: u64 = 3_000;
@@ -22,71 +23,61 @@ const SHARDS: usize = 12;
 
 #[test]
 fn kills_beside_a_service_cost_neither_a_reply_nor_a_second_bill() {
-    survive_kills(Beside::start);
+    survive_kills(|dialect| Answering::Beside(Service::speaking(dialect, "--batch-time 50ms")));
 }
 
 #[test]
 fn kills_together_with_the_service_inside_cost_neither_a_reply_nor_a_second_bill() {
-    survive_kills(|| Inside);
+    survive_kills(Answering::Inside);
 }
 
 /// Where the service is that answers a run.
-trait Answering {
-    fn arguments(&self) -> String;
-    fn books(&self, place: &Place) -> Books;
+enum Answering {
+    /// In a process of its own, which lives on.
+    Beside(Service),
+    /// In the run's own process: it dies with it.
+    Inside(Dialect),
 }
 
-/// In a process of its own, which lives on.
-struct Beside(Service);
-
-impl Beside {
-    fn start() -> Self {
-        Self(Service::start_with("--batch-time 50ms"))
-    }
-}
-
-impl Answering for Beside {
+impl Answering {
     fn arguments(&self) -> String {
-        self.0.arguments()
-    }
-
-    fn books(&self, _: &Place) -> Books {
-        self.0.books()
-    }
-}
-
-/// In the run's own process: it dies with it.
-struct Inside;
-
-impl Answering for Inside {
-    fn arguments(&self) -> String {
-        "--provider local --poll-interval 50ms".to_owned()
+        match self {
+            Self::Beside(service) => service.arguments(),
+            Self::Inside(dialect) => format!("--provider local --dialect {} --poll-interval 50ms", dialect.name()),
+        }
     }
 
     fn books(&self, place: &Place) -> Books {
-        Books::inside(&place.run_directory())
+        match self {
+            Self::Beside(service) => service.books(),
+            Self::Inside(_) => Books::inside(&place.run_directory()),
+        }
     }
 }
 
 /// Runs as often as it takes for [`KILLS`] kills; each run is killed and run again, and killed while it goes on, until it is done.
-fn survive_kills<A: Answering>(answering: impl Fn() -> A) {
+fn survive_kills(answering: impl Fn(Dialect) -> Answering) {
     let seed = fastrand::u64(..);
     // Shown when the test fails. The moments follow from the seed; what they hit does not.
     println!("seed {seed}");
     let (mut rng, requests) = (Rng::with_seed(seed), generated(REQUESTS));
-    let undisturbed = one_run(&answering(), &requests, |_| None);
-    println!("undisturbed it takes {:?}", undisturbed.took);
-    let wanted = wanted("BATCHLINE_TEST_KILLS", KILLS);
+    let wanted = wanted("BATCHLINE_TEST_KILLS", KILLS).div_ceil(DIALECTS.len());
     let (mut kills, mut amid, mut in_recovery, mut peak) = (0, 0, 0, 0);
-    while kills < wanted {
-        let run = one_run(&answering(), &requests, |so_far| {
-            (kills + so_far < wanted).then(|| undisturbed.took.mul_f64(rng.f64()))
-        });
-        kills += run.kills;
-        amid += run.kills_amid;
-        in_recovery += run.kills_in_recovery;
-        peak = run.peak_kib.max(peak);
-        assert_same(&run.output, &undisturbed.output);
+    for dialect in DIALECTS {
+        let output = replies_in(dialect, &requests);
+        let undisturbed = one_run(&answering(dialect), &requests, &output, |_| None);
+        println!("{dialect}: undisturbed it takes {:?}", undisturbed.took);
+        let mut of_dialect = 0;
+        while of_dialect < wanted {
+            let run = one_run(&answering(dialect), &requests, &output, |so_far| {
+                (of_dialect + so_far < wanted).then(|| undisturbed.took.mul_f64(rng.f64()))
+            });
+            of_dialect += run.kills;
+            amid += run.kills_amid;
+            in_recovery += run.kills_in_recovery;
+            peak = run.peak_kib.max(peak);
+        }
+        kills += of_dialect;
     }
     report(&format!(
         "{kills} kills, {amid} between the first batch and the output, {in_recovery} in recovery, peak memory {peak} KiB, 0 violations"
@@ -104,7 +95,6 @@ fn states(place: &Place) -> Value {
 
 /// A run that was brought to its end.
 struct Done {
-    output: Vec<u8>,
     took: Duration,
     kills: usize,
     kills_amid: usize,
@@ -112,8 +102,13 @@ struct Done {
     peak_kib: u64,
 }
 
-/// Runs `requests` until the run is done. `moment` says after what time the next kill comes, given the kills so far.
-fn one_run(service: &impl Answering, requests: &[u8], mut moment: impl FnMut(usize) -> Option<Duration>) -> Done {
+/// Runs `requests` until the run is done and has given `output`. `moment` says after what time the next kill comes, given the kills so far.
+fn one_run(
+    service: &Answering,
+    requests: &[u8],
+    output: &[u8],
+    mut moment: impl FnMut(usize) -> Option<Duration>,
+) -> Done {
     let place = Place::new();
     place.write("in.jsonl", requests);
     let command = format!("run in.jsonl {} --shard-requests 250 -o out.jsonl", service.arguments());
@@ -139,7 +134,7 @@ fn one_run(service: &impl Answering, requests: &[u8], mut moment: impl FnMut(usi
         kills_in_recovery += usize::from(goes_on);
         if place.has("out.jsonl") {
             // The kill came between the rename and the end.
-            assert_same(&place.read("out.jsonl"), &replies(requests));
+            assert_same(&place.read("out.jsonl"), output);
         } else if !place.runs().is_empty() && service.books(&place).calls("create_batch") > 0 {
             kills_amid += 1;
             println!("killed at {}", states(&place));
@@ -148,7 +143,6 @@ fn one_run(service: &impl Answering, requests: &[u8], mut moment: impl FnMut(usi
     let books = service.books(&place);
     books.assert_billed_once(requests);
     assert!(books.calls("create_batch") >= SHARDS);
-    let output = place.read("out.jsonl");
-    assert_same(&output, &replies(requests));
-    Done { output, took: begun.elapsed(), kills, kills_amid, kills_in_recovery, peak_kib }
+    assert_same(&place.read("out.jsonl"), output);
+    Done { took: begun.elapsed(), kills, kills_amid, kills_in_recovery, peak_kib }
 }

@@ -10,6 +10,9 @@ use serde_json::Value;
 use crate::program::{Place, Running, wait_until};
 use crate::requests::{lines, replies_in};
 
+/// The dialects that `batchline serve` speaks.
+pub(crate) const DIALECTS: [Dialect; 2] = [Dialect::Together, Dialect::OpenAi];
+
 /// A service in a process of its own, on a free port. Dropped, it is killed.
 pub(crate) struct Service {
     dialect: Dialect,
