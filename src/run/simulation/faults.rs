@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::remote::Dialect;
+
 /// One way to go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fault {
@@ -39,6 +41,12 @@ pub(super) enum Fault {
     ListDuplicates,
     /// The list shows a batch that has ended as being at work.
     ListStale,
+    /// The list does not say which file a batch uses; its mark tells whose it is.
+    ListAnonymous,
+    /// The list leaves out a batch's mark.
+    ListUnmarked,
+    /// The list has a batch that another run has marked, for a shard of the same number.
+    ListStranger,
     /// A look at a batch fails.
     LookError,
     /// A look at a batch finds none.
@@ -49,6 +57,8 @@ pub(super) enum Fault {
     LookRegress,
     /// A batch has ended and its files are not there yet.
     FilesLate,
+    /// A batch names a file of errors that was never written.
+    FileNeverWritten,
     /// A batch ends before all of its requests were tried.
     EndExpired,
     /// A batch fails by the service's fault.
@@ -89,7 +99,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// All of them.
-    pub(super) const ALL: [Self; 38] = [
+    pub(super) const ALL: [Self; 42] = [
         Self::CreateLost,
         Self::CreateSlow,
         Self::CreateNotSent,
@@ -105,11 +115,15 @@ impl Fault {
         Self::ListOmits,
         Self::ListDuplicates,
         Self::ListStale,
+        Self::ListAnonymous,
+        Self::ListUnmarked,
+        Self::ListStranger,
         Self::LookError,
         Self::LookNotFound,
         Self::LookUnknownStatus,
         Self::LookRegress,
         Self::FilesLate,
+        Self::FileNeverWritten,
         Self::EndExpired,
         Self::EndFailed,
         Self::EndRefused,
@@ -140,6 +154,18 @@ impl Fault {
         }
     }
 
+    /// Whether services of this dialect can go wrong like this.
+    fn is_of(self, dialect: Dialect) -> bool {
+        match self {
+            // Together's service knows content again; OpenAI's keeps metadata, and names files that are not there.
+            Self::UploadReused | Self::UploadForeign => dialect == Dialect::Together,
+            Self::ListAnonymous | Self::ListUnmarked | Self::ListStranger | Self::FileNeverWritten => {
+                dialect == Dialect::OpenAi
+            }
+            _ => true,
+        }
+    }
+
     /// Whether it keeps a request from ever being answered, although nothing is wrong with the request.
     pub(super) fn is_decision(self) -> bool {
         matches!(self, Self::EndRefused | Self::EndCancelled)
@@ -159,10 +185,10 @@ pub(super) struct Faults {
 
 impl Faults {
     /// The faults of a seed. Those that stop after a time leave every request answerable.
-    pub(super) fn new(seed: u64, until: Option<Duration>) -> Self {
+    pub(super) fn new(seed: u64, dialect: Dialect, until: Option<Duration>) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let share = [0.1, 0.3, 0.6, 1.0][rng.usize(..4)];
-        let may = |fault: &Fault| until.is_none() || !fault.is_decision();
+        let may = |fault: &Fault| fault.is_of(dialect) && (until.is_none() || !fault.is_decision());
         let played = Fault::ALL.into_iter().filter(may).filter(|_| rng.f64() < share).collect();
         Self { rng, played, until: until.unwrap_or(Duration::MAX), fired: BTreeMap::new() }
     }

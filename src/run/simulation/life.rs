@@ -22,7 +22,7 @@ use crate::input::check::LineLimits;
 use crate::input::envelope::Envelope;
 use crate::input::pack::ShardLimits;
 use crate::input::source::Input;
-use crate::remote::{Address, profile};
+use crate::remote::{Address, LineEnvelope, profile};
 use crate::run::ledger::fuse;
 use crate::run::{
     self, Event, Monitor, OnAmbiguous, OutputTarget, Outputs, RunOptions, ServiceChoice, Silent, Summary, prepare,
@@ -107,14 +107,19 @@ impl Fate {
 }
 
 impl Scenario {
-    /// What a seed plays, in a directory of its own.
+    /// What a seed plays, in a directory of its own: even ones in Together's dialect, odd ones in OpenAI's.
     pub(super) fn new(seed: u64, mode: Mode, directory: &Path) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x5ce0);
         let requests = rng.u64(3..30);
+        let profile = profile(["local", "local:openai"][usize::from(seed % 2 == 1)]).expect("it is known");
         let service = ServiceChoice::At {
-            profile: profile("local").expect("it is known"),
+            profile,
             address: Address::parse("http://127.0.0.1:9/v1").expect("it is an address"),
             token: None,
+        };
+        let envelope = match profile.envelope {
+            LineEnvelope::Minimal => Envelope::Minimal,
+            LineEnvelope::Full => Envelope::full(profile.endpoint()).expect("it is an endpoint"),
         };
         let on_ambiguous = match rng.u8(..3) {
             0 => OnAmbiguous::RetryAfter(Duration::from_secs(rng.u64(60..1200))),
@@ -127,7 +132,7 @@ impl Scenario {
             service,
             endpoint: "/v1/chat/completions".to_owned(),
             completion_window: "24h".to_owned(),
-            line: LineLimits { line_bytes: 1 << 20, custom_id_characters: 64, envelope: Envelope::Minimal },
+            line: LineLimits { line_bytes: 1 << 20, custom_id_characters: 64, envelope },
             shard: ShardLimits { requests: rng.u64(1..=5), bytes: 1 << 20 },
             skip_invalid: false,
             report: None,
@@ -159,7 +164,8 @@ impl Scenario {
             Mode::Safety => None,
             Mode::Liveness => Some(World::BEGINNING + Duration::from_secs(rng.u64(1..20_000))),
         };
-        Arc::new(Mutex::new(World::new(self.seed, Faults::new(self.seed, until))))
+        let dialect = self.options.service.profile().dialect;
+        Arc::new(Mutex::new(World::new(self.seed, dialect, Faults::new(self.seed, dialect, until))))
     }
 
     /// Runs until the run has ended.

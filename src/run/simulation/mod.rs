@@ -5,6 +5,8 @@
 //! - *Safety*, with faults for ever: no shard is accepted twice, no row is lost or swapped, nothing that has an output is paid for again.
 //! - *Liveness*, with faults that stop: the run finishes, and every request is answered as it deserves.
 //!
+//! The seeds are shared out among the dialects.
+//!
 //! ```text
 //! cargo test simulation                                   some hundred seeds
 //! BATCHLINE_SIM_SEEDS=20000 cargo test simulation         more

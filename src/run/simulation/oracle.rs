@@ -70,8 +70,15 @@ impl<'o> Oracle<'o> {
     /// P3, and the condition under which `--on-ambiguous retry-after` may pay twice.
     fn nothing_is_accepted_twice(&self) {
         let mut by_file: BTreeMap<usize, Vec<_>> = BTreeMap::new();
+        let mut by_mark: BTreeMap<u32, u32> = BTreeMap::new();
         for accepted in &self.world.accepted {
             by_file.entry(accepted.file).or_default().push(accepted);
+            if let Some(mark) = &self.world.batches[accepted.batch].mark {
+                *by_mark.entry(mark.shard).or_default() += 1;
+            }
+        }
+        if self.scenario.options.on_ambiguous == OnAmbiguous::Hold {
+            assert!(by_mark.values().all(|batches| *batches == 1), "batches that were accepted, by shard: {by_mark:?}");
         }
         for (file, accepted) in by_file {
             // The same content can go up again in a later round; the service may know it by the same id.

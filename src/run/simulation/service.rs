@@ -14,8 +14,12 @@ use super::rows;
 use super::world::{LATE_CREATE_MAX, Listing, StoredFile, World};
 use crate::durable;
 use crate::remote::{
-    Api, Batch, BatchStatus, CreateBatch, Downloaded, ErrorKind, Payload, Progress, RemoteError, RemoteFile, Submission,
+    Api, Batch, BatchStatus, CreateBatch, Downloaded, ErrorKind, Mark, Payload, Progress, RemoteError, RemoteFile,
+    Submission,
 };
+
+/// The id of a file that was never written.
+const ABSENT_FILE: &str = "reply-absent";
 
 /// What a process talks to. The world outlives it.
 #[derive(Debug, Clone)]
@@ -32,6 +36,7 @@ pub(super) struct Service {
 struct OnItsWay {
     service: Service,
     file: usize,
+    mark: Option<Mark>,
     arrived: bool,
 }
 
@@ -40,7 +45,7 @@ impl Drop for OnItsWay {
         let mut world = self.service.lock();
         if !self.arrived && world.happens(Fault::CreateOutlives) {
             let delay = world.faults.seconds(0, 5);
-            world.accept(self.file, delay);
+            world.accept(self.file, self.mark.take(), delay);
         }
     }
 }
@@ -93,6 +98,8 @@ impl Service {
         let now = world.now();
         let stored = &world.batches[number];
         let (file, created, shown) = (stored.file, stored.created, stored.files_shown <= now);
+        let (mut mark, mut input_file_id) = (stored.mark.clone(), Some(format!("file-{file}")));
+        let absent = stored.names_absent_file.then(|| ABSENT_FILE.to_owned());
         let (mut status, mut error, mut files) = (BatchStatus::InProgress, None, [None, None]);
         if let Some(left) = &stored.left {
             status = left.status.clone();
@@ -108,17 +115,25 @@ impl Service {
         if regresses {
             status = BatchStatus::InProgress;
         }
+        if !look && mark.is_some() && world.happens(Fault::ListAnonymous) {
+            input_file_id = None;
+        } else if !look && world.happens(Fault::ListUnmarked) {
+            mark = None;
+        }
         let file_id = |number: Option<usize>| number.map(|number| format!("reply-{number}"));
-        let [output_file_id, error_file_id] = if status.is_terminal() { files.map(file_id) } else { [None, None] };
+        let [output_file_id, mut error_file_id] = if status.is_terminal() { files.map(file_id) } else { [None, None] };
+        if output_file_id.is_some() {
+            error_file_id = error_file_id.or(absent);
+        }
         Batch {
             id: format!("batch-{number}"),
-            input_file_id: Some(format!("file-{file}")),
+            input_file_id,
             status,
             progress: None,
             output_file_id,
             error_file_id,
             error,
-            mark: None,
+            mark,
             endpoint: None,
             model: None,
             created_at: Some(world.time_of_day(created)),
@@ -180,13 +195,14 @@ impl Api for Service {
     }
 
     async fn create(&self, request: &CreateBatch) -> Submission {
-        let mut on_its_way = OnItsWay { service: self.clone(), file: number(&request.input_file_id), arrived: false };
+        let (file, mark) = (number(&request.input_file_id), request.mark.clone());
+        let mut on_its_way = OnItsWay { service: self.clone(), file, mark, arrived: false };
         self.way().await;
         self.beside_create().await;
         on_its_way.arrived = true;
         let (answer, wait) = {
             let mut world = self.world();
-            let file = on_its_way.file;
+            let (file, mark) = (on_its_way.file, on_its_way.mark.take());
             let what = "POST batches";
             if world.happens(Fault::CreateTurnedAway) {
                 (Submission::Refused(failed(ErrorKind::RateLimited, what).with_status(429)), 0)
@@ -198,10 +214,10 @@ impl Api for Service {
                 (Submission::Unknown(failed(ErrorKind::Interrupted, what)), 60)
             } else if world.happens(Fault::CreateLate) {
                 let delay = world.faults.seconds(1, LATE_CREATE_MAX.as_secs());
-                world.accept(file, delay);
+                world.accept(file, mark, delay);
                 (Submission::Unknown(failed(ErrorKind::Unavailable, what).with_status(504)), 60)
             } else {
-                let batch = world.accept(file, Duration::ZERO);
+                let batch = world.accept(file, mark, Duration::ZERO);
                 if world.happens(Fault::CreateLost) {
                     (Submission::Unknown(failed(ErrorKind::Interrupted, what)), 60)
                 } else {
@@ -252,7 +268,9 @@ impl Api for Service {
                 }
             }
             world.faults.rng.shuffle(&mut shown);
-            let listed: Vec<Batch> = shown.iter().map(|batch| Self::batch_object(&mut world, *batch, false)).collect();
+            let mut listed: Vec<Batch> =
+                shown.iter().map(|batch| Self::batch_object(&mut world, *batch, false)).collect();
+            listed.extend(stranger(&mut world));
             (shown, listed)
         };
         self.way().await;
@@ -281,6 +299,9 @@ impl Api for Service {
         self.way().await;
         let bytes = {
             let mut world = self.world();
+            if file_id == ABSENT_FILE {
+                return Err(failed(ErrorKind::Refused, "GET file").with_status(404));
+            }
             if world.happens(Fault::DownloadError) {
                 return Err(failed(ErrorKind::Interrupted, "GET file"));
             }
@@ -304,6 +325,19 @@ impl Api for Service {
     }
 }
 
+/// A batch that another run has marked for its shard of the same number as one of ours. Whoever takes it for ours fails.
+fn stranger(world: &mut World) -> Option<Batch> {
+    let number = world.batches.len().checked_sub(1)?;
+    let mark = world.batches[number].mark.clone().filter(|_| world.happens(Fault::ListStranger))?;
+    let mark = Some(Mark { run: "another".to_owned(), ..mark });
+    Some(Batch {
+        id: "batch-4000000".to_owned(),
+        input_file_id: None,
+        mark,
+        ..Service::batch_object(world, number, false)
+    })
+}
+
 /// Another run has uploaded the same content before, and has batches at work on it.
 fn foreign(world: &mut World, content: &[u8]) -> Option<usize> {
     let unknown = world.files.iter().all(|file| *file.content != content);
@@ -313,7 +347,7 @@ fn foreign(world: &mut World, content: &[u8]) -> Option<usize> {
     world.files.push(StoredFile { content: Arc::new(content.to_vec()), shards: [].into() });
     let file = world.files.len() - 1;
     for _ in 0..world.faults.rng.u8(..3) {
-        let batch = world.create(file, true, Duration::ZERO);
+        let batch = world.create(file, None, true, Duration::ZERO);
         let age = world.faults.seconds(600, 100_000);
         world.batches[batch].created = World::BEGINNING - age;
     }

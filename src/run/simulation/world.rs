@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::faults::{Fault, Faults};
 use super::rows::{self, ReplyLines};
-use crate::remote::BatchStatus;
+use crate::remote::{BatchStatus, Dialect, Mark};
 
 /// How long after its answer a create may take effect.
 pub(super) const LATE_CREATE_MAX: Duration = Duration::from_secs(3000);
@@ -32,6 +32,8 @@ pub(super) struct StoredFile {
 #[derive(Debug)]
 pub(super) struct StoredBatch {
     pub(super) file: usize,
+    /// Whose it is, where the dialect has metadata.
+    pub(super) mark: Option<Mark>,
     /// Whether it is another run's.
     pub(super) foreign: bool,
     pub(super) created: Duration,
@@ -41,6 +43,8 @@ pub(super) struct StoredBatch {
     end: (BatchStatus, Option<&'static str>),
     /// From when on the batch names its files.
     pub(super) files_shown: Duration,
+    /// Whether it names a file of errors even if there are none.
+    pub(super) names_absent_file: bool,
     pub(super) cancel_asked: bool,
     /// What it left, once it has ended.
     pub(super) left: Option<Left>,
@@ -86,6 +90,7 @@ pub(super) struct Accepted {
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) seed: u64,
+    pub(super) dialect: Dialect,
     /// The time of day at the beginning. The Ledger's clock is the real one, and the two are compared.
     epoch: Timestamp,
     pub(super) faults: Faults,
@@ -112,9 +117,10 @@ impl World {
     /// What time it is when the first process begins.
     pub(super) const BEGINNING: Duration = Duration::from_secs(1_000_000);
 
-    pub(super) fn new(seed: u64, faults: Faults) -> Self {
+    pub(super) fn new(seed: u64, dialect: Dialect, faults: Faults) -> Self {
         Self {
             seed,
+            dialect,
             epoch: Timestamp::now(),
             faults,
             begun: (Self::BEGINNING, None),
@@ -176,7 +182,7 @@ impl World {
     }
 
     /// Creates a batch, which begins to exist after `delay`.
-    pub(super) fn create(&mut self, file: usize, foreign: bool, delay: Duration) -> usize {
+    pub(super) fn create(&mut self, file: usize, mark: Option<Mark>, foreign: bool, delay: Duration) -> usize {
         let created = self.last_seen + delay;
         let mut listed = created;
         if self.happens(Fault::ListLag) {
@@ -199,14 +205,17 @@ impl World {
         };
         let late = if self.happens(Fault::FilesLate) { self.faults.seconds(1, 60) } else { Duration::ZERO };
         let files_shown = ends + late;
+        let names_absent_file = self.happens(Fault::FileNeverWritten);
         self.batches.push(StoredBatch {
             file,
+            mark,
             foreign,
             created,
             listed,
             ends,
             end,
             files_shown,
+            names_absent_file,
             cancel_asked: false,
             left: None,
         });
@@ -214,8 +223,9 @@ impl World {
     }
 
     /// Takes a create of this run: from here on its requests are paid for.
-    pub(super) fn accept(&mut self, file: usize, delay: Duration) -> usize {
-        let batch = self.create(file, false, delay);
+    pub(super) fn accept(&mut self, file: usize, mark: Option<Mark>, delay: Duration) -> usize {
+        let mark = mark.filter(|_| self.dialect == Dialect::OpenAi);
+        let batch = self.create(file, mark, false, delay);
         self.accepted.push(Accepted { file, batch, at: self.last_seen, answered: false });
         self.note(format!("accepted: batch {batch} of file {file} (shards {:?})", self.files[file].shards));
         batch
