@@ -291,6 +291,7 @@ mod tests {
                 "24h",
             ),
             ("moonshot", "https://api.moonshot.cn/v1", "MOONSHOT_API_KEY", 50_000, 100 * MB, "24h"),
+            ("aibrix", "http://127.0.0.1:8090/v1", "AIBRIX_API_KEY", 50_000, 100 * MB, "24h"),
             ("custom", "", "BATCHLINE_API_KEY", 50_000, 100 * MB, "24h"),
         ] {
             let row = profile(name).expect(name);
@@ -298,6 +299,6 @@ mod tests {
             assert_eq!((row.limits.shard_requests, row.limits.shard_bytes), (requests, bytes), "{name}");
             assert_eq!(row.completion_window, window, "{name}");
         }
-        assert_eq!(PROFILES.len(), 15, "a row without a test row");
+        assert_eq!(PROFILES.len(), 16, "a row without a test row");
     }
 }

@@ -142,9 +142,18 @@ fn outputs_that_are_not_there_end_the_run_and_are_never_paid_for_again() {
 fn providers_are_listed_with_what_they_take_and_how_sure_that_is() {
     let place = Place::new();
     let text = place.run("providers").with_code(0).text();
-    for row in
-        ["together", "openai", "azure-openai", "groq", "deepinfra", "nebius", "custom", "unverified", "OPENAI_API_KEY"]
-    {
+    for row in [
+        "together",
+        "openai",
+        "azure-openai",
+        "groq",
+        "deepinfra",
+        "nebius",
+        "aibrix",
+        "custom",
+        "unverified",
+        "OPENAI_API_KEY",
+    ] {
         assert!(text.contains(row), "{row} is not in\n{text}");
     }
     let records = place.run("providers --json").with_code(0);

@@ -23,7 +23,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const MEMORY_KIB: u64 = 256 * 1024;
 
 /// What the program, its HTTP client and its argument parser read from the environment.
-const VARIABLES: [&str; 15] = [
+const VARIABLES: [&str; 18] = [
+    "AIBRIX_API_KEY",
+    "AIBRIX_BASE_URL",
+    "BATCHLINE_API_KEY",
     "BATCHLINE_LOCAL_KEY",
     "BATCHLINE_LOCAL_URL",
     "BATCHLINE_ONLINE_KEY",

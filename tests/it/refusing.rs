@@ -79,19 +79,26 @@ fn only_the_right_key_opens_the_service_and_it_is_written_down_nowhere() {
 fn an_unreachable_server_is_given_up_after_a_while_that_costs_no_processor_time() {
     // Nobody listens any more where somebody just did.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (place, _) = place_with_requests(20);
-    let command = format!("run in.jsonl --provider local --base-url http://{address} -o out.jsonl");
-    let ended = place.shell(&format!(r#""$BATCHLINE" {command}; code=$?; times; exit $code"#)).run().with_code(5);
-    assert!(ended.stderr.contains(&format!("http://{address}/v1/batches: could not connect")), "{}", ended.stderr);
-    // The last line is the children's user and system time: `0m0.02s 0m0.01s`.
-    let times = ended.text();
-    let seconds = |time: &str| {
-        let (minutes, seconds) = time.trim_end_matches('s').split_once('m').unwrap();
-        60.0 * minutes.parse::<f64>().unwrap() + seconds.parse::<f64>().unwrap()
-    };
-    let used: f64 = times.lines().last().unwrap().split_whitespace().map(seconds).sum();
-    assert!(used < 1.0, "{used} s of processor time");
-    assert!(!place.has("out.jsonl"));
+    // In every dialect, at the same time: it takes a while.
+    let runs = ["--provider local", "--provider local --dialect openai", "--dialect openai"].map(|service| {
+        let (place, _) = place_with_requests(20);
+        let command = format!("run in.jsonl {service} --base-url http://{address} -o out.jsonl");
+        let running = place.shell(&format!(r#""$BATCHLINE" {command}; code=$?; times; exit $code"#)).start();
+        (place, running)
+    });
+    for (place, running) in runs {
+        let ended = running.end().with_code(5);
+        assert!(ended.stderr.contains(&format!("http://{address}/v1/batches: could not connect")), "{}", ended.stderr);
+        // The last line is the children's user and system time: `0m0.02s 0m0.01s`.
+        let times = ended.text();
+        let seconds = |time: &str| {
+            let (minutes, seconds) = time.trim_end_matches('s').split_once('m').unwrap();
+            60.0 * minutes.parse::<f64>().unwrap() + seconds.parse::<f64>().unwrap()
+        };
+        let used: f64 = times.lines().last().unwrap().split_whitespace().map(seconds).sum();
+        assert!(used < 1.0, "{used} s of processor time");
+        assert!(!place.has("out.jsonl"));
+    }
 }
 
 #[test]

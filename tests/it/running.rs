@@ -172,26 +172,6 @@ fn with_errors_in_a_file_of_their_own_the_output_has_only_outputs() {
 }
 
 #[test]
-fn a_batch_that_fails_leaves_its_requests_missing_and_says_why() {
-    let place = Place::new();
-    let good = [request("a", "m"), request("c", "m")];
-    let mixed = [&*good[0], &request("b", "nonexistent/x"), &good[1]].join("\n");
-    place.write("in.jsonl", &mixed);
-    let ended = place
-        .run(&format!("run in.jsonl {LOCAL}"))
-        .with_code(6)
-        .saying("2 outputs, 0 errors, 1 missing")
-        .saying("1 of them not completed");
-    let (wanted, given) = (replies(good.join("\n").as_bytes()), lines(&ended.stdout));
-    assert_eq!([given[0], given[2]], lines(&wanted)[..]);
-    let missing: Value = serde_json::from_slice(given[1]).unwrap();
-    assert_eq!((&missing["custom_id"], &missing["error"]["code"]), (&json!("b"), &json!("missing")));
-    let message = missing["error"]["message"].as_str().unwrap();
-    assert!(message.contains("ended as failed: Invalid model ID: Unable to access"), "{message}");
-    Books::inside(&place.run_directory()).assert_billed_once(good.join("\n").as_bytes());
-}
-
-#[test]
 fn shards_of_seven_requests_for_three_models_in_turn_come_back_in_order() {
     let (place, service, requests) = (Place::new(), Service::start(), generated(100));
     place.write("in.jsonl", &requests);
