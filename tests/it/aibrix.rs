@@ -179,8 +179,8 @@ fn what_it_refuses_ends_the_run_with_its_reason() {
 
 #[test]
 fn a_server_that_is_killed_and_started_again_is_waited_for() {
-    let Some(mut aibrix) = Aibrix::start(Duration::from_millis(50)) else { return };
     const KILLS: u64 = 2;
+    let Some(mut aibrix) = Aibrix::start(Duration::from_millis(50)) else { return };
     let (place, input) = (Place::new(), requests((0..400).map(|number| format!("r-{number}"))));
     place.write("in.jsonl", &input);
     let command = format!("run in.jsonl {} --shard-requests 100  -o out.jsonl", aibrix.arguments());

@@ -50,11 +50,11 @@ fn odd_requests() -> Vec<String> {
 
 /// The same JSON in ASCII alone.
 fn escaped(json: &str) -> String {
-    let escape = |c: char| match c {
-        ' '..='~' => c.to_string(),
-        _ => c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect(),
+    let escape = |unit: u16| match u8::try_from(unit) {
+        Ok(ascii @ b' '..=b'~') => vec![ascii],
+        _ => format!("\\u{unit:04x}").into_bytes(),
     };
-    json.chars().map(escape).collect()
+    String::from_utf8(json.encode_utf16().flat_map(escape).collect()).unwrap()
 }
 
 fn plain_requests(count: usize) -> Vec<String> {
