@@ -140,6 +140,7 @@ pub fn merge(
         unanswered: &|seq| unanswered.explain(seq, &|_| None),
         body: &|seq| unanswered.body(seq),
         held: &Held::new(memory_bytes),
+        shape: outputs.shape,
         threads,
     };
     let mut outputs = OpenOutputs::open(outputs)?;

@@ -47,6 +47,7 @@ use crate::remote::{
 use crate::results::held::Held;
 use crate::results::merge::{self, MergeInputs, Sinks, Unanswered};
 use crate::results::reply_index::ReplyIndex;
+use crate::results::shape::Shape;
 use crate::run::directory::{Incoming, layout};
 use crate::run::state::EndedBatch;
 use crate::run::steps::{self, Files, ShardIndexed, ShardPayload};
@@ -325,6 +326,7 @@ fn merge(files: &Files, target: &Path) -> Result<Measured, Error> {
         unanswered: &unanswered,
         body: &|_| Ok(None),
         held: &Held::new(files.memory_bytes),
+        shape: Shape::Native,
         threads: files.threads,
     };
     let mut output = BlockWriter::new(durable::create_new(target)?);

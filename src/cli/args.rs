@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::values::{bytes, completion_window, dialect, duration, on_ambiguous};
+use super::values::{bytes, completion_window, dialect, duration, on_ambiguous, shape};
 
 /// The most requests that can be allowed at a service at a time.
 const CONCURRENCY_MAX: i64 = batchline::serve::upstream::CONCURRENCY_MAX as i64;
@@ -143,6 +143,20 @@ pub(crate) struct ServiceArguments {
     pub(crate) api_key_file: Option<PathBuf>,
 }
 
+/// Where replies go, and what they look like.
+#[derive(Debug, Args)]
+pub(crate) struct OutputArguments {
+    /// Write the replies to FILE, which appears whole [default: stdout, of a run as they become final]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Write errors and missing requests to FILE instead of between the outputs, each with its body: a later `run` takes FILE
+    #[arg(long, value_name = "FILE")]
+    pub(crate) errors: Option<PathBuf>,
+    /// What replies look like: native, as the service sent them, or common, the same for every service
+    #[arg(long, value_name = "NAME", default_value = "native", value_parser = shape)]
+    pub(crate) shape: batchline::results::shape::Shape,
+}
+
 /// Where runs are.
 #[derive(Debug, Args)]
 pub(crate) struct RunsArguments {
@@ -155,12 +169,8 @@ pub(crate) struct RunsArguments {
 pub(crate) struct RunArguments {
     #[command(flatten)]
     pub(crate) input: InputArguments,
-    /// Write the replies to FILE, which appears whole [default: stdout, as they become final]
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
-    /// Write errors and missing requests to FILE instead of between the outputs, each with its body: a later `run` takes FILE
-    #[arg(long, value_name = "FILE")]
-    pub(crate) errors: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
     #[command(flatten)]
     pub(crate) shard: ShardArguments,
     #[command(flatten)]
@@ -248,12 +258,8 @@ pub(crate) struct MergeArguments {
     /// Files of replies, outputs and errors, from any number of batches in any order
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     pub(crate) replies: Vec<PathBuf>,
-    /// Write the replies to FILE, which appears whole [default: stdout]
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
-    /// Write errors and missing requests to FILE instead of between the outputs, each with its body: a later `run` takes FILE
-    #[arg(long, value_name = "FILE")]
-    pub(crate) errors: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
     /// Keep replies that answer nobody in files that begin with PREFIX
     #[arg(long, value_name = "PREFIX", default_value = "merge")]
     pub(crate) aside: PathBuf,

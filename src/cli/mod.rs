@@ -61,7 +61,7 @@ fn end_on_panics() {
 
 fn dispatch(command: Command) -> Result<Exit, exit::Failure> {
     match command {
-        Command::Run(arguments) => running::run(arguments),
+        Command::Run(arguments) => running::run(&arguments),
         Command::Check(arguments) => offline::check(&arguments),
         Command::Plan(arguments) => offline::plan(&arguments),
         Command::Split(arguments) => offline::split(&arguments),

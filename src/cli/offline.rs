@@ -8,7 +8,6 @@ use batchline::generate::{Amount, GenerateOptions};
 use batchline::input::pack::Shard;
 use batchline::input::scan::Scan;
 use batchline::offline::{self, MergedReplies};
-use batchline::run::{OutputTarget, Outputs};
 use serde_json::json;
 
 use super::args::{CheckArguments, GenerateArguments, MergeArguments, PlanArguments, SplitArguments};
@@ -112,11 +111,7 @@ pub(crate) fn merge(arguments: &MergeArguments) -> Result<Exit, Failure> {
     options.scan.skip_invalid = arguments.skip_invalid;
     let manner = Manner::choose(false, arguments.json);
     let progress = Progress::new(manner);
-    let output = match &arguments.output {
-        Some(path) => OutputTarget::File(path.clone()),
-        None => OutputTarget::Writer(Box::new(io::stdout())),
-    };
-    let outputs = Outputs { output, errors: arguments.errors.clone() };
+    let outputs = settings::outputs(&arguments.output);
     let merged = offline::merge(&options, &arguments.replies, &arguments.aside, outputs, &progress);
     progress.finish();
     let MergedReplies { merged, indexed, aside } = merged?;

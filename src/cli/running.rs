@@ -1,11 +1,10 @@
 //! `batchline run`.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use batchline::error::Error;
-use batchline::run::{self, OutputTarget, Outputs, Summary};
+use batchline::run::{self, Summary};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -19,15 +18,11 @@ use super::settings;
 /// Shards named in a summary; the rest is counted.
 const HELD_SHOWN: usize = 5;
 
-pub(crate) fn run(arguments: RunArguments) -> Result<Exit, Failure> {
-    let options = settings::run(&arguments)?;
+pub(crate) fn run(arguments: &RunArguments) -> Result<Exit, Failure> {
+    let options = settings::run(arguments)?;
     let manner = Manner::choose(arguments.quiet, arguments.json);
     let progress = Arc::new(Progress::new(manner));
-    let output = match arguments.output {
-        Some(path) => OutputTarget::File(path),
-        None => OutputTarget::Writer(Box::new(io::stdout())),
-    };
-    let outputs = Outputs { output, errors: arguments.errors };
+    let outputs = settings::outputs(&arguments.output);
     let runtime = runtime()?;
     let monitor: Arc<Progress> = progress.clone();
     let ended = runtime.block_on(async {

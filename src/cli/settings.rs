@@ -14,10 +14,12 @@ use batchline::offline::OfflineOptions;
 use batchline::remote::provider::PROFILES;
 use batchline::remote::{Address, Dialect, LineEnvelope, Profile, Token, profile, profile_speaking};
 use batchline::run::options::MEMORY_SHARE;
-use batchline::run::{OnAmbiguous, RunOptions, ServiceChoice, directory::RUNS_DIRECTORY};
+use batchline::run::{OnAmbiguous, OutputTarget, Outputs, RunOptions, ServiceChoice, directory::RUNS_DIRECTORY};
 use batchline::serve::{UpstreamOptions, upstream::CONCURRENCY};
 
-use super::args::{DefectArguments, InputArguments, RunArguments, ServeArguments, ServiceArguments, ShardArguments};
+use super::args::{
+    DefectArguments, InputArguments, OutputArguments, RunArguments, ServeArguments, ServiceArguments, ShardArguments,
+};
 use super::exit::Failure;
 
 /// The provider that is built in.
@@ -71,6 +73,15 @@ fn chosen(input: &InputArguments) -> Result<&'static Profile, Failure> {
             dialect.name()
         ))
     })
+}
+
+/// Where replies go.
+pub(crate) fn outputs(arguments: &OutputArguments) -> Outputs {
+    let output = match &arguments.output {
+        Some(path) => OutputTarget::File(path.clone()),
+        None => OutputTarget::Writer(Box::new(std::io::stdout())),
+    };
+    Outputs { output, errors: arguments.errors.clone(), shape: arguments.shape }
 }
 
 /// The endpoint that was named, if the provider has it.

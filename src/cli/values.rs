@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use batchline::remote::Dialect;
+use batchline::results::shape::Shape;
 use batchline::run::OnAmbiguous;
 
 /// Reads `5000`, `20MB`, `256MiB`. K, M, G, T are decimal, with `i` binary; the `B` may be left out.
@@ -55,6 +56,10 @@ pub(crate) fn completion_window(text: &str) -> Result<String, String> {
 
 pub(crate) fn dialect(text: &str) -> Result<Dialect, String> {
     Dialect::named(text).ok_or_else(|| "expected together or openai".to_owned())
+}
+
+pub(crate) fn shape(text: &str) -> Result<Shape, String> {
+    Shape::named(text).ok_or_else(|| "expected native or common".to_owned())
 }
 
 pub(crate) fn on_ambiguous(text: &str) -> Result<OnAmbiguous, String> {

@@ -16,6 +16,7 @@ use super::ResultsError;
 use super::merge::{MISSING, MergeInputs, Merged, Unanswered, Window};
 use super::reply::ReplyKind;
 use super::reply_index::Slot;
+use super::shape::{self, Shape};
 use crate::aligned::AlignedBuffer;
 use crate::durable::FileError;
 
@@ -32,6 +33,8 @@ const OPEN_FILES_MAX: usize = 16;
 pub(super) struct Gatherer<'m> {
     inputs: MergeInputs<'m>,
     open: BTreeMap<u32, OpenReplies>,
+    /// A reply on its way to another shape.
+    reply: Vec<u8>,
 }
 
 struct OpenReplies {
@@ -44,7 +47,7 @@ struct OpenReplies {
 
 impl<'m> Gatherer<'m> {
     pub(super) fn new(inputs: MergeInputs<'m>) -> Self {
-        Self { inputs, open: BTreeMap::new() }
+        Self { inputs, open: BTreeMap::new(), reply: Vec::new() }
     }
 
     pub(super) fn gather(&mut self, seqs: Range<u64>, split: bool) -> Result<Window, ResultsError> {
@@ -73,7 +76,7 @@ impl<'m> Gatherer<'m> {
             }
             match slot {
                 _ if large => window.large.push((seq, slot)),
-                Some(slot) if !slot.kind.is_error() => self.append(slot, &mut window.outputs)?,
+                Some(slot) if !slot.kind.is_error() => self.append_shaped(slot, &mut window.outputs)?,
                 slot => {
                     let buffer = if split { &mut window.errors } else { &mut window.outputs };
                     self.append_failed(seq, slot, split, buffer)?;
@@ -92,8 +95,8 @@ impl<'m> Gatherer<'m> {
         buffer: &mut Vec<u8>,
     ) -> Result<(), ResultsError> {
         match slot {
-            Some(slot) => self.append(slot, buffer)?,
-            None => buffer.extend_from_slice(&synthetic_line(&(self.inputs.unanswered)(seq)?)),
+            Some(slot) => self.append_shaped(slot, buffer)?,
+            None => buffer.extend_from_slice(&synthetic_line(&(self.inputs.unanswered)(seq)?, self.inputs.shape)),
         }
         if with_body
             && buffer.ends_with(b"}\n")
@@ -104,6 +107,19 @@ impl<'m> Gatherer<'m> {
             buffer.extend_from_slice(&body);
             buffer.extend_from_slice(b"}\n");
         }
+        Ok(())
+    }
+
+    fn append_shaped(&mut self, slot: Slot, buffer: &mut Vec<u8>) -> Result<(), ResultsError> {
+        if self.inputs.shape == Shape::Native {
+            return self.append(slot, buffer);
+        }
+        let mut reply = std::mem::take(&mut self.reply);
+        reply.clear();
+        self.append(slot, &mut reply)?;
+        shape::write_common(reply.trim_ascii_end(), slot.kind.is_error(), buffer);
+        buffer.push(b'\n');
+        self.reply = reply;
         Ok(())
     }
 
@@ -134,7 +150,14 @@ impl<'m> Gatherer<'m> {
         Ok(())
     }
 
+    /// Copies a reply, with little of it in memory unless it has to change its shape.
     pub(super) fn copy(&mut self, slot: Slot, sink: &mut dyn Write) -> Result<u64, ResultsError> {
+        if self.inputs.shape != Shape::Native {
+            let mut line = Vec::new();
+            self.append_shaped(slot, &mut line)?;
+            sink.write_all(&line).map_err(ResultsError::Output)?;
+            return Ok(line.len() as u64);
+        }
         let OpenReplies { path, file, .. } = self.file(slot.file)?;
         let end = slot.offset + u64::from(slot.length);
         let mut at = slot.offset;
@@ -165,10 +188,13 @@ impl<'m> Gatherer<'m> {
 }
 
 /// The line that stands in for a reply that does not exist.
-fn synthetic_line(unanswered: &Unanswered) -> Vec<u8> {
+fn synthetic_line(unanswered: &Unanswered, shape: Shape) -> Vec<u8> {
     #[derive(Serialize)]
     struct Line<'u> {
         custom_id: Option<&'u str>,
+        /// In the common shape there is one, and it is `null`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        response: Option<()>,
         error: LineError<'u>,
     }
     #[derive(Serialize)]
@@ -177,7 +203,8 @@ fn synthetic_line(unanswered: &Unanswered) -> Vec<u8> {
         message: &'u str,
     }
     let Unanswered { custom_id, code, message } = unanswered;
-    let line = Line { custom_id: custom_id.as_deref(), error: LineError { code, message } };
+    let response = (shape == Shape::Common).then_some(());
+    let line = Line { custom_id: custom_id.as_deref(), response, error: LineError { code, message } };
     let mut bytes = serde_json::to_vec(&line).expect("strings always serialize");
     bytes.push(b'\n');
     bytes

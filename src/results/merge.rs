@@ -1,7 +1,7 @@
 //! Slots to one ordered output: the step "merge".
 //!
-//! In: a stretch of Seqs whose replies are final. Out: one line for each, in input order: the service's own, byte for byte, or one
-//! that says why there is none.
+//! In: a stretch of Seqs whose replies are final. Out: one line for each, in input order: the service's own, byte for byte or in the
+//! common [`shape`](super::shape), or one that says why there is none.
 //!
 //! Threads gather (`gather.rs`) windows of replies, from files that are [held](super::held) in memory or else with one `pread` each, straight to where
 //! they stand in the output; the calling thread writes the windows in order.
@@ -19,6 +19,7 @@ use super::ResultsError;
 use super::gather::Gatherer;
 use super::held::Held;
 use super::reply_index::{ReplyIndex, Slot};
+use super::shape::Shape;
 use crate::in_order::in_order;
 
 /// Seqs in a window.
@@ -52,6 +53,8 @@ pub struct MergeInputs<'m> {
     pub body: &'m (dyn Fn(u64) -> Result<Option<Vec<u8>>, ResultsError> + Sync),
     /// Reply files in memory.
     pub held: &'m Held,
+    /// What the lines look like.
+    pub shape: Shape,
     /// Threads that gather.
     pub threads: usize,
 }
@@ -274,6 +277,7 @@ mod tests {
                 },
                 body: &|_| Ok(None),
                 held: &Held::new(held_bytes),
+                shape: Shape::Native,
                 threads: 2,
             };
             let (mut good, mut bad) = (Vec::new(), Vec::new());
@@ -321,6 +325,7 @@ mod tests {
             unanswered: &unanswered,
             body: &|_| Ok(Some(b"{}".to_vec())),
             held: &Held::new(0),
+            shape: Shape::Native,
             threads: 1,
         };
         let (mut good, mut bad) = (Vec::new(), Vec::new());

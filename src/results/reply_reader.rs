@@ -252,7 +252,7 @@ fn careful(line: &[u8], role: ReplyRole, ids: IdHasher) -> Option<Reply> {
 }
 
 /// The last resort: the string behind the first `"custom_id"` and a colon.
-fn scan_for_id(line: &[u8]) -> Option<String> {
+pub(super) fn scan_for_id(line: &[u8]) -> Option<String> {
     const KEY: &[u8] = b"\"custom_id\"";
     let after = &line[memchr::memmem::find(line, KEY)? + KEY.len()..];
     let colon = after.iter().position(|byte| !byte.is_ascii_whitespace()).filter(|&at| after[at] == b':')?;

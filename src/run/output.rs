@@ -29,6 +29,7 @@ use crate::input::request_index::{LineState, RequestIndex};
 use crate::input::source::Source;
 use crate::results::held::Held;
 use crate::results::merge::{self, MISSING, MergeInputs, Merged, Sinks, Unanswered};
+use crate::results::shape::Shape;
 use crate::results::{ResultsError, index};
 
 /// How long a run that stops early waits for the thread.
@@ -47,6 +48,8 @@ pub struct Outputs {
     pub output: OutputTarget,
     /// Takes errors, missing and invalid lines.
     pub errors: Option<PathBuf>,
+    /// What all of them look like. Replies are kept as they came, so a run can be written in the other shape later.
+    pub shape: Shape,
 }
 
 /// What the thread is told.
@@ -87,11 +90,12 @@ impl Merger {
         outputs: Outputs,
         monitor: Arc<dyn Monitor>,
     ) -> Result<Self, Error> {
+        let shape = outputs.shape;
         let mut open = OpenOutputs::open(outputs)?;
         let (frontier, moves) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let (unseen, held) = (Unseen(Mutex::new(recorded)), Held::new(files.memory_bytes));
-            let merging = Merging { files, line, notes, unseen, held };
+            let merging = Merging { files, line, notes, unseen, held, shape };
             let mut merged = Merged::default();
             let mut from = 0;
             for told in moves {
@@ -162,6 +166,7 @@ struct Merging {
     notes: Notes,
     unseen: Unseen,
     held: Held,
+    shape: Shape,
 }
 
 impl Merging {
@@ -173,7 +178,7 @@ impl Merging {
         merged: &mut Merged,
         monitor: &dyn Monitor,
     ) -> Result<(), Error> {
-        let Self { files, line, notes, unseen, held } = self;
+        let Self { files, line, notes, unseen, held, shape } = self;
         let unanswering = Unanswering { source: &files.source, requests: &files.requests, line: *line };
         let note = |shard| notes.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned();
         let inputs = MergeInputs {
@@ -182,6 +187,7 @@ impl Merging {
             unanswered: &|seq| unanswering.explain(seq, &note),
             body: &|seq| unanswering.body(seq),
             held,
+            shape: *shape,
             threads: files.threads,
         };
         let mut from = seqs.start;

@@ -21,7 +21,8 @@ mod conformance; // the same scenarios for every dialect
 mod defects; // every rule about lines has its file and its words
 mod dialects; // what is peculiar to OpenAI's dialect
 mod merging; // reply files into input order, offline
-mod running; // every way in, every way out, and nothing twice
+mod running;
+mod shapes; // one shape for the replies of all services // every way in, every way out, and nothing twice
 
 // What goes wrong around it.
 mod besieged; // a service that means harm

@@ -23,6 +23,7 @@ use crate::input::envelope::Envelope;
 use crate::input::pack::ShardLimits;
 use crate::input::source::Input;
 use crate::remote::{Address, LineEnvelope, profile};
+use crate::results::shape::Shape;
 use crate::run::ledger::fuse;
 use crate::run::{
     self, Event, Monitor, OnAmbiguous, OutputTarget, Outputs, RunOptions, ServiceChoice, Silent, Summary, prepare,
@@ -239,7 +240,8 @@ impl Scenario {
                 Err(error) => return End::Failed(error),
             };
             prepared.directory.path().clone_into(run);
-            let outputs = Outputs { output: OutputTarget::Writer(Box::new(writer)), errors: None };
+            let output = OutputTarget::Writer(Box::new(writer));
+            let outputs = Outputs { output, errors: None, shape: Shape::Native };
             let stop = CancellationToken::new();
             let (monitor, stopping) = (Arc::new(Log(world.clone())), stop.clone());
             tokio::spawn(async move {
