@@ -41,7 +41,7 @@ pub(super) enum Stop {
 pub(super) fn open_input(shared: &Shared, batch: &Batch) -> Result<File, Refusal> {
     let id = &batch.input_file_id;
     let missing = || Refusal::Unfit(format!("Failed to download input file: file {id}: 404 Not Found"));
-    let file = shared.store.file_of(&batch.account, id).filter(|file| file.content.is_some()).ok_or_else(missing)?;
+    let file = shared.store.input_of(batch).filter(|file| file.content.is_some()).ok_or_else(missing)?;
     match File::open(shared.store.content_path(&file.id)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing()),
         opened => Ok(opened?),

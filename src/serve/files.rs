@@ -56,7 +56,7 @@ impl From<&StoredFile> for FileResponse {
 
 /// `GET /files`: all of the account's files, also those announced but not there yet, the newest first.
 pub(super) async fn list(State(shared): State<Arc<Shared>>, Account(account): Account) -> Json<Value> {
-    let mut files = shared.store.files.select(|file| file.account == account);
+    let mut files = shared.store.files_of(&account);
     files.sort_by(|one, other| (other.created_at, &other.id).cmp(&(one.created_at, &one.id)));
     let data: Vec<FileResponse> = files.iter().map(|file| file.as_ref().into()).collect();
     Json(json!({"data": data}))
@@ -85,13 +85,13 @@ pub(super) async fn preprocess(
     Ok(Json(file.as_ref().into()))
 }
 
-/// `DELETE /files/{id}`. A batch that has not opened it yet ends FAILED; what the service does then is not known.
+/// `DELETE /files/{id}`. Batches that work on it go on; what the service does then is not known.
 pub(super) async fn delete(
     State(shared): State<Arc<Shared>>,
     Account(account): Account,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Refused> {
     shared.store.file_of(&account, &id).ok_or_else(|| Refused::no_file(&id))?;
-    shared.store.discard(&id)?;
+    shared.store.delete(&id)?;
     Ok(Json(json!({"id": id, "object": "file", "deleted": true})))
 }

@@ -84,8 +84,10 @@ fn begin(shared: &Arc<Shared>, id: String, progress: Arc<Progress>) {
     let shared = shared.clone();
     tasks.spawn(async move {
         let lived = tokio::select! {
-            lived = live(&shared, &id, &progress) => lived,
+            biased;
+            // First, so that nothing is sent any more where the window ended while there was no server.
             never = run_out_of_time(&shared, &id) => match never {},
+            lived = live(&shared, &id, &progress) => lived,
         };
         // A batch whose life breaks off for want of disk space stays as it is until the next start.
         if let (Err(Break::Store(error)), Some(upstream)) = (lived, &shared.upstream) {
@@ -101,7 +103,7 @@ async fn run_out_of_time(shared: &Shared, id: &str) -> Infallible {
         return std::future::pending().await;
     };
     let left = expires_at.saturating_sub(Timestamp::now().as_microsecond());
-    tokio::time::sleep(Duration::from_micros(u64::try_from(left).unwrap_or(0))).await;
+    sleep(Duration::from_micros(u64::try_from(left).unwrap_or(0))).await;
     // Should it not be recorded, the batch goes on as if it had time.
     let _ = break_off_at(shared, id, |batch| batch.details.is_overdue = true);
     std::future::pending().await
@@ -160,7 +162,8 @@ async fn live(shared: &Arc<Shared>, id: &str, progress: &Arc<Progress>) -> Resul
     }
     let ids = if let Some(upstream) = &shared.upstream {
         upstream::execute(shared, upstream, batch, progress).await
-    } else if progress.cancelled.is_cancelled() && progress.share() <= 0.0 {
+    } else if progress.cancelled.is_cancelled() && progress.share() <= 0.0 && shared.dialect == Dialect::Together {
+        // Nothing is left of it; in OpenAI's dialect each request has a row that says so.
         Ok(ResultIds::default())
     } else {
         work(shared, id, progress, execute::execute).await?
@@ -245,6 +248,8 @@ fn end(shared: &Shared, id: &str, ids: Result<ResultIds, Stop>) -> Result<(), Fi
                 };
                 (batch.output_file_id, batch.error_file_id) = (ids.output, ids.error);
                 (batch.details.outputs, batch.details.failures) = ids.rows;
+                // One that was never checked: all of its requests have a row.
+                batch.details.requests = batch.details.requests.max(ids.rows.0 + ids.rows.1);
                 if let Some(ending) = shared.faults.ending(batch).filter(|_| !cancelled) {
                     broke_off = break_off(batch, ending);
                 }
@@ -261,6 +266,9 @@ fn end(shared: &Shared, id: &str, ids: Result<ResultIds, Stop>) -> Result<(), Fi
         batch.completed_at = Some(Timestamp::now().as_microsecond());
         true
     })?;
+    if let Some(batch) = &ended {
+        shared.store.release(&batch.input_file_id)?;
+    }
     match ended.filter(|_| broke_off) {
         Some(batch) => shared.faults.record_ending(&batch),
         None => Ok(()),

@@ -13,8 +13,9 @@
 //! ```
 //!
 //! What always holds: content is published before the record that speaks of it, and a record is removed before its
-//! content, so a kill leaves at most content that nothing speaks of, which the next start removes. A **lasting** store is
-//! on disk, too, before anybody hears of a change: what an upstream answers has its price.
+//! content, so a kill leaves at most content that nothing speaks of, which the next start removes. The input of a batch stays until the
+//! batch has ended, though its owner may have deleted it: what was answered may be paid for, and it takes the input to give it back. A
+//! **lasting** store is on disk, too, before anybody hears of a change: what an upstream answers has its price.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -50,6 +51,9 @@ pub(super) struct StoredFile {
     pub(super) content: Option<Content>,
     /// Whether a batch made it, as against a client.
     pub(super) generated: bool,
+    /// Whether it is kept for the batches that work on it alone: to its owner it is gone.
+    #[serde(default)]
+    pub(super) deleted: bool,
 }
 
 /// What is known about a file's bytes.
@@ -76,6 +80,7 @@ impl StoredFile {
             signature: Uuid::new_v4().simple().to_string(),
             content: None,
             generated: false,
+            deleted: false,
         }
     }
 }
@@ -244,6 +249,9 @@ impl Store {
             lasting,
             _lock: lock,
         };
+        for file in store.files.select(|file| file.deleted) {
+            store.release(&file.id)?;
+        }
         remove_matching(&root.join("files"), |path| {
             let id = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             has_extension(path, "bytes") && store.files.get(id).is_none_or(|file| file.content.is_none())
@@ -266,9 +274,19 @@ impl Store {
         self.root.join("billing").join(format!("{batch}.jsonl"))
     }
 
-    /// The file of that id, if it belongs to `account`.
+    /// The file of that id, if it belongs to `account`, which has not deleted it.
     pub(super) fn file_of(&self, account: &str, id: &str) -> Option<Arc<StoredFile>> {
-        self.files.get(id).filter(|file| file.account == account)
+        self.files.get(id).filter(|file| file.account == account && !file.deleted)
+    }
+
+    /// The files of `account`, in no order.
+    pub(super) fn files_of(&self, account: &str) -> Vec<Arc<StoredFile>> {
+        self.files.select(|file| file.account == account && !file.deleted)
+    }
+
+    /// The input of a batch, which its owner may have deleted meanwhile.
+    pub(super) fn input_of(&self, batch: &Batch) -> Option<Arc<StoredFile>> {
+        self.files.get(&batch.input_file_id).filter(|file| file.account == batch.account)
     }
 
     /// The batch of that id, if it belongs to `account`.
@@ -280,7 +298,10 @@ impl Store {
     pub(super) fn same_content(&self, account: &str, sha256: &str) -> Option<String> {
         let same = self.files.select(|file| {
             let content = file.content.as_ref();
-            !file.generated && file.account == account && content.is_some_and(|content| content.digest == sha256)
+            !file.generated
+                && !file.deleted
+                && file.account == account
+                && content.is_some_and(|content| content.digest == sha256)
         });
         same.into_iter().min_by_key(|file| (file.created_at, file.id.clone())).map(|file| file.id.clone())
     }
@@ -300,6 +321,25 @@ impl Store {
     /// Gives a file of the store its name.
     pub(super) fn publish(&self, bytes: PendingFile) -> Result<(), FileError> {
         if self.lasting { bytes.publish() } else { bytes.publish_unsynced() }
+    }
+
+    /// Takes a file from its owner. It is forgotten when no batch works on it any more.
+    pub(super) fn delete(&self, id: &str) -> Result<(), FileError> {
+        self.files.update(id, |file| {
+            file.deleted = true;
+            true
+        })?;
+        self.release(id)
+    }
+
+    /// Forgets a file that was deleted, unless a batch that has not ended works on it.
+    pub(super) fn release(&self, id: &str) -> Result<(), FileError> {
+        let is_deleted = self.files.get(id).is_some_and(|file| file.deleted);
+        let is_needed = |batch: &Batch| batch.input_file_id == id && !batch.status.is_terminal();
+        if is_deleted && self.batches.select(is_needed).is_empty() {
+            self.discard(id)?;
+        }
+        Ok(())
     }
 
     /// Forgets a file and its content. Gives whether there was one.

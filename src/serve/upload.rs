@@ -139,8 +139,8 @@ pub(super) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let announced =
-        shared.store.files.get(&id).filter(|file| !file.generated && signature.as_ref() == Some(&file.signature));
+    let takes = |file: &StoredFile| !file.generated && !file.deleted && signature.as_ref() == Some(&file.signature);
+    let announced = shared.store.files.get(&id).filter(|file| takes(file));
     let Some(file) = announced else {
         return Err(Refused::storage(StatusCode::FORBIDDEN, "the signature does not match"));
     };

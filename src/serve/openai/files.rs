@@ -100,7 +100,8 @@ pub(in crate::serve) async fn list(
     Account(account): Account,
     Query(Wanted { purpose, order, after, limit }): Query<Wanted>,
 ) -> Result<Json<Page<FileResponse>>, Refused> {
-    let mut files = shared.store.files.select(|file| file.account == account && file.content.is_some());
+    let mut files = shared.store.files_of(&account);
+    files.retain(|file| file.content.is_some());
     files.retain(|file| purpose.as_ref().is_none_or(|wanted| FileResponse::from(file.as_ref()).purpose == *wanted));
     files.sort_by(|one, other| (other.created_at, &other.id).cmp(&(one.created_at, &one.id)));
     if order.as_deref() == Some("asc") {

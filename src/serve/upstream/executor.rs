@@ -1,6 +1,8 @@
 //! A batch: sends what has no row yet, and writes the result files from the journal.
 //!
-//! In: a batch whose input was checked, and its journal, if an earlier server began it. Out: its result files.
+//! In: a batch whose input was checked, and its journal, if an earlier server began it. Out: its result files, though it was cancelled or its
+//! window ended: what has its row by then, and in OpenAI's dialect a row for each request that has none.
+//!
 //! What always holds: requests go out in the order of the input; what is in hand is bounded by their number and by the bytes of
 //! their bodies. The result files follow from the journal alone: written again after a kill, they are the same.
 
@@ -13,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::journal::{self, JournalError, Record, Replay};
+use super::journal::{self, JournalError, Lines, Record, Replay};
 use super::request::Asker;
 use super::writer::{Closed, Writer};
 use super::{Again, BODY_BYTES, LAST_ANSWERS, Upstream};
@@ -23,6 +25,7 @@ use crate::serve::echo::{self, Request};
 use crate::serve::execute::{self, Stop};
 use crate::serve::faults::Ending;
 use crate::serve::input::{self, Place, Refusal};
+use crate::serve::openai;
 use crate::serve::progress::Progress;
 use crate::serve::results::{Receipt, ResultIds, Results};
 use crate::serve::store::Batch;
@@ -52,6 +55,16 @@ enum Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         Self::Batch(refusal)
+    }
+}
+
+impl From<Stop> for Failure {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Refused(refusal) => refusal.into(),
+            Stop::Unwritable(error) => error.into(),
+            Stop::ServerStopping => Self::Closed,
+        }
     }
 }
 
@@ -135,8 +148,13 @@ async fn answer(
     let path = upstream.journal_path(&work.batch.id);
     let file = work.journal.try_clone().map_err(FileError::on("open", &path))?;
     let writer = Writer::start(file, path.clone());
-    let asker =
-        Asker { upstream: upstream.clone(), endpoint, journal: writer.journal(), quit: CancellationToken::new() };
+    let asker = Asker {
+        upstream: upstream.clone(),
+        endpoint,
+        dialect: shared.dialect,
+        journal: writer.journal(),
+        quit: CancellationToken::new(),
+    };
     let sent = send_unless(shared, &work, asker, progress).await;
     writer.close().await?;
     if !sent? && !progress.cancelled.is_cancelled() {
@@ -253,7 +271,7 @@ fn publish(shared: &Shared, work: &Work, path: &Path) -> Result<ResultIds, Failu
     let batch = &*work.batch;
     let mut faults = shared.faults.on_rows(batch);
     let mut results = Results::create(&shared.store, batch, faults.forms())?;
-    let (mut line, mut kept, mut again) = (Vec::new(), Vec::new(), Again::default());
+    let (mut line, mut kept, mut again, mut done) = (Vec::new(), Vec::new(), Again::default(), Lines::default());
     journal::each_record(&work.journal, path, |offset, record| {
         match record {
             Record::Crash(number) => again.crashed += number,
@@ -265,7 +283,9 @@ fn publish(shared: &Shared, work: &Work, path: &Path) -> Result<ResultIds, Failu
                 let place = index.and_then(|index| work.places.get(index)).ok_or_else(damaged)?;
                 place.read(&work.input, &mut line).map_err(unreadable)?;
                 let request = Request::parse(&line).map_err(Refusal::Unfit)?;
-                let receipt = Receipt { custom_id: request.custom_id, digest: echo::request_digest(&line) };
+                let digest = echo::request_digest(&shared.dialect.bare(&line));
+                let receipt = Receipt { custom_id: request.custom_id, digest };
+                done.add(number);
                 kept.clear();
                 kept.extend_from_slice(row);
                 faults.add(&mut results, (number, &line), (kind, &mut kept), &receipt)?;
@@ -273,6 +293,8 @@ fn publish(shared: &Shared, work: &Work, path: &Path) -> Result<ResultIds, Failu
         }
         Ok::<_, Failure>(())
     })?;
+    let undone = (1..).zip(&work.places).filter(|(number, _)| !done.has(*number)).map(|(_, place)| *place);
+    openai::leave_undone(shared, batch, &work.input, undone, &mut results)?;
     let ids = results.publish()?;
     faults.finish()?;
     shared.store.batches.update(&batch.id, |batch| {

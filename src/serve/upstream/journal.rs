@@ -127,7 +127,7 @@ impl Lines {
         self.len
     }
 
-    fn add(&mut self, line: u64) {
+    pub(super) fn add(&mut self, line: u64) {
         let (word, bit) = place(line);
         if word >= self.words.len() {
             self.words.resize(word + 1, 0);

@@ -18,6 +18,7 @@ use super::writer::{Closed, Journal};
 use crate::remote::ErrorKind;
 use crate::remote::online::{Endpoint, Failed};
 use crate::remote::retry::Attempts;
+use crate::serve::dialect::Dialect;
 use crate::serve::echo::{self, Kind, Request};
 
 /// What the requests of a batch share.
@@ -25,6 +26,8 @@ use crate::serve::echo::{self, Kind, Request};
 pub(super) struct Asker {
     pub(super) upstream: Arc<Upstream>,
     pub(super) endpoint: Endpoint,
+    /// What rows are written in.
+    pub(super) dialect: Dialect,
     pub(super) journal: Journal,
     /// No request goes out any more.
     pub(super) quit: CancellationToken,
@@ -43,10 +46,10 @@ enum Attempt<'u> {
 impl Asker {
     /// Answers the request in `line`, the `number`th of the input from 1. Gives whether it has its row.
     pub(super) async fn answer(&self, number: u64, line: Bytes) -> Result<bool, Closed> {
-        let row_id = echo::row_id(&line);
+        let row_id = echo::row_id(&self.dialect.bare(&line));
         // A batch with a line that does not parse fails before.
         let Ok(request) = Request::parse(&line) else { return Ok(false) };
-        let named = Named { row_id: &row_id, custom_id: request.custom_id };
+        let named = Named { dialect: self.dialect, row_id: &row_id, custom_id: request.custom_id };
         let Some(body) = request.body else {
             let row = rows::unsendable(named, "missing 'body' field");
             self.journal.keep(Record::Row(Kind::Error, number, &row)).await?;

@@ -8,11 +8,13 @@ use serde_json::json;
 
 use crate::remote::online::Failed;
 use crate::remote::{ErrorKind, RemoteError};
+use crate::serve::dialect::Dialect;
 use crate::serve::echo::Kind;
 
 /// A request as rows name it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Named<'l> {
+    pub(super) dialect: Dialect,
     /// What makes the row's `id`.
     pub(super) row_id: &'l str,
     /// The raw JSON string that names the request.
@@ -70,16 +72,25 @@ fn is_json(body: &[u8]) -> bool {
     serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
 }
 
+/// OpenAI's rows have every member, and no error beside an answer in JSON, which says itself what is wrong.
 fn row(named: Named<'_>, response: Option<(u16, &[u8])>, error: Option<&str>) -> Vec<u8> {
-    let Named { row_id, custom_id } = named;
-    let mut row = format!(r#"{{"id":"br_{row_id}","custom_id":{custom_id}"#).into_bytes();
+    let Named { dialect, row_id, custom_id } = named;
+    let is_openai = dialect == Dialect::OpenAi;
+    let prefix = if is_openai { "batch_req_" } else { "br_" };
+    let mut row = format!(r#"{{"id":"{prefix}{row_id}","custom_id":{custom_id}"#).into_bytes();
     if let Some((status, body)) = response {
-        row.extend_from_slice(format!(r#","response":{{"status_code":{status},"body":"#).as_bytes());
+        let request_id = if is_openai { format!(r#""request_id":"{row_id}","#) } else { String::new() };
+        row.extend_from_slice(format!(r#","response":{{"status_code":{status},{request_id}"body":"#).as_bytes());
         row.extend_from_slice(body);
         row.push(b'}');
+    } else if is_openai {
+        row.extend_from_slice(br#","response":null"#);
     }
-    if let Some(error) = error {
+    let answered = is_openai && response.is_some_and(|(_, body)| body.starts_with(b"{"));
+    if let Some(error) = error.filter(|_| !answered) {
         row.extend_from_slice(format!(r#","error":{error}"#).as_bytes());
+    } else if is_openai {
+        row.extend_from_slice(br#","error":null"#);
     }
     row.push(b'}');
     row
@@ -89,7 +100,7 @@ fn row(named: Named<'_>, response: Option<(u16, &[u8])>, error: Option<&str>) ->
 mod tests {
     use super::*;
 
-    const NAMED: Named<'_> = Named { row_id: "1", custom_id: r#""a\n""# };
+    const NAMED: Named<'_> = Named { dialect: Dialect::Together, row_id: "1", custom_id: r#""a\n""# };
 
     fn text(row: Vec<u8>) -> String {
         String::from_utf8(row).unwrap()
@@ -131,5 +142,22 @@ mod tests {
         let error = RemoteError::new(ErrorKind::Interrupted, "POST http://h/");
         let row = text(failed(NAMED, &Failed::from(error)));
         assert!(row.contains("service_unavailable") && !row.contains("response") && !row.contains("http://h"), "{row}");
+    }
+
+    #[test]
+    fn rows_in_openais_dialect_have_every_member() {
+        let named = Named { dialect: Dialect::OpenAi, ..NAMED };
+        let (_, row) = answered(named, b"{}".to_vec());
+        let begin = r#"{"id":"batch_req_1","custom_id":"a\n","response":"#;
+        let wanted = format!(r#"{begin}{{"status_code":200,"request_id":"1","body":{{}}}},"error":null}}"#);
+        assert_eq!(text(row), wanted);
+        let error = || RemoteError::new(ErrorKind::Refused, "POST http://h/").with_status(400).with_message("no");
+        let row = failed(named, &Failed { error: error(), body: Some(r#"{"error":"no"}"#.into()) });
+        let refused = r#"{"status_code":400,"request_id":"1","body":{"error":"no"}},"error":null}"#;
+        assert_eq!(text(row), format!("{begin}{refused}"));
+        let row = failed(named, &Failed { error: error(), body: Some("no".into()) });
+        assert!(text(row).ends_with(r#""body":"no"},"error":{"code":"http_400","message":"no"}}"#));
+        let row = unsendable(named, "no body");
+        assert_eq!(text(row), format!(r#"{begin}null,"error":{{"code":"batch_client_error","message":"no body"}}}}"#));
     }
 }
