@@ -105,10 +105,10 @@ impl Failure {
 }
 
 /// Prints an error, its causes and its hint, and says how to exit.
-pub(crate) fn report(failure: &Failure, json: bool) -> ExitCode {
+pub(crate) fn report(failure: &Failure, json: bool) -> Exit {
     let exit = failure.exit();
     if exit == Exit::Success {
-        return exit.into();
+        return exit;
     }
     let mut causes = Vec::new();
     let mut cause = failure.source();
@@ -121,7 +121,7 @@ pub(crate) fn report(failure: &Failure, json: bool) -> ExitCode {
             "schema": 1, "kind": "error", "exit": exit as u8, "message": failure.to_string(), "causes": causes, "hint": failure.hint(),
         });
         eprintln!("{record}");
-        return exit.into();
+        return exit;
     }
     let mut line = format!("error: {failure}");
     for cause in causes {
@@ -132,5 +132,5 @@ pub(crate) fn report(failure: &Failure, json: bool) -> ExitCode {
     if let Some(hint) = failure.hint() {
         eprintln!("\nhint: {hint}");
     }
-    exit.into()
+    exit
 }

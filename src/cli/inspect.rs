@@ -11,8 +11,8 @@ use batchline::run::{ServiceChoice, inspect::Cancelled};
 use serde_json::json;
 
 use super::args::{CancelArguments, LsArguments, ServiceArguments, StatusArguments};
-use super::exit::{Exit, Failure};
-use super::records::{count, plural, print, print_json, size};
+use super::exit::{Exit, Failure, report};
+use super::records::{count, moment, plural, print, print_json, size};
 use super::running::runtime;
 use super::settings;
 
@@ -31,7 +31,7 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
     print(&format!("run {}", status.directory.display()))?;
     print(&format!("input    {}", status.inputs.join(", ")))?;
     print(&format!("service  {}", status.service))?;
-    print(&format!("begun    {}", status.created_at))?;
+    print(&format!("begun    {}", moment(&status.created_at)))?;
     print(&format!("state    {}", describe(&status)))?;
     for (state, number) in &status.shards_by_state {
         print(&format!("  {:>8} {state}", count(*number)))?;
@@ -61,8 +61,16 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
 
 pub(crate) fn ls(arguments: &LsArguments) -> Result<Exit, Failure> {
     let runs = directory::runs(Path::new(RUNS_DIRECTORY))?;
+    let mut exit = Exit::Success;
     for run in &runs {
-        let status = inspect::status(run)?;
+        let status = match inspect::status(run) {
+            Ok(status) => status,
+            // The others are there all the same.
+            Err(error) => {
+                exit = report(&error.into(), arguments.json);
+                continue;
+            }
+        };
         if arguments.json {
             print_json(&json!({
                 "schema": 1, "kind": "run", "directory": status.directory, "inputs": status.inputs, "service": status.service,
@@ -71,13 +79,14 @@ pub(crate) fn ls(arguments: &LsArguments) -> Result<Exit, Failure> {
             }))?;
         } else {
             let (requests, inputs) = (plural(status.requests, "request"), status.inputs.join(", "));
-            print(&format!("{}  {}  {requests}, {}  {inputs}", run.display(), status.created_at, describe(&status)))?;
+            let (begun, state) = (moment(&status.created_at), describe(&status));
+            print(&format!("{}  {begun}  {requests}, {state}  {inputs}", run.display()))?;
         }
     }
     if runs.is_empty() && !arguments.json {
         eprintln!("there are no runs below the working directory");
     }
-    Ok(Exit::Success)
+    Ok(exit)
 }
 
 pub(crate) fn cancel(arguments: &CancelArguments) -> Result<Exit, Failure> {

@@ -40,7 +40,7 @@ pub(crate) fn main() -> ExitCode {
     let json = arguments.command.json();
     match catch_unwind(|| dispatch(arguments.command)) {
         Ok(Ok(exit)) => exit.into(),
-        Ok(Err(error)) => exit::report(&error, json),
+        Ok(Err(error)) => exit::report(&error, json).into(),
         // The panic has said what it had to say.
         Err(_) => Exit::Internal.into(),
     }

@@ -6,12 +6,15 @@ use serde_json::json;
 
 use super::args::ProvidersArguments;
 use super::exit::{Exit, Failure};
-use super::records::{count, print, print_json, size};
+use super::records::{count, plural, print, print_json, size};
 
 pub(crate) fn providers(arguments: &ProvidersArguments) -> Result<Exit, Failure> {
     if arguments.json {
         PROFILES.iter().try_for_each(|row| print_json(&record(row)))?;
         return Ok(Exit::Success);
+    }
+    if arguments.markdown {
+        return markdown();
     }
     let columns = |cells: [&str; 7]| {
         let [name, dialect, requests, bytes, window, key, proven] = cells;
@@ -29,6 +32,21 @@ pub(crate) fn providers(arguments: &ProvidersArguments) -> Result<Exit, Failure>
         "\ntested: whole runs in the tests of this program; documented: official docs or SDK source; reported: others' live use; \
          unverified: something that a run depends on is a guess"
     );
+    Ok(Exit::Success)
+}
+
+/// The table of the README.
+fn markdown() -> Result<Exit, Failure> {
+    print("| provider | dialect | base URL | key | in one batch | proven | by what, and what is a guess |")?;
+    print("| --- | --- | --- | --- | --- | --- | --- |")?;
+    for Profile { name, dialect, base_url, key_variable, limits, proven, evidence, .. } in PROFILES {
+        let base_url = if base_url.is_empty() { "`--base-url`".to_owned() } else { format!("`{base_url}`") };
+        let (dialect, requests) = (dialect.name(), plural(limits.shard_requests, "request"));
+        let bytes = size(limits.shard_bytes);
+        print(&format!(
+            "| `{name}` | {dialect} | {base_url} | `{key_variable}` | {requests}, {bytes} | {proven} | {evidence} |"
+        ))?;
+    }
     Ok(Exit::Success)
 }
 

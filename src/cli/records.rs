@@ -50,6 +50,12 @@ pub(crate) fn seconds(seconds: f64) -> String {
     }
 }
 
+/// A moment in RFC 3339, to the second.
+pub(crate) fn moment(rfc3339: &str) -> String {
+    let moment = rfc3339.parse::<jiff::Timestamp>();
+    moment.map_or_else(|_| rfc3339.to_owned(), |moment| moment.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
 /// Writes a line to standard output.
 pub(crate) fn print(line: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
@@ -70,6 +76,7 @@ mod tests {
         assert_eq!([count(0), count(999), count(1000), count(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([size(999), size(1500), size(2_000_000_000)], ["999 bytes", "1.5 kB", "2.0 GB"]);
         assert_eq!([seconds(1.25), seconds(125.0), seconds(7300.0)], ["1.2 s", "2 min 5 s", "2 h 1 min"]);
+        assert_eq!(moment("2026-11-25T18:16:47.123456789Z"), "2026-11-25T18:16:47Z");
         assert_eq!([plural(1, "batch"), plural(2, "batch"), plural(0, "shard")], ["1 batch", "2 batches", "0 shards"]);
     }
 }

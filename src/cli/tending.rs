@@ -8,7 +8,7 @@ use batchline::run::inspect;
 use serde_json::json;
 
 use super::args::{CleanArguments, DoctorArguments, RetryArguments};
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, Failure, report};
 use super::inspect::{find, is_done};
 use super::records::{plural, print, print_json};
 
@@ -41,21 +41,26 @@ pub(crate) fn clean(arguments: &CleanArguments) -> Result<Exit, Failure> {
         Some(run) => vec![run.clone()],
         None => directory::runs(Path::new(RUNS_DIRECTORY))?,
     };
-    let mut kept = 0;
+    let mut exit = Exit::Success;
     for run in &runs {
-        let status = inspect::status(run)?;
-        if !is_done(&status) && !arguments.unfinished {
-            eprintln!("kept {}: it is not done; --unfinished removes it all the same", run.display());
-            kept += 1;
-            continue;
+        let removed = inspect::status(run).and_then(|status| {
+            let removes = is_done(&status) || arguments.unfinished;
+            if removes { inspect::remove(run).map(|()| true) } else { Ok(false) }
+        });
+        match removed {
+            Ok(true) => print(&format!("removed {}", run.display()))?,
+            Ok(false) => {
+                eprintln!("kept {}: it is not done; --unfinished removes it all the same", run.display());
+                exit = Exit::Incomplete;
+            }
+            // The others can go all the same.
+            Err(error) => exit = report(&error.into(), false),
         }
-        inspect::remove(run)?;
-        print(&format!("removed {}", run.display()))?;
     }
     if runs.is_empty() {
         eprintln!("there are no runs below the working directory");
     }
-    Ok(if kept > 0 { Exit::Incomplete } else { Exit::Success })
+    Ok(exit)
 }
 
 pub(crate) fn doctor(arguments: &DoctorArguments) -> Result<Exit, Failure> {

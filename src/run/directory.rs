@@ -19,7 +19,7 @@
 //! `.incoming-…`. A lock never outlives its process.
 
 use std::fs::{File, Metadata, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -187,7 +187,12 @@ pub fn runs(parent: &Path) -> Result<Vec<PathBuf>, FileError> {
     };
     for entry in entries {
         let path = entry.map_err(FileError::on("read", parent))?.path();
-        if layout::ledger(&path).is_file() && !is_incoming(&path) {
+        // One that cannot be looked into is one: whoever asks is told so.
+        let holds_run = match std::fs::metadata(layout::ledger(&path)) {
+            Ok(ledger) => ledger.is_file(),
+            Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+        };
+        if holds_run && !is_incoming(&path) {
             found.push(path);
         }
     }

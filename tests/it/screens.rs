@@ -210,7 +210,8 @@ fn masked(ended: &Ended, service: &Service, pid: u32) -> String {
     for word in words.split_inclusive([' ', '\n']) {
         let (bare, end) = word.split_at(word.trim_end().len());
         masked.push_str(match bare.len() {
-            27.. if bare.ends_with('Z') => "DATE",
+            // To the second.
+            20 if bare.ends_with('Z') && bare.matches(':').count() == 2 => "DATE",
             36 if bare.matches('-').count() == 4 => "ID",
             _ if bare.starts_with(".batchline/") => "DIRECTORY",
             _ => bare,
@@ -252,6 +253,36 @@ shard 2: 20 requests, 15.3 kB, submitted, batch ID (validating)
     running.signal(Signal::INT);
     running.end().with_code(130);
     assert_eq!(state()[0]["owner"], Value::Null);
+}
+
+#[test]
+fn one_run_that_cannot_be_read_hides_no_other() {
+    let place = Place::new();
+    for name in ["a", "b", "c"] {
+        place.write("in.jsonl", crate::requests::request(name, "m"));
+        place.run("run in.jsonl --provider local --poll-interval 50ms").with_code(0);
+    }
+    let runs = place.runs();
+    std::fs::write(runs[1].join("ledger.sqlite"), "no database at all").unwrap();
+    let name = |run: &std::path::Path| format!(".batchline/{}", run.file_name().unwrap().to_string_lossy());
+    let listed = place.run("ls").with_code(8).saying(&name(&runs[1]));
+    assert_eq!(listed.text().lines().count(), 2, "{}", listed.text());
+    assert!(listed.text().contains(&name(&runs[0])) && listed.text().contains(&name(&runs[2])));
+    let listed = place.run("ls --json").with_code(8);
+    assert_eq!(kinds(&records(&listed.stdout)), ["run", "run"]);
+    let told = records(listed.stderr.as_bytes());
+    assert!(kinds(&told) == ["error"] && told[0]["message"].as_str().unwrap().contains(&name(&runs[1])), "{told:?}");
+    place.run("clean").with_code(8).saying(&name(&runs[1]));
+    assert_eq!(place.runs(), [runs[1].clone()], "it is left for somebody to look at");
+}
+
+#[test]
+fn the_table_of_providers_in_the_readme_is_the_programs_own() {
+    let table = Place::new().run("providers --markdown").with_code(0).text();
+    assert!(table.lines().count() > 10, "{table}");
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    // To mend it: batchline providers --markdown.
+    assert!(readme.contains(&format!("\n\n{table}\n")), "the README has another table than this:\n{table}");
 }
 
 #[test]
