@@ -23,6 +23,7 @@ use batchline::results::index::{ReplyFile, index};
 use batchline::results::merge::{MergeInputs, Sinks, Unanswered, merge};
 use batchline::results::reply::ReplyRole;
 use batchline::results::reply_index::ReplyIndex;
+use batchline::results::shape::Shape;
 use batchline::results::side_files::SideFiles;
 use batchline::serve::echo_reply;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -66,7 +67,12 @@ impl Data {
 
     fn scan(&self, source: &Source, threads: usize, index: Option<&Path>) -> Scan {
         let options = ScanOptions {
-            line: LineLimits { line_bytes: 10_000_000, custom_id_characters: 64, envelope: Envelope::Minimal },
+            line: LineLimits {
+                line_bytes: 10_000_000,
+                custom_id_characters: 64,
+                envelope: Envelope::Minimal,
+                assign_ids: false,
+            },
             shard: ShardLimits { requests: 50_000, bytes: 100_000_000 },
             threads,
             memory_bytes: 64 << 20,
@@ -142,6 +148,7 @@ fn results(criterion: &mut Criterion, data: &Data) {
                     unanswered: &unanswered,
                     body: &|_| Ok(None),
                     held: &held,
+                    shape: Shape::Native,
                     threads: 2,
                 };
                 merge(0..lines, inputs, &mut Sinks { outputs: &mut std::io::sink(), errors: None }).unwrap()

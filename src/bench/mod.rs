@@ -181,6 +181,7 @@ fn scan_options(options: &BenchOptions, place: &Path) -> ScanOptions {
             line_bytes: limits.line_bytes,
             custom_id_characters: limits.custom_id_characters as usize,
             envelope: Envelope::Minimal,
+            assign_ids: false,
         },
         shard: ShardLimits { requests: limits.shard_requests, bytes: limits.shard_bytes },
         threads: options.threads,

@@ -99,6 +99,9 @@ pub(crate) struct InputArguments {
     /// The endpoint that answers, such as /v1/embeddings [default: /v1/chat/completions]
     #[arg(long, value_name = "PATH")]
     pub(crate) endpoint: Option<String>,
+    /// Lines are bodies alone; each goes up with the id line-N, N being its place among all lines that are not blank
+    #[arg(long)]
+    pub(crate) assign_ids: bool,
     /// Threads that check and merge [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
@@ -343,6 +346,9 @@ pub(crate) struct ProvidersArguments {
     /// Print JSON, a provider a line
     #[arg(long)]
     pub(crate) json: bool,
+    /// Print a table in Markdown
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) markdown: bool,
 }
 
 #[derive(Debug, Args)]

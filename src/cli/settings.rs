@@ -108,7 +108,12 @@ pub(crate) fn share(memory: u64) -> usize {
 }
 
 /// What lines must keep to in a shard of that size: a line must fit it with its line end.
-fn line_limits(profile: &Profile, endpoint: &'static str, shard: ShardLimits) -> Result<LineLimits, Failure> {
+fn line_limits(
+    profile: &Profile,
+    endpoint: &'static str,
+    shard: ShardLimits,
+    assign_ids: bool,
+) -> Result<LineLimits, Failure> {
     let full = || {
         let what = format!("{} has lines with a URL that is no endpoint", profile.name);
         Envelope::full(profile.url_for(endpoint)).ok_or(Failure::Run(Error::Internal { what }))
@@ -120,6 +125,7 @@ fn line_limits(profile: &Profile, endpoint: &'static str, shard: ShardLimits) ->
             LineEnvelope::Minimal => Envelope::Minimal,
             LineEnvelope::Full => full()?,
         },
+        assign_ids,
     })
 }
 
@@ -144,7 +150,7 @@ pub(crate) fn offline(
 ) -> Result<OfflineOptions, Failure> {
     let profile = chosen(input)?;
     let limits = shard_limits(profile, shard)?;
-    let line = line_limits(profile, endpoint(profile, input)?, limits)?;
+    let line = line_limits(profile, endpoint(profile, input)?, limits, input.assign_ids)?;
     Ok(OfflineOptions {
         inputs: inputs(input),
         scan: ScanOptions {
@@ -166,7 +172,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
     let profile = chosen(&arguments.input)?;
     let shard = shard_limits(profile, Some(&arguments.shard))?;
     let endpoint = endpoint(profile, &arguments.input)?;
-    let line = line_limits(profile, endpoint, shard)?;
+    let line = line_limits(profile, endpoint, shard, arguments.input.assign_ids)?;
     let built_in = [LOCAL, ONLINE].contains(&profile.name);
     Ok(RunOptions {
         inputs: inputs(&arguments.input),

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde::de::{self, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::bare;
 use super::defect::{DEPTH_MAX, Defect, DefectKind};
 use super::envelope::{Envelope, Lacks};
 use super::grammar;
@@ -28,6 +29,15 @@ pub struct LineLimits {
     pub custom_id_characters: usize,
     /// What it must have, or is given on its way up.
     pub envelope: Envelope,
+    /// Whether lines are [bare](super::bare), and are given ids, too.
+    pub assign_ids: bool,
+}
+
+impl LineLimits {
+    /// What a line is taken to lack before it is known.
+    pub(super) fn presumed(&self) -> Lacks {
+        if self.assign_ids { self.envelope.around_body() } else { Lacks::default() }
+    }
 }
 
 /// A request as the fast path sees it; strings without escapes are those of the line.
@@ -57,7 +67,7 @@ pub fn request<'l>(line: &'l [u8], limits: &LineLimits) -> Option<Fields<'l>> {
 
 /// Bytes of a line as it goes up.
 fn written_bytes(line: &[u8], lacks: Lacks, limits: &LineLimits) -> u64 {
-    line.len() as u64 + u64::from(limits.envelope.added_bytes(lacks))
+    line.len() as u64 + u64::from(limits.envelope.added_bytes(lacks, 0))
 }
 
 /// A request as the slow path sees it.
@@ -73,38 +83,19 @@ pub struct Diagnosed {
 
 /// Decides about a line that the fast path did not accept. `line` is as it stands in the file, its line end not included.
 pub fn diagnose(line: &[u8], limits: &LineLimits) -> Result<Diagnosed, Defect> {
-    let plain = |kind, column| Defect { kind, column, custom_id: None };
-    if line.len() as u64 > limits.line_bytes {
-        return Err(plain(DefectKind::LineTooLong(limits.line_bytes), 1));
-    }
-    let text = std::str::from_utf8(line).map_err(|error| plain(DefectKind::NotUtf8, error.valid_up_to() + 1))?;
-    let start = line.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0);
-    let structure = Structure::of(line);
-    if let Some(column) = structure.too_deep {
-        return Err(plain(DefectKind::TooDeep, column));
-    }
-    // A sequence of values would be refused as trailing characters; the shape comes first.
-    let whole: &RawValue = serde_json::from_str(text).map_err(|error| invalid_json(&error))?;
-    if !whole.get().starts_with('{') {
-        return Err(plain(DefectKind::NotAnObject, start + 1));
-    }
-    let column_of = |value: &str| value.as_ptr() as usize - text.as_ptr() as usize + 1;
-    let object = Members::parse(whole.get()).map_err(|error| match structure.lone_surrogate {
-        // In a key.
-        Some(column) => plain(DefectKind::LoneSurrogate, column),
-        None => invalid_json(&error),
-    })?;
+    let object = Object::parse(line, limits)?;
+    let column_of = |value: &str| object.column_of(value);
     // The id first, so that every other message can name it.
     let custom_id = object.get("custom_id").and_then(|value| serde_json::from_str::<String>(value).ok());
     let defect = |kind, column| Defect { kind, column, custom_id: custom_id.clone() };
-    if let Some(column) = structure.lone_surrogate {
+    if let Some(column) = object.lone_surrogate() {
         return Err(defect(DefectKind::LoneSurrogate, column));
     }
-    if let Some((key, value)) = &object.repeated {
-        return Err(defect(DefectKind::DuplicateKey(key.clone()), column_of(value)));
+    if let Some((key, value)) = object.repeated() {
+        return Err(defect(DefectKind::DuplicateKey(key.to_owned()), column_of(value)));
     }
     let Some(id_value) = object.get("custom_id") else {
-        return Err(defect(DefectKind::MissingCustomId, start + 1));
+        return Err(defect(DefectKind::MissingCustomId, object.column()));
     };
     let Some(id) = &custom_id else {
         return Err(defect(DefectKind::CustomIdNotAString, column_of(id_value)));
@@ -118,7 +109,7 @@ pub fn diagnose(line: &[u8], limits: &LineLimits) -> Result<Diagnosed, Defect> {
         return Err(defect(kind, column_of(id_value)));
     }
     let Some(body_value) = object.get("body") else {
-        return Err(defect(DefectKind::MissingBody, start + 1));
+        return Err(defect(DefectKind::MissingBody, object.column()));
     };
     if !body_value.starts_with('{') {
         return Err(defect(DefectKind::BodyNotAnObject, column_of(body_value)));
@@ -138,6 +129,74 @@ pub fn diagnose(line: &[u8], limits: &LineLimits) -> Result<Diagnosed, Defect> {
         return Err(defect(DefectKind::LineTooLong(limits.line_bytes), 1));
     }
     Ok(Diagnosed { custom_id: id.clone(), model, lacks })
+}
+
+/// What is wrong with a line, bare or not, if anything is.
+#[must_use]
+pub fn defect(line: &[u8], limits: &LineLimits) -> Option<Defect> {
+    if limits.assign_ids { bare::model(line, limits).err() } else { diagnose(line, limits).err() }
+}
+
+/// A line that is a JSON object.
+pub(super) struct Object<'l> {
+    text: &'l str,
+    members: Members<'l>,
+    structure: Structure,
+}
+
+impl<'l> Object<'l> {
+    /// Reads a line; the Defect says why it is no JSON object.
+    pub(super) fn parse(line: &'l [u8], limits: &LineLimits) -> Result<Self, Defect> {
+        let plain = |kind, column| Defect { kind, column, custom_id: None };
+        if line.len() as u64 > limits.line_bytes {
+            return Err(plain(DefectKind::LineTooLong(limits.line_bytes), 1));
+        }
+        let text = std::str::from_utf8(line).map_err(|error| plain(DefectKind::NotUtf8, error.valid_up_to() + 1))?;
+        let structure = Structure::of(line);
+        if let Some(column) = structure.too_deep {
+            return Err(plain(DefectKind::TooDeep, column));
+        }
+        // A sequence of values would be refused as trailing characters; the shape comes first.
+        let whole: &RawValue = serde_json::from_str(text).map_err(|error| invalid_json(&error))?;
+        if !whole.get().starts_with('{') {
+            return Err(plain(DefectKind::NotAnObject, column_in(text)));
+        }
+        let members = Members::parse(whole.get()).map_err(|error| match structure.lone_surrogate {
+            // In a key.
+            Some(column) => plain(DefectKind::LoneSurrogate, column),
+            None => invalid_json(&error),
+        })?;
+        Ok(Self { text, members, structure })
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&'l str> {
+        self.members.get(key)
+    }
+
+    /// See [`Members`].
+    pub(super) fn repeated(&self) -> Option<(&str, &'l str)> {
+        self.members.repeated.as_ref().map(|(key, value)| (key.as_str(), *value))
+    }
+
+    /// See [`Structure`].
+    pub(super) fn lone_surrogate(&self) -> Option<usize> {
+        self.structure.lone_surrogate
+    }
+
+    /// Where the object begins, in bytes counted from 1.
+    pub(super) fn column(&self) -> usize {
+        column_in(self.text)
+    }
+
+    /// Where a value of it begins.
+    pub(super) fn column_of(&self, value: &str) -> usize {
+        value.as_ptr() as usize - self.text.as_ptr() as usize + 1
+    }
+}
+
+/// Where the first thing in a text begins, in bytes counted from 1.
+fn column_in(text: &str) -> usize {
+    text.bytes().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0) + 1
 }
 
 /// The `custom_id` of a line and its column in bytes counted from 1, whatever else the line holds; `None` when it has none.
@@ -268,7 +327,7 @@ mod tests {
     use super::*;
 
     const LIMITS: LineLimits =
-        LineLimits { line_bytes: 10_000_000, custom_id_characters: 64, envelope: Envelope::Minimal };
+        LineLimits { line_bytes: 10_000_000, custom_id_characters: 64, envelope: Envelope::Minimal, assign_ids: false };
 
     fn fast(line: &[u8]) -> Option<Diagnosed> {
         let Fields { custom_id, model, lacks } = request(line, &LIMITS)?;

@@ -8,6 +8,7 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::InputError;
+use super::bare;
 use super::check::{self, LineLimits};
 use super::defect::{Defect, DefectKind};
 use super::envelope::Lacks;
@@ -28,14 +29,14 @@ pub(crate) const CHUNK_BYTES: u64 = CHUNK_BLOCKS * lines::BLOCK_BYTES;
 /// What the fold needs to know of a line, besides the hash of its bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CheckedLine {
-    /// Keyed hash of its id; 0 without one.
+    /// Keyed hash of its id; 0 without one, or one that is known yet.
     pub(crate) id_hash: u128,
     /// Offset in the Source.
     pub(crate) offset: u64,
     /// Its bytes, the line end not counted; 0 for a line too long to be held.
     pub(crate) length: u32,
     /// Index into [`Chunk::models`]; `None` for a line with a Defect.
-    pub(crate) model: Option<u16>,
+    pub(crate) model: Option<u32>,
     /// What it is given on its way up.
     pub(crate) lacks: Lacks,
 }
@@ -62,6 +63,9 @@ pub(crate) struct Chunk {
 impl Chunk {
     /// Checks a line: fast, and if that does not accept it, exactly.
     fn push_line(&mut self, line: &[u8], offset: u64, limits: &LineLimits, ids: IdHasher) {
+        if limits.assign_ids {
+            return self.push_bare(line, offset, limits);
+        }
         let line_hash = xxh3_64(line);
         let length = u32::try_from(line.len()).unwrap_or(u32::MAX);
         let checked = CheckedLine { id_hash: 0, offset, length, model: None, lacks: Lacks::default() };
@@ -75,6 +79,26 @@ impl Chunk {
         self.push(CheckedLine { id_hash, model: Some(model), lacks, ..checked }, line_hash);
     }
 
+    /// Checks a line that is to be a body alone, and takes it without the white space around it.
+    fn push_bare(&mut self, line: &[u8], offset: u64, limits: &LineLimits) {
+        let (body, from_start) = (line.trim_ascii(), line.trim_ascii_start());
+        let checked = CheckedLine {
+            // Its place in the whole input, from which the id follows, the fold knows.
+            id_hash: 0,
+            offset: offset + (line.len() - from_start.len()) as u64,
+            length: u32::try_from(body.len()).unwrap_or(u32::MAX),
+            model: None,
+            lacks: limits.presumed(),
+        };
+        match bare::model(line, limits) {
+            Ok(model) => {
+                let model = Some(self.model_number(&model));
+                self.push(CheckedLine { model, ..checked }, xxh3_64(body));
+            }
+            Err(defect) => self.push_defect(checked, xxh3_64(body), defect),
+        }
+    }
+
     fn push_defect(&mut self, line: CheckedLine, line_hash: u64, defect: Defect) {
         self.defects.push((self.lines, defect));
         self.push(line, line_hash);
@@ -85,20 +109,19 @@ impl Chunk {
         self.line_hashes.push(line_hash.to_le_bytes());
     }
 
-    /// The number of a model. A chunk is too small to name more than `u16` can count: see the assertion.
-    fn model_number(&mut self, model: &str) -> u16 {
+    /// The number of a model. A chunk is too small to name more than `u32` can count.
+    fn model_number(&mut self, model: &str) -> u32 {
         // The last model first: neighbours mostly ask for the same few.
         let known = self.models.iter().rposition(|known| known == model);
         let number = known.unwrap_or_else(|| {
             self.models.push(model.to_owned());
             self.models.len() - 1
         });
-        u16::try_from(number).expect("a chunk holds fewer requests than u16 can count")
+        u32::try_from(number).expect("a chunk holds fewer requests than u32 can count")
     }
 }
 
-/// The shortest request takes 36 bytes: `{"custom_id":"a","body":{"model":""}}`.
-const _: () = assert!(CHUNK_BYTES / 36 < u16::MAX as u64);
+const _: () = assert!(CHUNK_BYTES < u32::MAX as u64);
 
 /// Reads and checks blocks; one for each thread.
 #[derive(Debug)]
@@ -146,7 +169,8 @@ impl ChunkReader {
                 }
                 Line::TooLong { .. } => {
                     let kind = DefectKind::LineTooLong(self.limits.line_bytes);
-                    let line = CheckedLine { id_hash: 0, offset, length: 0, model: None, lacks: Lacks::default() };
+                    let lacks = self.limits.presumed();
+                    let line = CheckedLine { id_hash: 0, offset, length: 0, model: None, lacks };
                     chunk.push_defect(line, 0, Defect { kind, column: 1, custom_id: None });
                 }
             }

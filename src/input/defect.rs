@@ -26,6 +26,8 @@ pub enum DefectKind {
     LoneSurrogate,
     /// The line is JSON, but not an object.
     NotAnObject,
+    /// There is a `custom_id`, but ids are assigned, to lines that are bodies alone.
+    HasCustomId,
     /// The same key stands twice, which services read differently; the key.
     DuplicateKey(String),
     /// There is no `custom_id`.
@@ -53,7 +55,7 @@ pub enum DefectKind {
 }
 
 /// All codes, in the order in which a line is checked. Codes are stable: scripts match on them.
-pub const DEFECT_CODES: [&str; 19] = [
+pub const DEFECT_CODES: [&str; 20] = [
     "utf-16",
     "not-utf8",
     "line-too-long",
@@ -61,6 +63,7 @@ pub const DEFECT_CODES: [&str; 19] = [
     "too-deep",
     "lone-surrogate",
     "not-an-object",
+    "has-custom-id",
     "duplicate-key",
     "missing-custom-id",
     "custom-id-not-a-string",
@@ -87,6 +90,7 @@ impl DefectKind {
             Self::TooDeep => "too-deep",
             Self::LoneSurrogate => "lone-surrogate",
             Self::NotAnObject => "not-an-object",
+            Self::HasCustomId => "has-custom-id",
             Self::DuplicateKey(_) => "duplicate-key",
             Self::MissingCustomId => "missing-custom-id",
             Self::CustomIdNotAString => "custom-id-not-a-string",
@@ -113,6 +117,7 @@ impl fmt::Display for DefectKind {
             Self::TooDeep => write!(out, "nested deeper than {DEPTH_MAX} levels"),
             Self::LoneSurrogate => write!(out, "a \\u escape is half of a surrogate pair"),
             Self::NotAnObject => write!(out, "the line is not a JSON object"),
+            Self::HasCustomId => write!(out, "custom_id is there, but ids are assigned: a line must be a body alone"),
             Self::DuplicateKey(key) => write!(out, "the key {key:?} stands twice"),
             Self::MissingCustomId => write!(out, "custom_id is missing"),
             Self::CustomIdNotAString => write!(out, "custom_id is not a string"),

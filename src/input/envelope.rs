@@ -1,16 +1,18 @@
 //! What a line has around its `body`, and what it is given on its way up.
 //!
-//! In: a good line, as Together's (`custom_id`, `body`) or as OpenAI's (`custom_id`, `method`, `url`, `body`). Out: what it lacks of what the
-//! service wants, and the line with that in it.
+//! In: a good line, as Together's (`custom_id`, `body`), as OpenAI's (`custom_id`, `method`, `url`, `body`), or [bare](super::bare). Out: what
+//! it lacks of what the service wants, and the line with that in it.
 //!
-//! What always holds: what a line has is never touched, and what it lacks is put before it, right behind the opening brace. So the bytes
-//! that a line takes in a batch file are known when it is checked, and the checksum of a shard stays that of the user's own lines.
+//! What always holds: what a line has is never touched, and what it lacks is put before it, right behind the opening brace, or around all of
+//! it. So the bytes that a line takes in a batch file are known when it is checked, and the checksum of a shard stays that of the user's
+//! own lines.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::bare::assigned_id;
 use super::defect::{Defect, DefectKind};
 
 /// The URLs that lines can name: the endpoints of the providers' tables.
@@ -26,6 +28,14 @@ const URLS: [&str; 6] = [
 /// What is put before a line without a method.
 const METHOD: &str = r#""method":"POST","#;
 
+/// What is put around the id of a bare line.
+const BEFORE_ID: &str = r#"{"custom_id":""#;
+const BEHIND_ID: &str = r#"","#;
+
+/// What is put around a bare line itself.
+const BEFORE_BODY: &str = r#""body":"#;
+const BEHIND_BODY: &str = "}";
+
 /// What a service wants around a `body`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Envelope {
@@ -39,6 +49,8 @@ pub enum Envelope {
 /// What a line has to be given on its way up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lacks {
+    /// An id and all that is around a body: the line is [bare](super::bare).
+    pub id: bool,
     /// A method.
     pub method: bool,
     /// A URL.
@@ -89,18 +101,39 @@ impl Envelope {
         if let Some(other) = url.filter(|url| !is(url, wanted_url)) {
             return at(other, DefectKind::OtherUrl(wanted_url.to_owned()));
         }
-        Ok(Lacks { method: method.is_none(), url: url.is_none() })
+        Ok(Lacks { id: false, method: method.is_none(), url: url.is_none() })
     }
 
-    /// How many bytes a line grows by that lacks this.
+    /// What a line lacks that is a body alone.
     #[must_use]
-    pub fn added_bytes(self, lacks: Lacks) -> u32 {
-        let parts = self.parts(lacks);
-        parts.iter().map(|part| u32::try_from(part.len()).unwrap_or(u32::MAX)).sum()
+    pub fn around_body(self) -> Lacks {
+        let full = self != Self::Minimal;
+        Lacks { id: true, method: full, url: full }
     }
 
-    /// Writes `line` with what it lacks.
-    pub fn write(self, line: &[u8], lacks: Lacks, out: &mut Vec<u8>) {
+    /// How many bytes a line grows by that lacks this. The id that it may be given follows from its `seq`.
+    #[must_use]
+    pub fn added_bytes(self, lacks: Lacks, seq: u64) -> u32 {
+        let parts = self.parts(lacks);
+        let members: u32 = parts.iter().map(|part| u32::try_from(part.len()).unwrap_or(u32::MAX)).sum();
+        if !lacks.id {
+            return members;
+        }
+        let around = [BEFORE_ID, BEHIND_ID, &assigned_id(seq), BEFORE_BODY, BEHIND_BODY].map(str::len);
+        members + u32::try_from(around.iter().sum::<usize>()).unwrap_or(u32::MAX)
+    }
+
+    /// Writes `line` with what it lacks. The id that it may be given follows from its `seq`.
+    pub fn write(self, line: &[u8], lacks: Lacks, seq: u64, out: &mut Vec<u8>) {
+        let mut put = |part: &str| out.extend_from_slice(part.as_bytes());
+        if lacks.id {
+            [BEFORE_ID, &assigned_id(seq), BEHIND_ID].into_iter().for_each(&mut put);
+            self.parts(lacks).into_iter().for_each(&mut put);
+            put(BEFORE_BODY);
+            out.extend_from_slice(line);
+            out.extend_from_slice(BEHIND_BODY.as_bytes());
+            return;
+        }
         let brace = memchr::memchr(b'{', line).map_or(0, |at| at + 1);
         out.extend_from_slice(&line[..brace]);
         for part in self.parts(lacks) {
@@ -132,14 +165,14 @@ impl Lacks {
         self == Self::default()
     }
 
-    /// As two bits.
+    /// As three bits.
     pub(super) fn to_bits(self) -> u8 {
-        u8::from(self.method) | u8::from(self.url) << 1
+        u8::from(self.method) | u8::from(self.url) << 1 | u8::from(self.id) << 2
     }
 
-    /// Reads two bits; `None` for what is more.
+    /// Reads three bits; `None` for what is more.
     pub(super) fn from_bits(bits: u8) -> Option<Self> {
-        (bits < 4).then_some(Self { method: bits & 1 != 0, url: bits & 2 != 0 })
+        (bits < 8).then_some(Self { id: bits & 4 != 0, method: bits & 1 != 0, url: bits & 2 != 0 })
     }
 }
 
@@ -171,15 +204,35 @@ mod tests {
         ] {
             let lacks = FULL.lacks(line.as_bytes()).unwrap();
             let mut out = Vec::new();
-            FULL.write(line.as_bytes(), lacks, &mut out);
+            FULL.write(line.as_bytes(), lacks, 0, &mut out);
             assert_eq!(std::str::from_utf8(&out).unwrap(), written);
-            assert_eq!(line.len() + FULL.added_bytes(lacks) as usize, written.len());
+            assert_eq!(line.len() + FULL.added_bytes(lacks, 0) as usize, written.len());
             assert_eq!(Lacks::from_bits(lacks.to_bits()), Some(lacks));
             let mut minimal = Vec::new();
-            Envelope::Minimal.write(line.as_bytes(), Envelope::Minimal.lacks(line.as_bytes()).unwrap(), &mut minimal);
+            let nothing = Envelope::Minimal.lacks(line.as_bytes()).unwrap();
+            Envelope::Minimal.write(line.as_bytes(), nothing, 0, &mut minimal);
             assert_eq!(minimal, line.as_bytes());
         }
-        assert_eq!(Lacks::from_bits(4), None);
+        assert_eq!(Lacks::from_bits(8), None);
+    }
+
+    #[test]
+    fn a_bare_line_is_given_everything_around_it() {
+        let line = br#"{"model": "m"}"#;
+        for (envelope, seq, written) in [
+            (Envelope::Minimal, 0, r#"{"custom_id":"line-1","body":{"model": "m"}}"#),
+            (
+                FULL,
+                9_999,
+                r#"{"custom_id":"line-10000","method":"POST","url":"/v1/chat/completions","body":{"model": "m"}}"#,
+            ),
+        ] {
+            let (lacks, mut out) = (envelope.around_body(), Vec::new());
+            envelope.write(line, lacks, seq, &mut out);
+            assert_eq!(std::str::from_utf8(&out).unwrap(), written);
+            assert_eq!(line.len() + envelope.added_bytes(lacks, seq) as usize, written.len());
+            assert_eq!(Lacks::from_bits(lacks.to_bits()), Some(lacks));
+        }
     }
 
     #[test]

@@ -41,6 +41,19 @@ pub(super) fn request(line: &[u8]) -> Option<RawFields<'_>> {
     Some(RawFields { custom_id: custom_id?, model: model? })
 }
 
+/// The model of a line that is a body; `None` when the line is none, or may be none, or has a `custom_id`.
+pub(super) fn bare(line: &[u8]) -> Option<RawString<'_>> {
+    let mut walk = Walk::new(line)?;
+    let mut model = None;
+    walk.members(|walk, key| match key {
+        "model" => model.replace(walk.string()?).is_none().then_some(()),
+        "custom_id" => None,
+        _ => walk.value(),
+    })?;
+    walk.end()?;
+    model
+}
+
 /// The model of a body: an object with one key `model`, a string.
 fn body<'l>(walk: &mut Walk<'l>) -> Option<RawString<'l>> {
     let mut model = None;

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use crate::durable::FileError;
 
+pub mod bare;
 pub mod check;
 mod chunk;
 pub mod defect;

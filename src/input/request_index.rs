@@ -21,6 +21,8 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::bare::assigned_id;
+use super::check;
 use super::envelope::Lacks;
 use crate::durable::{self, FileError};
 
@@ -71,6 +73,22 @@ pub struct Record {
 }
 
 impl Record {
+    /// The id of the line with this Seq, or the one that is assigned to it; `None` if it has none.
+    #[must_use]
+    pub fn custom_id(&self, seq: u64, line: &[u8]) -> Option<String> {
+        if self.lacks.id { Some(assigned_id(seq)) } else { check::custom_id(line).map(|(custom_id, _)| custom_id) }
+    }
+
+    /// The body of the line, as it stands there; `None` if it is no request.
+    #[must_use]
+    pub fn body<'l>(&self, line: &'l [u8]) -> Option<&'l [u8]> {
+        match self.state {
+            LineState::Request if self.lacks.id => Some(line),
+            LineState::Request => check::body(line),
+            LineState::Defective | LineState::Duplicate => None,
+        }
+    }
+
     fn to_bytes(self) -> [u8; 32] {
         let mut bytes = [0; 32];
         bytes[..6].copy_from_slice(&self.offset.to_le_bytes()[..OFFSET_BYTES]);
@@ -231,7 +249,7 @@ mod tests {
             shard: 70_000,
             state: [LineState::Request, LineState::Defective, LineState::Duplicate][usize::try_from(n % 3).unwrap()],
             id_hash: u128::MAX - u128::from(n),
-            lacks: Lacks { method: n.is_multiple_of(2), url: n.is_multiple_of(5) },
+            lacks: Lacks { id: n.is_multiple_of(7), method: n.is_multiple_of(2), url: n.is_multiple_of(5) },
         };
         let mut writer = IndexWriter::create(&path).unwrap();
         (0..10_000).for_each(|n| writer.push(record(n)).unwrap());

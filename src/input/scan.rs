@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::InputError;
+use super::bare::assigned_id;
 use super::check::{self, LineLimits};
 use super::chunk::{CHUNK_BYTES, CheckedLine, Chunk, ChunkReader};
 use super::defect::{Defect, DefectKind, PlacedDefect};
@@ -192,7 +193,10 @@ impl<'s> Pass<'s> {
     }
 
     fn fold_line(&mut self, line: &CheckedLine, line_hash: u64, models: &[String]) -> Result<(), InputError> {
-        let CheckedLine { offset, length, id_hash, model, lacks } = *line;
+        let CheckedLine { offset, length, mut id_hash, model, lacks } = *line;
+        if lacks.id && model.is_some() {
+            id_hash = self.options.ids.hash(&assigned_id(self.seq));
+        }
         let mut record = Record { offset, length, shard: 0, state: LineState::Defective, id_hash, lacks };
         if let Some(model) = model {
             if self.repeats.first() == Some(&offset) {
@@ -200,10 +204,13 @@ impl<'s> Pass<'s> {
                 record.state = LineState::Duplicate;
             } else {
                 record.state = LineState::Request;
-                let written = length.saturating_add(self.options.line.envelope.added_bytes(lacks));
-                record.shard = self.packer.push(self.seq, &models[usize::from(model)], written, line_hash);
+                let written = length.saturating_add(self.options.line.envelope.added_bytes(lacks, self.seq));
+                record.shard = self.packer.push(self.seq, &models[model as usize], written, line_hash);
                 self.scan.requests += 1;
-                self.unique.push(id_hash, offset, &|offset| read_id(self.source, self.options, offset))?;
+                // An assigned id is there once.
+                if !lacks.id {
+                    self.unique.push(id_hash, offset, &|offset| read_id(self.source, self.options, offset))?;
+                }
             }
         }
         self.seq += 1;
@@ -299,7 +306,12 @@ mod tests {
 
     fn options(scratch: &Path, memory_bytes: usize, skip_invalid: bool) -> ScanOptions {
         ScanOptions {
-            line: LineLimits { line_bytes: 10_000_000, custom_id_characters: 64, envelope: Envelope::Minimal },
+            line: LineLimits {
+                line_bytes: 10_000_000,
+                custom_id_characters: 64,
+                envelope: Envelope::Minimal,
+                assign_ids: false,
+            },
             shard: ShardLimits { requests: 40, bytes: 10_001_000 },
             threads: 3,
             memory_bytes,

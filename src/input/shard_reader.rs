@@ -34,7 +34,7 @@ pub struct ShardReader {
     envelope: Envelope,
     members: Members,
     /// The lines that come next, the first last.
-    lines: Vec<Record>,
+    lines: Vec<(u64, Record)>,
     read: Vec<(u64, Record)>,
     all_read: bool,
     span: AlignedBuffer,
@@ -95,19 +95,19 @@ impl ShardReader {
     fn read_members(&mut self) -> io::Result<bool> {
         if !self.all_read {
             self.all_read = !self.members.read(&self.index, &mut self.read).map_err(|error| error.source)?;
-            self.lines.extend(self.read.drain(..).rev().map(|(_, record)| record));
+            self.lines.extend(self.read.drain(..).rev());
         }
         Ok(!self.all_read)
     }
 
     /// Reads as many of the next lines as lie close together, with one read.
     fn read_span(&mut self) -> io::Result<()> {
-        let Some(first) = self.lines.last().copied() else { return Ok(()) };
+        let Some((_, first)) = self.lines.last().copied() else { return Ok(()) };
         let part = self.source.part_number(first.offset);
         let mut end = first.offset + u64::from(first.length);
         let mut count = 1;
         let mut in_a_row = first.lacks.is_nothing();
-        for next in self.lines.iter().rev().skip(1) {
+        for (_, next) in self.lines.iter().rev().skip(1) {
             let next_end = next.offset + u64::from(next.length);
             let near = next.offset.checked_sub(end).is_some_and(|gap| gap <= GAP_BYTES_MAX);
             if !near || next_end - first.offset > GATHER_BYTES as u64 || self.source.part_number(next.offset) != part {
@@ -126,7 +126,7 @@ impl ShardReader {
         self.source.read_at(first.offset, &mut self.span).map_err(|error| changed(&self.shard, error))?;
         self.verbatim = in_a_row && self.span.ends_with(b"\n");
         for _ in 0..count {
-            let Some(line) = self.lines.pop() else { break };
+            let Some((seq, line)) = self.lines.pop() else { break };
             let start = usize::try_from(line.offset - first.offset).map_err(io::Error::other)?;
             let bytes = &self.span[start..start + line.length as usize];
             self.checksum.push(xxh3_64(bytes));
@@ -137,7 +137,7 @@ impl ShardReader {
                     return Err(changed(&self.shard, "a line does not end where it ended"));
                 }
             } else {
-                self.envelope.write(bytes, line.lacks, &mut self.gathered);
+                self.envelope.write(bytes, line.lacks, seq, &mut self.gathered);
                 self.gathered.push(b'\n');
             }
         }
@@ -183,4 +183,89 @@ impl BufRead for ShardReader {
 /// The error of an input that is not what it was: `InvalidData`, which no upload retries.
 fn changed(shard: &Shard, why: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the input of shard {} has changed: {why}", shard.number))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::bare::assigned_id;
+    use super::super::check::LineLimits;
+    use super::super::pack::ShardLimits;
+    use super::super::request_index::LineState;
+    use super::super::scan::{ScanOptions, scan};
+    use super::super::source::Input;
+    use super::*;
+    use crate::custom_id::IdHasher;
+    use crate::durable;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        /// Bare lines go up with their number and as they stand, whatever is around them, and the shards are as large as was said.
+        #[test]
+        fn bare_lines_are_numbered_and_not_touched(
+            parts in prop::collection::vec(("[ \t]{0,3}", "[a-z]{0,40}", "[ \t]{0,3}\r?", 0_usize..3, 0_usize..20), 1..200),
+            full: bool, files in 1_usize..4, shard_bytes in 300_u64..4000,
+        ) {
+            let envelope = if full { Envelope::Full("/v1/embeddings") } else { Envelope::Minimal };
+            let around = if full { r#""method":"POST","url":"/v1/embeddings","# } else { "" };
+            let directory = tempfile::tempdir().unwrap();
+            let (mut contents, mut wanted, mut number) = (vec![String::new(); files], Vec::new(), 0);
+            for (place, (before, text, behind, model, kind)) in parts.iter().enumerate() {
+                let body = format!(r#"{{"model": "m-{model}","input":"{text}","custom":{{"custom_id":1}}}}"#);
+                let content = &mut contents[place * files / parts.len()];
+                match kind {
+                    0 => content.push_str(" \n"),
+                    1 => {
+                        number += 1;
+                        content.push_str("{\"custom_id\":\"line-1\"}\n");
+                    }
+                    _ => {
+                        number += 1;
+                        content.push_str(&format!("{before}{body}{behind}\n"));
+                        wanted.push((format!("m-{model}"), format!(r#"{{"custom_id":"line-{number}",{around}"body":{body}}}"#)));
+                    }
+                }
+            }
+            let input = |(number, content): (usize, &String)| {
+                let path = directory.path().join(number.to_string());
+                durable::publish_bytes(&path, content.as_bytes()).unwrap();
+                Input::File(path)
+            };
+            let inputs: Vec<Input> = contents.iter().enumerate().map(input).collect();
+            let source = Arc::new(Source::open(&inputs, directory.path(), &|_| ()).unwrap());
+            let ids = IdHasher { key: 5 };
+            let options = ScanOptions {
+                line: LineLimits { line_bytes: 299, custom_id_characters: 64, envelope, assign_ids: true },
+                shard: ShardLimits { requests: 40, bytes: shard_bytes },
+                threads: 2,
+                memory_bytes: 0,
+                ids,
+                skip_invalid: true,
+                scratch: directory.path().to_owned(),
+            };
+            let path = directory.path().join("requests.idx");
+            let scanned = scan(&source, &options, Some(&path), &mut |_| Ok(false), &|_| ()).unwrap();
+            prop_assert_eq!((scanned.requests, scanned.requests + scanned.defects), (wanted.len() as u64, number));
+            let index = Arc::new(RequestIndex::open(&path).unwrap());
+            let mut read = Vec::new();
+            for shard in &scanned.shards {
+                let mut text = String::new();
+                let reader = ShardReader::open(source.clone(), index.clone(), shard.clone(), directory.path()).unwrap();
+                reader.with_envelope(envelope).read_to_string(&mut text).unwrap();
+                prop_assert!(text.len() as u64 == shard.bytes && shard.bytes <= shard_bytes);
+                read.extend(text.lines().map(|line| (shard.model.clone(), line.to_owned())));
+            }
+            // Shards have one model each, and its lines in the order of the input.
+            wanted.sort_by_key(|(model, _)| model.clone());
+            read.sort_by_key(|(model, _)| model.clone());
+            prop_assert_eq!(read, wanted);
+            for seq in 0..number {
+                let record = index.record(seq).unwrap();
+                prop_assert_eq!(record.custom_id(seq, b""), Some(assigned_id(seq)));
+                let is_request = record.state == LineState::Request;
+                prop_assert_eq!(record.id_hash, if is_request { ids.hash(&assigned_id(seq)) } else { 0 });
+            }
+        }
+    }
 }

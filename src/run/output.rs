@@ -219,7 +219,7 @@ impl Unanswering<'_> {
         let failed = |source: InputError| ResultsError::Request { seq, source: source.into() };
         let mut line = vec![0; record.length as usize];
         self.source.read_at(record.offset, &mut line).map_err(failed)?;
-        Ok(check::body(&line).map(<[u8]>::to_vec))
+        Ok(record.body(&line).map(<[u8]>::to_vec))
     }
 
     /// Looks at the line again. `note` tells what became of a shard's batch, where that explains it.
@@ -228,7 +228,7 @@ impl Unanswering<'_> {
         let record = self.requests.record(seq)?;
         let text =
             self.source.read_line(record.offset, self.line.line_bytes + 1).map_err(|error| failed(error.into()))?;
-        let custom_id = check::custom_id(&text).map(|(custom_id, _)| custom_id);
+        let custom_id = record.custom_id(seq, &text);
         Ok(match record.state {
             LineState::Request => {
                 let nothing = || "the service returned no reply for this request".to_owned();
@@ -240,7 +240,7 @@ impl Unanswering<'_> {
             }
             LineState::Defective => {
                 let valid = || failed("the line has become valid since it was checked".into());
-                let Defect { kind, custom_id, .. } = check::diagnose(&text, &self.line).err().ok_or_else(valid)?;
+                let Defect { kind, .. } = check::defect(&text, &self.line).ok_or_else(valid)?;
                 Unanswered { custom_id, code: kind.code(), message: format!("{kind}; nothing was sent") }
             }
         })

@@ -83,6 +83,7 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
         ("id_key", format!("{:016x}", ids.key)),
         ("line_bytes", options.line.line_bytes.to_string()),
         ("envelope", options.line.envelope.to_string()),
+        ("assign_ids", options.line.assign_ids.to_string()),
         ("custom_id_characters", options.line.custom_id_characters.to_string()),
         ("lines", (scan.requests + scan.defects).to_string()),
         ("requests", scan.requests.to_string()),
@@ -138,7 +139,13 @@ fn find_unchanged(options: &RunOptions) -> Result<Option<Prepared>, Error> {
 fn same_service(options: &RunOptions, ledger: &Ledger) -> Result<bool, Error> {
     Ok(ledger.meta("service")? == options.service.identity()
         && ledger.meta("endpoint")? == options.endpoint
-        && ledger.meta("skip_invalid")? == options.skip_invalid.to_string())
+        && ledger.meta("skip_invalid")? == options.skip_invalid.to_string()
+        && assigns_ids(ledger) == options.line.assign_ids)
+}
+
+/// Runs from before there was a choice say nothing.
+fn assigns_ids(ledger: &Ledger) -> bool {
+    ledger.meta("assign_ids").is_ok_and(|text| text == "true")
 }
 
 /// Opens the run of inputs that were read and found to be the ones of `target`.
@@ -201,6 +208,7 @@ pub(crate) fn open_run(directory: RunDirectory, ledger: Option<Ledger>, resumed:
         custom_id_characters: usize::try_from(number("custom_id_characters")?).unwrap_or(usize::MAX),
         // Runs from before there was a choice say nothing.
         envelope: ledger.meta("envelope").ok().and_then(|text| Envelope::read(&text)).unwrap_or_default(),
+        assign_ids: assigns_ids(&ledger),
     };
     let requests = RequestIndex::open(&layout::requests(path))?;
     if requests.len() != number("lines")? {
@@ -289,11 +297,13 @@ impl DefectReport {
 /// What the run is named after: the same lines for the same service.
 fn fingerprint(options: &RunOptions, scan: &Scan) -> String {
     let identity = format!(
-        "{:032x}\n{}\n{}\n{}",
+        "{:032x}\n{}\n{}\n{}{}",
         scan.fingerprint,
         options.service.identity(),
         options.endpoint,
-        options.skip_invalid
+        options.skip_invalid,
+        // Said only where it is so: runs from before there was a choice are found again.
+        if options.line.assign_ids { "\nassign_ids" } else { "" }
     );
     format!("{:032x}", xxhash_rust::xxh3::xxh3_128(identity.as_bytes()))
 }

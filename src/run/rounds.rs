@@ -60,7 +60,7 @@ pub(crate) fn pack(
         let record = files.requests.record(seq)?;
         let mut line = vec![0; record.length as usize];
         files.source.read_at(record.offset, &mut line)?;
-        let written = record.length.saturating_add(files.envelope.added_bytes(record.lacks));
+        let written = record.length.saturating_add(files.envelope.added_bytes(record.lacks, seq));
         let shard = packer.push(seq, model, written, xxh3_64(&line));
         placed.entry(shard).or_default().push(seq);
     }

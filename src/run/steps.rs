@@ -12,7 +12,6 @@ use super::state::{EndedBatch, LeftOver};
 use crate::custom_id::IdHasher;
 use crate::durable::{self, FileError};
 use crate::error::Error;
-use crate::input::check;
 use crate::input::envelope::Envelope;
 use crate::input::members::Members;
 use crate::input::pack::Shard;
@@ -190,7 +189,7 @@ fn know_ids(files: &Files, members: &[(u64, Record)]) -> Result<(), Error> {
     for (seq, record) in members {
         let mut line = vec![0; record.length as usize];
         files.source.read_at(record.offset, &mut line)?;
-        let hash = check::custom_id(&line).map(|(custom_id, _)| files.ids.hash(&custom_id));
+        let hash = record.custom_id(*seq, &line).map(|custom_id| files.ids.hash(&custom_id));
         if hash != Some(record.id_hash) {
             return Err(damaged(files, format!("does not know request {seq} by the id that it has in the input")));
         }

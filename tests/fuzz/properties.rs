@@ -24,7 +24,8 @@ use batchline::run::ledger::Ledger;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-const LIMITS: LineLimits = LineLimits { line_bytes: 100_000, custom_id_characters: 64, envelope: Envelope::Minimal };
+const LIMITS: LineLimits =
+    LineLimits { line_bytes: 100_000, custom_id_characters: 64, envelope: Envelope::Minimal, assign_ids: false };
 
 const IDS: IdHasher = IdHasher { key: 7 };
 

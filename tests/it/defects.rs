@@ -14,7 +14,7 @@ use crate::requests::{assert_same, ids, replies, request};
 const LINE_BYTES: usize = 10_000_000;
 
 /// What `check` says about `data/defects/CODE.jsonl`, behind `CODE.jsonl:` and the code.
-const WORDS: [(&str, &str, &str); 19] = [
+const WORDS: [(&str, &str, &str); 20] = [
     ("body-not-an-object", "2:30", r#"body is not an object (custom_id "second")"#),
     ("custom-id-not-a-string", "3:14", "custom_id is not a string"),
     (
@@ -26,6 +26,11 @@ const WORDS: [(&str, &str, &str); 19] = [
     ("duplicate-custom-id", "3:14", r#"custom_id was already used at duplicate-custom-id.jsonl:1 (custom_id "first")"#),
     ("duplicate-key", "2:161", r#"the key "custom_id" stands twice (custom_id "second")"#),
     ("empty-custom-id", "2:14", r#"custom_id is empty (custom_id "")"#),
+    (
+        "has-custom-id",
+        "2:14",
+        r#"custom_id is there, but ids are assigned: a line must be a body alone (custom_id "second")"#,
+    ),
     ("invalid-json", "2:136", "not valid JSON: EOF while parsing a string"),
     ("line-too-long", "2:1", "the line is longer than 10000000 bytes"),
     ("lone-surrogate", "3:115", r#"a \u escape is half of a surrogate pair (custom_id "half-an-emoji")"#),
@@ -65,9 +70,13 @@ fn place_with(code: &str) -> Place {
     place
 }
 
-/// The provider that minds the defect, if Together does not.
-fn provider(code: &str) -> &'static str {
-    if code.starts_with("other-") { "--provider openai" } else { "" }
+/// The options without which the defect is none.
+fn options(code: &str) -> &'static str {
+    match code {
+        "other-method" | "other-url" => "--provider openai",
+        "has-custom-id" => "--assign-ids",
+        _ => "",
+    }
 }
 
 #[test]
@@ -83,7 +92,7 @@ fn every_code_has_a_file_and_every_file_a_code() {
 #[test]
 fn every_defect_is_told_with_its_place_and_in_these_words() {
     for (code, at, words) in WORDS {
-        let ended = place_with(code).run(&format!("check {code}.jsonl {}", provider(code))).with_code(4);
+        let ended = place_with(code).run(&format!("check {code}.jsonl {}", options(code))).with_code(4);
         assert_eq!(ended.stderr, format!("{code}.jsonl:{at}: {code}: {words}\n"));
         assert!(ended.text().contains(" 1 defect ("), "{code}: {}", ended.text());
     }
@@ -94,7 +103,7 @@ fn records_of_defects_say_what_the_words_say() {
     for (code, at, words) in WORDS {
         let place = place_with(code);
         let ended =
-            place.run(&format!("check {code}.jsonl {} --json --report report.jsonl", provider(code))).with_code(4);
+            place.run(&format!("check {code}.jsonl {} --json --report report.jsonl", options(code))).with_code(4);
         let told: Value = serde_json::from_str(&ended.stderr).unwrap();
         assert_eq!((&told["schema"], &told["kind"]), (&1.into(), &"defect".into()), "{told}");
         let reported: Value = serde_json::from_slice(&place.read("report.jsonl")).unwrap();

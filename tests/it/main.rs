@@ -18,11 +18,12 @@ mod upstream; // an OpenAI-compatible server with a rate limit and a will of its
 // From the input to the output.
 mod aibrix; // a server that nobody here wrote
 mod conformance; // the same scenarios for every dialect
+mod bare; // bodies alone, which are numbered
 mod defects; // every rule about lines has its file and its words
 mod dialects; // what is peculiar to OpenAI's dialect
 mod merging; // reply files into input order, offline
-mod running;
-mod shapes; // one shape for the replies of all services // every way in, every way out, and nothing twice
+mod running; // every way in, every way out, and nothing twice
+mod shapes; // one shape for the replies of all services
 
 // What goes wrong around it.
 mod besieged; // a service that means harm

@@ -133,7 +133,7 @@ impl Scenario {
             service,
             endpoint: "/v1/chat/completions".to_owned(),
             completion_window: "24h".to_owned(),
-            line: LineLimits { line_bytes: 1 << 20, custom_id_characters: 64, envelope },
+            line: LineLimits { line_bytes: 1 << 20, custom_id_characters: 64, envelope, assign_ids: false },
             shard: ShardLimits { requests: rng.u64(1..=5), bytes: 1 << 20 },
             skip_invalid: false,
             report: None,
