@@ -42,7 +42,7 @@
 //!   new run differs only in that all stand at the beginning.
 //! - **Memory does not grow with the input.** Everything that is held has a named limit; what grows are files of fixed-width records.
 //! - **Reply bytes pass through unchanged.** A parser finds out whom a reply answers; it never rewrites it, and what it cannot read is
-//!   kept aside.
+//!   kept aside. Asked for the common [`shape`](results::shape), the merge changes what is around an answer, never the answer.
 //! - **The engine never prints** and reads no environment variable: options in, [`run::Monitor`] events out.
 //! - **Bad data is a value.** A line that is no request is a [`input::defect::Defect`], a reply that is an error is an outcome; an
 //!   [`error::Error`] means that the run cannot go on.

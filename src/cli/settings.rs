@@ -279,3 +279,19 @@ fn variable(name: &str) -> Option<String> {
 fn bytes(count: u64) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_can_name_every_endpoint_of_every_provider() {
+        for row in PROFILES {
+            let limits = shard_limits(row, None).unwrap();
+            for endpoint in row.endpoints {
+                let line = line_limits(row, endpoint, limits, false).unwrap();
+                assert_eq!(line.envelope == Envelope::Minimal, row.envelope == LineEnvelope::Minimal, "{}", row.name);
+            }
+        }
+    }
+}

@@ -22,8 +22,11 @@
 //!        ..OPENAI_LIKE
 //!    },
 //!    ```
+//!    Where lines have a URL (`LineEnvelope::Full`, as `OPENAI_LIKE` has it), a new endpoint, or a `line_url` of its own, is one of `URLS` in
+//!    `input/envelope.rs`, too: a test says which is not.
 //! 3. **How sure we are**: [`Profile::proven`] is the grade of the weakest fact that a run depends on, [`Profile::evidence`] says in a
-//!    few words where the row comes from and what in it is a guess. `batchline providers` shows both.
+//!    few words where the row comes from and what in it is a guess. `batchline providers` shows both, and the table in the README is what
+//!    `batchline providers --markdown` prints: a test compares the two.
 //! 4. **The test row**, in the table of `every_row_is_as_its_sources_say` below: name, base URL, key variable, limits and window once
 //!    more, typed from the source and not copied from the row. The other tests there hold for every row by themselves: an address that
 //!    can be used, no key in the clear, limits that one line fits, an endpoint that lines can name.
@@ -182,7 +185,8 @@ pub struct Profile {
     pub metadata: bool,
     /// Whether a file must have been processed before a batch can be created from it.
     pub waits_for_file: bool,
-    /// What replies have around their answers. Both are read, whatever it says: it is for people.
+    /// What replies have around their answers. Both are read, and written in one [shape](crate::results::shape) if asked, whatever it
+    /// says: it is for people.
     pub replies: ReplyShape,
     /// What fits into one batch.
     pub limits: Limits,
@@ -255,6 +259,7 @@ mod tests {
             }
             assert!(row.limits.line_bytes < row.limits.shard_bytes, "{}", row.name);
             assert!(row.endpoints.iter().all(|endpoint| endpoint.starts_with("/v")), "{}", row.name);
+            assert!(!row.evidence.contains(['|', '\n']), "{}: it stands in a table", row.name);
             assert!(!row.endpoints.is_empty() && !row.evidence.is_empty() && !row.purpose.is_empty(), "{}", row.name);
             assert_eq!(row.metadata, row.metadata && row.dialect == Dialect::OpenAi, "Together has none");
         }

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::Path;
 
 use batchline::custom_id::IdHasher;
+use batchline::input::bare;
 use batchline::input::check::{self, LineLimits};
 use batchline::input::defect::DefectKind;
 use batchline::input::envelope::Envelope;
@@ -87,6 +88,10 @@ struct ModelBody {
 /// The fast check, the judge and `serde_json` agree about every line.
 pub(crate) fn checking(data: &[u8]) {
     for line in data.split(|byte| *byte == b'\n') {
+        if let Ok(model) = bare::model(line, &LineLimits { assign_ids: true, ..LIMITS }) {
+            let body: ModelBody = serde_json::from_slice(line).expect("a line that is a body is one");
+            assert_eq!((body.model, check::custom_id(line)), (model.into_owned(), None));
+        }
         let judged = check::diagnose(line, &LIMITS);
         if let Some(fast) = check::request(line, &LIMITS) {
             let judged = judged.as_ref().expect("what the fast check takes, the judge takes");

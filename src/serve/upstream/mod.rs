@@ -4,7 +4,8 @@
 //!
 //! Each request is `POST {upstream}{endpoint}` with the line's `body` as it stands; the answer's body is put into the row as it
 //! came, but for line ends between its tokens, which become spaces. A request that failed is a row of the error file with
-//! `"error":{"code":"http_503","message":…}`, and `response.status_code` and `response.body` where there was an answer.
+//! `"error":{"code":"http_503","message":…}`, and `response.status_code` and `response.body` where there was an answer; in OpenAI's dialect
+//! an answer in JSON stands for itself, without an `error` beside it.
 //!
 //! | file | what it knows |
 //! | --- | --- |
@@ -32,8 +33,9 @@
 //!   is sent twice, except on a refusal, or when an answer was lost on its way, which is counted too.
 //! - With an upstream, the directory's records and files are synced as they come to be: what a client was told survives a power
 //!   cut.
-//! - A server that stops lets requests that are out come home for [`LAST_ANSWERS`]; a batch that is cancelled, for as
-//!   long as they take. What is done is returned.
+//! - A server that stops lets requests that are out come home for [`LAST_ANSWERS`]; a batch that is cancelled, or whose
+//!   completion window ends (in OpenAI's dialect), for as long as they take, and sends no other. What is done is returned; in OpenAI's
+//!   dialect a row in the error file says of each other request that it was not executed.
 //! - The key goes to the upstream's address alone. A client of the server names an endpoint of
 //!   [`ENDPOINTS`](crate::remote::online::ENDPOINTS), never an address.
 //! - Memory does not grow with a batch, but for two bits and 16 bytes for each of its lines: bodies that are out take
