@@ -222,7 +222,7 @@ mod tests {
                     }
                     _ => {
                         number += 1;
-                        content.push_str(&format!("{before}{body}{behind}\n"));
+                        content.extend([before, &body, behind, "\n"]);
                         wanted.push((format!("m-{model}"), format!(r#"{{"custom_id":"line-{number}",{around}"body":{body}}}"#)));
                     }
                 }

@@ -148,7 +148,9 @@ fn quoted(text: &[u8]) -> Vec<u8> {
 }
 
 fn put(out: &mut Vec<u8>, pieces: &[&[u8]]) {
-    pieces.iter().for_each(|piece| out.extend_from_slice(piece));
+    for piece in pieces {
+        out.extend_from_slice(piece);
+    }
 }
 
 /// One member of an object, if it is there and not `null`.

@@ -17,8 +17,8 @@ mod upstream; // an OpenAI-compatible server with a rate limit and a will of its
 
 // From the input to the output.
 mod aibrix; // a server that nobody here wrote
-mod conformance; // the same scenarios for every dialect
 mod bare; // bodies alone, which are numbered
+mod conformance; // the same scenarios for every dialect
 mod defects; // every rule about lines has its file and its words
 mod dialects; // what is peculiar to OpenAI's dialect
 mod merging; // reply files into input order, offline

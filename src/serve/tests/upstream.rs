@@ -106,8 +106,8 @@ async fn assert_expired(fixture: &Fixture, batch: &str, count: usize) -> usize {
     let (outputs, errors) =
         (rows(fixture, &batch["output_file_id"]).await, rows(fixture, &batch["error_file_id"]).await);
     let all: Vec<&String> = outputs.keys().chain(errors.keys()).collect();
-    let wanted: BTreeMap<String, ()> = (0..count).map(|number| (format!("r-{number}"), ())).collect();
-    assert_eq!((all.len(), wanted.keys().all(|id| all.contains(&id))), (count, true), "{all:?}");
+    let mut wanted = (0..count).map(|number| format!("r-{number}"));
+    assert_eq!((all.len(), wanted.all(|id| all.contains(&&id))), (count, true), "{all:?}");
     for (id, row) in &outputs {
         let number: Value = id["r-".len()..].parse().unwrap();
         assert_eq!((&row["response"]["body"], &row["error"]), (&json!({"heard": [number]}), &Value::Null), "{row}");
