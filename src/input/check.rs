@@ -2,7 +2,7 @@
 //!
 //! In: the bytes of one line. Out: the hash of its `custom_id` and its model, or what is wrong with it.
 //!
-//! Two share the work. [`request`] is fast: it [walks](crate::walk) over the line (`grammar.rs`) and builds nothing. Whatever it does not
+//! Two share the work. [`request`] is fast: it walks over the line (`grammar.rs`, `walk.rs`) and builds nothing. Whatever it does not
 //! accept goes to [`diagnose`], which is slow, exact and the judge: it finds the place of the defect, or accepts the line after all.
 //!
 //! What always holds: both accept the same requests. What the fast one takes, `diagnose` takes.
@@ -29,7 +29,7 @@ pub struct LineLimits {
     pub custom_id_characters: usize,
     /// What it must have, or is given on its way up.
     pub envelope: Envelope,
-    /// Whether lines are [bare](super::bare), and are given ids, too.
+    /// Whether lines are [bare], and are given ids, too.
     pub assign_ids: bool,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! In: a line. Out: a [`Reply`], or nothing.
 //!
-//! A reply is paid data, so no parser may lose it. A [walk](crate::walk) over the line reads nearly all; what it is not sure of goes to
+//! A reply is paid data, so no parser may lose it. A walk over the line (`walk.rs`) reads nearly all; what it is not sure of goes to
 //! simd-json, what that refuses (half a surrogate pair, an integer of thirty digits) to `serde_json`, and what that refuses is searched
 //! for `"custom_id"` byte by byte. Only a line in which none of them finds an id is unreadable, and even that is kept.
 //!
