@@ -39,8 +39,7 @@ fn bodies_are_numbered_and_answered_in_both_dialects_and_the_same_command_submit
     let bodies = bodies(120);
     let wanted = numbered(&bodies);
     for dialect in Dialect::ALL {
-        let (place, service) =
-            (Place::new(), Service::start_with(&format!("--dialect {} --batch-time 0ms", dialect.name())));
+        let (place, service) = (Place::new(), Service::speaking(dialect, "--batch-time 0ms"));
         // Blank lines are not counted.
         place.write("in.jsonl", bodies.join("\r\n\n"));
         let options = format!("{} --dialect {} --shard-bytes 1500", service.arguments(), dialect.name());

@@ -88,8 +88,7 @@ fn a_merge_by_hand_can_have_either_shape_and_take_its_own_output_again() {
 fn both_dialects_give_the_same_file_and_the_other_shape_costs_nothing() {
     let (requests, mut written) = (generated(300), Vec::new());
     for dialect in Dialect::ALL {
-        let (place, service) =
-            (Place::new(), Service::start_with(&format!("--dialect {} --batch-time 0ms", dialect.name())));
+        let (place, service) = (Place::new(), Service::speaking(dialect, "--batch-time 0ms"));
         place.write("in.jsonl", &requests);
         let run = |shape: &str| {
             let options = format!("{} --dialect {} --shard-requests 40", service.arguments(), dialect.name());

@@ -92,9 +92,8 @@ pub(crate) struct Driver<A: Api> {
     /// Batches that are too many, and whether they are still to be stopped.
     surplus: BTreeMap<String, bool>,
     next_poll: Instant,
-    /// The last look at the list.
-    look_began: Instant,
-    look_took: Duration,
+    /// Batches that the last look listed.
+    listed: u32,
     /// Whether a list is under way.
     polling: bool,
     /// Whether a POST is under way.
@@ -155,8 +154,7 @@ impl<A: Api> Driver<A> {
             strange: BTreeSet::new(),
             surplus,
             next_poll: Instant::now(),
-            look_began: Instant::now(),
-            look_took: Duration::ZERO,
+            listed: 0,
             polling: false,
             posting: false,
             look_at_held,

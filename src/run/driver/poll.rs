@@ -20,11 +20,8 @@ use crate::run::steps::Outcome;
 /// Looks that must find a batch ended and without any file before that is believed: files can show later than the end.
 const FILELESS_LOOKS: u32 = 3;
 
-/// Time between two looks, at least, as a multiple of what the last one took: the list of 20,000 batches has ten megabytes.
-const LOOKS_APART: u32 = 4;
-
-/// Most that the time between two looks grows to by that.
-const LOOKS_APART_MAX: Duration = Duration::from_secs(60);
+/// Time between two looks, at least, for each batch that the last one listed: the list of 20,000 has ten megabytes.
+const LOOKS_APART: Duration = Duration::from_micros(200);
 
 /// Most unknown statuses that are told.
 const STRANGE_MAX: usize = 16;
@@ -42,13 +39,12 @@ impl<A: Api> Driver<A> {
             return;
         }
         self.polling = true;
-        self.look_began = Instant::now();
         let api = self.api.clone();
         self.tasks.spawn(async move { Outcome::Listed(api.batches().await) });
     }
 
     pub(super) fn schedule_poll(&mut self) {
-        let apart = (self.look_took * LOOKS_APART).min(LOOKS_APART_MAX);
+        let apart = LOOKS_APART * self.listed;
         // Between 90 and 110 per cent, so that many runs do not ask in step.
         let interval = self.options.poll_interval.max(apart).mul_f64(0.9 + fastrand::f64() / 5.0);
         self.next_poll = Instant::now() + interval;
@@ -57,8 +53,10 @@ impl<A: Api> Driver<A> {
     /// What the list says about batches that are waited for, about submissions in doubt, and about batches that are too many.
     pub(super) fn listed(&mut self, result: Result<Vec<Batch>, RemoteError>) -> Result<(), Error> {
         self.polling = false;
-        self.look_took = self.look_began.elapsed();
         self.look_at_held = false;
+        if let Ok(batches) = &result {
+            self.listed = u32::try_from(batches.len()).unwrap_or(u32::MAX);
+        }
         self.schedule_poll();
         let batches = match result {
             Ok(batches) => batches,
