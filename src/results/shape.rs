@@ -109,7 +109,7 @@ impl<'l> Parts<'l> {
     fn of(line: &'l [u8]) -> Option<Self> {
         let [custom_id, response, error] = members(line, ["custom_id", "response", "error"])?;
         let custom_id = custom_id.filter(|id| id.starts_with(b"\""))?;
-        Some(Self { custom_id, response: response.map(Response::of), error })
+        Some(Self { custom_id, response: said(response).map(Response::of), error: said(error) })
     }
 }
 
@@ -117,7 +117,7 @@ impl<'l> Response<'l> {
     fn of(response: &'l [u8]) -> Self {
         match members(response, ["status_code", "body"]) {
             None | Some([None, None]) => Self { status: None, body: Some(response) },
-            Some([status, body]) => Self { status, body },
+            Some([status, body]) => Self { status: said(status), body },
         }
     }
 }
@@ -131,8 +131,8 @@ struct Failure<'l> {
 impl<'l> Failure<'l> {
     fn of(error: Option<&'l [u8]>, status: Option<&[u8]>) -> Self {
         let [code, message] = error.and_then(|error| members(error, ["code", "message"])).unwrap_or_default();
-        let code = code.map(text).or_else(|| Some(quoted(&[b"http_", status?].concat()).into()));
-        let message = message.or(error).map(text);
+        let code = said(code).map(text).or_else(|| Some(quoted(&[b"http_", status?].concat()).into()));
+        let message = said(message).or(error).map(text);
         let no_reason = br#""the service gave no reason""#;
         Self { code: code.unwrap_or(b"null".into()), message: message.unwrap_or(no_reason.into()) }
     }
@@ -156,10 +156,15 @@ fn put(out: &mut Vec<u8>, pieces: &[&[u8]]) {
 /// One member of an object, if it is there and not `null`.
 fn member<'l>(object: &'l [u8], name: &str) -> Option<&'l [u8]> {
     let [value] = members(object, [name])?;
-    value
+    said(value)
 }
 
-/// Some members of an object, as they stand there, without those that are `null`; `None` for what is no object. Only what tells where a
+/// What a member says, if it is there and not `null`.
+fn said(value: Option<&[u8]>) -> Option<&[u8]> {
+    value.filter(|value| *value != b"null")
+}
+
+/// Some members of an object, as they stand there; `None` for what is no object. Only what tells where a
 /// value ends is looked at.
 fn members<'l, const N: usize>(object: &'l [u8], names: [&str; N]) -> Option<[Option<&'l [u8]>; N]> {
     let mut found = [None; N];
@@ -180,7 +185,7 @@ fn members<'l, const N: usize>(object: &'l [u8], names: [&str; N]) -> Option<[Op
         }
     }
     let end = behind(object, at, b'}')?;
-    (end == object.len()).then(|| found.map(|value| value.filter(|value| *value != b"null")))
+    (end == object.len()).then_some(found)
 }
 
 /// Whether a key with its quotes is this one, in whatever spelling.
