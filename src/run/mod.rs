@@ -19,6 +19,21 @@
 //! | [`monitor`] | what is told to whoever runs it |
 //!
 //! What always holds: starting and resuming are the same thing, because every step begins from what the Ledger says.
+//!
+//! # At a billion requests
+//!
+//! What grows with the input are files, by what stands in each for a line, a shard or a reply:
+//!
+//! | what | for each | at 1,000,000,000 lines in 20,000 shards |
+//! | --- | --- | --- |
+//! | `requests.idx` | 32 bytes a line | 32 GB |
+//! | `replies.idx` | 16 bytes a line | 16 GB |
+//! | scratch for comparing ids, gone after the check | 16 bytes a line | 16 GB |
+//! | `ledger.sqlite` and `intents.log` | 0.7 kB a shard | 14 MB |
+//! | reply files | what the service sent | paid for, kept until `clean` |
+//!
+//! Memory is `--memory`, and what the driver knows of each shard, and the service's list while it is read: about 8 kB a shard in all. A run
+//! of 20,000 shards was seen with a peak of 214 MiB.
 
 use std::path::Path;
 use std::sync::Arc;

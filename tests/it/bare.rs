@@ -42,7 +42,7 @@ fn bodies_are_numbered_and_answered_in_both_dialects_and_the_same_command_submit
         let (place, service) = (Place::new(), Service::speaking(dialect, "--batch-time 0ms"));
         // Blank lines are not counted.
         place.write("in.jsonl", bodies.join("\r\n\n"));
-        let options = format!("{} --dialect {} --shard-bytes 1500", service.arguments(), dialect.name());
+        let options = format!("{} --shard-bytes 1500", service.arguments());
         let command = format!("run in.jsonl {options} --assign-ids -o out.jsonl");
         place.run(&command).with_code(0);
         let replies: Vec<u8> = lines(&wanted)

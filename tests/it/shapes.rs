@@ -91,7 +91,7 @@ fn both_dialects_give_the_same_file_and_the_other_shape_costs_nothing() {
         let (place, service) = (Place::new(), Service::speaking(dialect, "--batch-time 0ms"));
         place.write("in.jsonl", &requests);
         let run = |shape: &str| {
-            let options = format!("{} --dialect {} --shard-requests 40", service.arguments(), dialect.name());
+            let options = format!("{} --shard-requests 40", service.arguments());
             place.run(&format!("run in.jsonl {options} -o out.jsonl --shape {shape}")).with_code(0);
             place.read("out.jsonl")
         };
