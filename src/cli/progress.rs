@@ -157,7 +157,10 @@ impl Progress {
         } else {
             let line = if *shards == ShardCounts::default() {
                 // A merge by hand: there is no service.
-                format!("read {} of replies, merged {} lines", size(*downloaded), count(merged.lines()))
+                match merged.lines() {
+                    0 => format!("read {} of replies", size(*downloaded)),
+                    lines => format!("merged {} lines", count(lines)),
+                }
             } else {
                 format!(
                     "shards: {}; uploaded {}, downloaded {}, merged {} of {} lines",
