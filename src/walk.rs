@@ -347,10 +347,24 @@ fn marks(bytes: &[u8; BLOCK_BYTES]) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// What becomes of a line by a few edits.
+    pub(crate) fn edited(line: &'static [u8]) -> impl Strategy<Value = Vec<u8>> {
+        let edit = (0_usize..200, 0_usize..6, "[\\[\\]{},:\"\\\\u0-9a-eE.+ -]{0,4}");
+        prop::collection::vec(edit, 1..4).prop_map(|edits| {
+            let mut line = line.to_vec();
+            for (from, length, patch) in edits {
+                let from = from.min(line.len());
+                let to = (from + length).min(line.len());
+                line.splice(from..to, patch.into_bytes());
+            }
+            line
+        })
+    }
 
     /// Whether all of it is one value.
     fn walks(text: &[u8]) -> bool {
@@ -468,14 +482,8 @@ mod tests {
         /// Whatever becomes of a good line, it is walked over only if `serde_json` takes it as a whole.
         #[test]
         fn what_is_walked_over_is_json(
-            edits in prop::collection::vec((0_usize..200, 0_usize..6, "[\\[\\]{},:\"\\\\u0-9a-eE.+ -]{0,4}"), 1..4),
+            line in edited(br#"{"a":"id-1","b":{"model":"m","messages":[{"role":"user","content":"h\u00e9 \"q\""}],"n":-1.5e3,"o":[true,null,{}]}}"#),
         ) {
-            let mut line = br#"{"a":"id-1","b":{"model":"m","messages":[{"role":"user","content":"h\u00e9 \"q\""}],"n":-1.5e3,"o":[true,null,{}]}}"#.to_vec();
-            for (from, length, patch) in edits {
-                let from = from.min(line.len());
-                let to = (from + length).min(line.len());
-                line.splice(from..to, patch.into_bytes());
-            }
             if walks(&line) {
                 prop_assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&line).is_ok(), "{}", String::from_utf8_lossy(&line));
             }

@@ -118,7 +118,8 @@ pub async fn bench(options: BenchOptions, tell: &mut dyn FnMut(&Measured)) -> Re
 fn warm(place: &Path, bytes: u64) -> Result<(), FileError> {
     let path = place.join("warm");
     let mut file = BlockWriter::new(durable::create_new(&path)?);
-    io::copy(&mut io::repeat(0).take(bytes), &mut file).map_err(FileError::on("write", &path))?;
+    let written = io::copy(&mut io::repeat(0).take(bytes), &mut file).and_then(|_| file.flush());
+    written.map_err(FileError::on("write", &path))?;
     durable::remove_file(&path)
 }
 

@@ -7,15 +7,11 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use batchline::remote::Dialect;
+use serde_json::Value;
 
 use crate::program::{Ended, Place, end_within_memory, report, wait_until, wanted};
-use crate::requests::{assert_same, generated, ids, lines, replies, request};
+use crate::requests::{assert_same, generated, ids, lines, request};
 use crate::service::{DIALECTS, Service};
-
-/// A service that follows a script, in Together's dialect.
-fn faulty(script: &str) -> Service {
-    Service::faulty(Dialect::Together, script)
-}
 
 /// A run of the requests with these options, to its end.
 fn run(place: &Place, service: &Service, requests: &[u8], options: &str) -> Ended {
@@ -117,28 +113,33 @@ fn with_a_list_that_lies_a_shard_is_held_whichever_it_is() {
 
 #[test]
 fn a_batch_that_appears_after_it_was_held_is_adopted_by_the_next_run() {
-    let requests = generated(60);
-    let (place, service) = (Place::new(), faulty("[[fault]]\ndo = \"late_commit\"\ndelay = \"4s\"\nnth = 3\n"));
+    let (script, requests) = ("[[fault]]\ndo = \"late_commit\"\ndelay = \"4s\"\nnth = 3\n", generated(60));
     let options = "--shard-requests 8 --on-ambiguous hold --settle 300ms";
-    run(&place, &service, &requests, options).with_code(7);
-    wait_until(|| service.books().accepted() == SHARDS);
-    run(&place, &service, &requests, options).with_code(0).saying("found its batch");
-    assert_eq!(service.books().calls("create_batch"), SHARDS);
-    service.books().assert_billed_once(&requests);
+    for dialect in DIALECTS {
+        let (place, service) = (Place::new(), Service::faulty(dialect, script));
+        run(&place, &service, &requests, options).with_code(7);
+        wait_until(|| service.books().accepted() == SHARDS);
+        run(&place, &service, &requests, options).with_code(0).saying("found its batch");
+        assert_eq!(service.books().calls("create_batch"), SHARDS);
+        service.books().assert_billed_once(&requests);
+    }
 }
 
 #[test]
 fn a_second_batch_that_was_risked_by_choice_is_found_stopped_and_told() {
-    let host = Place::new();
-    host.write("faults.toml", "[[fault]]\ndo = \"late_commit\"\ndelay = \"2s\"\nnth = 1\n");
-    let service = Service::start_in(host, "--batch-time 6s --faults faults.toml");
-    let (place, requests) = (Place::new(), generated(60));
-    let ended = run(&place, &service, &requests, "--on-ambiguous retry-after:300ms").with_code(7);
-    ended.saying("has a second batch on its file").saying("it is cancelled").saying("asked the service to cancel");
-    assert_same(&place.read("out.jsonl"), &replies(&requests));
-    assert_eq!(service.books().accepted(), 4, "three shards, and one of them twice");
-    let stopped = service.books().batches().into_iter().filter(|batch| batch["status"] == "CANCELLED").count();
-    assert_eq!(stopped, 1);
+    let requests = generated(60);
+    for dialect in DIALECTS {
+        let host = Place::new();
+        host.write("faults.toml", "[[fault]]\ndo = \"late_commit\"\ndelay = \"2s\"\nnth = 1\n");
+        let service = Service::speaking_in(dialect, host, "--batch-time 6s --faults faults.toml");
+        let place = Place::new();
+        let ended = run(&place, &service, &requests, "--on-ambiguous retry-after:300ms").with_code(7);
+        ended.saying("has a second batch on its file").saying("it is cancelled").saying("asked the service to cancel");
+        assert_same(&place.read("out.jsonl"), &service.replies(&requests));
+        assert_eq!(service.books().accepted(), 4, "three shards, and one of them twice");
+        let is_stopped = |batch: &Value| batch["status"].as_str().unwrap().eq_ignore_ascii_case("cancelled");
+        assert_eq!(service.books().batches().iter().filter(|batch| is_stopped(batch)).count(), 1);
+    }
 }
 
 #[test]
@@ -166,14 +167,16 @@ fn what_the_list_does_not_show_is_held_and_left_to_a_decision() {
 fn what_was_never_created_is_held_or_sent_again_once_by_choice() {
     let script = "[[fault]]\ndo = \"drop_before\"\ncall = \"create\"\nnth = 2\n";
     let requests = generated(60);
-    let (place, service) = (Place::new(), faulty(script));
-    run(&place, &service, &requests, NEVER_TWICE).with_code(7);
-    assert_eq!(service.books().calls("create_batch"), 9);
-    let (place, service) = (Place::new(), faulty(script));
-    run(&place, &service, &requests, "--shard-requests 8 --on-ambiguous retry-after:500ms").with_code(0);
-    assert_eq!(service.books().calls("create_batch"), 10);
-    service.books().assert_billed_once(&requests);
-    assert_same(&place.read("out.jsonl"), &replies(&requests));
+    for dialect in DIALECTS {
+        let (place, service) = (Place::new(), Service::faulty(dialect, script));
+        run(&place, &service, &requests, NEVER_TWICE).with_code(7);
+        assert_eq!(service.books().calls("create_batch"), 9);
+        let (place, service) = (Place::new(), Service::faulty(dialect, script));
+        run(&place, &service, &requests, "--shard-requests 8 --on-ambiguous retry-after:500ms").with_code(0);
+        assert_eq!(service.books().calls("create_batch"), 10);
+        service.books().assert_billed_once(&requests);
+        assert_same(&place.read("out.jsonl"), &service.replies(&requests));
+    }
 }
 
 #[test]
@@ -182,21 +185,23 @@ fn rows_that_failed_by_the_services_fault_or_got_lost_go_up_again_alone() {
     let script = "[[fault]]\ndo = \"error_rows\"\nshare = 0.88\nonce = true\ncode = \"batch_client_error\"\n\
                   message = \"Internal Server Error\"\n[[fault]]\ndo = \"drop_rows\"\nshare = 0.01\nbatch = 1\n";
     let requests: String = (0..20_000).map(|n| request(&format!("id-{n}"), "m") + "\n").collect();
-    let (place, service) = (Place::new(), faulty(script));
-    place.write("in.jsonl", &requests);
-    let running = place.program(&format!("run in.jsonl -o out.jsonl {}", service.arguments())).start();
-    let (ended, peak) = end_within_memory(running);
-    report(&format!("20,000 rows, most of them twice: peak memory {peak} KiB"));
-    let ended = ended.with_code(0);
-    let ended = ended.saying("sent again").saying("batch_client_error: Internal Server Error").saying("no reply");
-    assert_same(&place.read("out.jsonl"), &replies(requests.as_bytes()));
-    // What the service answered and then lost is billed, too; nothing else is paid for twice.
-    let lost = service.books().rows_of_fault("drop_rows");
-    assert!(lost > 0);
-    let mut billed = service.books().billed();
-    assert!((20_000..=20_000 + lost).contains(&billed.len()), "{}: {}", billed.len(), ended.stderr);
-    billed.dedup();
-    assert_eq!(billed.len(), 20_000);
+    for dialect in DIALECTS {
+        let (place, service) = (Place::new(), Service::faulty(dialect, script));
+        place.write("in.jsonl", &requests);
+        let running = place.program(&format!("run in.jsonl -o out.jsonl {}", service.arguments())).start();
+        let (ended, peak) = end_within_memory(running);
+        report(&format!("20,000 rows, most of them twice: peak memory {peak} KiB"));
+        let ended = ended.with_code(0);
+        let ended = ended.saying("sent again").saying("batch_client_error: Internal Server Error").saying("no reply");
+        assert_same(&place.read("out.jsonl"), &service.replies(requests.as_bytes()));
+        // What the service answered and then lost is billed, too; nothing else is paid for twice.
+        let lost = service.books().rows_of_fault("drop_rows");
+        assert!(lost > 0);
+        let mut billed = service.books().billed();
+        assert!((20_000..=20_000 + lost).contains(&billed.len()), "{}: {}", billed.len(), ended.stderr);
+        billed.dedup();
+        assert_eq!(billed.len(), 20_000);
+    }
 }
 
 #[test]
@@ -304,7 +309,7 @@ fn the_key_does_not_follow_a_redirect_to_another_host() {
     };
     let script =
         ["list", "retrieve", "content", "put"].map(|call| redirect(call, 2)).concat() + &redirect("create", 99);
-    let (place, service, requests) = (Place::new(), faulty(&script), generated(60));
+    let (place, service, requests) = (Place::new(), Service::faulty(Dialect::Together, &script), generated(60));
     place.write("in.jsonl", &requests);
     let command =
         format!("run in.jsonl -o out.jsonl --base-url {} --poll-interval 50ms --shard-requests 8", service.base_url());
@@ -317,19 +322,22 @@ fn the_key_does_not_follow_a_redirect_to_another_host() {
 
 #[test]
 fn a_cancelled_run_brings_home_what_was_done_and_sends_nothing_again() {
-    let (place, service, requests) = (Place::new(), faulty("[[fault]]\ndo = \"never\"\n"), generated(30));
-    place.write("in.jsonl", &requests);
-    let command = format!("run in.jsonl -o out.jsonl {}", service.arguments());
-    let running = place.program(&command).start();
-    wait_until(|| service.books().calls("create_batch") == 3);
-    running.signal(rustix::process::Signal::INT);
-    running.end().with_code(130);
-    let url = service.base_url();
-    let cancelled = place.run(&format!("cancel --base-url {url}")).with_code(0);
-    assert_eq!(cancelled.text().lines().count(), 3, "{}", cancelled.text());
-    place.run(&command).with_code(6).saying("cancelled");
-    assert_eq!(service.books().calls("create_batch"), 3, "cancelling was a decision");
-    assert_eq!(ids(&place.read("out.jsonl")), ids(&requests));
+    for dialect in DIALECTS {
+        let (place, service, requests) =
+            (Place::new(), Service::faulty(dialect, "[[fault]]\ndo = \"never\"\n"), generated(30));
+        place.write("in.jsonl", &requests);
+        let command = format!("run in.jsonl -o out.jsonl {}", service.arguments());
+        let running = place.program(&command).start();
+        wait_until(|| service.books().calls("create_batch") == 3);
+        running.signal(rustix::process::Signal::INT);
+        running.end().with_code(130);
+        let url = service.base_url();
+        let cancelled = place.run(&format!("cancel --base-url {url}")).with_code(0);
+        assert_eq!(cancelled.text().lines().count(), 3, "{}", cancelled.text());
+        place.run(&command).with_code(6).saying("cancelled");
+        assert_eq!(service.books().calls("create_batch"), 3, "cancelling was a decision");
+        assert_eq!(ids(&place.read("out.jsonl")), ids(&requests));
+    }
 }
 
 fn requests_in(text: &[u8]) -> usize {
