@@ -3,7 +3,8 @@
 //! The bill of the service is the judge, and its logs prove that the faults really happened.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use batchline::remote::Dialect;
@@ -284,11 +285,38 @@ fn rate_limits_outages_and_late_files_delay_a_run_and_no_more() {
 
 #[test]
 fn the_key_does_not_follow_a_redirect_to_another_host() {
+    for (dialect, service, variable, upload) in [
+        (Dialect::Together, "together", "TOGETHER_API_KEY", "put"),
+        (Dialect::OpenAi, "openai", "OPENAI_API_KEY", "upload"),
+    ] {
+        let (address, heard) = listen_elsewhere();
+        let redirect = |call: &str, nth: u32| {
+            format!(
+                "[[fault]]\ndo = \"redirect\"\ncall = \"{call}\"\nnth = {nth}\nstatus = 307\nlocation = \"http://{address}{{path}}\"\n"
+            )
+        };
+        let script =
+            ["list", "retrieve", "content", upload].map(|call| redirect(call, 2)).concat() + &redirect("create", 99);
+        let (place, server, requests) = (Place::new(), Service::faulty(dialect, &script), generated(60));
+        place.write("in.jsonl", &requests);
+        let command = format!(
+            "run in.jsonl -o out.jsonl --provider {service} --base-url {} --poll-interval 50ms --shard-requests 8",
+            server.base_url()
+        );
+        let ended = place.program(&command).env(variable, "canary-key").run();
+        std::net::TcpStream::connect(address).unwrap().write_all(b"enough").unwrap();
+        let heard = String::from_utf8_lossy(&heard.join().unwrap()).to_lowercase();
+        assert!(!heard.contains("canary-key") && !heard.contains("authorization"), "{heard}");
+        assert!(server.books().faults() > 0, "{}", ended.stderr);
+    }
+}
+
+/// Another host, which answers whatever it is asked, and gives back what it has heard once it was told that this is enough.
+fn listen_elsewhere() -> (SocketAddr, JoinHandle<Vec<u8>>) {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = other.local_addr().unwrap();
     let heard = std::thread::spawn(move || {
         let mut heard = Vec::new();
-        // Ends with the connection that the test itself makes.
         for connection in other.incoming() {
             let mut connection = connection.unwrap();
             connection.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
@@ -302,22 +330,7 @@ fn the_key_does_not_follow_a_redirect_to_another_host() {
         }
         heard
     });
-    let redirect = |call: &str, nth: u32| {
-        format!(
-            "[[fault]]\ndo = \"redirect\"\ncall = \"{call}\"\nnth = {nth}\nstatus = 307\nlocation = \"http://{address}{{path}}\"\n"
-        )
-    };
-    let script =
-        ["list", "retrieve", "content", "put"].map(|call| redirect(call, 2)).concat() + &redirect("create", 99);
-    let (place, service, requests) = (Place::new(), Service::faulty(Dialect::Together, &script), generated(60));
-    place.write("in.jsonl", &requests);
-    let command =
-        format!("run in.jsonl -o out.jsonl --base-url {} --poll-interval 50ms --shard-requests 8", service.base_url());
-    let ended = place.program(&command).env("TOGETHER_API_KEY", "canary-key").run();
-    std::net::TcpStream::connect(address).unwrap().write_all(b"enough").unwrap();
-    let heard = String::from_utf8_lossy(&heard.join().unwrap()).to_lowercase();
-    assert!(!heard.contains("canary-key") && !heard.contains("authorization"), "{heard}");
-    assert!(service.books().faults() > 0, "{}", ended.stderr);
+    (address, heard)
 }
 
 #[test]
