@@ -100,14 +100,12 @@ pub async fn run(
     let prepared = prepare_beside(&options, &monitor, &stop).await?;
     let run = prepared.directory.path().to_owned();
     let (api, server) = connect(&options, &run, prepared.ids, &monitor).await?;
-    let working = work(prepared, Arc::new(api), options, outputs, monitor, stop.child_token());
-    let Some(server) = server else {
-        return Ok(Summary { seconds: begun.elapsed().as_secs_f64(), ..working.await? });
-    };
+    let working = work(begun, prepared, Arc::new(api), options, outputs, monitor, stop.child_token());
+    let Some(server) = server else { return working.await };
     let worked = unless_failed(&server, working, &stop).await;
     let again = server.sent_again();
     let stopped = server.stop().await;
-    let mut summary = Summary { seconds: begun.elapsed().as_secs_f64(), ..worked? };
+    let mut summary = worked?;
     stopped?;
     for (reason, requests) in [(CRASHED, again.crashed), (LOST, again.lost)] {
         if requests > 0 {
@@ -138,6 +136,7 @@ async fn unless_failed(
 
 /// Takes a run from where it stands to its end, whoever the service is.
 async fn work<A: Api>(
+    begun: Instant,
     prepared: Prepared,
     api: Arc<A>,
     options: RunOptions,
@@ -145,7 +144,6 @@ async fn work<A: Api>(
     monitor: Arc<dyn Monitor>,
     stop: CancellationToken,
 ) -> Result<Summary, Error> {
-    let begun = Instant::now();
     let run = prepared.directory.path().to_owned();
     let Prepared { ledger, source, requests, ids, line, resumed, directory } = prepared;
     let replies = ReplyIndex::open_or_create(&layout::replies_index(&run), requests.len())?;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -172,6 +173,16 @@ fn the_records_of_a_run_add_up() {
     assert!(sum("prompt_tokens") > 0);
     assert_eq!(number("prompt_tokens"), sum("prompt_tokens"));
     assert_eq!(number("completion_tokens"), sum("completion_tokens"));
+}
+
+#[test]
+fn the_time_of_a_run_is_all_of_it() {
+    let (place, service) = (Place::new(), Service::start_with("--batch-time 1s"));
+    place.write("in.jsonl", generated(3));
+    let begun = Instant::now();
+    let run = place.run(&format!("run in.jsonl {} -o out.jsonl --json", service.arguments())).with_code(0);
+    let took = records(run.stderr.as_bytes()).last().unwrap()["seconds"].as_f64().unwrap();
+    assert!((1.0..begun.elapsed().as_secs_f64()).contains(&took), "{took}");
 }
 
 #[test]

@@ -250,7 +250,15 @@ impl Scenario {
                     stopping.cancel();
                 }
             });
-            let mut work = Box::pin(run::work(prepared, api, self.options.clone(), outputs, monitor, stop));
+            let mut work = Box::pin(run::work(
+                std::time::Instant::now(),
+                prepared,
+                api,
+                self.options.clone(),
+                outputs,
+                monitor,
+                stop,
+            ));
             let mut polls = 0;
             let counted = poll_fn(|context| {
                 polls += 1;
