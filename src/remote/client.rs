@@ -185,13 +185,22 @@ impl Http {
             let (name, value) = token.header(auth);
             credentials.insert(name, value);
         }
-        let api = client(&address, &timeouts, credentials.clone()).read_timeout(timeouts.idle);
+        // Where the API is without encryption this machine's certificates are not read, and need not be there: in a small container
+        // they are not.
+        let without = |client: ClientBuilder| client.tls_certs_only([]);
+        let to_api = || {
+            let client = client(&address, &timeouts, credentials.clone());
+            if address.is_https() { client } else { without(client) }
+        };
+        let api = to_api().read_timeout(timeouts.idle).build();
         // No read timeout here: it would also run while a body goes out. Transfers are watched by those who make them.
-        let upload = client(&address, &timeouts, credentials.clone());
-        let blob = client(&address, &timeouts, HeaderMap::new());
-        let billing =
-            client(&address, &timeouts, credentials).http1_only().pool_max_idle_per_host(0).timeout(timeouts.billing);
-        let [api, upload, blob, billing] = [api, upload, blob, billing].map(ClientBuilder::build);
+        let upload = to_api().build();
+        let billing = to_api().http1_only().pool_max_idle_per_host(0).timeout(timeouts.billing).build();
+        let to_storage = || client(&address, &timeouts, HeaderMap::new());
+        let blob = match to_storage().build() {
+            Err(_) if !address.is_https() => without(to_storage()).build(),
+            built => built,
+        };
         let (api, upload) = (api.map_err(SetupError::Client)?, upload.map_err(SetupError::Client)?);
         let (blob, billing) = (blob.map_err(SetupError::Client)?, billing.map_err(SetupError::Client)?);
         Ok(Self { address, timeouts, observer, gate: Gate::default(), token, api, upload, blob, billing })

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::aligned::AlignedBuffer;
 
 /// A file that was not asked for in so many windows makes room for others.
-const IDLE_WINDOWS: u64 = 8;
+const IDLE_WINDOWS: u64 = 32;
 
 /// Reply files in memory, shared by the threads that gather. See the [module](self).
 #[derive(Debug)]

@@ -125,18 +125,19 @@ pub fn index(
     threads: usize,
     aside: &mut SideFiles,
 ) -> Result<Indexed, ResultsError> {
-    let mut placing = Placing { files, table, slots, aside, ids, indexed: Indexed::default() };
-    let checksums = read(files, ids, threads, &|_| (), |found| placing.place(found))?;
+    let mut placing = Placing { files, slots, aside, ids, indexed: Indexed::default() };
+    let checksums = read(files, ids, threads, &|id| table.get(id), &|_| (), |found| placing.place(found))?;
     Ok(Indexed { checksums, ..placing.indexed })
 }
 
 /// Reads the files, in the order given, and calls `take` with each line that is not blank, in its order. Returns the files' checksums.
 ///
-/// `progress` is told the bytes read so far.
+/// `request_of` gives the number of the request whose id has a hash; `progress` is told the bytes read so far.
 pub(super) fn read(
     files: &[ReplyFile],
     ids: IdHasher,
     threads: usize,
+    request_of: &(dyn Fn(u128) -> Option<u32> + Sync),
     progress: &dyn Fn(u64),
     mut take: impl FnMut(Found) -> Result<(), ResultsError>,
 ) -> Result<Vec<u128>, ResultsError> {
@@ -149,7 +150,14 @@ pub(super) fn read(
             threads,
             file.extent().blocks().div_ceil(CHUNK_BLOCKS),
             || (Block::default(), ReplyReader::new(ids)),
-            |(block, reader), number| file.read_chunk(block, reader, number),
+            |(block, reader), number| {
+                let (hashes, mut found) = file.read_chunk(block, reader, number)?;
+                // One after the other: the processor waits for several places of the table at a time.
+                for Found { reply, request, .. } in &mut found {
+                    *request = reply.as_ref().and_then(|reply| request_of(reply.id_hash));
+                }
+                Ok::<_, ResultsError>((hashes, found))
+            },
             |(hashes, found)| {
                 checksum.update(hashes.as_flattened());
                 found.into_iter().try_for_each(&mut take)?;
@@ -215,6 +223,8 @@ pub(super) struct Found {
     /// 0 for a line longer than [`REPLY_BYTES_MAX`].
     pub(super) length: u32,
     pub(super) reply: Option<Reply>,
+    /// The number of the request that it answers.
+    pub(super) request: Option<u32>,
 }
 
 /// What a thread hands over: the hashes of the blocks, and the lines that begin in them.
@@ -259,13 +269,14 @@ impl<'f> OpenFile<'f> {
             let (offset, line) = match line {
                 Line::Whole { offset, line } => (offset, lines::without_carriage_return(line)),
                 Line::TooLong { offset } => {
-                    found.push(Found { file, offset, length: 0, reply: None });
+                    found.push(Found { file, offset, length: 0, reply: None, request: None });
                     continue;
                 }
             };
             if !lines::is_blank(line) {
                 let reply = reader.read(line, self.reply_file.role);
-                found.push(Found { file, offset, length: u32::try_from(line.len()).unwrap_or(u32::MAX), reply });
+                let length = u32::try_from(line.len()).unwrap_or(u32::MAX);
+                found.push(Found { file, offset, length, reply, request: None });
             }
         }
         Ok(hash)
@@ -285,7 +296,6 @@ pub(super) fn line_of(files: &[ReplyFile], file: u32, offset: u64, length: u32) 
 /// Gives replies their slots, in file order.
 pub(super) struct Placing<'p> {
     pub(super) files: &'p [ReplyFile],
-    pub(super) table: &'p IdTable,
     pub(super) slots: &'p mut [Option<Slot>],
     pub(super) aside: &'p mut SideFiles,
     pub(super) ids: IdHasher,
@@ -295,12 +305,12 @@ pub(super) struct Placing<'p> {
 impl Placing<'_> {
     pub(super) fn place(&mut self, found: Found) -> Result<(), ResultsError> {
         self.indexed.replies += 1;
-        let Found { file, offset, length, reply } = found;
+        let Found { file, offset, length, reply, request } = found;
         let Some(reply) = reply else {
             self.indexed.unreadable += 1;
             return Ok(self.aside.keep(Aside::Unreadable, &line_of(self.files, file, offset, length)?)?);
         };
-        let Some(request) = self.table.get(reply.id_hash) else {
+        let Some(request) = request else {
             self.indexed.unknown += 1;
             return Ok(self.aside.keep(Aside::Unknown, &line_of(self.files, file, offset, length)?)?);
         };

@@ -118,12 +118,9 @@ impl Join {
     ) -> Result<Partitions<Candidate>, ResultsError> {
         let JoinOptions { ids, threads, memory_bytes, scratch, .. } = &self.options;
         let mut replies = Partitions::new(self.requests.count(), memory_bytes / 2, scratch);
-        // A table without requests: whatever is to be placed here is unreadable.
-        let nobody = IdTable::new([]);
-        let mut unreadable =
-            Placing { files, table: &nobody, slots: &mut [], aside, ids: *ids, indexed: Indexed::default() };
-        indexed.checksums = index::read(files, *ids, *threads, progress, |found| {
-            let Found { file, offset, length, reply: Some(reply) } = found else { return unreadable.place(found) };
+        let mut unreadable = Placing { files, slots: &mut [], aside, ids: *ids, indexed: Indexed::default() };
+        indexed.checksums = index::read(files, *ids, *threads, &|_| None, progress, |found| {
+            let Found { file, offset, length, reply: Some(reply), .. } = found else { return unreadable.place(found) };
             let slot = Slot { offset, length, file, kind: reply.kind };
             let candidate = Candidate { id_hash: masked(reply.id_hash), slot, usage: reply.usage };
             Ok(replies.add(partition_of(reply.id_hash, replies.count()), candidate)?)
@@ -155,9 +152,9 @@ impl Join {
             },
             |(requests, table)| {
                 let mut slots = vec![None; requests.len()];
-                let mut placing =
-                    Placing { files, table: &table, slots: &mut slots, aside, ids: *ids, indexed: Indexed::default() };
-                replies.each(number, |some| some.iter().try_for_each(|candidate| placing.place(candidate.found())))?;
+                let mut placing = Placing { files, slots: &mut slots, aside, ids: *ids, indexed: Indexed::default() };
+                let found = |candidate: &Candidate| candidate.found(table.get(candidate.id_hash));
+                replies.each(number, |some| some.iter().try_for_each(|candidate| placing.place(found(candidate))))?;
                 indexed.add(&placing.indexed);
                 for (request, slot) in requests.into_iter().zip(slots) {
                     let Some(slot) = slot else { continue };
@@ -220,11 +217,11 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn found(&self) -> Found {
+    fn found(&self, request: Option<u32>) -> Found {
         let Slot { offset, length, file, kind } = self.slot;
         // What an error says is read again if it is kept: few are.
         let reply = Reply { id_hash: self.id_hash, kind, usage: self.usage, error: None };
-        Found { file, offset, length, reply: Some(reply) }
+        Found { file, offset, length, reply: Some(reply), request }
     }
 }
 

@@ -23,7 +23,7 @@ use super::shape::Shape;
 use crate::in_order::in_order;
 
 /// Seqs in a window.
-const WINDOW_SEQS: u64 = 1024;
+const WINDOW_SEQS: u64 = 256;
 
 /// Why a request has no reply.
 #[derive(Debug, Clone, PartialEq, Eq)]

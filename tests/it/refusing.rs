@@ -37,6 +37,20 @@ fn files_below(directory: &Path) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
+fn a_service_without_encryption_needs_no_certificates() {
+    let (place, requests) = place_with_requests(5);
+    place.write("none.pem", "");
+    std::fs::create_dir(place.path("empty")).unwrap();
+    let service = Service::start();
+    let without =
+        |command: &str| place.program(command).env("SSL_CERT_FILE", "none.pem").env("SSL_CERT_DIR", "empty").run();
+    without(&format!("run in.jsonl {} -o out.jsonl", service.arguments())).with_code(0);
+    assert_same(&place.read("out.jsonl"), &replies(&requests));
+    let encrypted = without("run in.jsonl --provider local --base-url https://127.0.0.1:1 -o no.jsonl").with_code(3);
+    assert!(encrypted.stderr.contains("No CA certificates"), "{}", encrypted.stderr);
+}
+
+#[test]
 fn without_a_key_nothing_is_asked_of_a_provider_and_the_hint_names_a_way_out() {
     let (place, _) = place_with_requests(3);
     let ended = place.run("run in.jsonl").with_code(3);
