@@ -187,10 +187,10 @@ impl Http {
         }
         // Where the API is without encryption this machine's certificates are not read, and need not be there: in a small container
         // they are not.
-        let without = |client: ClientBuilder| client.tls_certs_only([]);
+        let without_certificates = |client: ClientBuilder| client.tls_certs_only([]);
         let to_api = || {
             let client = client(&address, &timeouts, credentials.clone());
-            if address.is_https() { client } else { without(client) }
+            if address.is_https() { client } else { without_certificates(client) }
         };
         let api = to_api().read_timeout(timeouts.idle).build();
         // No read timeout here: it would also run while a body goes out. Transfers are watched by those who make them.
@@ -198,7 +198,7 @@ impl Http {
         let billing = to_api().http1_only().pool_max_idle_per_host(0).timeout(timeouts.billing).build();
         let to_storage = || client(&address, &timeouts, HeaderMap::new());
         let blob = match to_storage().build() {
-            Err(_) if !address.is_https() => without(to_storage()).build(),
+            Err(_) if !address.is_https() => without_certificates(to_storage()).build(),
             built => built,
         };
         let (api, upload) = (api.map_err(SetupError::Client)?, upload.map_err(SetupError::Client)?);

@@ -243,7 +243,9 @@ fn a_service_that_is_not_there_ends_the_run_with_a_reason() {
     let place = Place::new();
     place.write("in.jsonl", requests(3));
     // Nobody listens on port 1; a port that was just given back would soon be another test's.
-    let ended = place.run("run in.jsonl --provider online --base-url http://127.0.0.1:1/v1").with_code(5);
+    let running = place.program("run in.jsonl --provider online --base-url http://127.0.0.1:1/v1").start();
+    // The waits between attempts are random: mostly twenty seconds together, now and then more than a minute.
+    let ended = running.end_within(Duration::from_mins(3)).with_code(5);
     ended.saying("could not connect");
 }
 

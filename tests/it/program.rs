@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 
-/// No test waits longer than this for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
+/// Only [`Running::end_within`] waits longer than this for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The memory that the program promises to keep to, in KiB.
 pub(crate) const MEMORY_KIB: u64 = 256 * 1024;
@@ -268,9 +268,15 @@ impl Running {
 
     /// Waits for the end, and for the end of what it has to say.
     #[track_caller]
-    pub(crate) fn end(mut self) -> Ended {
+    pub(crate) fn end(self) -> Ended {
+        self.end_within(PATIENCE)
+    }
+
+    /// The same for one that takes its time.
+    #[track_caller]
+    pub(crate) fn end_within(mut self, patience: Duration) -> Ended {
         let mut status = None;
-        wait_until(|| {
+        wait_within(patience, || {
             status = self.child.try_wait().unwrap();
             status.is_some() && self.stdout.listening.is_finished() && self.stderr.listening.is_finished()
         });
@@ -347,10 +353,15 @@ impl Ended {
 
 /// Waits until something is so; fails when it is not within [`PATIENCE`].
 #[track_caller]
-pub(crate) fn wait_until(mut so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) fn wait_until(so: impl FnMut() -> bool) {
+    wait_within(PATIENCE, so);
+}
+
+#[track_caller]
+fn wait_within(patience: Duration, mut so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !so() {
-        assert!(Instant::now() < deadline, "it did not happen within {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "it did not happen within {patience:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
