@@ -23,7 +23,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const MEMORY_KIB: u64 = 256 * 1024;
 
 /// What the program, its HTTP client and its argument parser read from the environment.
-const VARIABLES: [&str; 18] = [
+const VARIABLES: [&str; 19] = [
     "AIBRIX_API_KEY",
     "AIBRIX_BASE_URL",
     "BATCHLINE_API_KEY",
@@ -36,6 +36,7 @@ const VARIABLES: [&str; 18] = [
     "COLUMNS",
     "TOGETHER_API_KEY",
     "TOGETHER_BASE_URL",
+    "XDG_STATE_HOME",
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "ALL_PROXY",
@@ -43,6 +44,9 @@ const VARIABLES: [&str; 18] = [
     "https_proxy",
     "all_proxy",
 ];
+
+/// Where runs are kept, below the test's directory: no test writes to the home of whoever runs it.
+const STATE_HOME: &str = ".batchline";
 
 /// A directory for one test, in which it runs the program.
 pub(crate) struct Place(TempDir);
@@ -108,7 +112,7 @@ impl Place {
     }
 
     fn all_runs(&self) -> Vec<PathBuf> {
-        let runs = self.path(".batchline");
+        let runs = self.path(STATE_HOME);
         names_in(&runs).into_iter().map(|name| runs.join(name)).collect()
     }
 
@@ -145,6 +149,7 @@ impl Program {
         for variable in VARIABLES {
             command.env_remove(variable);
         }
+        command.env("BATCHLINE_HOME", directory.join(STATE_HOME));
         // A group of its own, so that a shell's children can be ended with it.
         command.process_group(0);
         Self { command, input: None }
