@@ -16,6 +16,7 @@ use std::path::PathBuf;
 
 use crate::durable::FileError;
 
+pub mod brackets;
 mod gather;
 pub mod held;
 pub mod id_table;

@@ -30,8 +30,7 @@
 
 use std::borrow::Cow;
 
-use memchr::{memchr, memchr2};
-
+use super::brackets::members_of;
 use super::reply_reader::scan_for_id;
 
 /// What lines of the output look like.
@@ -107,7 +106,7 @@ struct Response<'l> {
 
 impl<'l> Parts<'l> {
     fn of(line: &'l [u8]) -> Option<Self> {
-        let [custom_id, response, error] = members(line, ["custom_id", "response", "error"])?;
+        let [custom_id, response, error] = members_of(line, ["custom_id", "response", "error"])?;
         let custom_id = custom_id.filter(|id| id.starts_with(b"\""))?;
         Some(Self { custom_id, response: said(response).map(Response::of), error: said(error) })
     }
@@ -115,7 +114,7 @@ impl<'l> Parts<'l> {
 
 impl<'l> Response<'l> {
     fn of(response: &'l [u8]) -> Self {
-        match members(response, ["status_code", "body"]) {
+        match members_of(response, ["status_code", "body"]) {
             None | Some([None, None]) => Self { status: None, body: Some(response) },
             Some([status, body]) => Self { status: said(status), body },
         }
@@ -130,7 +129,7 @@ struct Failure<'l> {
 
 impl<'l> Failure<'l> {
     fn of(error: Option<&'l [u8]>, status: Option<&[u8]>) -> Self {
-        let [code, message] = error.and_then(|error| members(error, ["code", "message"])).unwrap_or_default();
+        let [code, message] = error.and_then(|error| members_of(error, ["code", "message"])).unwrap_or_default();
         let code = said(code).map(text).or_else(|| Some(quoted(&[b"http_", status?].concat()).into()));
         let message = said(message).or(error).map(text);
         let no_reason = br#""the service gave no reason""#;
@@ -155,95 +154,13 @@ fn put(out: &mut Vec<u8>, pieces: &[&[u8]]) {
 
 /// One member of an object, if it is there and not `null`.
 fn member<'l>(object: &'l [u8], name: &str) -> Option<&'l [u8]> {
-    let [value] = members(object, [name])?;
+    let [value] = members_of(object, [name])?;
     said(value)
 }
 
 /// What a member says, if it is there and not `null`.
 fn said(value: Option<&[u8]>) -> Option<&[u8]> {
     value.filter(|value| *value != b"null")
-}
-
-/// Some members of an object, as they stand there; `None` for what is no object. Only what tells where a
-/// value ends is looked at.
-fn members<'l, const N: usize>(object: &'l [u8], names: [&str; N]) -> Option<[Option<&'l [u8]>; N]> {
-    let mut found = [None; N];
-    let mut at = behind(object, behind_space(object, 0), b'{')?;
-    if object.get(at) != Some(&b'}') {
-        loop {
-            let key_end = end_of_string(object, at)?;
-            let value_at = behind(object, behind_space(object, key_end), b':')?;
-            let end = end_of_value(object, value_at)?;
-            if let Some(place) = names.iter().position(|name| is_key(&object[at..key_end], name)) {
-                found[place].get_or_insert(&object[value_at..end]);
-            }
-            at = behind_space(object, end);
-            match object.get(at)? {
-                b',' => at = behind_space(object, at + 1),
-                _ => break,
-            }
-        }
-    }
-    let end = behind(object, at, b'}')?;
-    (end == object.len()).then_some(found)
-}
-
-/// Whether a key with its quotes is this one, in whatever spelling.
-fn is_key(key: &[u8], name: &str) -> bool {
-    if memchr(b'\\', key).is_some() {
-        return serde_json::from_slice::<String>(key).is_ok_and(|key| key == name);
-    }
-    key[1..key.len() - 1] == *name.as_bytes()
-}
-
-/// The place behind this byte, and the white space that follows it.
-fn behind(text: &[u8], at: usize, byte: u8) -> Option<usize> {
-    (*text.get(at)? == byte).then(|| behind_space(text, at + 1))
-}
-
-fn behind_space(text: &[u8], at: usize) -> usize {
-    text[at..].iter().position(|byte| !is_space(*byte)).map_or(text.len(), |space| at + space)
-}
-
-fn is_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
-}
-
-fn end_of_value(text: &[u8], mut at: usize) -> Option<usize> {
-    match text.get(at)? {
-        b'"' => return end_of_string(text, at),
-        b'{' | b'[' => {}
-        _ => {
-            let is_end = |byte: &u8| is_space(*byte) || matches!(byte, b',' | b'}' | b']' | b':' | b'"');
-            let length = text[at..].iter().position(is_end)?;
-            return (length > 0).then_some(at + length);
-        }
-    }
-    let mut depth = 0_usize;
-    loop {
-        match text.get(at)? {
-            b'"' => at = end_of_string(text, at)? - 1,
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth -= 1,
-            _ => {}
-        }
-        at += 1;
-        if depth == 0 {
-            return Some(at);
-        }
-    }
-}
-
-/// The place behind the string that begins here.
-fn end_of_string(text: &[u8], at: usize) -> Option<usize> {
-    let mut at = (*text.get(at)? == b'"').then_some(at + 1)?;
-    loop {
-        at += memchr2(b'"', b'\\', text.get(at..)?)?;
-        if text[at] == b'"' {
-            return Some(at + 1);
-        }
-        at += 2;
-    }
 }
 
 #[cfg(test)]
