@@ -270,13 +270,7 @@ async fn run_batches(options: &BenchOptions, api: &HttpApi, uploaded: &[RemoteFi
         if batch.status != BatchStatus::Completed {
             return Err(Error::Internal { what: format!("batch {id} of the local service ended as {}", batch.status) });
         }
-        ended.push(EndedBatch {
-            id,
-            status: batch.status.to_string(),
-            output_file_id: batch.output_file_id,
-            error_file_id: batch.error_file_id,
-            error: batch.error,
-        });
+        ended.push(EndedBatch::of(&batch));
     }
     Ok(ended)
 }

@@ -150,6 +150,8 @@ pub struct Batch {
     pub status: BatchStatus,
     /// How much is done, 0 to 100.
     pub progress: Option<f64>,
+    /// How many requests it has tried, where the service counts them.
+    pub counts: Option<RequestCounts>,
     /// The file with the answers of successful requests.
     pub output_file_id: Option<String>,
     /// The file with the errors of failed requests.
@@ -168,6 +170,27 @@ pub struct Batch {
     pub deadline: Option<Timestamp>,
     /// Whose it is, where the provider keeps metadata and a program like this one created it.
     pub mark: Option<Mark>,
+}
+
+/// What a service says of the number of a batch's requests. What it does not say is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestCounts {
+    /// How many there are.
+    pub total: u64,
+    /// How many were answered.
+    pub completed: u64,
+    /// How many failed.
+    pub failed: u64,
+}
+
+impl RequestCounts {
+    /// The share that was tried, 0 to 100 where the counts make sense; `None` without a total.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "for progress bars")]
+    pub fn percent(self) -> Option<f64> {
+        let done = self.completed as f64 + self.failed as f64;
+        (self.total > 0).then(|| done * 100.0 / self.total as f64)
+    }
 }
 
 /// Where a batch stands.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::error::{ErrorKind, RemoteError, clean, message_of};
 use super::mark::Mark;
-use super::service::{Batch, BatchStatus, check_id};
+use super::service::{Batch, BatchStatus, RequestCounts, check_id};
 
 /// Errors in lines that are told of a batch; there may be one for each line.
 const ERRORS_TOLD: usize = 3;
@@ -50,8 +50,8 @@ pub(super) struct RawBatch {
     job_deadline: Option<Timestamp>,
     #[serde(default, deserialize_with = "moment")]
     expires_at: Option<Timestamp>,
-    #[serde(default, deserialize_with = "share_done")]
-    request_counts: Option<f64>,
+    #[serde(default, deserialize_with = "counts")]
+    request_counts: Option<RequestCounts>,
     #[serde(default, deserialize_with = "line_errors")]
     errors: Option<String>,
     #[serde(default, deserialize_with = "mark")]
@@ -84,11 +84,13 @@ impl RawBatch {
             check_id(other, target)?;
         }
         let cleaned = |text: Option<String>| text.map(|text| clean(&text));
+        let progress = self.progress.or_else(|| self.request_counts.and_then(RequestCounts::percent));
         Ok(Batch {
             id,
             input_file_id: self.input_file_id,
             status: BatchStatus::read(self.status.as_deref().unwrap_or_default()),
-            progress: self.progress.or(self.request_counts).filter(|progress| (0.0..=100.0).contains(progress)),
+            progress: progress.filter(|progress| (0.0..=100.0).contains(progress)),
+            counts: self.request_counts,
             output_file_id: self.output_file_id,
             error_file_id: self.error_file_id,
             error: self.error.or(self.errors),
@@ -186,12 +188,12 @@ fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp
     })
 }
 
-/// OpenAI's `request_counts`, as percent: counts are for progress bars only.
-fn share_done<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+/// OpenAI's `request_counts`. What is no count in it is none.
+fn counts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RequestCounts>, D::Error> {
     let counts = Value::deserialize(deserializer)?;
-    let count = |name: &str| counts.get(name).and_then(Value::as_f64);
-    let total = count("total").filter(|total| *total > 0.0);
-    Ok(total.map(|total| (count("completed").unwrap_or(0.0) + count("failed").unwrap_or(0.0)) * 100.0 / total))
+    let count = |name: &str| counts.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let counts = RequestCounts { total: count("total"), completed: count("completed"), failed: count("failed") };
+    Ok(Some(counts).filter(|counts| *counts != RequestCounts::default()))
 }
 
 /// OpenAI's `errors`: `{"data":[{"code","message","line"}]}`, or whatever else has words in it.
@@ -248,11 +250,20 @@ mod tests {
         )
         .unwrap();
         assert_eq!((batch.status, batch.progress), (BatchStatus::Finalizing, Some(25.5)));
+        assert_eq!(batch.counts, Some(RequestCounts { total: 200, completed: 50, failed: 1 }));
         assert_eq!(batch.mark, Some(Mark { run: "r".into(), shard: 3, submission: 4 }));
         assert_eq!((batch.model.as_deref(), batch.error), (Some("m"), None));
         assert_eq!(batch.deadline, Timestamp::from_second(1_711_557_933).ok());
-        for counts in ["null", "{}", r#"{"total":0,"completed":0}"#, r#"{"total":1,"completed":7}"#, "[]"] {
-            assert_eq!(read(&format!(r#"{{"id":"b","request_counts":{counts}}}"#)).unwrap().progress, None, "{counts}");
+        for (counts, none) in [
+            ("null", true),
+            ("{}", true),
+            (r#"{"total":0,"completed":0}"#, true),
+            (r#"{"total":1,"completed":7}"#, false),
+            ("[]", true),
+            (r#"{"total":"1","completed":-1,"failed":0.5}"#, true),
+        ] {
+            let batch = read(&format!(r#"{{"id":"b","request_counts":{counts}}}"#)).unwrap();
+            assert_eq!((batch.progress, batch.counts.is_none()), (None, none), "{counts}");
         }
     }
 

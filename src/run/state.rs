@@ -13,6 +13,7 @@
 use jiff::Timestamp;
 
 use crate::input::pack::Shard;
+use crate::remote::{Batch, RequestCounts};
 
 /// A batch that has ended, as far as it matters from here on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,23 @@ pub struct EndedBatch {
     pub error_file_id: Option<String>,
     /// Why it failed as a whole.
     pub error: Option<String>,
+    /// How many requests it has tried, as the service counts them.
+    pub counts: Option<RequestCounts>,
+}
+
+impl EndedBatch {
+    /// What matters of a batch that has ended.
+    #[must_use]
+    pub fn of(batch: &Batch) -> Self {
+        Self {
+            id: batch.id.clone(),
+            status: batch.status.to_string(),
+            output_file_id: batch.output_file_id.clone(),
+            error_file_id: batch.error_file_id.clone(),
+            error: batch.error.clone(),
+            counts: batch.counts,
+        }
+    }
 }
 
 /// Where a shard stands, as the Ledger has it.

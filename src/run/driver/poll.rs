@@ -124,13 +124,7 @@ impl<A: Api> Driver<A> {
                 return Ok(());
             }
         }
-        let ended = EndedBatch {
-            id: batch.id.clone(),
-            status: batch.status.to_string(),
-            output_file_id: batch.output_file_id.clone(),
-            error_file_id: batch.error_file_id.clone(),
-            error: batch.error.clone(),
-        };
+        let ended = EndedBatch::of(batch);
         self.ledger.ended(shard, &ended)?;
         self.waiting.entry(Step::Poll).or_default().remove(&shard);
         if batch.status != BatchStatus::Completed {

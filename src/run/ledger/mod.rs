@@ -14,8 +14,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
+mod replies;
 mod rows;
 mod schema;
 mod submissions;
@@ -23,11 +24,9 @@ mod submissions;
 use self::rows::{insert_shards, read_shard, signed};
 use self::schema::{SCHEMA, SCHEMA_VERSION};
 use super::intents::Intents;
-use super::state::{EndedBatch, LeftOver, Recorded};
+use super::state::{EndedBatch, Recorded};
 use crate::durable::FileError;
 use crate::input::pack::Shard;
-use crate::results::index::Indexed;
-use crate::results::reply::Usage;
 
 /// Why the Ledger cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -114,11 +113,15 @@ impl Ledger {
 
     /// Opens an existing Ledger whatever it has forgotten; nothing may be sent on its word.
     pub fn open_unverified(path: &Path) -> Result<Self, LedgerError> {
-        let ledger = Self::connect(path)?;
+        let mut ledger = Self::connect(path)?;
         let found = ledger.read(|connection| connection.pragma_query_value(None, "user_version", |row| row.get(0)))?;
         match found {
             SCHEMA_VERSION => Ok(ledger),
             0 => Err(ledger.damaged("it has no schema")),
+            1..SCHEMA_VERSION => {
+                ledger.write(schema::migrate)?;
+                Ok(ledger)
+            }
             _ => Err(LedgerError::Newer { path: path.to_owned(), found }),
         }
     }
@@ -162,6 +165,7 @@ impl Ledger {
             let mut query = connection.prepare(
                 "SELECT shard.*, submission.id AS submission, submission.known_batches, submission.intended_at, submission.batch_id,
                         batch.status, batch.output_file_id, batch.error_file_id, batch.error,
+                        batch.total, batch.completed, batch.failed,
                         indexed.left_over, indexed.left_first,
                         EXISTS (SELECT 1 FROM submission WHERE shard = shard.number AND answer = 'abandoned') AS abandoned
                  FROM shard
@@ -198,138 +202,31 @@ impl Ledger {
 
     /// Records a batch's end.
     pub fn ended(&mut self, shard: u32, batch: &EndedBatch) -> Result<(), LedgerError> {
+        let counts = batch.counts.map(|counts| [counts.total, counts.completed, counts.failed].map(signed));
+        let [total, completed, failed] = counts.map_or([None; 3], |counts| counts.map(Some));
         self.write(|connection| {
             let transaction = connection.transaction()?;
             transaction.execute(
-                "UPDATE batch SET status = ?2, output_file_id = ?3, error_file_id = ?4, error = ?5, seen_at = ?6 WHERE id = ?1",
-                params![batch.id, batch.status, batch.output_file_id, batch.error_file_id, batch.error, now()],
-            )?;
-            transaction.execute("UPDATE shard SET state = 'ended', note = ?2 WHERE number = ?1", params![shard, batch.error])?;
-            transaction.commit()
-        })
-    }
-
-    /// Records that a shard's reply files are on disk.
-    pub fn downloaded(&mut self, shard: u32) -> Result<(), LedgerError> {
-        self.set_state(shard, "downloaded")
-    }
-
-    /// Records that a shard's slots are on disk, and what its replies were.
-    /// `files` are the numbers of its reply files and their checksums.
-    pub fn indexed(
-        &mut self,
-        shard: u32,
-        indexed: &Indexed,
-        left_over: LeftOver,
-        files: &[(u32, u128)],
-    ) -> Result<(), LedgerError> {
-        let labels = serde_json::to_string(&indexed.labels).unwrap_or_default();
-        self.write(|connection| {
-            let transaction = connection.transaction()?;
-            transaction.execute(
-                "INSERT OR REPLACE INTO indexed VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+                "UPDATE batch SET status = ?2, output_file_id = ?3, error_file_id = ?4, error = ?5, seen_at = ?6,
+                        total = ?7, completed = ?8, failed = ?9
+                 WHERE id = ?1",
                 params![
-                    shard,
-                    signed(indexed.replies),
-                    signed(indexed.outputs),
-                    signed(indexed.errors),
-                    signed(indexed.duplicates),
-                    signed(indexed.conflicts),
-                    signed(indexed.unknown),
-                    signed(indexed.unreadable),
-                    signed(indexed.usage.prompt),
-                    signed(indexed.usage.completion),
-                    labels,
-                    signed(left_over.count),
-                    signed(left_over.first)
+                    batch.id,
+                    batch.status,
+                    batch.output_file_id,
+                    batch.error_file_id,
+                    batch.error,
+                    now(),
+                    total,
+                    completed,
+                    failed
                 ],
             )?;
-            for (number, checksum) in files {
-                transaction.execute(
-                    "INSERT OR REPLACE INTO reply_file (number, shard, checksum) VALUES (?1, ?2, ?3)",
-                    params![number, shard, format!("{checksum:032x}")],
-                )?;
-            }
-            transaction.execute("UPDATE shard SET state = 'indexed' WHERE number = ?1", [shard])?;
+            transaction.execute(
+                "UPDATE shard SET state = 'ended', note = ?2 WHERE number = ?1",
+                params![shard, batch.error],
+            )?;
             transaction.commit()
-        })
-    }
-
-    /// What the replies of all indexed shards were.
-    pub fn totals(&self) -> Result<Indexed, LedgerError> {
-        self.read(|connection| {
-            let mut totals = Indexed::default();
-            let mut query = connection.prepare("SELECT * FROM indexed")?;
-            let mut rows = query.query([])?;
-            while let Some(row) = rows.next()? {
-                let count = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
-                let labels: String = row.get(10)?;
-                totals.add(&Indexed {
-                    replies: count(1)?,
-                    outputs: count(2)?,
-                    errors: count(3)?,
-                    duplicates: count(4)?,
-                    conflicts: count(5)?,
-                    unknown: count(6)?,
-                    unreadable: count(7)?,
-                    usage: Usage { prompt: count(8)?, completion: count(9)? },
-                    labels: serde_json::from_str(&labels).unwrap_or_default(),
-                    checksums: Vec::new(),
-                });
-            }
-            Ok(totals)
-        })
-    }
-
-    /// Records that a shard's batch is to be looked at, and its reply files fetched, a second time.
-    pub fn refetch(&mut self, shard: u32) -> Result<(), LedgerError> {
-        self.write(|connection| {
-            connection
-                .execute("UPDATE shard SET state = 'submitted', refetched = 1 WHERE number = ?1", [shard])
-                .map(drop)
-        })
-    }
-
-    /// Records the shards of the next round. `followed` are the shards whose requests they take up; the errors that are sent again
-    /// are taken out of their counts.
-    pub fn next_round(&mut self, round: &NextRound) -> Result<(), LedgerError> {
-        self.write(|connection| {
-            let transaction = connection.transaction()?;
-            insert_shards(&transaction, &round.shards)?;
-            for (shard, errors, labels) in &round.followed {
-                let labels = serde_json::to_string(labels).unwrap_or_default();
-                transaction.execute("UPDATE shard SET followed = 1 WHERE number = ?1", [shard])?;
-                transaction.execute(
-                    "UPDATE indexed SET errors = ?2, labels = ?3 WHERE shard = ?1",
-                    params![shard, signed(*errors), labels],
-                )?;
-            }
-            for (reason, requests) in &round.reasons {
-                let number = round.shards.first().map_or(0, |shard| shard.round);
-                let mut insert =
-                    transaction.prepare("INSERT INTO resent (round, reason, requests) VALUES (?1, ?2, ?3)")?;
-                insert.execute(params![number, reason, signed(*requests)])?;
-            }
-            transaction.commit()
-        })
-    }
-
-    /// The errors of an indexed shard, and their kinds.
-    pub fn errors(&self, shard: u32) -> Result<(u64, BTreeMap<String, u64>), LedgerError> {
-        self.read(|connection| {
-            connection.query_row("SELECT errors, labels FROM indexed WHERE shard = ?1", [shard], |row| {
-                let labels: String = row.get(1)?;
-                Ok((row.get::<_, i64>(0)?.cast_unsigned(), serde_json::from_str(&labels).unwrap_or_default()))
-            })
-        })
-    }
-
-    /// How many outputs and errors an indexed shard has.
-    pub fn outcomes(&self, shard: u32) -> Result<(u64, u64), LedgerError> {
-        self.read(|connection| {
-            let query = "SELECT outputs, errors FROM indexed WHERE shard = ?1";
-            let count = |row: &Row<'_>, index| row.get::<_, i64>(index).map(i64::cast_unsigned);
-            connection.query_row(query, [shard], |row| Ok((count(row, 0)?, count(row, 1)?)))
         })
     }
 
@@ -342,52 +239,6 @@ impl Ledger {
             )?;
             query.query_map([], |row| row.get(0))?.collect()
         })
-    }
-
-    /// What was sent again in all rounds, and why.
-    pub fn resent(&self) -> Result<BTreeMap<String, u64>, LedgerError> {
-        self.read(|connection| {
-            let mut query = connection.prepare("SELECT reason, sum(requests) FROM resent GROUP BY reason")?;
-            let rows = query.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())))?;
-            rows.collect()
-        })
-    }
-
-    /// The checksums of the reply files that are indexed, by number, in hexadecimal digits.
-    pub fn reply_checksums(&self) -> Result<BTreeMap<u32, String>, LedgerError> {
-        self.read(|connection| {
-            let mut query = connection.prepare(
-                "SELECT reply_file.number, reply_file.checksum FROM reply_file JOIN shard ON shard.number = reply_file.shard
-                 WHERE shard.state = 'indexed'",
-            )?;
-            query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
-        })
-    }
-
-    /// The checksum of an indexed reply file, in hexadecimal digits.
-    pub fn reply_checksum(&self, number: u32) -> Result<Option<String>, LedgerError> {
-        self.read(|connection| {
-            let query = "SELECT checksum FROM reply_file WHERE number = ?1";
-            connection.query_row(query, [number], |row| row.get(0)).optional()
-        })
-    }
-
-    /// Records the decision to send again what an indexed shard left.
-    pub fn decide(&mut self, shard: u32, left_over: LeftOver) -> Result<(), LedgerError> {
-        self.write(|connection| {
-            let transaction = connection.transaction()?;
-            transaction.execute("UPDATE shard SET decided = 1 WHERE number = ?1", [shard])?;
-            transaction.execute(
-                "UPDATE indexed SET left_over = ?2, left_first = ?3 WHERE shard = ?1",
-                params![shard, signed(left_over.count), signed(left_over.first)],
-            )?;
-            transaction.commit()
-        })
-    }
-
-    /// Takes a shard back to where its replies are on disk (`downloaded`) or at the service (`ended`).
-    pub fn take_back(&mut self, shard: u32, to_service: bool) -> Result<(), LedgerError> {
-        self.set_state(shard, if to_service { "ended" } else { "downloaded" })
     }
 
     fn set_state(&mut self, shard: u32, state: &str) -> Result<(), LedgerError> {

@@ -5,6 +5,7 @@
 use rusqlite::{Connection, Row, params};
 
 use crate::input::pack::{Cut, Shard, Stretch};
+use crate::remote::RequestCounts;
 use crate::run::state::{EndedBatch, LastSubmission, LeftOver, Recorded, ShardState};
 
 pub(super) fn insert_shards(connection: &Connection, shards: &[Shard]) -> rusqlite::Result<()> {
@@ -105,6 +106,7 @@ fn read_state(row: &Row<'_>, name: &str) -> rusqlite::Result<Option<ShardState>>
             output_file_id: row.get("output_file_id")?,
             error_file_id: row.get("error_file_id")?,
             error: row.get("error")?,
+            counts: read_counts(row)?,
         }))
     };
     let intent = || submission.zip(file_id.clone());
@@ -123,6 +125,12 @@ fn read_state(row: &Row<'_>, name: &str) -> rusqlite::Result<Option<ShardState>>
         "indexed" => submission.zip(ended()?).map(|(submission, batch)| ShardState::Indexed { submission, batch }),
         _ => None,
     })
+}
+
+fn read_counts(row: &Row<'_>) -> rusqlite::Result<Option<RequestCounts>> {
+    let count = |name| row.get::<_, Option<i64>>(name).map(|count| count.map(i64::cast_unsigned));
+    let (total, completed, failed) = (count("total")?, count("completed")?, count("failed")?);
+    Ok(total.zip(completed).zip(failed).map(|((total, completed), failed)| RequestCounts { total, completed, failed }))
 }
 
 /// `SQLite` has signed integers only; no count here comes near the sign.

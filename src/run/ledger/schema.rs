@@ -1,7 +1,16 @@
-//! The tables of the Ledger, as people read them, too.
+//! The tables of the Ledger, as people read them, too; and how those of older programs become the same.
+
+use rusqlite::{Connection, TransactionBehavior};
 
 /// The schema that this program writes.
-pub(super) const SCHEMA_VERSION: i64 = 1;
+pub(super) const SCHEMA_VERSION: i64 = 2;
+
+/// What takes a Ledger from each older schema to the next one, from version 1 on. Together with the oldest schema they give [`SCHEMA`].
+pub(super) const MIGRATIONS: [&str; 1] = ["
+ALTER TABLE batch ADD COLUMN total INTEGER;
+ALTER TABLE batch ADD COLUMN completed INTEGER;
+ALTER TABLE batch ADD COLUMN failed INTEGER;
+"];
 
 pub(super) const SCHEMA: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -26,7 +35,9 @@ CREATE TABLE submission (
 CREATE INDEX submission_shard ON submission (shard);
 CREATE TABLE batch (
     id TEXT PRIMARY KEY, shard INTEGER NOT NULL REFERENCES shard, submission INTEGER NOT NULL REFERENCES submission,
-    status TEXT NOT NULL, output_file_id TEXT, error_file_id TEXT, error TEXT, seen_at TEXT NOT NULL
+    status TEXT NOT NULL, output_file_id TEXT, error_file_id TEXT, error TEXT, seen_at TEXT NOT NULL,
+    -- How many requests it has, has answered, and has failed at, where the service counts them.
+    total INTEGER, completed INTEGER, failed INTEGER
 ) STRICT, WITHOUT ROWID;
 -- Batches that use a shard's file and do not work for the run: they may have been paid for in vain.
 CREATE TABLE surplus (
@@ -47,3 +58,59 @@ CREATE TABLE resent (round INTEGER NOT NULL, reason TEXT NOT NULL, requests INTE
 -- What went wrong and was dealt with.
 CREATE TABLE incident (at TEXT NOT NULL, shard INTEGER, text TEXT NOT NULL) STRICT;
 ";
+
+/// Takes a Ledger of an older program to this program's schema, all in one transaction.
+pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another process may have done it meanwhile.
+    let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let done = usize::try_from(found - 1).unwrap_or(MIGRATIONS.len());
+    for migration in MIGRATIONS.iter().skip(done) {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The tables of the first version, as far as migrations change them.
+    const FIRST: &str = "
+CREATE TABLE shard (
+    number INTEGER PRIMARY KEY, model TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
+    requests INTEGER NOT NULL, bytes INTEGER NOT NULL, checksum TEXT NOT NULL, cut TEXT NOT NULL,
+    round INTEGER NOT NULL, list INTEGER, list_start INTEGER,
+    state TEXT NOT NULL DEFAULT 'packed', file_id TEXT, file_reused INTEGER NOT NULL DEFAULT 0, note TEXT,
+    refetched INTEGER NOT NULL DEFAULT 0, followed INTEGER NOT NULL DEFAULT 0,
+    decided INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE batch (
+    id TEXT PRIMARY KEY, shard INTEGER NOT NULL REFERENCES shard, submission INTEGER NOT NULL,
+    status TEXT NOT NULL, output_file_id TEXT, error_file_id TEXT, error TEXT, seen_at TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 1;
+";
+
+    fn columns(connection: &Connection, table: &str) -> Vec<String> {
+        let mut query = connection.prepare("SELECT name FROM pragma_table_info(?1) ORDER BY name").unwrap();
+        query.query_map([table], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    #[test]
+    fn a_ledger_of_an_older_program_gets_the_columns_of_this_one_once() {
+        let new = Connection::open_in_memory().unwrap();
+        new.execute_batch(SCHEMA).unwrap();
+        let mut old = Connection::open_in_memory().unwrap();
+        old.execute_batch(FIRST).unwrap();
+        for _ in 0..2 {
+            migrate(&mut old).unwrap();
+            for table in ["shard", "batch"] {
+                assert_eq!(columns(&old, table), columns(&new, table), "{table}");
+            }
+            let version: i64 = old.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+            assert_eq!(version, SCHEMA_VERSION);
+        }
+    }
+}

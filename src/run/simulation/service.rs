@@ -130,6 +130,7 @@ impl Service {
             input_file_id,
             status,
             progress: None,
+            counts: None,
             output_file_id,
             error_file_id,
             error,
