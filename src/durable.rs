@@ -18,6 +18,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::shown::Name;
+
 /// Permissions of every file: read and write for the owner alone.
 const FILE_MODE: u32 = 0o600;
 
@@ -26,7 +28,7 @@ const DIRECTORY_MODE: u32 = 0o700;
 
 /// An operation on a local file that failed: what was tried, on which path, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {}", path.display())]
+#[error("cannot {action} {}", Name(path))]
 pub struct FileError {
     /// What was tried, as a verb phrase: `create`, `sync`, `rename to`.
     pub action: &'static str,

@@ -10,6 +10,7 @@ use crate::remote::{RemoteError, SetupError};
 use crate::results::ResultsError;
 use crate::run::ledger::LedgerError;
 use crate::serve::{JournalError, ServeError};
+use crate::shown::Name;
 
 /// Everything that ends a run early. The cause, where there is one, is the `source()` and not part of the message.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +54,7 @@ pub enum Error {
         lines: u64,
     },
     /// Another process works on the run.
-    #[error("the run directory {} is locked by another process{}", path.display(), holder(owner.as_ref()))]
+    #[error("the run directory {} is locked by another process{}", Name(path), holder(owner.as_ref()))]
     Locked {
         /// The run directory.
         path: PathBuf,
@@ -61,7 +62,7 @@ pub enum Error {
         owner: Option<u32>,
     },
     /// A run directory is not what it should be.
-    #[error("the run directory {} {what}", path.display())]
+    #[error("the run directory {} {what}", Name(path))]
     Directory {
         /// The run directory.
         path: PathBuf,

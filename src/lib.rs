@@ -29,6 +29,7 @@
 //! | [`lines`], [`in_order`], [`partitions`], [`custom_id`] | what the phases share: framing, ordered parallel work, records beyond memory, hashes of ids |
 //! | `src/walk.rs` | JSON's grammar, walked over without building anything: how lines of requests and of replies are read |
 //! | `src/aligned.rs` | buffers that lie in memory as their bytes lie in a file, for the kernel's sake |
+//! | [`shown`] | names and texts of others, without what could steer a terminal |
 //! | [`error`] | why a run cannot go on, and what its user can do |
 //! | `src/cli/` | the program: the one place that knows the command line, the environment and the terminal |
 //!
@@ -62,4 +63,5 @@ pub mod remote;
 pub mod results;
 pub mod run;
 pub mod serve;
+pub mod shown;
 mod walk;

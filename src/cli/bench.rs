@@ -13,9 +13,10 @@ use serde_json::json;
 
 use super::args::BenchArguments;
 use super::exit::{Exit, Failure};
-use super::records::{count, print, print_json};
+use super::records::count;
 use super::running::runtime;
 use super::settings::{self, LOCAL};
+use super::terminal::{print, print_json, say};
 
 pub(crate) fn bench(arguments: &BenchArguments) -> Result<Exit, Failure> {
     let directory = arguments.directory.clone().unwrap_or_else(std::env::temp_dir);
@@ -38,7 +39,7 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<Exit, Failure> {
         };
         let mut stages = Vec::new();
         let mut tell = |measured: &Measured| {
-            eprintln!("run {run} of {}: {} {:.2} s", arguments.runs, measured.stage, measured.seconds);
+            say!("run {run} of {}: {} {:.2} s", arguments.runs, measured.stage, measured.seconds);
             stages.push(*measured);
         };
         runtime()?.block_on(measure(options, &mut tell))?;

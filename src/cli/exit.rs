@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use batchline::error::{Error, ErrorKind};
 use serde_json::json;
 
+use super::terminal::{say, say_json, say_line};
+
 /// What the exit code says. Scripts rely on the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -120,7 +122,7 @@ pub(crate) fn report(failure: &Failure, json: bool) -> Exit {
         let record = json!({
             "schema": 1, "kind": "error", "exit": exit as u8, "message": failure.to_string(), "causes": causes, "hint": failure.hint(),
         });
-        eprintln!("{record}");
+        say_json(&record);
         return exit;
     }
     let mut line = format!("error: {failure}");
@@ -128,9 +130,10 @@ pub(crate) fn report(failure: &Failure, json: bool) -> Exit {
         line.push_str(": ");
         line.push_str(&cause);
     }
-    eprintln!("{line}");
+    say_line(&line);
     if let Some(hint) = failure.hint() {
-        eprintln!("\nhint: {hint}");
+        say_line("");
+        say!("hint: {hint}");
     }
     exit
 }

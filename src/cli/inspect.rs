@@ -8,13 +8,15 @@ use batchline::run::directory::{self, RUNS_DIRECTORY};
 use batchline::run::inspect::{self, RunStatus};
 use batchline::run::options::BUILT_IN;
 use batchline::run::{ServiceChoice, inspect::Cancelled};
+use batchline::shown::Name;
 use serde_json::json;
 
 use super::args::{CancelArguments, LsArguments, ServiceArguments, StatusArguments};
 use super::exit::{Exit, Failure, report};
-use super::records::{count, moment, plural, print, print_json, size};
+use super::records::{count, moment, plural, size};
 use super::running::runtime;
 use super::settings;
+use super::terminal::{names, print, print_json, say, say_line};
 
 /// Shards that `status` shows one by one; with more, only those that need attention.
 const SHARDS_SHOWN: usize = 20;
@@ -28,8 +30,8 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
         print_json(&record)?;
         return Ok(Exit::Success);
     }
-    print(&format!("run {}", status.directory.display()))?;
-    print(&format!("input    {}", status.inputs.join(", ")))?;
+    print(&format!("run {}", Name(&status.directory)))?;
+    print(&format!("input    {}", names(&status.inputs)))?;
     print(&format!("service  {}", status.service))?;
     print(&format!("begun    {}", moment(&status.created_at)))?;
     print(&format!("state    {}", describe(&status)))?;
@@ -51,8 +53,9 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
         print(&format!("incident: {incident}"))?;
     }
     if status.shards.iter().any(|shard| shard.state == "held") {
-        eprintln!(
-            "\nhint: a held shard was sent, but no answer came and the service's list shows no batch for it. Look for its file at the \
+        say_line("");
+        say!(
+            "hint: a held shard was sent, but no answer came and the service's list shows no batch for it. Look for its file at the \
              provider's console. `batchline run` looks at the list again; `batchline retry --ambiguous` decides to submit it again."
         );
     }
@@ -78,13 +81,13 @@ pub(crate) fn ls(arguments: &LsArguments) -> Result<Exit, Failure> {
                 "shards_by_state": status.shards_by_state, "owner": status.owner,
             }))?;
         } else {
-            let (requests, inputs) = (plural(status.requests, "request"), status.inputs.join(", "));
+            let (requests, inputs) = (plural(status.requests, "request"), names(&status.inputs));
             let (begun, state) = (moment(&status.created_at), describe(&status));
-            print(&format!("{}  {begun}  {requests}, {state}  {inputs}", run.display()))?;
+            print(&format!("{}  {begun}  {requests}, {state}  {inputs}", Name(run)))?;
         }
     }
     if runs.is_empty() && !arguments.json {
-        eprintln!("there are no runs below the working directory");
+        say!("there are no runs below the working directory");
     }
     Ok(exit)
 }
@@ -116,7 +119,7 @@ pub(crate) fn cancel(arguments: &CancelArguments) -> Result<Exit, Failure> {
         }
     }
     if cancelled.is_empty() && !arguments.json {
-        eprintln!("no batch of this run is at work");
+        say!("no batch of this run is at work");
     }
     Ok(Exit::Success)
 }

@@ -1,7 +1,6 @@
 //! From the command line to the library and back to the exit code.
 //!
 //! Data goes to stdout, everything else to stderr. Every command is a file; what they share is here.
-#![expect(clippy::print_stderr, reason = "the program is the one place that talks to its user")]
 
 mod args;
 mod bench;
@@ -15,11 +14,14 @@ mod running;
 mod serving;
 mod settings;
 mod tending;
+mod terminal;
 mod values;
 
+use std::ffi::OsString;
 use std::panic::catch_unwind;
 use std::process::ExitCode;
 
+use batchline::shown;
 use clap::Parser;
 
 use args::{Arguments, Command};
@@ -31,6 +33,9 @@ pub(crate) fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
+            // What it quotes from the command line may have come out of a pattern over hostile file names.
+            let visible = |word: OsString| shown::visible(&word.to_string_lossy()).into_owned();
+            let error = Arguments::try_parse_from(std::env::args_os().map(visible)).err().unwrap_or(error);
             let usage = if error.use_stderr() { Exit::Usage } else { Exit::Success };
             // A closed pipe is a quiet exit here, too.
             let _ = error.print();

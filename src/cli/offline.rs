@@ -8,13 +8,15 @@ use batchline::generate::{Amount, GenerateOptions};
 use batchline::input::pack::Shard;
 use batchline::input::scan::Scan;
 use batchline::offline::{self, MergedReplies};
+use batchline::shown::Name;
 use serde_json::json;
 
 use super::args::{CheckArguments, GenerateArguments, MergeArguments, PlanArguments, SplitArguments};
 use super::exit::{Exit, Failure};
 use super::progress::{Manner, Progress};
-use super::records::{count, plural, print, print_json, size};
+use super::records::{count, plural, size};
 use super::settings;
+use super::terminal::{print, print_json, print_path, say, say_json};
 
 /// Bytes that make a token, roughly: what English prose and JSON have on average. An estimate, named as such.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -35,7 +37,7 @@ pub(crate) fn check(arguments: &CheckArguments) -> Result<Exit, Failure> {
     } else if !arguments.quiet {
         let shown = arguments.defects.max_defects;
         if defects > shown {
-            eprintln!("… and {} more; --report FILE writes all of them", count(defects - shown));
+            say!("… and {} more; --report FILE writes all of them", count(defects - shown));
         }
         let blank = if blank > 0 { format!(", {} skipped", plural(blank, "blank line")) } else { String::new() };
         print(&format!(
@@ -101,7 +103,7 @@ pub(crate) fn split(arguments: &SplitArguments) -> Result<Exit, Failure> {
     let paths = offline::split(&options, &arguments.directory, &progress);
     progress.finish();
     for path in paths? {
-        print(&path.display().to_string())?;
+        print_path(&path)?;
     }
     Ok(Exit::Success)
 }
@@ -116,16 +118,13 @@ pub(crate) fn merge(arguments: &MergeArguments) -> Result<Exit, Failure> {
     progress.finish();
     let MergedReplies { merged, indexed, aside } = merged?;
     if arguments.json {
-        eprintln!(
-            "{}",
-            json!({
-                "schema": 1, "kind": "merge", "lines": merged.lines(), "outputs": merged.outputs, "errors": merged.errors,
-                "missing": merged.missing, "invalid": merged.invalid, "duplicates": indexed.duplicates,
-                "conflicts": indexed.conflicts, "unknown": indexed.unknown, "unreadable": indexed.unreadable, "aside": aside,
-            })
-        );
+        say_json(&json!({
+            "schema": 1, "kind": "merge", "lines": merged.lines(), "outputs": merged.outputs, "errors": merged.errors,
+            "missing": merged.missing, "invalid": merged.invalid, "duplicates": indexed.duplicates,
+            "conflicts": indexed.conflicts, "unknown": indexed.unknown, "unreadable": indexed.unreadable, "aside": aside,
+        }));
     } else {
-        eprintln!(
+        say!(
             "{}: {}, {}, {} missing, {} invalid; replies: {}, {} duplicate, {} in conflict, {} unknown, {} unreadable",
             plural(merged.lines(), "request"),
             plural(merged.outputs, "output"),
@@ -139,7 +138,7 @@ pub(crate) fn merge(arguments: &MergeArguments) -> Result<Exit, Failure> {
             count(indexed.unreadable)
         );
         for path in &aside {
-            eprintln!("set aside: {}", path.display());
+            say!("set aside: {}", Name(path));
         }
     }
     let complete = merged.outputs == merged.lines() && indexed.conflicts == 0;
@@ -170,6 +169,6 @@ pub(crate) fn generate(arguments: &GenerateArguments) -> Result<Exit, Failure> {
             generated
         }
     };
-    eprintln!("{}, {}", plural(generated.requests, "request"), size(generated.bytes));
+    say!("{}, {}", plural(generated.requests, "request"), size(generated.bytes));
     Ok(Exit::Success)
 }

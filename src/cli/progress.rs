@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use batchline::results::merge::Merged;
 use batchline::run::monitor::ShardCounts;
 use batchline::run::{Event, Monitor};
+use batchline::shown::Name;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::records::{count, plural, size};
+use super::terminal::{say_json, say_line};
 
 /// Time between two plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
@@ -94,16 +96,10 @@ impl Progress {
     /// A line that stays, above the bars.
     fn say(&self, line: &str) {
         if self.manner == Manner::Bars {
-            self.screen.suspend(|| eprintln!("{line}"));
+            self.screen.suspend(|| say_line(line));
         } else {
-            eprintln!("{line}");
+            say_line(line);
         }
-    }
-
-    fn record(&self, kind: &str, mut record: serde_json::Value) {
-        record["schema"] = json!(1);
-        record["kind"] = json!(kind);
-        self.say(&record.to_string());
     }
 
     /// Moves the bar of that name, which appears with its first move.
@@ -152,7 +148,7 @@ impl Progress {
             let text = record.to_string();
             if text != standing.last {
                 standing.last = text;
-                self.record("progress", record);
+                say_record("progress", record);
             }
         } else {
             let line = if *shards == ShardCounts::default() {
@@ -184,7 +180,7 @@ impl Progress {
         standing.said = Some(Instant::now());
         let (requests, bytes) = (standing.requests, standing.bytes);
         match self.manner {
-            Manner::Json => self.record(
+            Manner::Json => say_record(
                 "started",
                 json!({"directory": directory, "requests": requests, "shards": shards, "bytes": bytes, "resumed": resumed, "done": done}),
             ),
@@ -197,7 +193,11 @@ impl Progress {
                 };
                 let shards = plural(shards as u64, "shard");
                 let requests = plural(requests, "request");
-                self.say(&format!("{verb} {requests} in {shards} ({}), run directory {}", size(bytes), directory.display()));
+                self.say(&format!(
+                    "{verb} {requests} in {shards} ({}), run directory {}",
+                    size(bytes),
+                    Name(directory)
+                ));
             }
         }
     }
@@ -211,12 +211,12 @@ impl Monitor for Progress {
         }
         match event {
             Event::Defect(defect) if self.manner == Manner::Json => {
-                self.record("defect", serde_json::to_value(defect).unwrap_or_default());
+                say_record("defect", serde_json::to_value(defect).unwrap_or_default());
             }
             Event::Defect(defect) => self.say(&defect.to_string()),
             Event::Warning(text) | Event::Note(text) if self.manner == Manner::Json => {
                 let kind = if matches!(event, Event::Warning(_)) { "warning" } else { "note" };
-                self.record(kind, json!({ "message": text }));
+                say_record(kind, json!({ "message": text }));
             }
             Event::Warning(text) => self.say(&format!("warning: {text}")),
             Event::Note(_) if self.manner == Manner::Quiet => {}
@@ -271,6 +271,13 @@ impl Progress {
             _ => {}
         }
     }
+}
+
+/// Says something as a record.
+fn say_record(kind: &str, mut record: serde_json::Value) {
+    record["schema"] = json!(1);
+    record["kind"] = json!(kind);
+    say_json(&record);
 }
 
 /// The states in which there are shards.

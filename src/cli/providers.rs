@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::args::ProvidersArguments;
 use super::exit::{Exit, Failure};
-use super::records::{count, plural, print, print_json, size};
+use super::records::{count, plural, size};
+use super::terminal::{print, print_json, say, say_line};
 
 pub(crate) fn providers(arguments: &ProvidersArguments) -> Result<Exit, Failure> {
     if arguments.json {
@@ -28,8 +29,9 @@ pub(crate) fn providers(arguments: &ProvidersArguments) -> Result<Exit, Failure>
         let place = if row.base_url.is_empty() { "--base-url names it" } else { row.base_url };
         print(&format!("{:13} {place}: {}", "", row.evidence))?;
     }
-    eprintln!(
-        "\ntested: whole runs in the tests of this program; documented: official docs or SDK source; reported: others' live use; \
+    say_line("");
+    say!(
+        "tested: whole runs in the tests of this program; documented: official docs or SDK source; reported: others' live use; \
          unverified: something that a run depends on is a guess"
     );
     Ok(Exit::Success)

@@ -1,9 +1,5 @@
 //! How numbers look to people.
 
-use std::io::{self, Write};
-
-use super::exit::Failure;
-
 /// `1234567` as `1,234,567`.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -54,17 +50,6 @@ pub(crate) fn seconds(seconds: f64) -> String {
 pub(crate) fn moment(rfc3339: &str) -> String {
     let moment = rfc3339.parse::<jiff::Timestamp>();
     moment.map_or_else(|_| rfc3339.to_owned(), |moment| moment.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
-}
-
-/// Writes a line to standard output.
-pub(crate) fn print(line: &str) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(line.as_bytes()).and_then(|()| stdout.write_all(b"\n")).map_err(Failure::Stdout)
-}
-
-/// Writes a record to standard output.
-pub(crate) fn print_json(record: &serde_json::Value) -> Result<(), Failure> {
-    print(&record.to_string())
 }
 
 #[cfg(test)]

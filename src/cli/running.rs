@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use batchline::error::Error;
 use batchline::run::{self, Summary};
+use batchline::shown::Name;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,7 @@ use super::exit::{Exit, Failure};
 use super::progress::{Manner, Progress};
 use super::records::{count, plural, seconds, size};
 use super::settings;
+use super::terminal::{say_json, say_line};
 
 /// Shards named in a summary; the rest is counted.
 const HELD_SHOWN: usize = 5;
@@ -42,9 +44,11 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<Exit, Failure> {
         let mut record = json!(summary);
         record["schema"] = json!(1);
         record["kind"] = json!("summary");
-        eprintln!("{record}");
+        say_json(&record);
     } else if manner != Manner::Quiet {
-        eprintln!("{}", describe(&summary));
+        for line in describe(&summary) {
+            say_line(&line);
+        }
     }
     Ok(exit_of(&summary))
 }
@@ -84,7 +88,7 @@ fn exit_of(summary: &Summary) -> Exit {
     }
 }
 
-fn describe(summary: &Summary) -> String {
+fn describe(summary: &Summary) -> Vec<String> {
     let mut lines = Vec::new();
     let mut parts = vec![plural(summary.outputs, "output"), plural(summary.errors, "error")];
     parts.push(format!("{} missing", count(summary.missing)));
@@ -115,7 +119,7 @@ fn describe(summary: &Summary) -> String {
     }
     if !aside.is_empty() {
         let replies = summary.directory.join("replies");
-        lines.push(format!("replies set aside: {} (kept in {})", aside.join(", "), replies.display()));
+        lines.push(format!("replies set aside: {} (kept in {})", aside.join(", "), Name(&replies)));
     }
     let unsound = match summary.batches_unsound {
         0 => String::new(),
@@ -136,7 +140,7 @@ fn describe(summary: &Summary) -> String {
             "held: {} ({}{more}): nobody knows whether their batches were created; `batchline status {}` explains",
             plural(summary.held.len() as u64, "shard"),
             shown.join(", "),
-            summary.directory.display()
+            Name(&summary.directory)
         ));
     }
     if !summary.surplus_batches.is_empty() {
@@ -146,8 +150,8 @@ fn describe(summary: &Summary) -> String {
             "too many: {} ({}{more}) on files of this run, which may have been paid for twice; `batchline status {}` explains",
             plural(summary.surplus_batches.len() as u64, "batch"),
             shown.join(", "),
-            summary.directory.display()
+            Name(&summary.directory)
         ));
     }
-    lines.join("\n")
+    lines
 }

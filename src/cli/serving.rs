@@ -2,13 +2,14 @@
 
 use batchline::remote::{Observer, Token};
 use batchline::serve::{Faults, FaultsError, ServeOptions, Server, UpstreamOptions};
+use batchline::shown::Name;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::ServeArguments;
 use super::exit::{Exit, Failure};
-use super::records::print;
 use super::running::runtime;
 use super::settings;
+use super::terminal::{print, say};
 
 pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     let token = match &arguments.api_key_file {
@@ -48,13 +49,9 @@ pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         let server = Server::start(options).await?;
         // The first line is for scripts that ask for any free port.
         print(&server.base_url())?;
-        eprintln!(
-            "serving {}'s Batch API with {answers} from {}; Ctrl-C ends it",
-            arguments.dialect,
-            directory.display()
-        );
+        say!("serving {}'s Batch API with {answers} from {}; Ctrl-C ends it", arguments.dialect, Name(&directory));
         if is_faulty {
-            eprintln!("with scripted faults; access.jsonl and faults.jsonl there say which of them acted");
+            say!("with scripted faults; access.jsonl and faults.jsonl there say which of them acted");
         }
         let failed = tokio::select! {
             () = wait_for_signal() => None,
@@ -68,7 +65,7 @@ pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
 
 /// Says what happens at the upstream.
 fn speaking() -> Observer {
-    Observer::new(|notice| eprintln!("{notice}"))
+    Observer::new(|notice| say!("{notice}"))
 }
 
 fn unusable(error: &FaultsError) -> Failure {

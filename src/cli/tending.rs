@@ -5,12 +5,14 @@ use std::path::Path;
 use batchline::run::directory::{self, RUNS_DIRECTORY};
 use batchline::run::doctor::{self, Remedy};
 use batchline::run::inspect;
+use batchline::shown::Name;
 use serde_json::json;
 
 use super::args::{CleanArguments, DoctorArguments, RetryArguments};
 use super::exit::{Exit, Failure, report};
 use super::inspect::{find, is_done};
-use super::records::{plural, print, print_json};
+use super::records::plural;
+use super::terminal::{print, print_json, say, say_line};
 
 pub(crate) fn retry(arguments: &RetryArguments) -> Result<Exit, Failure> {
     let run = find(arguments.run.as_deref())?;
@@ -29,9 +31,9 @@ pub(crate) fn retry(arguments: &RetryArguments) -> Result<Exit, Failure> {
         print(&format!("{} in doubt will be repeated", plural(decided.submissions, "submission")))?;
     }
     if decided.requests + decided.submissions == 0 {
-        eprintln!("nothing to send again");
+        say_line("nothing to send again");
     } else {
-        eprintln!("the run's own command does it: `batchline run …`");
+        say!("the run's own command does it: `batchline run …`");
     }
     Ok(Exit::Success)
 }
@@ -48,9 +50,9 @@ pub(crate) fn clean(arguments: &CleanArguments) -> Result<Exit, Failure> {
             if removes { inspect::remove(run).map(|()| true) } else { Ok(false) }
         });
         match removed {
-            Ok(true) => print(&format!("removed {}", run.display()))?,
+            Ok(true) => print(&format!("removed {}", Name(run)))?,
             Ok(false) => {
-                eprintln!("kept {}: it is not done; --unfinished removes it all the same", run.display());
+                say!("kept {}: it is not done; --unfinished removes it all the same", Name(run));
                 exit = Exit::Incomplete;
             }
             // The others can go all the same.
@@ -58,7 +60,7 @@ pub(crate) fn clean(arguments: &CleanArguments) -> Result<Exit, Failure> {
         }
     }
     if runs.is_empty() {
-        eprintln!("there are no runs below the working directory");
+        say!("there are no runs below the working directory");
     }
     Ok(exit)
 }
@@ -85,7 +87,7 @@ pub(crate) fn doctor(arguments: &DoctorArguments) -> Result<Exit, Failure> {
         print(&format!("{of}{} ({remedy})", finding.what))?;
     }
     if findings.is_empty() && !arguments.json {
-        print(&format!("{} is sound", run.display()))?;
+        print(&format!("{} is sound", Name(&run)))?;
     }
     Ok(if findings.is_empty() { Exit::Success } else { Exit::LocalState })
 }

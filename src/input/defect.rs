@@ -3,8 +3,11 @@
 //! A Defect is data, never an `Err`: it is counted, reported with its place, and the check goes on with the next line.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+use crate::shown::Name;
 
 /// Deepest nesting of a request, in arrays and objects. simd-json's own limit; no service is known to take more.
 pub const DEPTH_MAX: usize = 1024;
@@ -173,7 +176,7 @@ impl Serialize for PlacedDefect {
 impl fmt::Display for PlacedDefect {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { file, line, defect } = self;
-        write!(out, "{file}:{line}:{}: {}: {}", defect.column, defect.kind.code(), defect.kind)?;
+        write!(out, "{}:{line}:{}: {}: {}", Name(Path::new(file)), defect.column, defect.kind.code(), defect.kind)?;
         match &defect.custom_id {
             Some(id) => write!(out, " (custom_id {id:?})"),
             None => Ok(()),

@@ -11,9 +11,10 @@
 //! What always holds: the input is read once ([`scan`](scan::scan)); memory does not grow with it; nothing is packed into two shards.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::durable::FileError;
+use crate::shown::Name;
 
 pub mod bare;
 pub mod check;
@@ -37,13 +38,13 @@ pub enum InputError {
     #[error(transparent)]
     File(#[from] FileError),
     /// An input is a directory.
-    #[error("cannot read {}: it is a directory", path.display())]
+    #[error("cannot read {}: it is a directory", Name(path))]
     Directory {
         /// The directory.
         path: PathBuf,
     },
     /// A pipe broke, or compressed data is damaged or cut off.
-    #[error("cannot read {name}")]
+    #[error("cannot read {}", Name(Path::new(name)))]
     Unreadable {
         /// The input, as the user named it.
         name: String,
@@ -51,13 +52,13 @@ pub enum InputError {
         source: io::Error,
     },
     /// A file has become shorter while it was read.
-    #[error("{name} became shorter while it was being read")]
+    #[error("{} became shorter while it was being read", Name(Path::new(name)))]
     Shrunk {
         /// The input, as the user named it.
         name: String,
     },
     /// A line is not what it was when it was checked.
-    #[error("{file}:{line} changed while it was being read")]
+    #[error("{}:{line} changed while it was being read", Name(Path::new(file)))]
     Changed {
         /// The input, as the user named it.
         file: String,

@@ -7,9 +7,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::durable::{self, FileError};
+use crate::shown::is_unsafe;
 
-/// Longest message of the service that is kept, in characters.
-pub const MESSAGE_CHARACTERS: usize = 500;
+/// Longest message of the service that is kept, in characters; what is longer ends with `…`. It stands in the output once for each
+/// request of a batch that failed with it.
+pub const MESSAGE_CHARACTERS: usize = 4_000;
 
 /// What kind of failure it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,10 +249,9 @@ fn title(html: &str) -> String {
     title.map_or_else(|| "a page of HTML".to_owned(), |title| format!("a page of HTML, titled {:?}", title.trim()))
 }
 
-/// `text` on one line, without control characters and direction marks, cut at [`MESSAGE_CHARACTERS`].
+/// `text` on one line, without what must not reach a terminal, cut at [`MESSAGE_CHARACTERS`].
 pub(super) fn clean(text: &str) -> String {
-    let is_mark = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
-    let visible = text.chars().map(|c| if c.is_control() || is_mark(c) { ' ' } else { c });
+    let visible = text.chars().map(|c| if is_unsafe(c) { ' ' } else { c });
     let mut cleaned = String::new();
     for (count, c) in visible.enumerate().skip_while(|(_, c)| c.is_whitespace()) {
         if count >= MESSAGE_CHARACTERS {

@@ -292,7 +292,8 @@ pub(super) fn check_id<'a>(id: &'a str, target: &str) -> Result<&'a str, RemoteE
         return Ok(id);
     }
     let shown: String = id.chars().take(ID_BYTES).collect();
-    Err(RemoteError::new(ErrorKind::Protocol, target).with_message(&format!("{shown:?} is not an id")))
+    let cut = if shown.len() < id.len() { "…" } else { "" };
+    Err(RemoteError::new(ErrorKind::Protocol, target).with_message(&format!("{shown:?}{cut} is not an id")))
 }
 
 #[cfg(test)]

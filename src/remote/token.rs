@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::provider::Auth;
 use crate::durable::FileError;
+use crate::shown::Name;
 
 /// Longest token, in bytes. Real ones are far below it; a file above it is not a key.
 pub const TOKEN_BYTES: u64 = 4096;
@@ -73,7 +74,7 @@ impl Token {
     pub fn from_file(path: &Path) -> Result<Self, TokenError> {
         let file = File::open(path).map_err(FileError::on("open", path))?;
         let metadata = file.metadata().map_err(FileError::on("read", path))?;
-        let shown = || path.display().to_string();
+        let shown = || Name(path).to_string();
         if !metadata.is_file() || metadata.len() > TOKEN_BYTES {
             return Err(TokenError::NotAKeyFile { path: shown() });
         }

@@ -12,7 +12,7 @@ use super::error::{ErrorKind, RemoteError, clean, message_of};
 use super::mark::Mark;
 use super::service::{Batch, BatchStatus, RequestCounts, check_id};
 
-/// Errors in lines that are told of a batch; there may be one for each line.
+/// Errors in lines that are told of a batch, of which there may be one for each line; others are counted.
 const ERRORS_TOLD: usize = 3;
 
 /// A batch object.
@@ -200,7 +200,13 @@ fn counts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RequestCo
 fn line_errors<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let errors = Value::deserialize(deserializer)?;
     let told: Vec<String> = match errors.get("data").unwrap_or(&errors) {
-        Value::Array(list) => list.iter().take(ERRORS_TOLD).filter_map(line_error).collect(),
+        Value::Array(list) => {
+            let mut all = list.iter().filter_map(line_error);
+            let mut told: Vec<String> = all.by_ref().take(ERRORS_TOLD).collect();
+            let more = all.count();
+            told.extend((more > 0).then(|| format!("and {more} more")));
+            told
+        }
         other => message_of(other).into_iter().collect(),
     };
     Ok(Some(clean(&told.join("; "))).filter(|text| !text.is_empty()))
@@ -274,7 +280,10 @@ mod tests {
         let one = r#"{"code":"invalid_url","message":"The\nURL is wrong","param":"url","line":2}"#;
         let said = "line 2: The URL is wrong (invalid_url)";
         assert_eq!(errors(&format!(r#"{{"object":"list","data":[{one}]}}"#)).as_deref(), Some(said));
-        assert_eq!(errors(&format!("[{}]", [one; 4].join(","))).unwrap(), [said; 3].join("; "));
+        assert_eq!(
+            errors(&format!("[{}]", [one; 4].join(","))).unwrap(),
+            format!("{}; and 1 more", [said; 3].join("; "))
+        );
         assert_eq!(errors(r#"{"data":[{"message":"no line","line":null}]}"#).as_deref(), Some("no line"));
         assert_eq!(errors(r#""a text""#).as_deref(), Some("a text"));
         for nothing in ["null", "[]", "{}", r#"{"data":[]}"#, r#"{"data":null}"#, "3"] {

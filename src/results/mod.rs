@@ -15,6 +15,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::durable::FileError;
+use crate::shown::Name;
 
 pub mod brackets;
 mod gather;
@@ -49,7 +50,7 @@ pub enum ResultsError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A reply file has other bytes than those that were indexed.
-    #[error("{} is not what it was when it was indexed", path.display())]
+    #[error("{} is not what it was when it was indexed", Name(path))]
     Altered {
         /// The file.
         path: PathBuf,

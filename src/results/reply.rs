@@ -4,9 +4,10 @@
 //! is an output or an error, and the tokens it used. The line itself is never rewritten: what goes on is its place.
 
 use super::retry_class::worth_retrying;
+use crate::shown::is_unsafe;
 
-/// Most characters of an error's message that are kept to count errors by.
-const LABEL_CHARACTERS_MAX: usize = 100;
+/// Most characters of an error's code and message that errors are counted by; what is longer ends with `…`.
+const LABEL_CHARACTERS_MAX: usize = 200;
 
 /// Which of a batch's two files a reply stands in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,5 +103,10 @@ fn label(code: Option<&str>, message: Option<&str>) -> String {
         (Some(only), None) | (None, Some(only)) => only.to_owned(),
         (None, None) => "error without a message".to_owned(),
     };
-    whole.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LABEL_CHARACTERS_MAX).collect()
+    let mut label: String =
+        whole.chars().map(|c| if is_unsafe(c) { ' ' } else { c }).take(LABEL_CHARACTERS_MAX).collect();
+    if whole.chars().nth(LABEL_CHARACTERS_MAX).is_some() {
+        label.push('…');
+    }
+    label
 }

@@ -22,6 +22,7 @@ use crate::input::shard_reader::ShardReader;
 use crate::results::index;
 use crate::results::reply::{ReplyKind, ReplyRole};
 use crate::results::reply_index::{ReplyIndex, Slot};
+use crate::shown::Name;
 
 /// Something that is not what it should be.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
@@ -127,7 +128,7 @@ fn examine_replies(
         match index::file_checksum(&path) {
             Err(error) => return Ok(Some((error.to_string(), Remedy::DownloadAgain))),
             Ok(found) if prepared.ledger.reply_checksum(number)? != Some(format!("{found:032x}")) => {
-                let what = format!("{} is not what it was when it was indexed", path.display());
+                let what = format!("{} is not what it was when it was indexed", Name(&path));
                 return Ok(Some((what, Remedy::DownloadAgain)));
             }
             Ok(_) => {}

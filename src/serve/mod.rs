@@ -106,6 +106,7 @@ use self::store::Store;
 use self::upstream::Upstream;
 use crate::durable::FileError;
 use crate::remote::{RemoteError, SetupError};
+use crate::shown::Name;
 
 /// Bytes that the body of a call may have, except for uploads.
 const FORM_BYTES: usize = 64 << 10;
@@ -191,13 +192,13 @@ pub enum ServeError {
     #[error(transparent)]
     File(#[from] FileError),
     /// Another server uses the directory.
-    #[error("{} is in use by another server", directory.display())]
+    #[error("{} is in use by another server", Name(directory))]
     Locked {
         /// The directory.
         directory: PathBuf,
     },
     /// A record in its directory cannot be read back.
-    #[error("cannot read the record {}", path.display())]
+    #[error("cannot read the record {}", Name(path))]
     Damaged {
         /// The record's file.
         path: PathBuf,
@@ -225,7 +226,7 @@ pub enum ServeError {
     #[error(transparent)]
     Upstream(RemoteError),
     /// Batches in the directory were begun with an upstream, and would now be answered with an echo.
-    #[error("batches in {} were begun with an upstream, and none is given now", directory.display())]
+    #[error("batches in {} were begun with an upstream, and none is given now", Name(directory))]
     WantsUpstream {
         /// The directory.
         directory: PathBuf,

@@ -44,4 +44,5 @@ mod secrets; // where the key is, and is not
 
 // What people and other programs see.
 mod screens; // help, plans, runs, shard files, records in JSON
+mod showing; // texts of others on the way to a terminal
 mod tutorial; // the official SDKs against the local service

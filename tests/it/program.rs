@@ -155,6 +155,12 @@ impl Program {
         Self { command, input: None }
     }
 
+    /// One more argument, whatever is in it.
+    pub(crate) fn argument(mut self, argument: impl AsRef<std::ffi::OsStr>) -> Self {
+        self.command.arg(argument);
+        self
+    }
+
     pub(crate) fn env(mut self, variable: &str, value: &str) -> Self {
         self.command.env(variable, value);
         self

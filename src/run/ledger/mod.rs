@@ -27,13 +27,14 @@ use super::intents::Intents;
 use super::state::{EndedBatch, Recorded};
 use crate::durable::FileError;
 use crate::input::pack::Shard;
+use crate::shown::Name;
 
 /// Why the Ledger cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LedgerError {
     /// `SQLite` reports an error: a full disk, a damaged file.
-    #[error("cannot use the ledger {}", path.display())]
+    #[error("cannot use the ledger {}", Name(path))]
     Sqlite {
         /// The database file.
         path: PathBuf,
@@ -41,7 +42,7 @@ pub enum LedgerError {
         source: rusqlite::Error,
     },
     /// A newer program wrote it.
-    #[error("the ledger {} has schema version {found}; this program knows versions up to {SCHEMA_VERSION}", path.display())]
+    #[error("the ledger {} has schema version {found}; this program knows versions up to {SCHEMA_VERSION}", Name(path))]
     Newer {
         /// The database file.
         path: PathBuf,
@@ -52,7 +53,7 @@ pub enum LedgerError {
     #[error(transparent)]
     Intents(#[from] FileError),
     /// A value in it makes no sense.
-    #[error("the ledger {} is damaged: {what}", path.display())]
+    #[error("the ledger {} is damaged: {what}", Name(path))]
     Damaged {
         /// The database file.
         path: PathBuf,

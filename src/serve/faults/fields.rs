@@ -13,12 +13,13 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 use toml::de::{DeTable, DeValue};
 
 use crate::durable::FileError;
+use crate::shown::Name;
 
 /// Why a script of faults cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FaultsError {
     /// The file cannot be read.
-    #[error("cannot read the faults in {}", path.display())]
+    #[error("cannot read the faults in {}", Name(path))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -26,7 +27,7 @@ pub enum FaultsError {
         source: std::io::Error,
     },
     /// The file says something that makes no sense.
-    #[error("{}:{line}: {what}", path.display())]
+    #[error("{}:{line}: {what}", Name(path))]
     Invalid {
         /// The file.
         path: PathBuf,

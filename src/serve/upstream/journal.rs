@@ -29,6 +29,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::echo::Kind;
 use crate::durable::{self, FileError};
+use crate::shown::Name;
 
 /// Bytes of a group, from which on no further record is added.
 pub(super) const GROUP_BYTES: usize = 1 << 20;
@@ -49,7 +50,7 @@ pub enum JournalError {
     #[error(transparent)]
     File(#[from] FileError),
     /// Something in the middle of it is not what was written.
-    #[error("the journal {} is damaged at byte {offset}", path.display())]
+    #[error("the journal {} is damaged at byte {offset}", Name(path))]
     Damaged {
         /// The journal.
         path: PathBuf,

@@ -1,0 +1,96 @@
+//! The one way out for what people read: standard error, and the tables and records on standard output.
+//!
+//! In: lines, and records in JSON. Out: the same, fit for a terminal.
+//!
+//! Invariants: each call writes exactly one line, whatever is in it, so no text of others can pass for a message of ours; what could
+//! steer a terminal is shown as an escape (see [`shown`]). A record stays the same JSON. Lines are whole where nobody looks at them; on a
+//! terminal a very long one ends with `…`.
+
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+
+use batchline::shown::{self, Name};
+use serde_json::Value;
+
+use super::exit::Failure;
+
+/// Most characters of a line on a terminal.
+const LINE_CHARACTERS: usize = 2_000;
+
+/// Writes a line to standard error, made like that of `format!`.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::cli::terminal::say_line(&format!($($text)*))
+    };
+}
+pub(crate) use say;
+
+/// Writes a line to standard error. Where that is gone, nobody is left to be told.
+pub(crate) fn say_line(line: &str) {
+    let mut stderr = io::stderr().lock();
+    let line = fit(line, stderr.is_terminal());
+    let _ = writeln!(stderr, "{line}");
+}
+
+/// Writes a record to standard error.
+pub(crate) fn say_json(record: &Value) {
+    let _ = writeln!(io::stderr().lock(), "{}", shown::visible_json(&record.to_string()));
+}
+
+/// Writes a line to standard output.
+pub(crate) fn print(line: &str) -> Result<(), Failure> {
+    let stdout = io::stdout().lock();
+    let line = fit(line, stdout.is_terminal());
+    write_line(stdout, line.as_bytes())
+}
+
+/// Writes a record to standard output.
+pub(crate) fn print_json(record: &Value) -> Result<(), Failure> {
+    write_line(io::stdout().lock(), shown::visible_json(&record.to_string()).as_bytes())
+}
+
+/// Writes a file's name to standard output: for a program that reads it as it is, for people as in messages.
+pub(crate) fn print_path(path: &Path) -> Result<(), Failure> {
+    use std::os::unix::ffi::OsStrExt;
+    let stdout = io::stdout().lock();
+    if stdout.is_terminal() {
+        write_line(stdout, Name(path).to_string().as_bytes())
+    } else {
+        write_line(stdout, path.as_os_str().as_bytes())
+    }
+}
+
+/// The names of a run's inputs, as its Ledger has them.
+pub(crate) fn names(inputs: &[String]) -> String {
+    let names: Vec<String> = inputs.iter().map(|input| Name(Path::new(input)).to_string()).collect();
+    names.join(", ")
+}
+
+fn write_line(mut out: impl Write, line: &[u8]) -> Result<(), Failure> {
+    out.write_all(line).and_then(|()| out.write_all(b"\n")).map_err(Failure::Stdout)
+}
+
+/// A line without what is unsafe, and on a terminal not longer than [`LINE_CHARACTERS`].
+fn fit(line: &str, on_terminal: bool) -> Cow<'_, str> {
+    let shown = shown::visible(line);
+    match shown.char_indices().nth(LINE_CHARACTERS) {
+        Some((end, _)) if on_terminal => Cow::Owned(format!("{}…", &shown[..end])),
+        _ => shown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_line_and_cut_for_people_alone() {
+        assert_eq!(fit("a\nb\u{1b}c", false), "a\\nb\\u{1b}c");
+        let long = "ü".repeat(3 * LINE_CHARACTERS);
+        assert_eq!(fit(&long, false), long);
+        let cut = fit(&long, true);
+        assert_eq!((cut.chars().count(), cut.ends_with('…')), (LINE_CHARACTERS + 1, true));
+        assert_eq!(fit(&long[..2 * LINE_CHARACTERS], true), long[..2 * LINE_CHARACTERS]);
+    }
+}

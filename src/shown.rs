@@ -1,0 +1,103 @@
+//! Text that others wrote, made fit to be shown: file names, models, ids, what a service says.
+//!
+//! In: any text. Out: the same text, in which no character can steer a terminal, reorder what it shows, or pass for a line of ours.
+//!
+//! Invariants: what [`is_unsafe`] names never gets through; everything else does, unchanged. Data is not shown but written, and does not
+//! pass here.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write};
+use std::path::Path;
+
+/// Whether a character must not reach a terminal as it is: C0 and C1 controls (escape sequences begin with one), marks that change the
+/// direction of text, line and paragraph separators, and characters that show nothing and only hide or split words.
+#[must_use]
+pub fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// `text` with an escape such as `\n` or `\u{202e}` in place of each unsafe character.
+#[must_use]
+pub fn visible(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_unsafe) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_unsafe(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    Cow::Owned(shown)
+}
+
+/// JSON text with `\uXXXX` in place of each unsafe character. They can only stand in strings, so it remains the same JSON.
+#[must_use]
+pub fn visible_json(json: &str) -> Cow<'_, str> {
+    if !json.contains(is_unsafe) {
+        return Cow::Borrowed(json);
+    }
+    let mut shown = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        if is_unsafe(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a string cannot fail.
+                let _ = write!(shown, "\\u{unit:04x}");
+            }
+        } else {
+            shown.push(c);
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// A file name in a message: as it is, or in quotes with escapes where it has unsafe characters, or bytes that are not UTF-8.
+#[derive(Clone, Copy, Debug)]
+pub struct Name<'p>(pub &'p Path);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.to_str() {
+            Some(plain) if !plain.contains(is_unsafe) => out.pad(plain),
+            _ => fmt::Debug::fmt(self.0, out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    #[test]
+    fn nothing_that_steers_a_terminal_gets_through() {
+        assert_eq!(visible("a\u{1b}[31m\n\u{9b}2J\u{202e}b\u{7f}"), "a\\u{1b}[31m\\n\\u{9b}2J\\u{202e}b\\u{7f}");
+        assert!(matches!(visible("größer, 漢字, 👩‍💻 \\n"), Cow::Borrowed(_)));
+        for c in (0..=0x10_ffff).filter_map(char::from_u32) {
+            let text = c.to_string();
+            assert!(!visible(&text).contains(is_unsafe) && !visible(&text).contains(char::is_control), "{c:?}");
+        }
+    }
+
+    #[test]
+    fn json_stays_the_same_json() {
+        let value = serde_json::json!({"a\u{202e}": "\u{1b}[0m \u{9b} \u{7f} \u{2028} \u{e0041} ü \\ \" \n"});
+        let json = value.to_string();
+        assert!(json.contains('\u{9b}') && json.contains('\u{202e}'), "serde_json leaves them as they are");
+        let shown = visible_json(&json);
+        assert!(!shown.contains(is_unsafe), "{shown}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
+    }
+
+    #[test]
+    fn an_odd_file_name_is_quoted() {
+        let name = |bytes: &[u8]| Name(Path::new(OsStr::from_bytes(bytes))).to_string();
+        assert_eq!(name("größer als.jsonl".as_bytes()), "größer als.jsonl");
+        assert_eq!(name(b"a\nerror: b\x1b[1m"), "\"a\\nerror: b\\u{1b}[1m\"");
+        assert_eq!(name("x\u{202e}lnosj".as_bytes()), "\"x\\u{202e}lnosj\"");
+        assert_eq!(name(b"a\xffb"), "\"a\\xFFb\"");
+    }
+}
