@@ -166,6 +166,19 @@ pub fn publish(from: &Path, to: &Path) -> Result<(), FileError> {
     sync_parent(to)
 }
 
+/// As [`publish`], to a place that may be on another file system: then the content is copied, and `from` stays.
+pub fn transfer(from: &Path, to: &Path) -> Result<(), FileError> {
+    match publish(from, to) {
+        Err(error) if error.source.kind() == io::ErrorKind::CrossesDevices => {
+            let mut pending = PendingFile::create(to)?;
+            let mut file = File::open(from).map_err(FileError::on("open", from))?;
+            io::copy(&mut file, &mut pending).map_err(FileError::on("write", to))?;
+            pending.publish()
+        }
+        published => published,
+    }
+}
+
 /// Renames a whole directory and makes the new name durable. Fails if `to` exists and is not empty.
 pub fn publish_directory(from: &Path, to: &Path) -> Result<(), FileError> {
     sync_directory(from)?;

@@ -71,6 +71,16 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
+    /// A directory that would hold state is not ours to use.
+    #[error("the state directory {} {what}", path.display())]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
     /// The totals do not add up: a defect of this program.
     #[error("{what}: this is a defect of batchline, please report it")]
     Internal {
@@ -118,16 +128,19 @@ impl Error {
             Self::Results(ResultsError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
                 ErrorKind::ClosedPipe
             }
-            Self::File(_) | Self::Ledger(_) | Self::Results(_) | Self::Locked { .. } | Self::Directory { .. } => {
-                ErrorKind::LocalState
-            }
             Self::Setup(_) | Self::Serve(ServeError::Setup(_)) | Self::Configuration { .. } => ErrorKind::Configuration,
             Self::Remote(error) | Self::Serve(ServeError::Upstream(error)) => match error.kind() {
                 Remote::Unauthorized => ErrorKind::Configuration,
                 Remote::LocalFile | Remote::OutOfFiles | Remote::InputChanged => ErrorKind::LocalState,
                 _ => ErrorKind::Provider,
             },
-            Self::Serve(_) => ErrorKind::LocalState,
+            Self::File(_)
+            | Self::Ledger(_)
+            | Self::Results(_)
+            | Self::Locked { .. }
+            | Self::Directory { .. }
+            | Self::NotOurs { .. }
+            | Self::Serve(_) => ErrorKind::LocalState,
             Self::Defects { .. } => ErrorKind::Defects,
             Self::Internal { .. } => ErrorKind::Internal,
             Self::Interrupted => ErrorKind::Interrupted,
@@ -140,7 +153,7 @@ impl Error {
         match self {
             Self::Remote(error) | Self::Serve(ServeError::Upstream(error)) => error.hint().map(str::to_owned),
             Self::Configuration { hint, .. } => hint.clone(),
-            Self::Directory { hint, .. } => Some(hint.clone()),
+            Self::Directory { hint, .. } | Self::NotOurs { hint, .. } => Some(hint.clone()),
             Self::Locked { .. } => {
                 Some("wait for the other process to end, or stop it; a lock never outlives its process".to_owned())
             }

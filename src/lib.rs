@@ -28,6 +28,7 @@
 //! | [`durable`] | the only module that creates, syncs, renames or removes a file |
 //! | [`lines`], [`in_order`], [`partitions`], [`custom_id`] | what the phases share: framing, ordered parallel work, records beyond memory, hashes of ids |
 //! | `src/walk.rs` | JSON's grammar, walked over without building anything: how lines of requests and of replies are read |
+//! | `src/path_text.rs` | paths in JSON, which are not always text |
 //! | `src/aligned.rs` | buffers that lie in memory as their bytes lie in a file, for the kernel's sake |
 //! | [`shown`] | names and texts of others, without what could steer a terminal |
 //! | [`error`] | why a run cannot go on, and what its user can do |
@@ -59,6 +60,7 @@ pub mod input;
 pub mod lines;
 pub mod offline;
 pub mod partitions;
+mod path_text;
 pub mod remote;
 pub mod results;
 pub mod run;

@@ -21,7 +21,9 @@ const CONCURRENCY_MAX: i64 = batchline::serve::upstream::CONCURRENCY_MAX as i64;
 Exit codes: 0 every request has an output · 1 internal fault · 2 usage · 3 configuration or key ·
 4 the input has defects, nothing was sent · 5 the provider refused or could not be reached ·
 6 finished, but some requests ended as error or missing · 7 a submission is unresolved ·
-8 local state damaged, locked or out of space · 130/143 interrupted, resumable"
+8 local state damaged, locked or out of space · 130/143 interrupted, resumable
+
+Runs are kept in $BATCHLINE_HOME, else in $XDG_STATE_HOME/batchline, else in ~/.local/state/batchline"
 )]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -43,7 +45,7 @@ pub(crate) enum Command {
     Merge(MergeArguments),
     /// Show where a run stands
     Status(StatusArguments),
-    /// List the runs below the working directory
+    /// List the runs
     #[command(visible_alias = "list")]
     Ls(LsArguments),
     /// Cancel a run's batches at the service
@@ -163,7 +165,7 @@ pub(crate) struct OutputArguments {
 /// Where runs are.
 #[derive(Debug, Args)]
 pub(crate) struct RunsArguments {
-    /// Keep this run in DIR [default: .batchline/FINGERPRINT]
+    /// Keep this run in DIR, apart from the others
     #[arg(long, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
 }
@@ -278,7 +280,7 @@ pub(crate) struct MergeArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArguments {
-    /// The run's directory [default: the only run below the working directory, or the newest]
+    /// The run: its directory, or its name [default: the newest that was begun here, else the newest]
     #[arg(value_name = "RUN_DIR")]
     pub(crate) run: Option<PathBuf>,
     /// Print JSON
@@ -295,7 +297,7 @@ pub(crate) struct LsArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct CancelArguments {
-    /// The run's directory [default: the only run below the working directory]
+    /// The run: its directory, or its name [default: the newest that was begun here]
     #[arg(value_name = "RUN_DIR")]
     pub(crate) run: Option<PathBuf>,
     #[command(flatten)]
@@ -307,7 +309,7 @@ pub(crate) struct CancelArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct RetryArguments {
-    /// The run's directory [default: the newest below the working directory]
+    /// The run: its directory, or its name [default: the newest that was begun here]
     #[arg(value_name = "RUN_DIR")]
     pub(crate) run: Option<PathBuf>,
     /// Submit held shards again, too: if the lost answer was a yes, they are paid for twice
@@ -320,7 +322,7 @@ pub(crate) struct RetryArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct CleanArguments {
-    /// The run's directory [default: all below the working directory]
+    /// The run: its directory, or its name [default: all]
     #[arg(value_name = "RUN_DIR")]
     pub(crate) run: Option<PathBuf>,
     /// Remove runs that are not done, too: what they have paid for is lost
@@ -330,7 +332,7 @@ pub(crate) struct CleanArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArguments {
-    /// The run's directory [default: the newest below the working directory]
+    /// The run: its directory, or its name [default: the newest that was begun here, else the newest]
     #[arg(value_name = "RUN_DIR")]
     pub(crate) run: Option<PathBuf>,
     /// Have the next run make again what can be made again; nothing is submitted for it

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use batchline::error::Error;
 use batchline::remote::{Api, HttpApi, Settings};
-use batchline::run::directory::{self, RUNS_DIRECTORY};
 use batchline::run::inspect::{self, RunStatus};
 use batchline::run::options::BUILT_IN;
 use batchline::run::{ServiceChoice, inspect::Cancelled};
@@ -13,6 +12,7 @@ use serde_json::json;
 
 use super::args::{CancelArguments, LsArguments, ServiceArguments, StatusArguments};
 use super::exit::{Exit, Failure, report};
+use super::places;
 use super::records::{count, moment, plural, size};
 use super::running::runtime;
 use super::settings;
@@ -22,7 +22,7 @@ use super::terminal::{names, print, print_json, say, say_line};
 const SHARDS_SHOWN: usize = 20;
 
 pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
-    let status = inspect::status(&find(arguments.run.as_deref())?)?;
+    let status = inspect::status(&find(arguments.run.as_deref(), Purpose::Look)?)?;
     if arguments.json {
         let mut record = json!(status);
         record["schema"] = json!(1);
@@ -63,7 +63,7 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
 }
 
 pub(crate) fn ls(arguments: &LsArguments) -> Result<Exit, Failure> {
-    let runs = directory::runs(Path::new(RUNS_DIRECTORY))?;
+    let runs = places::places()?.runs()?;
     let mut exit = Exit::Success;
     for run in &runs {
         let status = match inspect::status(run) {
@@ -76,7 +76,7 @@ pub(crate) fn ls(arguments: &LsArguments) -> Result<Exit, Failure> {
         };
         if arguments.json {
             print_json(&json!({
-                "schema": 1, "kind": "run", "directory": status.directory, "inputs": status.inputs, "service": status.service,
+                "schema": 1, "kind": "run", "directory": status.directory.display().to_string(), "inputs": status.inputs, "service": status.service,
                 "created_at": status.created_at, "requests": status.requests, "shards": status.shards.len(),
                 "shards_by_state": status.shards_by_state, "owner": status.owner,
             }))?;
@@ -87,13 +87,13 @@ pub(crate) fn ls(arguments: &LsArguments) -> Result<Exit, Failure> {
         }
     }
     if runs.is_empty() && !arguments.json {
-        say!("there are no runs below the working directory");
+        say!("there are no runs");
     }
     Ok(exit)
 }
 
 pub(crate) fn cancel(arguments: &CancelArguments) -> Result<Exit, Failure> {
-    let run = find(arguments.run.as_deref())?;
+    let run = find(arguments.run.as_deref(), Purpose::Change)?;
     let identity = inspect::status(&run)?.service;
     let (name, place) = identity.split_once(' ').unwrap_or((&identity, BUILT_IN));
     let profile = settings::provider(name)?;
@@ -128,19 +128,34 @@ async fn cancel_batches(api: &impl Api, run: &Path) -> Result<Vec<Cancelled>, Fa
     Ok(inspect::cancel(api, run).await?)
 }
 
-/// The run that is meant: the one named, or the newest below the working directory.
-pub(crate) fn find(named: Option<&Path>) -> Result<PathBuf, Failure> {
-    if let Some(named) = named {
-        return Ok(named.to_owned());
+/// What a command is about to do with a run that was not named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Look at it: any run will do.
+    Look,
+    /// Change what becomes of it: only one that is meant beyond doubt.
+    Change,
+}
+
+/// The run that is meant: the one named; or the newest of those that were begun in the working directory, or read files below it; or,
+/// without any of those, the newest of all.
+pub(crate) fn find(run: Option<&Path>, purpose: Purpose) -> Result<PathBuf, Failure> {
+    if let Some(run) = run {
+        return places::named(run);
     }
-    let mut runs = Vec::new();
-    for run in directory::runs(Path::new(RUNS_DIRECTORY))? {
-        // One that cannot be read comes first: whoever looks is told so.
-        let created_at = inspect::status(&run).map_or("~".to_owned(), |status| status.created_at);
-        runs.push((created_at, run));
+    let places = places::places()?;
+    let here = std::env::current_dir().ok();
+    if let Some(run) = here.map(|here| inspect::newest(&places, Some(&here))).transpose()?.flatten() {
+        return Ok(run);
     }
-    let none = || Failure::Usage("there are no runs below the working directory".to_owned());
-    runs.into_iter().max().map(|(_, run)| run).ok_or_else(none)
+    let number = places.runs()?.len();
+    if number > 1 && purpose == Purpose::Change {
+        let runs = plural(number as u64, "run");
+        return Err(Failure::Usage(format!(
+            "none of {runs} was begun here: name the one that is meant; `batchline ls` lists them"
+        )));
+    }
+    inspect::newest(&places, None)?.ok_or_else(|| Failure::Usage("there are no runs".to_owned()))
 }
 
 fn describe(status: &RunStatus) -> String {

@@ -7,6 +7,7 @@ mod bench;
 mod exit;
 mod inspect;
 mod offline;
+mod places;
 mod progress;
 mod providers;
 mod records;

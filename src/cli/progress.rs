@@ -182,7 +182,7 @@ impl Progress {
         match self.manner {
             Manner::Json => say_record(
                 "started",
-                json!({"directory": directory, "requests": requests, "shards": shards, "bytes": bytes, "resumed": resumed, "done": done}),
+                json!({"directory": directory.display().to_string(), "requests": requests, "shards": shards, "bytes": bytes, "resumed": resumed, "done": done}),
             ),
             Manner::Quiet => {}
             Manner::Bars | Manner::Plain => {

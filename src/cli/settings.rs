@@ -14,13 +14,14 @@ use batchline::offline::OfflineOptions;
 use batchline::remote::provider::PROFILES;
 use batchline::remote::{Address, Dialect, LineEnvelope, Profile, Token, profile, profile_speaking};
 use batchline::run::options::MEMORY_SHARE;
-use batchline::run::{OnAmbiguous, OutputTarget, Outputs, RunOptions, ServiceChoice, directory::RUNS_DIRECTORY};
+use batchline::run::{OnAmbiguous, OutputTarget, Outputs, RunOptions, RunPlaces, ServiceChoice};
 use batchline::serve::{UpstreamOptions, upstream::CONCURRENCY};
 
 use super::args::{
     DefectArguments, InputArguments, OutputArguments, RunArguments, ServeArguments, ServiceArguments, ShardArguments,
 };
 use super::exit::Failure;
+use super::places;
 
 /// The provider that is built in.
 pub(crate) const LOCAL: &str = "local";
@@ -176,7 +177,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
     let built_in = [LOCAL, ONLINE].contains(&profile.name);
     Ok(RunOptions {
         inputs: inputs(&arguments.input),
-        runs: PathBuf::from(RUNS_DIRECTORY),
+        places: run_places(arguments)?,
         directory: arguments.runs.run_dir.clone(),
         service: with_concurrency(service(profile, &arguments.service)?, arguments.concurrency)?,
         endpoint: endpoint.to_owned(),
@@ -199,6 +200,14 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
         rounds: arguments.rounds,
         delete_remote: arguments.delete_remote,
     })
+}
+
+/// Where runs are. A run with a directory of its own can do without.
+fn run_places(arguments: &RunArguments) -> Result<RunPlaces, Failure> {
+    match (places::places(), &arguments.runs.run_dir) {
+        (Err(_), Some(directory)) => Ok(RunPlaces { home: directory.clone(), others: Vec::new() }),
+        (places, _) => places,
+    }
 }
 
 /// The service and its key: from the options, else from the environment, else the provider's own.

@@ -1,8 +1,5 @@
 //! The commands that take care of runs: `retry`, `clean`, `doctor`.
 
-use std::path::Path;
-
-use batchline::run::directory::{self, RUNS_DIRECTORY};
 use batchline::run::doctor::{self, Remedy};
 use batchline::run::inspect;
 use batchline::shown::Name;
@@ -10,12 +7,13 @@ use serde_json::json;
 
 use super::args::{CleanArguments, DoctorArguments, RetryArguments};
 use super::exit::{Exit, Failure, report};
-use super::inspect::{find, is_done};
+use super::inspect::{Purpose, find, is_done};
+use super::places;
 use super::records::plural;
 use super::terminal::{print, print_json, say, say_line};
 
 pub(crate) fn retry(arguments: &RetryArguments) -> Result<Exit, Failure> {
-    let run = find(arguments.run.as_deref())?;
+    let run = find(arguments.run.as_deref(), Purpose::Change)?;
     let decided = inspect::retry(&run, arguments.ambiguous)?;
     if arguments.json {
         print_json(&json!({
@@ -40,8 +38,8 @@ pub(crate) fn retry(arguments: &RetryArguments) -> Result<Exit, Failure> {
 
 pub(crate) fn clean(arguments: &CleanArguments) -> Result<Exit, Failure> {
     let runs = match &arguments.run {
-        Some(run) => vec![run.clone()],
-        None => directory::runs(Path::new(RUNS_DIRECTORY))?,
+        Some(run) => vec![places::named(run)?],
+        None => places::places()?.runs()?,
     };
     let mut exit = Exit::Success;
     for run in &runs {
@@ -60,13 +58,13 @@ pub(crate) fn clean(arguments: &CleanArguments) -> Result<Exit, Failure> {
         }
     }
     if runs.is_empty() {
-        say!("there are no runs below the working directory");
+        say!("there are no runs");
     }
     Ok(exit)
 }
 
 pub(crate) fn doctor(arguments: &DoctorArguments) -> Result<Exit, Failure> {
-    let run = find(arguments.run.as_deref())?;
+    let run = find(arguments.run.as_deref(), Purpose::Look)?;
     let findings = doctor::examine(&run, arguments.mend)?;
     for finding in &findings {
         if arguments.json {

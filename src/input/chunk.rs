@@ -5,6 +5,8 @@
 //! This is where the CPU time goes. A reader's buffers are used again from block to block; on the good path nothing is
 //! allocated for a line. A block is what stays in a core's cache, a chunk what is worth handing from thread to thread.
 
+use std::borrow::Cow;
+
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::InputError;
@@ -31,9 +33,11 @@ pub(crate) const CHUNK_BYTES: u64 = CHUNK_BLOCKS * lines::BLOCK_BYTES;
 pub(crate) struct CheckedLine {
     /// Keyed hash of its id; 0 without one, or one that is known yet.
     pub(crate) id_hash: u128,
-    /// Offset in the Source.
+    /// Offset in the Source of what is sent of it.
     pub(crate) offset: u64,
-    /// Its bytes, the line end not counted; 0 for a line too long to be held.
+    /// Blanks before that.
+    pub(crate) indent: u32,
+    /// Bytes of what is sent of it: neither its line end nor the blanks around it; 0 for a line too long to be held.
     pub(crate) length: u32,
     /// Index into [`Chunk::models`]; `None` for a line with a Defect.
     pub(crate) model: Option<u32>,
@@ -48,8 +52,10 @@ pub(crate) struct Chunk {
     pub(crate) part: usize,
     /// The lines that are not blank, in order.
     pub(crate) checked: Vec<CheckedLine>,
-    /// XXH3-64 of the bytes of each of them, little-endian; of no bytes for a line too long to be held.
+    /// XXH3-64 of what is sent of each of them, little-endian; 0 for a line too long to be held.
     pub(crate) line_hashes: Vec<[u8; 8]>,
+    /// The same of lines with the blanks around them, by place among those above, where there are any.
+    as_written: Vec<(usize, [u8; 8])>,
     /// The models that its requests ask for.
     pub(crate) models: Vec<String>,
     /// Defects with their line's number in the chunk, counted from 0, blank lines included.
@@ -61,31 +67,51 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    /// Checks a line: fast, and if that does not accept it, exactly.
-    fn push_line(&mut self, line: &[u8], offset: u64, limits: &LineLimits, ids: IdHasher) {
-        if limits.assign_ids {
-            return self.push_bare(line, offset, limits);
+    /// The hashes of the lines with the blanks around them.
+    pub(crate) fn hashes_as_written(&self) -> Cow<'_, [[u8; 8]]> {
+        let mut hashes = Cow::Borrowed(self.line_hashes.as_slice());
+        for (place, hash) in &self.as_written {
+            hashes.to_mut()[*place] = *hash;
         }
+        hashes
+    }
+
+    /// Checks a line: fast, and if that does not accept it, exactly. The blanks around it are no part of it.
+    fn push_line(&mut self, whole: &[u8], start: u64, limits: &LineLimits, ids: IdHasher) {
+        if limits.assign_ids {
+            return self.push_bare(whole, start, limits);
+        }
+        let (line, blanks) = lines::without_blanks(whole);
+        let indent = u32::try_from(blanks).unwrap_or(u32::MAX);
         let line_hash = xxh3_64(line);
+        if line.len() < whole.len() {
+            self.as_written.push((self.line_hashes.len(), xxh3_64(whole).to_le_bytes()));
+        }
         let length = u32::try_from(line.len()).unwrap_or(u32::MAX);
-        let checked = CheckedLine { id_hash: 0, offset, length, model: None, lacks: Lacks::default() };
+        let offset = start + u64::from(indent);
+        let checked = CheckedLine { id_hash: 0, offset, indent, length, model: None, lacks: Lacks::default() };
         let (id_hash, model, lacks) = match check::request(line, limits) {
             Some(fields) => (ids.hash(&fields.custom_id), self.model_number(&fields.model), fields.lacks),
             None => match check::diagnose(line, limits) {
                 Ok(found) => (ids.hash(&found.custom_id), self.model_number(&found.model), found.lacks),
-                Err(defect) => return self.push_defect(checked, line_hash, defect),
+                Err(defect) => {
+                    let column = defect.column + blanks;
+                    return self.push_defect(checked, line_hash, Defect { column, ..defect });
+                }
             },
         };
         self.push(CheckedLine { id_hash, model: Some(model), lacks, ..checked }, line_hash);
     }
 
     /// Checks a line that is to be a body alone, and takes it without the white space around it.
-    fn push_bare(&mut self, line: &[u8], offset: u64, limits: &LineLimits) {
+    fn push_bare(&mut self, line: &[u8], start: u64, limits: &LineLimits) {
         let (body, from_start) = (line.trim_ascii(), line.trim_ascii_start());
+        let indent = u32::try_from(line.len() - from_start.len()).unwrap_or(u32::MAX);
         let checked = CheckedLine {
             // Its place in the whole input, from which the id follows, the fold knows.
             id_hash: 0,
-            offset: offset + (line.len() - from_start.len()) as u64,
+            offset: start + u64::from(indent),
+            indent,
             length: u32::try_from(body.len()).unwrap_or(u32::MAX),
             model: None,
             lacks: limits.presumed(),
@@ -170,7 +196,7 @@ impl ChunkReader {
                 Line::TooLong { .. } => {
                     let kind = DefectKind::LineTooLong(self.limits.line_bytes);
                     let lacks = self.limits.presumed();
-                    let line = CheckedLine { id_hash: 0, offset, length: 0, model: None, lacks };
+                    let line = CheckedLine { id_hash: 0, offset, indent: 0, length: 0, model: None, lacks };
                     chunk.push_defect(line, 0, Defect { kind, column: 1, custom_id: None });
                 }
             }
@@ -193,7 +219,7 @@ fn is_utf16(part: &Part) -> std::io::Result<bool> {
 fn utf16_chunk(mut chunk: Chunk, part: &Part, first_block: u64) -> Chunk {
     if first_block == 0 {
         let (offset, lacks) = (part.start, Lacks::default());
-        let line = CheckedLine { offset, id_hash: 0, length: 0, model: None, lacks };
+        let line = CheckedLine { offset, id_hash: 0, indent: 0, length: 0, model: None, lacks };
         chunk.push_defect(line, 0, Defect { kind: DefectKind::Utf16, column: 1, custom_id: None });
         chunk.lines = 1;
     }

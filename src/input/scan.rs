@@ -45,7 +45,7 @@ pub struct ScanOptions {
 }
 
 /// What a scan found.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Scan {
     /// Lines, blank ones included.
     pub lines: u64,
@@ -59,8 +59,10 @@ pub struct Scan {
     pub bytes: u64,
     /// The shards, by number. With defects they are of use only when those were skipped.
     pub shards: Vec<Shard>,
-    /// Hash of all lines that are not blank: two inputs with the same lines have the same one, however they are stored.
+    /// Hash of all lines that are not blank, as they are sent: two inputs with the same lines have the same one, however they are stored.
     pub fingerprint: u128,
+    /// The same over the lines with the blanks around them, which earlier versions sent with them.
+    pub fingerprint_as_written: u128,
 }
 
 /// Takes the Defects as they are found: those of lines in input order, then the duplicates in input order. It says whether it
@@ -107,6 +109,7 @@ struct Pass<'s> {
     packer: Packer,
     unique: UniqueIds,
     fingerprint: Xxh3Default,
+    fingerprint_as_written: Xxh3Default,
     scan: Scan,
     /// For each chunk, the number of the first line that starts in it, counted from 0 within its part.
     first_lines: Vec<u64>,
@@ -145,7 +148,8 @@ impl<'s> Pass<'s> {
             packer: Packer::new(options.shard),
             unique: UniqueIds::new(options.memory_bytes, &options.scratch, options.threads),
             fingerprint: Xxh3Default::new(),
-            scan: Scan { lines: 0, blank: 0, requests: 0, defects: 0, bytes, shards: Vec::new(), fingerprint: 0 },
+            fingerprint_as_written: Xxh3Default::new(),
+            scan: Scan { bytes, ..Scan::default() },
             first_lines: Vec::new(),
             first_chunks,
             next_line: 0,
@@ -179,6 +183,8 @@ impl<'s> Pass<'s> {
             self.next_line = 0;
         }
         self.first_lines.push(self.next_line);
+        self.fingerprint.update(chunk.line_hashes.as_flattened());
+        self.fingerprint_as_written.update(chunk.hashes_as_written().as_flattened());
         self.scan.defects += chunk.defects.len() as u64;
         for (line, defect) in chunk.defects {
             let file = self.source.parts()[chunk.part].name.clone();
@@ -187,19 +193,20 @@ impl<'s> Pass<'s> {
         self.next_line += chunk.lines;
         self.scan.lines += chunk.lines;
         self.scan.blank += chunk.blank;
-        self.fingerprint.update(chunk.line_hashes.as_flattened());
         let lines = chunk.checked.iter().zip(&chunk.line_hashes);
         lines.into_iter().try_for_each(|(line, hash)| self.fold_line(line, u64::from_le_bytes(*hash), &chunk.models))
     }
 
     fn fold_line(&mut self, line: &CheckedLine, line_hash: u64, models: &[String]) -> Result<(), InputError> {
-        let CheckedLine { offset, length, mut id_hash, model, lacks } = *line;
+        let CheckedLine { offset, indent, length, mut id_hash, model, lacks } = *line;
+        // A line is placed by where it starts, blanks and all.
+        let start = offset - u64::from(indent);
         if lacks.id && model.is_some() {
             id_hash = self.options.ids.hash(&assigned_id(self.seq));
         }
         let mut record = Record { offset, length, shard: 0, state: LineState::Defective, id_hash, lacks };
         if let Some(model) = model {
-            if self.repeats.first() == Some(&offset) {
+            if self.repeats.first() == Some(&start) {
                 self.repeats = &self.repeats[1..];
                 record.state = LineState::Duplicate;
             } else {
@@ -209,7 +216,7 @@ impl<'s> Pass<'s> {
                 self.scan.requests += 1;
                 // An assigned id is there once.
                 if !lacks.id {
-                    self.unique.push(id_hash, offset, &|offset| read_id(self.source, self.options, offset))?;
+                    self.unique.push(id_hash, start, &|offset| read_id(self.source, self.options, offset))?;
                 }
             }
         }
@@ -233,6 +240,7 @@ impl<'s> Pass<'s> {
         scan.requests -= duplicates.len() as u64;
         scan.shards = self.packer.finish();
         scan.fingerprint = self.fingerprint.digest128();
+        scan.fingerprint_as_written = self.fingerprint_as_written.digest128();
         if let Some(index) = self.index {
             index.finish()?;
         }
@@ -251,7 +259,7 @@ impl Places<'_> {
     fn describe(&self, duplicate: Duplicate, options: &ScanOptions) -> Result<PlacedDefect, InputError> {
         let (first_file, first_line) = self.place(duplicate.first)?;
         let (file, line) = self.place(duplicate.repeat)?;
-        let text = self.source.read_line(duplicate.repeat, options.line.line_bytes)?;
+        let text = self.source.read_line(duplicate.repeat, options.line.line_bytes + 1)?;
         let (custom_id, column) = check::custom_id(&text).ok_or(InputError::Changed { file: file.clone(), line })?;
         let kind = DefectKind::DuplicateCustomId(format!("{first_file}:{first_line}"));
         Ok(PlacedDefect { file, line, defect: Defect { kind, column, custom_id: Some(custom_id) } })
@@ -281,7 +289,7 @@ impl Places<'_> {
 }
 
 fn read_id(source: &Source, options: &ScanOptions, offset: u64) -> Result<String, InputError> {
-    let line = source.read_line(offset, options.line.line_bytes)?;
+    let line = source.read_line(offset, options.line.line_bytes + 1)?;
     let place = || InputError::Shrunk { name: source.part_at(offset).name.clone() };
     check::custom_id(&line).map(|(custom_id, _)| custom_id).ok_or_else(place)
 }

@@ -51,6 +51,7 @@ pub enum Input {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileIdentity {
     /// Absolute path.
+    #[serde(with = "crate::path_text")]
     pub path: PathBuf,
     /// Device number.
     pub device: u64,

@@ -7,7 +7,7 @@
 //!
 //! None follows a redirect, asks for compression, or repeats a request by itself.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
@@ -100,6 +100,27 @@ impl Address {
         let host = self.0.host_str().unwrap_or_default();
         host == "localhost"
             || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
+    /// The one spelling of all that lead to the same place: this machine has one name, and a host no final dot. Case, default ports and
+    /// final slashes are gone already.
+    #[must_use]
+    pub fn canonical(&self) -> Self {
+        let mut url = self.0.clone();
+        let host = url.host_str().unwrap_or_default().trim_end_matches('.');
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>().map(|address| address.to_canonical());
+        let this_machine = |address: IpAddr| {
+            address.is_unspecified()
+                || [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()].contains(&address)
+        };
+        let host = if host == "localhost" || address.is_ok_and(this_machine) {
+            Ipv4Addr::LOCALHOST.to_string()
+        } else {
+            host.to_owned()
+        };
+        // A host that cannot be set stays as it is: what comes out is an address in any case.
+        let _ = url.set_host(Some(&host));
+        Self(url)
     }
 
     /// The URL of a resource: the base with `segments` added, each as one path segment whatever is in it.

@@ -24,6 +24,7 @@ const MODERATIONS: &str = "/v1/moderations";
 const OPENAI_LIKE: Profile = Profile {
     name: "",
     base_url: "",
+    base_url_aliases: &[],
     base_url_variable: "",
     key_variable: "",
     key_required: true,
@@ -80,6 +81,7 @@ pub static PROFILES: &[Profile] = &[
     Profile {
         name: "together",
         base_url: "https://api.together.ai/v1",
+        base_url_aliases: &["https://api.together.xyz/v1"],
         base_url_variable: "TOGETHER_BASE_URL",
         key_variable: "TOGETHER_API_KEY",
         dialect: Dialect::Together,

@@ -39,6 +39,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::client::Address;
 pub use super::profiles::PROFILES;
 
 /// The protocol that a service speaks. Providers of one dialect differ in data alone.
@@ -161,6 +162,8 @@ pub struct Profile {
     pub name: &'static str,
     /// Where the API is, with its version prefix; empty where everybody has an address of their own.
     pub base_url: &'static str,
+    /// Other base URLs of the same service: the same accounts, files and batches.
+    pub base_url_aliases: &'static [&'static str],
     /// The environment variable that overrides [`Profile::base_url`].
     pub base_url_variable: &'static str,
     /// The environment variable that holds the key.
@@ -208,6 +211,21 @@ impl Profile {
         }
     }
 
+    /// Whether the service of this row is at that address.
+    #[must_use]
+    pub fn is_at(&self, address: &Address) -> bool {
+        let one = address.canonical();
+        let mut known = self.base_url_aliases.iter().chain([&self.base_url]).filter(|known| !known.is_empty());
+        known.any(|known| Address::parse(known).is_ok_and(|known| known.canonical() == one))
+    }
+
+    /// The one spelling of that address: the row's own, if it is one of the row's.
+    #[must_use]
+    pub fn canonical_address(&self, address: &Address) -> Address {
+        let own = self.is_at(address).then(|| Address::parse(self.base_url).ok()).flatten();
+        own.unwrap_or_else(|| address.canonical())
+    }
+
     /// Whether an ended batch may name files that are not there: empty ones that were never written, or are deleted by now.
     #[must_use]
     pub fn names_absent_files(&self) -> bool {
@@ -245,7 +263,6 @@ pub fn profile_speaking(name: &str, dialect: Dialect) -> Option<&'static Profile
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::remote::client::Address;
 
     #[test]
     fn every_row_is_found_again_and_can_be_used() {

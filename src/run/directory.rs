@@ -1,8 +1,8 @@
 //! The run directory: where a run's state lives, and who may work on it.
 //!
 //! ```text
-//! .batchline/                       all runs below the working directory
-//!   3f9a2c71d0e4a1b2/               one run, named after its input's fingerprint
+//! ~/.local/state/batchline/         all runs of a user
+//!   3f9a2c71d0e4a1b2/               one run, named after its fingerprint
 //!     lock                          held while a process works on it; contains its id
 //!     ledger.sqlite                 the Ledger
 //!     intents.log                   what was sent, once more
@@ -16,7 +16,8 @@
 //! ```
 //!
 //! What always holds: a directory under its final name has a whole Ledger and a whole request index; until then it is called
-//! `.incoming-…`. A lock never outlives its process.
+//! `.incoming-…`. A lock never outlives its process. Nothing is read from or written to a state directory that somebody else owns, or that
+//! a symbolic link leads to: what is in it would be sent, paid for and given out as ours.
 
 use std::fs::{File, Metadata, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -28,9 +29,6 @@ use crate::durable::{self, FileError};
 use crate::error::Error;
 use crate::results::reply::ReplyRole;
 
-/// Where runs are kept, unless the user says otherwise.
-pub const RUNS_DIRECTORY: &str = ".batchline";
-
 /// How often a lock is tried. `status` holds one for a moment when it asks who works on a run.
 const LOCK_ATTEMPTS: u32 = 3;
 
@@ -38,6 +36,65 @@ const LOCK_ATTEMPTS: u32 = 3;
 const LOCK_PAUSE: Duration = Duration::from_millis(30);
 
 const INCOMING_PREFIX: &str = ".incoming-";
+
+/// Where runs are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunPlaces {
+    /// The directory in which new runs are made, and found again.
+    pub home: PathBuf,
+    /// Directories in which runs are found, and gone on with, but not made.
+    pub others: Vec<PathBuf>,
+}
+
+impl RunPlaces {
+    /// The directories of all runs: place after place, by name.
+    ///
+    /// # Errors
+    /// When a place cannot be read, or is [not ours](require_own).
+    pub fn runs(&self) -> Result<Vec<PathBuf>, Error> {
+        let mut found = Vec::new();
+        for place in self.each() {
+            require_own(place)?;
+            found.extend(runs(place)?);
+        }
+        Ok(found)
+    }
+
+    /// Each place once, however often it is named.
+    pub fn each(&self) -> impl Iterator<Item = &Path> {
+        let mut seen = Vec::new();
+        [&self.home].into_iter().chain(&self.others).map(PathBuf::as_path).filter(move |place| {
+            let Ok(metadata) = std::fs::metadata(place) else { return true };
+            let directory = (metadata.dev(), metadata.ino());
+            let is_new = !seen.contains(&directory);
+            seen.push(directory);
+            is_new
+        })
+    }
+}
+
+/// Refuses a state directory that somebody else may have made: one of another owner, or behind a symbolic link. One that is not there is
+/// nobody's.
+pub fn require_own(path: &Path) -> Result<(), Error> {
+    let metadata = match std::fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(FileError::on("look at", path)(error).into()),
+    };
+    let user = rustix::process::geteuid().as_raw();
+    let (what, hint) = if metadata.is_symlink() {
+        ("is a symbolic link".to_owned(), "name the directory that it leads to")
+    } else if !metadata.is_dir() {
+        ("is no directory".to_owned(), "move it away, or name another place")
+    } else if metadata.uid() != user {
+        let owner = metadata.uid();
+        (format!("belongs to user {owner}, and this is user {user}"), "name a directory of your own")
+    } else {
+        return Ok(());
+    };
+    let hint = format!("{hint}: BATCHLINE_HOME for all runs, --run-dir for one");
+    Err(Error::NotOurs { path: path.to_owned(), what, hint })
+}
 
 /// A run directory that this process has locked.
 #[derive(Debug)]
@@ -71,7 +128,8 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Makes an empty one in `parent`, and removes those that dead processes left there.
+    /// Makes an empty one in `parent`, and removes those that dead processes left there. Whether `parent` is ours is for the caller
+    /// to say: one that was named for a single run may be anywhere.
     pub fn create(parent: &Path) -> Result<Self, Error> {
         durable::create_directory(parent)?;
         remove_leftovers(parent)?;
@@ -168,12 +226,13 @@ pub mod layout {
     }
 }
 
-/// Refuses a directory in which there is no run.
+/// Refuses a directory in which there is no run, or that is [not ours](require_own).
 pub fn require_run(path: &Path) -> Result<(), Error> {
+    require_own(path)?;
     if layout::ledger(path).is_file() {
         return Ok(());
     }
-    let hint = "`batchline ls` lists the runs below the working directory".to_owned();
+    let hint = "`batchline ls` lists the runs".to_owned();
     Err(Error::Directory { path: path.to_owned(), what: "holds no run".to_owned(), hint })
 }
 

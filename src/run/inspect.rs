@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::directory::{self, RunDirectory, layout};
+use super::directory::{self, RunDirectory, RunPlaces, layout};
 use super::ledger::Ledger;
+use super::meta::RunMeta;
 use super::prepare;
 use super::state::{Recorded, ShardState};
 use super::steps::BatchWorth;
@@ -23,6 +24,7 @@ use crate::results::reply_index::ReplyIndex;
 #[derive(Debug, Clone, Serialize)]
 pub struct RunStatus {
     /// The run directory.
+    #[serde(serialize_with = "crate::path_text::shown")]
     pub directory: PathBuf,
     /// The inputs, as they were named.
     pub inputs: Vec<String>,
@@ -68,6 +70,7 @@ pub struct ShardStatus {
 /// Reads where a run stands. Another process may be working on it.
 pub fn status(run: &Path) -> Result<RunStatus, Error> {
     let ledger = open(run)?;
+    let meta = RunMeta::read(&ledger)?;
     let mut shards_by_state = BTreeMap::new();
     let mut shards = Vec::new();
     for Recorded { shard, state, note, file_id, batch_status, .. } in ledger.shards()? {
@@ -86,15 +89,33 @@ pub fn status(run: &Path) -> Result<RunStatus, Error> {
     }
     Ok(RunStatus {
         directory: run.to_owned(),
-        inputs: prepare::input_names(&ledger)?,
-        service: ledger.meta("service")?,
-        created_at: ledger.meta("created_at")?,
-        requests: ledger.requests()?,
+        inputs: meta.input_names(),
+        service: meta.service,
+        created_at: meta.created_at,
+        requests: meta.requests,
         owner: directory::owner(run)?,
         shards_by_state,
         shards,
         incidents: ledger.incidents()?,
     })
+}
+
+/// The newest run of all, or of those that were begun in the directory `begun_in` or read files below it. Runs that cannot be read come
+/// last, so that whoever looks is told.
+pub fn newest(places: &RunPlaces, begun_in: Option<&Path>) -> Result<Option<PathBuf>, Error> {
+    let mut newest = None;
+    for run in places.runs()? {
+        let meta = RunMeta::peek(&run).ok();
+        let is_meant = begun_in.is_none_or(|directory| match &meta {
+            Some(meta) => meta.is_of_directory(directory),
+            None => std::path::absolute(&run).is_ok_and(|run| run.starts_with(directory)),
+        });
+        let created_at: Option<jiff::Timestamp> = meta.and_then(|meta| meta.created_at.parse().ok());
+        if is_meant {
+            newest = newest.max(Some((created_at, run)));
+        }
+    }
+    Ok(newest.map(|(_, run)| run))
 }
 
 /// A batch that was asked to stop.

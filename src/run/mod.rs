@@ -7,6 +7,8 @@
 //! | [`options`] | what a run is asked to do |
 //! | [`directory`] | where its state lives, and who may work on it |
 //! | `prepare` | from inputs to a run directory, new or found again |
+//! | `identity`, `known`, `relocate` | which run is the same one, which there are, and one whose input has moved |
+//! | `meta` | what the Ledger says of a run as a whole |
 //! | [`ledger`] | the truth about shards, batches and money |
 //! | [`intents`] | what was sent, once more, in case the Ledger forgets it |
 //! | [`state`] | where a shard stands and what it needs next |
@@ -51,13 +53,17 @@ use crate::serve::{ServeOptions, Server, UpstreamOptions};
 pub mod directory;
 pub mod doctor;
 mod driver;
+mod identity;
 pub mod inspect;
 pub mod intents;
+mod known;
 pub mod ledger;
+mod meta;
 pub mod monitor;
 pub mod options;
 pub(crate) mod output;
 mod prepare;
+mod relocate;
 mod rounds;
 #[cfg(test)]
 mod simulation;
@@ -65,6 +71,7 @@ pub mod state;
 pub(crate) mod steps;
 pub mod summary;
 
+pub use directory::RunPlaces;
 pub use monitor::{Event, Monitor, Silent};
 pub use options::{OnAmbiguous, OutputTarget, RunOptions, ServiceChoice};
 pub use output::Outputs;

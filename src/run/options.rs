@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::directory::RunPlaces;
 use crate::input::check::LineLimits;
 use crate::input::pack::ShardLimits;
 use crate::input::source::Input;
@@ -134,8 +135,8 @@ pub(super) fn own_token(id_key: u64) -> Token {
 pub struct RunOptions {
     /// The inputs, in order.
     pub inputs: Vec<Input>,
-    /// Directory in which runs are kept.
-    pub runs: PathBuf,
+    /// Where runs are kept, and looked for.
+    pub places: RunPlaces,
     /// This run's directory, if it is not to be named after its fingerprint.
     pub directory: Option<PathBuf>,
     /// The service.

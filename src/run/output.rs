@@ -226,8 +226,12 @@ impl Unanswering<'_> {
     pub(crate) fn explain(&self, seq: u64, note: &dyn Fn(u32) -> Option<String>) -> Result<Unanswered, ResultsError> {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| ResultsError::Request { seq, source };
         let record = self.requests.record(seq)?;
-        let text =
+        let mut text =
             self.source.read_line(record.offset, self.line.line_bytes + 1).map_err(|error| failed(error.into()))?;
+        if record.length > 0 {
+            // What was checked ends before the blanks behind it.
+            text.truncate(record.length as usize);
+        }
         let custom_id = record.custom_id(seq, &text);
         Ok(match record.state {
             LineState::Request => {

@@ -17,6 +17,7 @@ use crate::results::reply::Usage;
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
     /// The run directory.
+    #[serde(serialize_with = "crate::path_text::shown")]
     pub directory: PathBuf,
     /// Lines of the input that are not blank.
     pub lines: u64,

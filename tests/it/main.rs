@@ -38,6 +38,7 @@ mod interrupting; // Ctrl-C and SIGTERM
 mod killed; // SIGKILL at twenty random moments
 mod online; // a service without a Batch API: order, limits, kills, keys
 mod ordering; // what is synced before what
+mod places; // where runs are, whose they are, and which one is the same
 mod racing; // two processes at once
 mod refusing; // keys, servers, locks and disks
 mod secrets; // where the key is, and is not

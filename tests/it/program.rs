@@ -166,6 +166,12 @@ impl Program {
         self
     }
 
+    /// Runs it in another directory than that of its place, where its state stays.
+    pub(crate) fn within(mut self, directory: impl AsRef<Path>) -> Self {
+        self.command.current_dir(directory);
+        self
+    }
+
     /// What the program reads through a pipe.
     pub(crate) fn input(mut self, content: impl Into<Vec<u8>>) -> Self {
         self.command.stdin(Stdio::piped());

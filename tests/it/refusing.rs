@@ -169,7 +169,7 @@ fn an_input_that_is_not_there_and_a_command_that_makes_no_sense_are_matters_of_u
 #[test]
 fn a_status_of_nothing_says_that_there_is_no_run() {
     let place = Place::new();
-    place.run("status").with_code(2).saying("there are no runs below the working directory");
+    place.run("status").with_code(2).saying("there are no runs");
     place.run("status .").with_code(8).saying("holds no run").saying("hint: `batchline ls`");
     place.run("ls").with_code(0).saying("there are no runs");
 }
@@ -181,14 +181,14 @@ fn an_unwritable_directory_is_named() {
         mkdir d
         mount -t tmpfs -o ro none d
         set +e
-        (cd d && \"$BATCHLINE\" run ../in.jsonl --provider local)
+        (cd d && BATCHLINE_HOME=home \"$BATCHLINE\" run ../in.jsonl --provider local)
         echo $?
         \"$BATCHLINE\" run in.jsonl --provider local -o d/out.jsonl
         echo $?";
     let Some(program) = with_own_mounts(&place, script) else { return };
     let ended = program.run().with_code(0);
     assert_eq!(ended.text(), "8\n8\n");
-    ended.saying("cannot create directory .batchline: Read-only file system").saying("cannot create d/.out.jsonl.");
+    ended.saying("/d/home: Read-only file system").saying("cannot create d/.out.jsonl.");
     // The second was only refused its output: nothing was sent for nothing.
     let books = Books::inside(&place.run_directory());
     assert_eq!(books.calls("create_batch"), 0);
@@ -224,6 +224,7 @@ fn a_full_disk_stops_the_run_and_with_more_space_it_goes_on() {
             "mkdir d
              mount -t tmpfs -o size={size} none d
              cd d
+             export BATCHLINE_HOME=home
              set +e
              \"$BATCHLINE\" {command}
              echo $?

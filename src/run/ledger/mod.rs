@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 mod replies;
 mod rows;
@@ -127,6 +127,18 @@ impl Ledger {
         }
     }
 
+    /// Opens an existing Ledger to look at what it says of the run as a whole, which is the same in all versions. Nothing is changed.
+    pub fn peek(path: &Path) -> Result<Self, LedgerError> {
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY);
+        let connection = connection.map_err(|source| LedgerError::Sqlite { path: path.to_owned(), source })?;
+        let ledger = Self { connection, path: path.to_owned(), intents: None };
+        match ledger.read(|connection| connection.pragma_query_value(None, "user_version", |row| row.get(0)))? {
+            0 => Err(ledger.damaged("it has no schema")),
+            1..=SCHEMA_VERSION => Ok(ledger),
+            found => Err(LedgerError::Newer { path: ledger.path, found }),
+        }
+    }
+
     fn connect(path: &Path) -> Result<Self, LedgerError> {
         let open = || {
             let connection = Connection::open(path)?;
@@ -145,6 +157,14 @@ impl Ledger {
             connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
         })?;
         found.ok_or_else(|| self.damaged(format!("{key} is missing")))
+    }
+
+    /// All values of the run as a whole, by key.
+    pub fn meta_rows(&self) -> Result<BTreeMap<String, String>, LedgerError> {
+        self.read(|connection| {
+            let mut query = connection.prepare("SELECT key, value FROM meta")?;
+            query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
     }
 
     /// How many requests the input has.

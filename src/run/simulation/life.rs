@@ -26,7 +26,8 @@ use crate::remote::{Address, LineEnvelope, profile};
 use crate::results::shape::Shape;
 use crate::run::ledger::fuse;
 use crate::run::{
-    self, Event, Monitor, OnAmbiguous, OutputTarget, Outputs, RunOptions, ServiceChoice, Silent, Summary, prepare,
+    self, Event, Monitor, OnAmbiguous, OutputTarget, Outputs, RunOptions, RunPlaces, ServiceChoice, Silent, Summary,
+    prepare,
 };
 
 /// Lives after which a run that has not ended is given up.
@@ -128,7 +129,7 @@ impl Scenario {
         };
         let options = RunOptions {
             inputs: vec![Input::File(directory.join("input.jsonl"))],
-            runs: directory.join("runs"),
+            places: RunPlaces { home: directory.join("runs"), others: Vec::new() },
             directory: None,
             service,
             endpoint: "/v1/chat/completions".to_owned(),

@@ -1,0 +1,56 @@
+//! Where runs are: the user's home of them, from the environment, and what earlier versions left in the working directory.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use batchline::error::Error;
+use batchline::run::RunPlaces;
+use batchline::run::directory::layout;
+
+use super::exit::Failure;
+
+/// Names the home of runs.
+pub(crate) const HOME_VARIABLE: &str = "BATCHLINE_HOME";
+
+/// What the home is called below the user's directory of state.
+const HOME_NAME: &str = "batchline";
+
+/// Where earlier versions kept runs, below the working directory.
+const IN_WORKING_DIRECTORY: &str = ".batchline";
+
+/// All places in which runs are.
+pub(crate) fn places() -> Result<RunPlaces, Failure> {
+    let others = vec![PathBuf::from(IN_WORKING_DIRECTORY)];
+    Ok(RunPlaces { home: home()?, others })
+}
+
+/// Where new runs are made: what the variable says, else the directory of state that the XDG specification names.
+fn home() -> Result<PathBuf, Failure> {
+    if let Some(named) = variable(HOME_VARIABLE) {
+        return Ok(std::path::absolute(&named).unwrap_or(named));
+    }
+    // The specification wants a relative path to be ignored.
+    if let Some(state) = variable("XDG_STATE_HOME").filter(|path| path.is_absolute()) {
+        return Ok(state.join(HOME_NAME));
+    }
+    let home = std::env::home_dir().filter(|path| path.is_absolute()).ok_or_else(|| {
+        let hint = Some(format!("set {HOME_VARIABLE} to a directory for runs, or name one with --run-dir"));
+        Failure::Run(Error::Configuration { what: "this user has no home directory".to_owned(), hint })
+    })?;
+    Ok(home.join(".local/state").join(HOME_NAME))
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The run that was named: by its directory, or by the name that it has in one of the places.
+pub(crate) fn named(run: &Path) -> Result<PathBuf, Failure> {
+    let is_name = run.components().count() == 1 && run.file_name().is_some();
+    if !is_name || layout::ledger(run).exists() {
+        return Ok(run.to_owned());
+    }
+    let places = places()?;
+    let there = places.each().map(|place| place.join(run)).find(|path| layout::ledger(path).exists());
+    Ok(there.unwrap_or_else(|| run.to_owned()))
+}

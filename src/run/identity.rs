@@ -1,0 +1,154 @@
+//! What makes two runs the same one: the same lines for the same service and endpoint, however either of them is spelled.
+//!
+//! In: what a run is asked to do, and what the check found in its input. Out: the fingerprint that a run is named after, and whether a run
+//! that is there is the one that is asked for.
+//!
+//! What always holds: what changes nothing about what is sent changes nothing here, so that nothing is paid for again because of it. Runs
+//! of earlier versions, whose fingerprints depended on more, are recognised by what their Ledgers say.
+
+use super::meta::RunMeta;
+use super::options::{BUILT_IN, RunOptions};
+use crate::input::scan::Scan;
+use crate::remote::{Address, Profile, profile};
+
+/// What tells a run from others, but for its lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The service, spelled as [`canonical`] spells it.
+    service: String,
+    endpoint: String,
+    assign_ids: bool,
+}
+
+impl Identity {
+    /// That of a run with these options.
+    pub(crate) fn of(options: &RunOptions) -> Self {
+        let service = canonical(&options.service.identity());
+        Self { service, endpoint: options.endpoint.clone(), assign_ids: options.line.assign_ids }
+    }
+
+    /// That of a run that is there.
+    pub(crate) fn of_run(meta: &RunMeta) -> Self {
+        let service = canonical(&meta.service);
+        Self { service, endpoint: meta.endpoint.clone(), assign_ids: meta.line.assign_ids }
+    }
+
+    /// What a run over the lines of this scan is named after.
+    pub(crate) fn fingerprint(&self, scan: &Scan) -> String {
+        self.fingerprint_as(scan.fingerprint, &self.service, false)
+    }
+
+    /// Whether the run is one over the lines of this scan.
+    pub(crate) fn is_of(&self, meta: &RunMeta, scan: &Scan) -> bool {
+        *self == Self::of_run(meta) && self.names(scan, &meta.service).contains(&meta.fingerprint)
+    }
+
+    /// All names that this version and earlier ones give to a run over the lines of this scan, when its service is spelled so.
+    pub(crate) fn names(&self, scan: &Scan, service: &str) -> Vec<String> {
+        let mut names = Vec::new();
+        for lines in [scan.fingerprint, scan.fingerprint_as_written] {
+            for service in [&self.service, service] {
+                // Earlier versions told runs apart by an option that need not change anything.
+                names.extend([false, true].map(|skip_invalid| self.fingerprint_as(lines, service, skip_invalid)));
+            }
+        }
+        names
+    }
+
+    fn fingerprint_as(&self, lines: u128, service: &str, skip_invalid: bool) -> String {
+        let assign_ids = if self.assign_ids { "\nassign_ids" } else { "" };
+        let identity = format!("{lines:032x}\n{service}\n{}\n{skip_invalid}{assign_ids}", self.endpoint);
+        format!("{:032x}", xxhash_rust::xxh3::xxh3_128(identity.as_bytes()))
+    }
+}
+
+/// One spelling for each service, given what [`ServiceChoice::identity`](super::ServiceChoice::identity) says of it.
+fn canonical(service: &str) -> String {
+    let Some((name, place)) = service.split_once(' ') else { return service.to_owned() };
+    let (Some(named), false) = (profile(name), place == BUILT_IN) else { return service.to_owned() };
+    let Ok(address) = Address::parse(place) else { return service.to_owned() };
+    let row = known_by_address(named, &address);
+    format!("{} {}", row.identity(), row.canonical_address(&address))
+}
+
+/// The row of the service at that address, where the one that was named is for services without a row of their own.
+fn known_by_address(named: &'static Profile, address: &Address) -> &'static Profile {
+    if !named.base_url.is_empty() {
+        return named;
+    }
+    let same = |row: &&Profile| row.dialect == named.dialect && row.key_required && row.is_at(address);
+    crate::remote::provider::PROFILES.iter().find(same).unwrap_or(named)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_its_name_and_not_its_spelling() {
+        for (spellings, one) in [
+            (
+                &[
+                    "https://api.together.ai/v1",
+                    "https://api.together.ai",
+                    "HTTPS://API.Together.XYZ:443/v1/",
+                    "https://api.together.xyz./",
+                ][..],
+                "together https://api.together.ai/v1",
+            ),
+            (
+                &[
+                    "http://127.0.0.1:8080/v1",
+                    "http://localhost:8080",
+                    "http://[::1]:8080/v1/",
+                    "http://127.1:8080",
+                    "http://0.0.0.0:8080",
+                ],
+                "local http://127.0.0.1:8080/v1",
+            ),
+            (
+                &["http://localhost:9/v1", "http://LOCALHOST.:9/", "http://[::ffff:127.0.0.1]:9"],
+                "local:openai http://127.0.0.1:9/v1",
+            ),
+            (&["https://api.openai.com/v1"], "openai https://api.openai.com/v1"),
+        ] {
+            let name = one.split_once(' ').unwrap().0;
+            for spelling in spellings {
+                let address = Address::parse(spelling).unwrap();
+                assert_eq!(canonical(&format!("{name} {address}")), one, "{spelling}");
+                assert_eq!(canonical(&format!("{name} {spelling}")), one, "{spelling}");
+            }
+        }
+        // A service of one's own that turns out to have a row.
+        assert_eq!(canonical("custom https://api.groq.com/openai/v1"), "groq https://api.groq.com/openai/v1");
+        for apart in
+            ["local built in", "custom http://127.0.0.1:8080/v1", "custom https://example.com/v1", "nobody http://a/v1"]
+        {
+            assert_eq!(canonical(apart), apart);
+        }
+    }
+
+    #[test]
+    fn services_that_differ_stay_apart() {
+        let mut all: Vec<String> = [
+            "local built in",
+            "local:openai built in",
+            "local http://127.0.0.1:8080/v1",
+            "local http://127.0.0.1:8081/v1",
+            "local http://127.0.0.2:8080/v1",
+            "local https://127.0.0.1:8080/v1",
+            "local:openai http://127.0.0.1:8080/v1",
+            "local http://127.0.0.1:8080/other/v1",
+            "together https://api.together.ai/v1",
+            "together https://api.together.ai/v2",
+            "together https://proxy.example.com/v1",
+            "custom https://api.together.ai/v1",
+        ]
+        .map(canonical)
+        .into();
+        let number = all.len();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), number, "{all:?}");
+    }
+}

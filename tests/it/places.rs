@@ -1,0 +1,452 @@
+//! Where runs are, whose they are, and which run is the same one.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Gid, Uid};
+
+use crate::program::{Place, Program, names_in, skipped, wait_until};
+use crate::requests::{assert_same, generated, replies, replies_in};
+use crate::service::{Books, DIALECTS, Service};
+
+const LOCAL: &str = "--provider local --poll-interval 50ms";
+
+/// A place with requests, and a directory in it.
+fn place_with(requests: &[u8], directory: &str) -> Place {
+    let place = Place::new();
+    place.write("in.jsonl", requests);
+    std::fs::create_dir(place.path(directory)).unwrap();
+    place
+}
+
+/// A program without the home that tests have, in a home directory of its own.
+fn at_home(program: Program, place: &Place) -> Program {
+    program.env("BATCHLINE_HOME", "").env("HOME", place.path("home").to_str().unwrap())
+}
+
+#[test]
+fn without_a_variable_runs_are_in_the_directory_of_state_of_their_user() {
+    let place = place_with(&generated(3), "home");
+    at_home(place.program(&format!("run in.jsonl {LOCAL} -o out.jsonl")), &place).run().with_code(0);
+    let home = place.path("home/.local/state/batchline");
+    let runs = names_in(&home);
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    for path in [home.clone(), home.join(&runs[0]), place.path("home/.local"), place.path("home/.local/state")] {
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700, "{}", path.display());
+    }
+    // A directory of state of one's own; a relative one is none.
+    let xdg = |state: &str| at_home(place.program("ls"), &place).env("XDG_STATE_HOME", state).run().with_code(0).text();
+    assert!(xdg("state").contains(&runs[0]));
+    assert_eq!(xdg(place.path("state").to_str().unwrap()), "");
+    let run = place.program(&format!("run in.jsonl {LOCAL} -o out.jsonl"));
+    at_home(run, &place).env("XDG_STATE_HOME", place.path("state").to_str().unwrap()).run().with_code(0);
+    assert_eq!(names_in(&place.path("state/batchline")), runs);
+    assert!(!place.has(".batchline"));
+}
+
+#[test]
+fn a_run_is_found_from_any_directory_whatever_leads_to_its_input() {
+    for dialect in DIALECTS {
+        let (service, requests) = (Service::speaking(dialect, "--batch-time 0ms"), generated(30));
+        let place = place_with(&requests, "elsewhere");
+        let elsewhere = place.path("elsewhere");
+        let options = service.arguments();
+        place.run(&format!("run in.jsonl {options} -o out.jsonl")).with_code(0).saying("starting");
+        let before = service.books().accepted();
+        std::fs::copy(place.path("in.jsonl"), elsewhere.join("copy.jsonl")).unwrap();
+        for input in ["../in.jsonl", place.path("in.jsonl").to_str().unwrap(), "copy.jsonl"] {
+            let command = place.program(&format!("run {input} {options} -o again.jsonl")).within(&elsewhere);
+            command.run().with_code(0).saying("all is done: 30 requests");
+            assert_same(&place.read("elsewhere/again.jsonl"), &service.replies(&requests));
+        }
+        let piped = place.program(&format!("run {options}")).within(&elsewhere).input(requests.clone());
+        piped.run().with_code(0).saying("all is done: 30 requests");
+        assert_eq!(service.books().accepted(), before);
+        service.books().assert_billed_once(&requests);
+        for command in ["ls", "status"] {
+            let told = place.program(command).within(&elsewhere).run().with_code(0).text();
+            assert!(told.contains(place.run_directory().to_str().unwrap()), "{told}");
+        }
+        let name = place.run_directory().file_name().unwrap().to_str().unwrap().to_owned();
+        place.program(&format!("status {name}")).within(&elsewhere).run().with_code(0);
+        assert!(!elsewhere.join(".batchline").exists());
+    }
+}
+
+#[test]
+fn runs_that_an_earlier_version_left_in_the_working_directory_are_found_there_and_new_ones_go_home() {
+    let (service, requests) = (Service::start(), generated(60));
+    let place = place_with(&requests, "elsewhere");
+    let home = place.path("home");
+    let with_home = |command: &str| place.program(command).env("BATCHLINE_HOME", home.to_str().unwrap());
+    let command = format!("run in.jsonl {} --shard-requests 9 --uploads 1 -o out.jsonl", service.arguments());
+    // As earlier versions had it.
+    let mut begun = place.program(&command).start();
+    wait_until(|| service.books().accepted() >= 2);
+    begun.kill();
+    begun.end();
+    let left = place.run_directory();
+
+    with_home(&command).run().with_code(0).saying("going on with 60 requests").saying(".batchline/");
+    assert_same(&place.read("out.jsonl"), &replies(&requests));
+    service.books().assert_billed_once(&requests);
+    let piped = with_home(&format!("run {}", service.arguments())).input(requests.clone()).run();
+    piped.with_code(0).saying("all is done");
+    assert_eq!(names_in(&home), [""; 0]);
+    let name = left.file_name().unwrap().to_str().unwrap();
+    assert!(with_home("ls").run().with_code(0).text().contains(name));
+    assert_eq!(with_home("ls").within(place.path("elsewhere")).run().with_code(0).text(), "");
+
+    place.write("other.jsonl", generated(7));
+    with_home(&format!("run other.jsonl {} -o other", service.arguments())).run().with_code(0);
+    assert_eq!((names_in(&home).len(), place.runs()), (1, vec![left]));
+    assert_eq!(with_home("ls").run().with_code(0).text().lines().count(), 2);
+}
+
+#[test]
+fn a_home_that_is_named_twice_has_its_runs_once() {
+    let place = place_with(&generated(3), "elsewhere");
+    place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0);
+    // The home of tests is also where earlier versions had it.
+    assert_eq!(place.run("ls").with_code(0).text().lines().count(), 1);
+}
+
+#[test]
+fn a_command_that_changes_a_run_takes_none_of_another_directory_for_it() {
+    let place = place_with(&generated(3), "elsewhere");
+    place.write("other.jsonl", generated(4));
+    for input in ["in.jsonl", "other.jsonl"] {
+        place.run(&format!("run {input} {LOCAL} -o out.jsonl")).with_code(0);
+    }
+    for command in ["retry", "cancel"] {
+        let ended = place.program(command).within(place.path("elsewhere")).run().with_code(2);
+        ended.saying("none of 2 runs was begun here").saying("batchline ls");
+        assert_ne!(place.run(command).status.code(), Some(2), "{command}");
+    }
+    // Whoever only looks is shown the newest.
+    let shown = place.program("status").within(place.path("elsewhere")).run().with_code(0).text();
+    assert!(shown.contains("other.jsonl"), "{shown}");
+}
+
+#[test]
+fn a_service_by_another_spelling_is_the_same_one() {
+    for dialect in DIALECTS {
+        let (service, requests) = (Service::speaking(dialect, "--batch-time 0ms"), generated(20));
+        let place = place_with(&requests, "elsewhere");
+        place.run(&format!("run in.jsonl {} -o out.jsonl", service.arguments())).with_code(0);
+        let before = service.books().accepted();
+        let url = service.base_url().trim_end_matches("/v1").to_owned();
+        for spelling in [
+            url.replace("127.0.0.1", "localhost"),
+            url.replace("127.0.0.1", "LocalHost") + "/v1/",
+            url.replace("127.0.0.1", "[::1]"),
+            url.replace("127.0.0.1", "127.1") + "/",
+        ] {
+            let options = service.arguments().replace(service.base_url(), &spelling);
+            place.run(&format!("run in.jsonl {options} -o out.jsonl")).with_code(0).saying("all is done");
+            let piped = place.program(&format!("run {options}")).input(requests.clone()).run();
+            piped.with_code(0).saying("all is done");
+        }
+        assert_eq!(service.books().accepted(), before);
+        assert_eq!(place.runs().len(), 1);
+        // Another port is another service.
+        let other = Service::speaking(dialect, "--batch-time 0ms");
+        place.run(&format!("run in.jsonl {} -o out.jsonl", other.arguments())).with_code(0).saying("starting");
+        other.books().assert_billed_once(&requests);
+    }
+}
+
+/// The Ledger of the only run of a place.
+fn ledger(place: &Place) -> rusqlite::Connection {
+    rusqlite::Connection::open(place.run_directory().join("ledger.sqlite")).unwrap()
+}
+
+fn set_meta(ledger: &rusqlite::Connection, key: &str, value: &str) {
+    let changed = ledger.execute("UPDATE meta SET value = ?2 WHERE key = ?1", [key, value]).unwrap();
+    assert_eq!(changed, 1, "{key}");
+}
+
+/// Names the only run of a place as earlier versions did, which told more spellings apart. `lines` is the hash of its lines.
+fn name_as_earlier_versions_did(place: &Place, lines: u128, service: &str, skip_invalid: bool) {
+    let named = format!("{lines:032x}\n{service}\n/v1/chat/completions\n{skip_invalid}");
+    let fingerprint = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(named.as_bytes()));
+    let ledger = ledger(place);
+    set_meta(&ledger, "fingerprint", &fingerprint);
+    set_meta(&ledger, "service", service);
+    set_meta(&ledger, "skip_invalid", &skip_invalid.to_string());
+    ledger.execute("DELETE FROM meta WHERE key = 'begun_in'", []).unwrap();
+    drop(ledger);
+    let run = place.run_directory();
+    std::fs::rename(&run, run.with_file_name(&fingerprint[..16])).unwrap();
+}
+
+/// The hash of these lines, each with its blanks, as earlier versions had it.
+fn hash_of(lines: &[&[u8]]) -> u128 {
+    let hashes: Vec<u8> = lines.iter().flat_map(|line| xxhash_rust::xxh3::xxh3_64(line).to_le_bytes()).collect();
+    xxhash_rust::xxh3::xxh3_128(&hashes)
+}
+
+#[test]
+fn a_run_that_an_earlier_version_named_after_a_spelling_is_found_by_all_others() {
+    let requests = generated(9);
+    let hash = hash_of(&crate::requests::lines(&requests));
+    let together = "https://api.together.xyz/v1";
+    for (provider, recorded, asked) in [
+        (
+            "together",
+            format!("together {together}"),
+            vec!["", "--base-url https://api.together.ai", "--base-url https://API.together.xyz:443/v1/"],
+        ),
+        (
+            "local",
+            "local http://localhost:9/v1".to_owned(),
+            vec!["--base-url http://127.0.0.1:9", "--base-url http://localhost:9/v1"],
+        ),
+    ] {
+        for skip_invalid in [false, true] {
+            // Nobody is asked anything by a run that is done, so any service will do to make one.
+            let (place, service) = (place_with(&requests, "elsewhere"), Service::start());
+            place.run(&format!("run in.jsonl {} -o out.jsonl", service.arguments())).with_code(0);
+            name_as_earlier_versions_did(&place, hash, &recorded, skip_invalid);
+            for options in &asked {
+                for skipping in ["", "--skip-invalid"] {
+                    let options = format!("--provider {provider} {options} {skipping}");
+                    let run = |input: &str| {
+                        place.program(&format!("run {input} {options} -o out.jsonl")).env("TOGETHER_API_KEY", "key")
+                    };
+                    run("in.jsonl").run().with_code(0).saying("all is done: 9 requests");
+                    run("-").input(requests.clone()).run().with_code(0).saying("all is done: 9 requests");
+                }
+            }
+            assert_eq!(place.runs().len(), 1);
+        }
+    }
+}
+
+/// The same requests as `requests`, between other line ends and blanks.
+fn respelled(requests: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    let text = String::from_utf8(requests.to_vec()).unwrap();
+    vec![
+        ("blanks behind", text.replace('\n', " \t \n")),
+        ("blanks before", text.replace("{\"custom_id\"", "\t  {\"custom_id\"")),
+        ("CRLF", text.replace('\n', "\r\n")),
+        ("blanks and CRLF", text.replace('\n', "  \r\n")),
+        ("blank lines", format!("\n \n{}\n\n", text.replace('\n', "\n\r\n"))),
+        ("no final newline", text.trim_end().to_owned()),
+        ("a byte order mark", format!("\u{feff}{text}")),
+    ]
+    .into_iter()
+    .map(|(what, text)| (what, text.into_bytes()))
+    .collect()
+}
+
+#[test]
+fn lines_with_other_blanks_and_ends_are_the_same_lines() {
+    for dialect in DIALECTS {
+        let (service, requests) = (Service::speaking(dialect, "--batch-time 0ms"), generated(20));
+        let place = place_with(&requests, "elsewhere");
+        let command = format!("run in.jsonl {} -o out.jsonl", service.arguments());
+        place.run(&command).with_code(0).saying("starting");
+        for (what, text) in respelled(&requests) {
+            place.write("in.jsonl", text);
+            for options in ["", "--skip-invalid", "--shard-requests 3"] {
+                let again = place.run(&format!("{command} {options}"));
+                assert!(again.stderr.contains("all is done: 20 requests"), "{what}: {}", again.stderr);
+                assert_same(&place.read("out.jsonl"), &service.replies(&requests));
+            }
+        }
+        assert_eq!(place.runs().len(), 1);
+        service.books().assert_billed_once(&requests);
+    }
+}
+
+#[test]
+fn a_run_goes_on_where_its_lines_have_got_other_blanks_and_ends() {
+    for (number, (what, text)) in respelled(&generated(60)).into_iter().enumerate() {
+        let dialect = DIALECTS[number % DIALECTS.len()];
+        let (service, requests) = (Service::speaking(dialect, "--batch-time 0ms"), generated(60));
+        // Both ways round: from plain lines to odd ones, and back.
+        for (before, now) in [(&requests, &text), (&text, &requests)] {
+            let place = place_with(before, "elsewhere");
+            let books = service.books().billed().len();
+            let command = format!("run in.jsonl {} --shard-requests 9 --uploads 1 -o out.jsonl", service.arguments());
+            let (accepted, mut begun) = (service.books().accepted(), place.program(&command).start());
+            wait_until(|| service.books().accepted() >= accepted + 2);
+            begun.kill();
+            begun.end();
+            place.write("in.jsonl", now);
+            let ended = place.run(&format!("{command} --errors errors.jsonl"));
+            assert_eq!(ended.status.code(), Some(0), "{what}: {}", ended.stderr);
+            ended.saying("going on with 60 requests");
+            assert_same(&place.read("out.jsonl"), &service.replies(&requests));
+            assert_eq!(place.run("doctor").with_code(0).text().lines().count(), 1);
+            assert_eq!(service.books().billed().len(), books + 60, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_run_over_lines_with_blanks_that_an_earlier_version_began_is_found() {
+    let requests = generated(9);
+    let spaced =
+        [b"  ".as_slice(), &String::from_utf8(requests.clone()).unwrap().replace('\n', " \n  ").into_bytes()].concat();
+    let place = place_with(&spaced, "elsewhere");
+    place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0);
+    let lines: Vec<&[u8]> = crate::requests::lines(&spaced);
+    name_as_earlier_versions_did(&place, hash_of(&lines), "local built in", false);
+    place.program(&format!("run {LOCAL}")).input(spaced.clone()).run().with_code(0).saying("all is done");
+    place.write("in.jsonl", &spaced);
+    place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0).saying("all is done");
+    assert_same(&place.read("out.jsonl"), &replies(&requests));
+    assert_eq!(place.runs().len(), 1);
+}
+
+#[test]
+fn passing_over_lines_changes_nothing_where_there_are_none_to_pass_over() {
+    let requests = generated(9);
+    let place = place_with(&requests, "elsewhere");
+    place.run(&format!("run in.jsonl {LOCAL} --skip-invalid -o out.jsonl")).with_code(0);
+    place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0).saying("all is done");
+    // Where there are, whoever did not ask for it is told.
+    let odd = [requests.as_slice(), b"[]\n"].concat();
+    place.write("odd.jsonl", &odd);
+    place.run(&format!("run odd.jsonl {LOCAL} --skip-invalid -o out.jsonl")).with_code(6);
+    place.run(&format!("run odd.jsonl {LOCAL} -o out.jsonl")).with_code(4).saying("odd.jsonl:10:1: not-an-object");
+    place.run(&format!("run odd.jsonl {LOCAL} --skip-invalid -o out.jsonl")).with_code(6).saying("all is done");
+    assert_eq!(place.runs().len(), 2);
+}
+
+#[test]
+fn a_path_that_is_not_utf8_is_as_good_as_any_other() {
+    let requests = generated(9);
+    for dialect in DIALECTS {
+        let place = place_with(&requests, "elsewhere");
+        let bad: PathBuf = place.path("").join(OsStr::from_bytes(b"bad\xff.jsonl"));
+        let below: PathBuf = place.path("").join(OsStr::from_bytes(b"dir\xfe"));
+        std::fs::create_dir(&below).unwrap();
+        std::fs::copy(place.path("in.jsonl"), &bad).unwrap();
+        std::fs::write(below.join("ascii.jsonl"), generated(10)).unwrap();
+        let local = format!("{LOCAL} --dialect {}", dialect.name());
+        let shell = |script: String| place.shell(&script).run();
+        let run = |input: &str| shell(format!(r#"exec "$BATCHLINE" run {input} {local} -o out.jsonl"#));
+        run("bad*.jsonl").with_code(0).saying("starting");
+        run("bad*.jsonl").with_code(0).saying("all is done");
+        assert_same(&place.read("out.jsonl"), &replies_in(dialect, &requests));
+        run("dir*/ascii.jsonl").with_code(0).saying("starting 10 requests");
+        // And it stands in nobody's way.
+        place.write("other.jsonl", generated(3));
+        run("other.jsonl").with_code(0);
+        run("other.jsonl").with_code(0).saying("all is done");
+        assert_eq!(place.run("ls").with_code(0).text().lines().count(), 3);
+        for command in ["status", "status --json", "ls --json", "doctor"] {
+            place.run(command).with_code(0);
+        }
+        // Nor does a run directory of such a name.
+        let named = shell(format!(r#"exec "$BATCHLINE" run in.jsonl {local} --json --run-dir "$(printf 'odd\377')""#));
+        named.with_code(0);
+        shell(r#""$BATCHLINE" status --json odd* && exec "$BATCHLINE" doctor --json odd*"#.to_owned()).with_code(0);
+    }
+}
+
+#[test]
+fn a_run_that_lost_its_paths_in_an_earlier_version_stands_in_nobodys_way() {
+    let place = place_with(&generated(9), "elsewhere");
+    // Such a run was never sent: the version that made it could not open it.
+    place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0);
+    set_meta(&ledger(&place), "parts", "");
+    place.write("other.jsonl", generated(3));
+    place.run(&format!("run other.jsonl {LOCAL} -o other")).with_code(0);
+    assert_eq!(place.run("ls").with_code(0).text().lines().count(), 2);
+    // Its own input finds it, and gives it back what it lost.
+    place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0).saying("all is done");
+    assert_eq!(place.runs().len(), 2);
+}
+
+#[test]
+fn a_run_whose_ledger_makes_no_sense_is_somebody_elses_trouble() {
+    let place = place_with(&generated(9), "elsewhere");
+    place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0);
+    place.write("other.jsonl", generated(3));
+    for (key, value) in [("parts", "{"), ("requests", "many"), ("id_key", "none"), ("lines", "-1")] {
+        let ledger = ledger(&place);
+        let before: String =
+            ledger.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).unwrap();
+        set_meta(&ledger, key, value);
+        place.run(&format!("run other.jsonl {LOCAL} -o other")).with_code(0);
+        let listed = place.run("ls").with_code(8).saying("is damaged");
+        assert_eq!(listed.text().lines().count(), 1, "{key}");
+        // It is not paid for again by its own input.
+        place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(8).saying("is damaged");
+        place.run("clean").with_code(8);
+        set_meta(&ledger, key, &before);
+        place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0).saying("all is done");
+    }
+}
+
+#[test]
+fn state_behind_a_link_or_of_another_owner_is_refused_before_anything_is_done() {
+    let (service, requests) = (Service::start(), generated(9));
+    let options = service.arguments();
+    let refused = |place: &Place, home: &Path, command: &str, words: &str| {
+        let program = place.program(command).env("BATCHLINE_HOME", home.to_str().unwrap());
+        program.run().with_code(8).saying("the state directory").saying(words).saying("hint: ");
+    };
+    let place = place_with(&requests, "real");
+    std::os::unix::fs::symlink("real", place.path("link")).unwrap();
+    let run = format!("run in.jsonl {options} -o out.jsonl");
+    for command in [run.as_str(), "ls", "status", "clean"] {
+        refused(&place, &place.path("link"), command, "is a symbolic link");
+    }
+    refused(&place, &place.path("real"), &format!("{run} --run-dir link"), "is a symbolic link");
+    std::os::unix::fs::symlink("real", place.path(".batchline")).unwrap();
+    refused(&place, &place.path("other"), &run, "is a symbolic link");
+    std::fs::remove_file(place.path(".batchline")).unwrap();
+    place.write("file", "");
+    refused(&place, &place.path("file"), &run, "is no directory");
+
+    if rustix::process::geteuid().is_root() {
+        let give = |path: PathBuf, owner: u32| {
+            rustix::fs::chown(&path, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner))).unwrap();
+        };
+        give(place.path("real"), 12345);
+        for command in [run.as_str(), "ls", "status", "clean"] {
+            refused(&place, &place.path("real"), command, "belongs to user 12345, and this is user 0");
+        }
+        std::fs::create_dir(place.path(".batchline")).unwrap();
+        give(place.path(".batchline"), 12345);
+        refused(&place, &place.path("other"), &run, "belongs to user 12345");
+        std::fs::remove_dir(place.path(".batchline")).unwrap();
+        give(place.path("real"), 0);
+        // A run in it that somebody else has put there.
+        place.program(&run).env("BATCHLINE_HOME", place.path("real").to_str().unwrap()).run().with_code(0);
+        let [name] = names_in(&place.path("real")).try_into().unwrap();
+        give(place.path("real").join(&name), 12345);
+        for command in [&run, &format!("status {name}"), &format!("doctor {name}"), &format!("retry {name}")] {
+            refused(&place, &place.path("real"), command, "belongs to user 12345");
+        }
+        assert_eq!(service.books().accepted(), 3);
+    } else {
+        skipped("directories of other owners: only root can give them away");
+        assert_eq!(service.books().accepted(), 0);
+    }
+}
+
+#[test]
+fn a_run_moves_to_a_home_on_another_file_system_with_its_spool() {
+    let shm = Path::new("/dev/shm");
+    let place = place_with(&generated(9), "elsewhere");
+    let device = |path: &Path| path.metadata().map(|metadata| metadata.dev()).ok();
+    if device(shm).is_none() || device(shm) == device(&place.path("")) {
+        return skipped("there is no second file system to move a spool from");
+    }
+    let home = tempfile::tempdir_in(shm).unwrap();
+    place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0);
+    std::fs::remove_file(place.path("in.jsonl")).unwrap();
+    let again = place.program(&format!("run {LOCAL}")).env("BATCHLINE_HOME", home.path().to_str().unwrap());
+    let ended = again.input(generated(9)).run().with_code(0).saying("all is done");
+    assert_same(&ended.stdout, &replies(&generated(9)));
+    assert!(place.run_directory().join("spool-0000.jsonl").is_file());
+    Books::inside(&place.run_directory()).assert_billed_once(&generated(9));
+}
