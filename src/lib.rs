@@ -29,6 +29,7 @@
 //! | [`lines`], [`in_order`], [`partitions`], [`custom_id`] | what the phases share: framing, ordered parallel work, records beyond memory, hashes of ids |
 //! | `src/walk.rs` | JSON's grammar, walked over without building anything: how lines of requests and of replies are read |
 //! | `src/path_text.rs` | paths in JSON, which are not always text |
+//! | [`brackets`] | where JSON values begin and end, however ugly they are: how lists of batches are read |
 //! | `src/aligned.rs` | buffers that lie in memory as their bytes lie in a file, for the kernel's sake |
 //! | [`shown`] | names and texts of others, without what could steer a terminal |
 //! | [`error`] | why a run cannot go on, and what its user can do |
@@ -51,6 +52,7 @@
 
 mod aligned;
 pub mod bench;
+pub mod brackets;
 pub mod custom_id;
 pub mod durable;
 pub mod error;

@@ -1,7 +1,7 @@
 //! Answers: what a status means, and how a body is read without trusting its length, its pace or its words.
 
 use std::error::Error as StdError;
-use std::io;
+use std::io::{self, BufRead};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use super::client::{Http, Timeouts};
 use super::error::{ErrorKind, RemoteError, message_in};
 use super::gate::retry_after;
 use super::redirect::{self, GivenBy};
+use super::wire::RawBatch;
 
 /// Most bytes of a list of batches.
 pub(super) const LIST_BYTES: u64 = 64 << 20;
@@ -122,27 +123,47 @@ impl<'a> Answer<'a> {
         (error.with_message(&message_in(text.as_bytes())), text)
     }
 
-    /// Reads a JSON object of at most [`OBJECT_BYTES`].
-    pub(super) async fn json<T: DeserializeOwned>(self) -> Result<T, RemoteError> {
-        let (status, target) = (self.status(), self.target.clone());
+    /// Reads a body of at most [`OBJECT_BYTES`].
+    pub(super) async fn body(self) -> Result<Vec<u8>, RemoteError> {
         let mut body = Vec::new();
         let mut pieces = self.pieces(Some(OBJECT_BYTES));
         while let Some(piece) = pieces.next().await {
             body.extend_from_slice(&piece?);
         }
-        serde_json::from_slice(&body).map_err(|error| not_understood(error, status, target))
+        Ok(body)
     }
 
-    /// Parses a JSON document of at most [`LIST_BYTES`] while it comes in, without keeping its text.
-    pub(super) async fn json_streamed<T: DeserializeOwned + Send + 'static>(self) -> Result<T, RemoteError> {
+    /// Reads a JSON object of at most [`OBJECT_BYTES`].
+    pub(super) async fn json<T: DeserializeOwned>(self) -> Result<T, RemoteError> {
         let (status, target) = (self.status(), self.target.clone());
+        // The parser's message may quote the service, so it is cleaned like its words.
+        serde_json::from_slice(&self.body().await?).map_err(|error| {
+            let error = format!("the answer was not understood: {error}");
+            RemoteError::new(ErrorKind::Protocol, target).with_status(status).with_message(&error)
+        })
+    }
+
+    /// Reads a batch.
+    pub(super) async fn batch(self) -> Result<RawBatch, RemoteError> {
+        let (status, target) = (self.status(), self.target.clone());
+        RawBatch::parse(&self.body().await?).ok_or_else(|| {
+            let error = RemoteError::new(ErrorKind::Protocol, target).with_status(status);
+            error.with_message("the answer is no whole object")
+        })
+    }
+
+    /// Lets `read` read a body of at most [`LIST_BYTES`] while it comes in, on a thread that may block. An error of the connection is the
+    /// one that it gets as an I/O error; see [`broken_off`].
+    pub(super) async fn streamed<T: Send + 'static>(
+        self,
+        read: impl FnOnce(Box<dyn BufRead>) -> T + Send + 'static,
+    ) -> Result<T, RemoteError> {
+        let target = self.target.clone();
         let pieces = self.pieces(Some(LIST_BYTES)).map(|piece| piece.map_err(io::Error::other));
         let reader = SyncIoBridge::new(StreamReader::new(pieces));
-        let parse = move || serde_json::from_reader(io::BufReader::with_capacity(PARSE_BUFFER_BYTES, reader));
-        match tokio::task::spawn_blocking(parse).await {
-            Ok(parsed) => parsed.map_err(|error| not_understood(error, status, target)),
-            Err(panic) => Err(RemoteError::new(ErrorKind::Protocol, target).with_source(panic)),
-        }
+        let read = move || read(Box::new(io::BufReader::with_capacity(PARSE_BUFFER_BYTES, reader)));
+        let reading = tokio::task::spawn_blocking(read).await;
+        reading.map_err(|panic| RemoteError::new(ErrorKind::Protocol, target).with_source(panic))
     }
 
     /// The body as it comes in. Fails when it stalls, crawls, breaks off, or exceeds `cap`.
@@ -238,19 +259,12 @@ async fn beginning(mut response: Response) -> Vec<u8> {
     body
 }
 
-/// The error of a body that could not be parsed, or could not be read while it was parsed.
-fn not_understood(error: serde_json::Error, status: u16, target: String) -> RemoteError {
-    if error.is_io() {
-        let error = io::Error::from(error);
-        return match error.downcast::<RemoteError>() {
-            Ok(inner) => inner,
-            Err(error) => RemoteError::new(ErrorKind::Interrupted, target).with_source(error),
-        };
+/// The error of a body that could not be read to its end; see [`Answer::streamed`].
+pub(super) fn broken_off(error: io::Error, target: String) -> RemoteError {
+    match error.downcast::<RemoteError>() {
+        Ok(inner) => inner,
+        Err(error) => RemoteError::new(ErrorKind::Interrupted, target).with_source(error),
     }
-    // The parser's message may quote the service, so it is cleaned like its words.
-    RemoteError::new(ErrorKind::Protocol, target)
-        .with_status(status)
-        .with_message(&format!("the answer was not understood: {error}"))
 }
 
 /// The error of a request that got no answer, or of a body that broke off.

@@ -10,10 +10,11 @@ use super::client::{Address, Http, SetupError, Timeouts};
 use super::error::{ErrorKind, RemoteError};
 use super::provider::{Dialect, Profile};
 use super::retry::{Attempts, Observer, Patience};
-use super::service::{Api, Batch, CreateBatch, Downloaded, Payload, Progress, RemoteFile, Submission, check_id};
+use super::service::{
+    Api, Batch, CreateBatch, Downloaded, Listing, Payload, Progress, RemoteFile, Submission, check_id,
+};
 use super::token::Token;
-use super::wire::{RawBatch, RawBatches};
-use super::{download, openai, together};
+use super::{download, list, openai, together};
 
 /// The statuses by which a service says that it did not create a batch, and will not on account of this request.
 const DEFINITE_REFUSALS: [u16; 8] = [400, 401, 402, 403, 404, 413, 422, 429];
@@ -64,22 +65,7 @@ impl HttpApi {
         let answer = self.http.call(Method::GET, &["batches", id], |request| request).await?;
         let answer = answer.successful().await?;
         let target = answer.target().to_owned();
-        same(answer.json::<RawBatch>().await?.read(&target)?, id, &target)
-    }
-
-    async fn list(&self) -> Result<Vec<Batch>, RemoteError> {
-        match self.profile.dialect {
-            Dialect::Together => self.whole_list().await,
-            Dialect::OpenAi => openai::list(&self.http).await,
-        }
-    }
-
-    async fn whole_list(&self) -> Result<Vec<Batch>, RemoteError> {
-        let answer = self.http.call(Method::GET, &["batches"], |request| request).await?.successful().await?;
-        let target = answer.target().to_owned();
-        // `null` stands for an empty list.
-        let raw: Option<RawBatches> = answer.json_streamed().await?;
-        raw.unwrap_or_default().0.into_iter().map(|raw| raw.read(&target)).collect()
+        same(answer.batch().await?.read(&target)?, id, &target)
     }
 
     async fn ask_to_cancel(&self, id: &str) -> Result<Batch, RemoteError> {
@@ -93,7 +79,7 @@ impl HttpApi {
         }
         let answer = answer.successful().await?;
         let target = answer.target().to_owned();
-        same(answer.json::<RawBatch>().await?.read(&target)?, id, &target)
+        same(answer.batch().await?.read(&target)?, id, &target)
     }
 
     async fn delete(&self, id: &str) -> Result<(), RemoteError> {
@@ -150,11 +136,11 @@ impl Api for HttpApi {
         }
     }
 
-    async fn batches(&self) -> Result<Vec<Batch>, RemoteError> {
+    async fn batches(&self) -> Result<Listing, RemoteError> {
         let mut attempts = self.attempts();
         loop {
-            match self.list().await {
-                Ok(batches) => return Ok(batches),
+            match Box::pin(list::list(&self.http, self.profile.dialect)).await {
+                Ok(listing) => return Ok(listing),
                 Err(error) => attempts.after(error).await?,
             }
         }
@@ -206,7 +192,7 @@ mod tests {
     use super::*;
     use crate::remote::retry::Notice;
     use crate::remote::service::BatchStatus;
-    use crate::remote::testing::{Act, CANARY, Server, Then, answer, api_at, raw};
+    use crate::remote::testing::{Act, CANARY, Server, Then, answer, api_as, api_at, raw};
 
     const BATCH: &str = r#"{"id":"b-1","status":"IN_PROGRESS","progress":50.5}"#;
 
@@ -284,7 +270,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let start = Instant::now();
-        assert!(api.batches().await.unwrap().is_empty());
+        assert!(api.batches().await.unwrap().batches.is_empty());
         assert!(start.elapsed() >= Duration::from_millis(350), "{:?}", start.elapsed());
         first.await.unwrap().unwrap();
         assert_eq!(*pauses.lock().unwrap(), [Duration::from_millis(400)]);
@@ -295,16 +281,16 @@ mod tests {
     async fn lists_are_read_whatever_their_shape() {
         for (body, count) in [("null", 0), ("[]", 0), (r#"[{"id":"a"},{"id":"b","status":"NEW"}]"#, 2)] {
             let (api, _server) = always(answer(200, "", body)).await;
-            assert_eq!(api.batches().await.unwrap().len(), count);
+            assert_eq!(api.batches().await.unwrap().batches.len(), count);
         }
         let many = format!("[{}]", vec![BATCH; 20_000].join(","));
         let (api, _server) = always(answer(200, "", many)).await;
-        assert_eq!(api.batches().await.unwrap().len(), 20_000);
+        assert_eq!(api.batches().await.unwrap().batches.len(), 20_000);
     }
 
     #[tokio::test]
     async fn a_list_that_is_none_is_refused_and_one_that_breaks_off_is_read_again() {
-        for body in ["{}", "[{\"id\":\"../x\"}]", "[{}]", "<html>", ""] {
+        for body in ["{}", "<html>", "", "3", "nul", "{\"data\":{}}", "{\"error\":\"no\"}"] {
             let (api, server) = always(answer(200, "", body)).await;
             assert_eq!(api.batches().await.unwrap_err().kind(), ErrorKind::Protocol, "{body}");
             assert_eq!(server.seen().len(), 1);
@@ -326,7 +312,7 @@ mod tests {
         let (api, _server) = always(raw(short, Then::Close)).await;
         assert_eq!(
             api.batches().await.unwrap_err().kind(),
-            ErrorKind::Protocol,
+            ErrorKind::TooLarge,
             "small ones take more memory than bytes"
         );
         let (api, _server) = always(raw(format!("HTTP/1.1 200 OK\r\n\r\n{}", " ".repeat(2 << 20)), Then::Close)).await;
@@ -367,14 +353,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn hostile_ids_do_not_leave_the_house() {
-        let (api, server) = always(answer(200, "", BATCH)).await;
-        for id in ["../files", "a/b", "", "b\r\nX: y"] {
+    async fn ids_are_one_segment_of_an_address_whatever_is_in_them_or_are_refused() {
+        let server = Server::start(|_, _| answer(404, "", "")).await;
+        let api = api_at(&server.url, 1, Observer::default());
+        for id in ["..", ".", "", "b\r\nX: y", "\0", &"x".repeat(4097)] {
             assert!(
                 api.batch(id).await.is_err() && api.cancel(id).await.is_err() && api.delete_file(id).await.is_err()
             );
         }
         assert_eq!(server.seen().len(), 0);
+        for (id, segment) in [
+            ("../files", "..%2Ffiles"),
+            ("s3://bucket/key", "s3:%2F%2Fbucket%2Fkey"),
+            ("%2e%2e", "%252e%252e"),
+            ("a b?c=d#e", "a%20b%3Fc=d%23e"),
+            ("\\..\\", "%5C..%5C"),
+            ("ä", "%C3%A4"),
+            ("...", "..."),
+            (".%2e", ".%252e"),
+        ] {
+            for provider in ["together", "openai"] {
+                let api = api_as(provider, &server.url, 1, Observer::default());
+                let path = format!("/v1/batches/{segment}");
+                assert_eq!(api.batch(id).await.unwrap_err().status(), Some(404));
+                assert_eq!(server.seen().last().unwrap().line, format!("GET {path}"));
+                assert!(api.cancel(id).await.is_err());
+                assert_eq!(server.seen().last().unwrap().line, format!("POST {path}/cancel"));
+                api.delete_file(id).await.unwrap();
+                assert_eq!(server.seen().last().unwrap().line, format!("DELETE /v1/files/{segment}"));
+                let directory = tempfile::tempdir().unwrap();
+                let fetched = api.download(id, &directory.path().join("x"), Progress::default()).await;
+                assert!(fetched.unwrap_err().is_gone());
+                assert_eq!(server.seen().last().unwrap().line, format!("GET /v1/files/{segment}/content"));
+            }
+        }
+        let (api, _server) = always(answer(200, "", BATCH)).await;
         assert_eq!(api.batch("b-2").await.unwrap_err().kind(), ErrorKind::Protocol, "another batch's answer");
     }
 

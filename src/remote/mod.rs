@@ -22,6 +22,7 @@ mod download;
 pub mod error;
 pub mod gate;
 mod http_api;
+mod list;
 mod mark;
 pub mod online;
 mod openai;
@@ -45,7 +46,7 @@ pub use online::Online;
 pub use provider::{Auth, Dialect, Limits, LineEnvelope, Profile, Proven, ReplyShape, profile, profile_speaking};
 pub use retry::{Notice, Observer, Patience};
 pub use service::{
-    Api, Batch, BatchStatus, CreateBatch, Downloaded, Payload, Progress, RemoteFile, RequestCounts, Submission,
-    is_valid_id,
+    Api, Batch, BatchStatus, CreateBatch, Downloaded, Listing, Payload, Progress, RemoteFile, RequestCounts,
+    Submission, is_valid_id,
 };
 pub use token::{Token, TokenError};

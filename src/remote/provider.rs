@@ -65,6 +65,11 @@ impl Dialect {
         }
     }
 
+    /// Whether lists come in pages.
+    pub(super) fn has_pages(self) -> bool {
+        self == Self::OpenAi
+    }
+
     /// The dialect of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {

@@ -15,7 +15,10 @@ use super::error::{ErrorKind, RemoteError};
 use super::mark::Mark;
 
 /// Longest id of a file or batch, in bytes.
-pub const ID_BYTES: usize = 256;
+pub const ID_BYTES: usize = 4096;
+
+/// Most characters of what is no id in a message about it.
+const ID_SHOWN: usize = 256;
 
 /// The operations of a Batch API.
 pub trait Api: Send + Sync + 'static {
@@ -37,8 +40,8 @@ pub trait Api: Send + Sync + 'static {
     /// Looks at a batch.
     fn batch(&self, id: &str) -> impl Future<Output = Result<Batch, RemoteError>> + Send;
 
-    /// All batches that the service lists for this key, in its order.
-    fn batches(&self) -> impl Future<Output = Result<Vec<Batch>, RemoteError>> + Send;
+    /// All batches that the service lists for this key.
+    fn batches(&self) -> impl Future<Output = Result<Listing, RemoteError>> + Send;
 
     /// Asks for a batch to be cancelled. One that has ended already is returned as it is.
     fn cancel(&self, id: &str) -> impl Future<Output = Result<Batch, RemoteError>> + Send;
@@ -193,6 +196,31 @@ impl RequestCounts {
     }
 }
 
+/// A list of batches, as far as it can be read: most of it is other people's business.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Listing {
+    /// The batches that can be named, in the service's order. Files that cannot be asked for are left out.
+    pub batches: Vec<Batch>,
+    /// The files of batches that are there and cannot be named. What the list says about these files is not all there is.
+    pub unnamed: Vec<String>,
+    /// Entries that are nothing that anybody could know again.
+    pub odd: u64,
+}
+
+impl Listing {
+    /// Adds the next page.
+    pub(super) fn add(&mut self, page: Self) {
+        self.batches.extend(page.batches);
+        self.unnamed.extend(page.unnamed);
+        self.odd += page.odd;
+    }
+
+    /// How many entries are held.
+    pub(super) fn entries(&self) -> usize {
+        self.batches.len() + self.unnamed.len()
+    }
+}
+
 /// Where a batch stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BatchStatus {
@@ -277,13 +305,11 @@ pub struct Downloaded {
     pub announced: bool,
 }
 
-/// Whether `id` is what an id may be: a letter or digit, then letters, digits, `.`, `_` and `-`, in ASCII, at most
-/// [`ID_BYTES`]. The official client demands the same.
+/// Whether `id` can be an id: any text without control characters, at most [`ID_BYTES`] long, for the service alone knows what it means.
+/// In an address it stands as one segment, percent-encoded, which `.` and `..` cannot be; no file is named after it.
 #[must_use]
 pub fn is_valid_id(id: &str) -> bool {
-    id.len() <= ID_BYTES
-        && id.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+    !matches!(id, "" | "." | "..") && id.len() <= ID_BYTES && !id.contains(char::is_control)
 }
 
 /// Refuses an id that is none, before it becomes part of a URL or of anything else.
@@ -291,7 +317,7 @@ pub(super) fn check_id<'a>(id: &'a str, target: &str) -> Result<&'a str, RemoteE
     if is_valid_id(id) {
         return Ok(id);
     }
-    let shown: String = id.chars().take(ID_BYTES).collect();
+    let shown: String = id.chars().take(ID_SHOWN).collect();
     let cut = if shown.len() < id.len() { "…" } else { "" };
     Err(RemoteError::new(ErrorKind::Protocol, target).with_message(&format!("{shown:?}{cut} is not an id")))
 }
@@ -341,12 +367,16 @@ mod tests {
     }
 
     #[test]
-    fn hostile_ids_are_no_ids() {
-        assert!(is_valid_id("file-8205dffa-8f55-48c1-bc1c-39693dd9cf2c"));
-        let long = "x".repeat(ID_BYTES + 1);
-        for id in ["", ".", "..", "../etc/passwd", "a/b", "a%2e%2e", "a\nb", "a\0", "-x", "a?b", "a#b", "ä", &long] {
+    fn ids_are_any_text_that_can_stand_in_an_address() {
+        let long = "x".repeat(ID_BYTES);
+        let arn = "arn:aws:bedrock:us-east-1:1:model-invocation-job/x";
+        for id in ["file-8205dffa", "s3://bucket/a b", arn, "../etc/passwd", "%2e%2e", "-x", "a?b#c", "ä", "...", &long]
+        {
+            assert!(is_valid_id(id), "{id:?}");
+        }
+        for id in ["", ".", "..", "a\nb", "a\0", "\u{1b}[2J", "a\u{85}", &format!("{long}x")] {
             assert!(!is_valid_id(id), "{id:?}");
-            assert!(!check_id(id, "GET /").unwrap_err().to_string().contains('\n'));
+            assert!(!check_id(id, "GET /").unwrap_err().to_string().contains(char::is_control));
         }
     }
 }

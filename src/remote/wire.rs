@@ -1,64 +1,102 @@
-//! The objects that services send, read leniently: keys that are missing, null, empty or of another type are absent.
-//! Only ids are strict, because they come back in requests.
-
-use std::fmt;
+//! The objects that services send, read leniently: members that are missing, null, empty, of another type or no JSON are absent.
+//!
+//! In: bytes. Out: what they say, if they are one whole object by its brackets. Each member is read by itself, so that one that no parser
+//! takes (`NaN`, half a surrogate pair, bytes that are not UTF-8) costs itself alone. Only ids are strict, because they come back in requests.
 
 use jiff::Timestamp;
-use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::error::{ErrorKind, RemoteError, clean, message_of};
 use super::mark::Mark;
-use super::service::{Batch, BatchStatus, RequestCounts, check_id};
+use super::service::{Batch, BatchStatus, RequestCounts, check_id, is_valid_id};
+use crate::brackets::members_of;
 
 /// Errors in lines that are told of a batch, of which there may be one for each line; others are counted.
 const ERRORS_TOLD: usize = 3;
 
 /// A batch object.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default)]
 pub(super) struct RawBatch {
-    #[serde(default, deserialize_with = "text")]
     id: Option<String>,
-    #[serde(default, deserialize_with = "text")]
     input_file_id: Option<String>,
-    #[serde(default, deserialize_with = "text")]
     status: Option<String>,
-    #[serde(default, deserialize_with = "number")]
     progress: Option<f64>,
-    #[serde(default, deserialize_with = "text")]
+    counts: Option<RequestCounts>,
     output_file_id: Option<String>,
-    #[serde(default, deserialize_with = "text")]
     error_file_id: Option<String>,
-    #[serde(default, deserialize_with = "message")]
     error: Option<String>,
-    #[serde(default, deserialize_with = "text")]
     endpoint: Option<String>,
-    #[serde(default, deserialize_with = "text", alias = "model")]
-    model_id: Option<String>,
-    #[serde(default, deserialize_with = "moment")]
+    model: Option<String>,
     created_at: Option<Timestamp>,
-    #[serde(default, deserialize_with = "moment")]
-    completed_at: Option<Timestamp>,
-    #[serde(default, deserialize_with = "moment")]
-    failed_at: Option<Timestamp>,
-    #[serde(default, deserialize_with = "moment")]
-    expired_at: Option<Timestamp>,
-    #[serde(default, deserialize_with = "moment")]
-    cancelled_at: Option<Timestamp>,
-    #[serde(default, deserialize_with = "moment")]
-    job_deadline: Option<Timestamp>,
-    #[serde(default, deserialize_with = "moment")]
-    expires_at: Option<Timestamp>,
-    #[serde(default, deserialize_with = "counts")]
-    request_counts: Option<RequestCounts>,
-    #[serde(default, deserialize_with = "line_errors")]
-    errors: Option<String>,
-    #[serde(default, deserialize_with = "mark")]
-    metadata: Option<Mark>,
+    ended_at: Option<Timestamp>,
+    deadline: Option<Timestamp>,
+    mark: Option<Mark>,
+}
+
+/// An entry of a list of batches.
+#[derive(Debug)]
+pub(super) enum Entry {
+    /// A batch.
+    Batch(Box<Batch>),
+    /// One that cannot be asked for, because its id is missing or none, with the file that it uses.
+    Unnamed(String),
+    /// Anything else.
+    Odd,
 }
 
 impl RawBatch {
+    /// Reads an object; `None` for what is none, or not whole.
+    pub(super) fn parse(object: &[u8]) -> Option<Self> {
+        let [id, input, status, progress, output, errors_in, error, endpoint, model, model_id] = members_of(
+            object,
+            [
+                "id",
+                "input_file_id",
+                "status",
+                "progress",
+                "output_file_id",
+                "error_file_id",
+                "error",
+                "endpoint",
+                "model",
+                "model_id",
+            ],
+        )?;
+        let [created, completed, failed, expired, cancelled, deadline, until, counts, problems, metadata] = members_of(
+            object,
+            [
+                "created_at",
+                "completed_at",
+                "failed_at",
+                "expired_at",
+                "cancelled_at",
+                "job_deadline",
+                "expires_at",
+                "request_counts",
+                "errors",
+                "metadata",
+            ],
+        )?;
+        let first = |moments: &[Option<&[u8]>]| moments.iter().find_map(|raw| moment(*raw));
+        Some(Self {
+            id: text(id),
+            input_file_id: text(input),
+            status: text(status),
+            progress: number(progress),
+            counts: request_counts(counts),
+            output_file_id: text(output),
+            error_file_id: text(errors_in),
+            error: message(error).or_else(|| line_errors(problems)),
+            endpoint: text(endpoint),
+            model: text(model_id).or_else(|| text(model)),
+            created_at: moment(created),
+            ended_at: first(&[completed, failed, expired, cancelled]),
+            deadline: first(&[deadline, until]),
+            mark: value(metadata).as_ref().and_then(Mark::read),
+        })
+    }
+
     /// Whether there is an id at all, so that this may be a batch.
     pub(super) fn has_id(&self) -> bool {
         self.id.is_some()
@@ -76,79 +114,63 @@ impl RawBatch {
 
     /// Checks the ids and cleans the texts. `target` is for the error.
     pub(super) fn read(self, target: &str) -> Result<Batch, RemoteError> {
-        let id = self.id.ok_or_else(|| {
+        let id = self.id.clone().ok_or_else(|| {
             RemoteError::new(ErrorKind::Protocol, target).with_message("the answer has a batch without an id")
         })?;
         check_id(&id, target)?;
         for other in [&self.input_file_id, &self.output_file_id, &self.error_file_id].into_iter().flatten() {
             check_id(other, target)?;
         }
+        Ok(self.into_batch(id))
+    }
+
+    /// Reads an entry of a list, where most are somebody else's: a file that cannot be asked for is absent there, because what a list says
+    /// of files is not relied upon.
+    pub(super) fn into_entry(mut self) -> Entry {
+        for file in [&mut self.input_file_id, &mut self.output_file_id, &mut self.error_file_id] {
+            file.take_if(|file| !is_valid_id(file));
+        }
+        match self.id.take_if(|id| is_valid_id(id)) {
+            Some(id) => Entry::Batch(Box::new(self.into_batch(id))),
+            None => self.input_file_id.map_or(Entry::Odd, Entry::Unnamed),
+        }
+    }
+
+    fn into_batch(self, id: String) -> Batch {
         let cleaned = |text: Option<String>| text.map(|text| clean(&text));
-        let progress = self.progress.or_else(|| self.request_counts.and_then(RequestCounts::percent));
-        Ok(Batch {
+        let progress = self.progress.or_else(|| self.counts.and_then(RequestCounts::percent));
+        Batch {
             id,
             input_file_id: self.input_file_id,
             status: BatchStatus::read(self.status.as_deref().unwrap_or_default()),
             progress: progress.filter(|progress| (0.0..=100.0).contains(progress)),
-            counts: self.request_counts,
+            counts: self.counts,
             output_file_id: self.output_file_id,
             error_file_id: self.error_file_id,
-            error: self.error.or(self.errors),
+            error: self.error,
             endpoint: cleaned(self.endpoint),
-            model: cleaned(self.model_id),
+            model: cleaned(self.model),
             created_at: self.created_at,
-            completed_at: self.completed_at.or(self.failed_at).or(self.expired_at).or(self.cancelled_at),
-            deadline: self.job_deadline.or(self.expires_at),
-            mark: self.metadata,
-        })
-    }
-}
-
-/// Most batches of a list: in memory the smallest ones take thirty times the bytes of their text.
-const LIST_BATCHES: usize = 100_000;
-
-/// A list of batches that does not go on for ever.
-#[derive(Debug, Default)]
-pub(super) struct RawBatches(pub(super) Vec<RawBatch>);
-
-impl<'de> Deserialize<'de> for RawBatches {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct BatchesVisitor;
-        impl<'de> Visitor<'de> for BatchesVisitor {
-            type Value = RawBatches;
-
-            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str("a list of batches")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<RawBatches, A::Error> {
-                let mut batches = Vec::new();
-                while let Some(batch) = list.next_element()? {
-                    if batches.len() == LIST_BATCHES {
-                        return Err(de::Error::custom(format!("there are more than {LIST_BATCHES} batches")));
-                    }
-                    batches.push(batch);
-                }
-                Ok(RawBatches(batches))
-            }
+            completed_at: self.ended_at,
+            deadline: self.deadline,
+            mark: self.mark,
         }
-        deserializer.deserialize_seq(BatchesVisitor)
     }
 }
 
 /// A file object, and what stands in for one when the service has the content already (`file_id`).
 #[derive(Debug, Deserialize)]
 pub(super) struct RawFile {
-    #[serde(default, deserialize_with = "text")]
+    #[serde(default, deserialize_with = "text_value")]
     pub(super) id: Option<String>,
-    #[serde(default, deserialize_with = "text")]
+    #[serde(default, deserialize_with = "text_value")]
     pub(super) file_id: Option<String>,
     #[serde(default)]
     bytes: Value,
-    #[serde(default, deserialize_with = "text")]
+    #[serde(default, deserialize_with = "text_value")]
     pub(super) processing_status: Option<String>,
     /// OpenAI's word for the same.
-    #[serde(default, deserialize_with = "text")]
+    #[serde(default, deserialize_with = "text_value")]
     pub(super) status: Option<String>,
 }
 
@@ -159,46 +181,64 @@ impl RawFile {
     }
 }
 
-fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    Ok(match Value::deserialize(deserializer)? {
+/// What a member says, if it is JSON.
+fn value(raw: Option<&[u8]>) -> Option<Value> {
+    serde_json::from_slice(raw?).ok()
+}
+
+/// The same of words that are only shown, with a replacement for each byte that is not UTF-8.
+fn words(raw: Option<&[u8]>) -> Option<Value> {
+    serde_json::from_str(&String::from_utf8_lossy(raw?)).ok()
+}
+
+fn text(raw: Option<&[u8]>) -> Option<String> {
+    text_in(value(raw)?)
+}
+
+fn text_in(value: Value) -> Option<String> {
+    match value {
         Value::String(text) if !text.is_empty() => Some(text),
         Value::Number(number) => Some(number.to_string()),
         _ => None,
-    })
+    }
 }
 
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-    Ok(match Value::deserialize(deserializer)? {
+fn text_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Value::deserialize(deserializer).map(text_in)
+}
+
+fn number(raw: Option<&[u8]>) -> Option<f64> {
+    match value(raw)? {
         Value::String(text) => text.parse().ok(),
         value => value.as_f64(),
-    })
+    }
 }
 
-fn message<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    Ok(message_of(&Value::deserialize(deserializer)?).map(|text| clean(&text)).filter(|text| !text.is_empty()))
+fn message(raw: Option<&[u8]>) -> Option<String> {
+    message_of(&words(raw)?).map(|text| clean(&text)).filter(|text| !text.is_empty())
 }
 
 /// RFC 3339 text, or Unix seconds, whole or not.
-fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+fn moment(raw: Option<&[u8]>) -> Option<Timestamp> {
     #[expect(clippy::cast_possible_truncation, reason = "a moment beyond the range of a timestamp is none")]
     let whole = |value: &Value| value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds as i64));
-    Ok(match Value::deserialize(deserializer)? {
+    match value(raw)? {
         Value::String(text) => text.parse().ok(),
         value => whole(&value).and_then(|seconds| Timestamp::from_second(seconds).ok()),
-    })
+    }
 }
 
 /// OpenAI's `request_counts`. What is no count in it is none.
-fn counts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RequestCounts>, D::Error> {
-    let counts = Value::deserialize(deserializer)?;
+fn request_counts(raw: Option<&[u8]>) -> Option<RequestCounts> {
+    let counts = value(raw)?;
     let count = |name: &str| counts.get(name).and_then(Value::as_u64).unwrap_or(0);
     let counts = RequestCounts { total: count("total"), completed: count("completed"), failed: count("failed") };
-    Ok(Some(counts).filter(|counts| *counts != RequestCounts::default()))
+    Some(counts).filter(|counts| *counts != RequestCounts::default())
 }
 
 /// OpenAI's `errors`: `{"data":[{"code","message","line"}]}`, or whatever else has words in it.
-fn line_errors<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    let errors = Value::deserialize(deserializer)?;
+fn line_errors(raw: Option<&[u8]>) -> Option<String> {
+    let errors = words(raw)?;
     let told: Vec<String> = match errors.get("data").unwrap_or(&errors) {
         Value::Array(list) => {
             let mut all = list.iter().filter_map(line_error);
@@ -209,7 +249,7 @@ fn line_errors<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Stri
         }
         other => message_of(other).into_iter().collect(),
     };
-    Ok(Some(clean(&told.join("; "))).filter(|text| !text.is_empty()))
+    Some(clean(&told.join("; "))).filter(|text| !text.is_empty())
 }
 
 /// One of them, in words.
@@ -220,16 +260,12 @@ fn line_error(error: &Value) -> Option<String> {
     Some(format!("{line}{message}{code}"))
 }
 
-fn mark<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Mark>, D::Error> {
-    Ok(Mark::read(&Value::deserialize(deserializer)?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn read(json: &str) -> Result<Batch, RemoteError> {
-        serde_json::from_str::<RawBatch>(json).unwrap().read("GET /v1/batches/b")
+        RawBatch::parse(json.as_bytes()).unwrap().read("GET /v1/batches/b")
     }
 
     #[test]
@@ -308,10 +344,10 @@ mod tests {
     fn ids_that_are_none_are_refused() {
         for json in [
             r#"{"status":"COMPLETED"}"#,
-            r#"{"id":"../../etc/passwd"}"#,
+            r#"{"id":".."}"#,
             r#"{"id":"a\nb"}"#,
-            r#"{"id":"b","output_file_id":"..%2f..%2fx"}"#,
-            r#"{"id":"b","input_file_id":"/abs"}"#,
+            r#"{"id":"b","output_file_id":"\u0000"}"#,
+            r#"{"id":"b","input_file_id":"."}"#,
         ] {
             assert_eq!(read(json).unwrap_err().kind(), ErrorKind::Protocol, "{json}");
         }

@@ -17,7 +17,6 @@ use std::path::PathBuf;
 use crate::durable::FileError;
 use crate::shown::Name;
 
-pub mod brackets;
 mod gather;
 pub mod held;
 pub mod id_table;

@@ -30,8 +30,8 @@
 
 use std::borrow::Cow;
 
-use super::brackets::members_of;
 use super::reply_reader::scan_for_id;
+use crate::brackets::members_of;
 
 /// What lines of the output look like.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

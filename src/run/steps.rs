@@ -18,7 +18,7 @@ use crate::input::pack::Shard;
 use crate::input::request_index::{Record, RequestIndex};
 use crate::input::shard_reader::ShardReader;
 use crate::input::source::Source;
-use crate::remote::{Api, Batch, BatchStatus, Payload, Progress, RemoteError, RemoteFile, Submission};
+use crate::remote::{Api, Batch, BatchStatus, Listing, Payload, Progress, RemoteError, RemoteFile, Submission};
 use crate::results::id_table::IdTable;
 use crate::results::index::{self, Indexed, ReplyFile};
 use crate::results::reply::{ReplyKind, ReplyRole};
@@ -30,9 +30,9 @@ use crate::results::side_files::SideFiles;
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Uploaded { shard: u32, result: Result<RemoteFile, RemoteError> },
-    Ready { shard: u32, result: Result<Vec<Batch>, RemoteError> },
+    Ready { shard: u32, result: Result<Listing, RemoteError> },
     Created { shard: u32, submission: i64, answer: Submission },
-    Listed(Result<Vec<Batch>, RemoteError>),
+    Listed(Result<Listing, RemoteError>),
     Looked { shard: u32, result: Result<Batch, RemoteError> },
     Cancelled { batch_id: String, result: Result<Batch, RemoteError> },
     Downloaded { shard: u32, result: Result<(), (ReplyRole, RemoteError)> },

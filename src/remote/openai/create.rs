@@ -6,7 +6,6 @@ use crate::remote::client::Http;
 use crate::remote::error::RemoteError;
 use crate::remote::mark::{Mark, Metadata};
 use crate::remote::service::{Batch, CreateBatch};
-use crate::remote::wire::RawBatch;
 
 /// What a batch is created with.
 #[derive(Serialize)]
@@ -33,7 +32,7 @@ pub(in crate::remote) async fn create(http: &Http, request: &CreateBatch, marked
     };
     let answer = http.bill(&["batches"], |post| post.json(&create)).await?.successful().await?;
     let (status, target) = (answer.status(), answer.target().to_owned());
-    answer.json::<RawBatch>().await?.read_created(&request.input_file_id, &target, status)
+    answer.batch().await?.read_created(&request.input_file_id, &target, status)
 }
 
 #[cfg(test)]
@@ -119,7 +118,9 @@ mod tests {
             answer(200, "", "not json"),
             answer(200, "", "null"),
             answer(200, "", "{}"),
-            answer(200, "", r#"{"id":"../x"}"#),
+            answer(200, "", r#"{"id":".."}"#),
+            answer(200, "", r#"{"id":"a\u0000b"}"#),
+            answer(200, "", r#"{"id":"b-1"} and more"#),
             answer(200, "", r#"{"id":"b-1","input_file_id":"file-other"}"#),
             raw("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"id\":", Then::Close),
             raw("", Then::Close),

@@ -1,9 +1,7 @@
 //! OpenAI's dialect, and that of all who copied it, where it differs from others.
 
 mod create;
-mod list;
 mod upload;
 
 pub(super) use create::create;
-pub(super) use list::list;
 pub(super) use upload::upload;

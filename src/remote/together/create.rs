@@ -1,7 +1,8 @@
 //! What a batch is created with, and what the service says to that.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use crate::brackets::members_of;
 use crate::remote::client::Http;
 use crate::remote::error::{ErrorKind, RemoteError, clean, message_of};
 use crate::remote::retry::Notice;
@@ -19,16 +20,6 @@ struct Create<'a> {
     model_id: Option<&'a str>,
 }
 
-/// The answer to that. A bare batch, as the later calls give it, is taken too.
-#[derive(Deserialize)]
-struct Created {
-    job: Option<RawBatch>,
-    #[serde(default)]
-    warning: Option<serde_json::Value>,
-    #[serde(flatten)]
-    bare: RawBatch,
-}
-
 /// Creates a batch: one POST. Whatever this returns but a batch of the same file is an error.
 pub(in crate::remote) async fn create(http: &Http, request: &CreateBatch) -> Result<Batch, RemoteError> {
     let create = Create {
@@ -39,9 +30,12 @@ pub(in crate::remote) async fn create(http: &Http, request: &CreateBatch) -> Res
     };
     let answer = http.bill(&["batches"], |post| post.json(&create)).await?.successful().await?;
     let (status, target) = (answer.status(), answer.target().to_owned());
-    let Created { job, warning, bare } = answer.json().await?;
-    let warning = warning.as_ref().and_then(message_of).map(|text| clean(&text));
-    let Some(raw) = job.or_else(|| bare.has_id().then_some(bare)) else {
+    let body = answer.body().await?;
+    let [job, warning] = members_of(&body, ["job", "warning"]).unwrap_or_default();
+    let warning = warning.and_then(|raw| message_of(&serde_json::from_slice(raw).ok()?)).map(|text| clean(&text));
+    // A bare batch, as the later calls give it, is taken, too.
+    let raw = job.and_then(RawBatch::parse).or_else(|| RawBatch::parse(&body).filter(RawBatch::has_id));
+    let Some(raw) = raw else {
         let said = warning.map(|text| format!(": {text}")).unwrap_or_default();
         let error = RemoteError::new(ErrorKind::Protocol, target).with_status(status);
         return Err(error.with_message(&format!("the answer has no batch{said}")));
@@ -126,7 +120,8 @@ mod tests {
             answer(307, "Location: /v1/elsewhere\r\n", ""),
             answer(201, "", "not json"),
             answer(201, "", r#"{"job":null,"warning":"Batch job was not created"}"#),
-            answer(201, "", r#"{"job":{"id":"../x"}}"#),
+            answer(201, "", r#"{"job":{"id":".."}}"#),
+            answer(201, "", r#"{"job":{"id":"b-1"}"#),
             answer(201, "", other_file),
             answer(201, "Content-Encoding: gzip\r\n", "\u{1f}"),
             raw("HTTP/1.1 201 Created\r\ncontent-length: 500\r\n\r\n{\"job\":", Then::Close),

@@ -12,6 +12,9 @@ use crate::run::steps::{self, Outcome, ShardIndexed};
 /// How often a reply file that is not there is asked for again: files become visible late.
 const ABSENT_LOOKUPS: u32 = 5;
 
+/// How often a batch is asked again which files it has when one of them is not there: what it named may have been wrong.
+const GONE_LOOKUPS: u32 = 3;
+
 impl<A: Api> Driver<A> {
     pub(super) fn begin_download(&mut self, shard: u32) {
         let known = &self.shards[shard as usize];
@@ -53,12 +56,21 @@ impl<A: Api> Driver<A> {
     /// Without its outputs the run ends: nobody knows what they answered, and it is paid for.
     pub(super) fn not_downloaded(&mut self, shard: u32, role: ReplyRole, error: RemoteError) -> Result<(), Error> {
         let may_be_absent = role == ReplyRole::Error && self.options.service.profile().names_absent_files();
+        let times = self.delayed.get(&shard).map_or(0, |delay| delay.times);
+        if error.is_gone() && times < GONE_LOOKUPS {
+            if let ShardState::Ended { submission, batch } = self.shards[shard as usize].state.clone() {
+                // The Ledger has it as ended, and where it ends once more that is written over.
+                self.set_state(shard, ShardState::Submitted { submission, batch_id: batch.id });
+            }
+            self.put_off(shard, error, true);
+            return Ok(());
+        }
         if !error.is_gone() || !may_be_absent {
             let passing = error.is_transient();
             self.put_off(shard, error, passing);
             return Ok(());
         }
-        if self.delayed.get(&shard).is_some_and(|delay| delay.times >= ABSENT_LOOKUPS) {
+        if times >= ABSENT_LOOKUPS {
             let text = format!(
                 "shard {shard}: the file of errors that its batch names is not there and counts as empty: {error}"
             );

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Driver;
 use super::waits::UNREACHABLE_MAX;
 use crate::error::Error;
-use crate::remote::{Api, Batch, BatchStatus, ErrorKind, RemoteError};
+use crate::remote::{Api, Batch, BatchStatus, ErrorKind, Listing, RemoteError};
 use crate::run::monitor::Event;
 use crate::run::state::{EndedBatch, ShardState, Step};
 use crate::run::steps::Outcome;
@@ -51,19 +51,19 @@ impl<A: Api> Driver<A> {
     }
 
     /// What the list says about batches that are waited for, about submissions in doubt, and about batches that are too many.
-    pub(super) fn listed(&mut self, result: Result<Vec<Batch>, RemoteError>) -> Result<(), Error> {
+    pub(super) fn listed(&mut self, result: Result<Listing, RemoteError>) -> Result<(), Error> {
         self.polling = false;
         self.look_at_held = false;
-        if let Ok(batches) = &result {
-            self.listed = u32::try_from(batches.len()).unwrap_or(u32::MAX);
+        if let Ok(listing) = &result {
+            self.listed = u32::try_from(listing.batches.len()).unwrap_or(u32::MAX);
         }
         self.schedule_poll();
-        let batches = match result {
-            Ok(batches) => batches,
+        let listing = match result {
+            Ok(listing) => listing,
             Err(error) => return self.unreachable(error),
         };
         self.unreachable_since = None;
-        let by_id: HashMap<&str, &Batch> = batches.iter().map(|batch| (batch.id.as_str(), batch)).collect();
+        let by_id: HashMap<&str, &Batch> = listing.batches.iter().map(|batch| (batch.id.as_str(), batch)).collect();
         let polled: Vec<u32> = self.waiting.get(&Step::Poll).into_iter().flatten().copied().collect();
         for shard in polled {
             let listed = self.shards[shard as usize].state.batch_id().and_then(|id| by_id.get(id).copied());
@@ -73,7 +73,7 @@ impl<A: Api> Driver<A> {
                 _ => self.look(shard),
             }
         }
-        self.reconcile_all(&batches)
+        self.reconcile_all(&listing)
     }
 
     fn look(&mut self, shard: u32) {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Driver;
 use crate::error::Error;
-use crate::remote::{Api, Batch, BatchStatus, RemoteError};
+use crate::remote::{Api, Batch, BatchStatus, Listing, RemoteError};
 use crate::run::monitor::Event;
 use crate::run::options::OnAmbiguous;
 use crate::run::state::{LastSubmission, Recorded, ShardState, Step};
@@ -24,9 +24,9 @@ const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(300);
 
 impl<A: Api> Driver<A> {
     /// Settles what the list can settle: doubts, held submissions, batches that are too many.
-    pub(super) fn reconcile_all(&mut self, batches: &[Batch]) -> Result<(), Error> {
+    pub(super) fn reconcile_all(&mut self, listing: &Listing) -> Result<(), Error> {
         let mut by_file: HashMap<String, Vec<&Batch>> = HashMap::new();
-        for batch in batches {
+        for batch in &listing.batches {
             if let Some(file_id) = self.file_of(batch) {
                 by_file.entry(file_id).or_default().push(batch);
             }
@@ -35,8 +35,9 @@ impl<A: Api> Driver<A> {
         let held = self.shards.iter().filter(|known| matches!(known.state, ShardState::Held { .. }));
         let held = held.map(|known| known.shard.number);
         let doubtful: Vec<u32> = queued(Step::Reconcile).chain(queued(Step::Create)).chain(held).collect();
+        let unnamed: BTreeSet<&str> = listing.unnamed.iter().map(String::as_str).collect();
         for shard in doubtful {
-            self.reconcile(shard, &by_file)?;
+            self.reconcile(shard, &by_file, &unnamed)?;
         }
         self.find_surplus(&by_file)
     }
@@ -52,8 +53,14 @@ impl<A: Api> Driver<A> {
         marked.or_else(|| batch.input_file_id.clone())
     }
 
-    /// A shard without a batch and a list: take the batch that its POST created, or wait, or hold.
-    fn reconcile(&mut self, shard: u32, by_file: &HashMap<String, Vec<&Batch>>) -> Result<(), Error> {
+    /// A shard without a batch and a list: take the batch that its POST created, or wait, or hold. A list with a batch on one of the files
+    /// that are `unnamed` is not clean.
+    fn reconcile(
+        &mut self,
+        shard: u32,
+        by_file: &HashMap<String, Vec<&Batch>>,
+        unnamed: &BTreeSet<&str>,
+    ) -> Result<(), Error> {
         let known = &self.shards[shard as usize];
         let (Some(file_id), Some(last)) = (known.file_id.clone(), known.last_submission.clone()) else { return Ok(()) };
         let owned: BTreeSet<&str> = self.shards.iter().filter_map(|other| other.state.batch_id()).collect();
@@ -64,7 +71,11 @@ impl<A: Api> Driver<A> {
         ours.dedup_by(|a, b| a.id == b.id);
         let Some((oldest, others)) = ours.split_first() else {
             let in_doubt = matches!(known.state, ShardState::Intended { .. });
-            return if in_doubt { self.not_found(shard, last.id, &file_id) } else { Ok(()) };
+            return if in_doubt && !unnamed.contains(file_id.as_str()) {
+                self.not_found(shard, last.id, &file_id)
+            } else {
+                Ok(())
+            };
         };
         for step in [Step::Reconcile, Step::Create] {
             self.waiting.entry(step).or_default().remove(&shard);

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::Driver;
 use crate::error::Error;
-use crate::remote::{Api, Batch, CreateBatch, Mark, RemoteError, RemoteFile, Submission};
+use crate::remote::{Api, Batch, CreateBatch, Listing, Mark, RemoteError, RemoteFile, Submission};
 use crate::run::ledger::Ledger;
 use crate::run::monitor::Event;
 use crate::run::state::{ShardState, Step};
@@ -52,15 +52,15 @@ impl<A: Api> Driver<A> {
         let api = self.api.clone();
         self.tasks.spawn(async move {
             api.ready().await;
-            let result = if wants_list { api.batches().await } else { Ok(Vec::new()) };
+            let result = if wants_list { api.batches().await } else { Ok(Listing::default()) };
             Outcome::Ready { shard, result }
         });
     }
 
     /// The service takes calls. Should that have failed, nothing was sent: the next attempt begins anew.
-    pub(super) fn ready(&mut self, shard: u32, result: Result<Vec<Batch>, RemoteError>) -> Result<(), Error> {
+    pub(super) fn ready(&mut self, shard: u32, result: Result<Listing, RemoteError>) -> Result<(), Error> {
         match result {
-            Ok(batches) if self.failure.is_none() => self.submit(shard, &batches),
+            Ok(listing) if self.failure.is_none() => self.submit(shard, &listing.batches),
             Ok(_) => {
                 self.done(Step::Create);
                 self.enqueue(shard);

@@ -248,7 +248,7 @@ impl Api for Service {
         Ok(batch)
     }
 
-    async fn batches(&self) -> Result<Vec<Batch>, RemoteError> {
+    async fn batches(&self) -> Result<crate::remote::Listing, RemoteError> {
         self.way().await;
         let (shown, listed) = {
             let mut world = self.world();
@@ -278,7 +278,7 @@ impl Api for Service {
         let mut world = self.world();
         let listing = Listing { at: world.now(), life: world.life, batches: shown.into_iter().collect() };
         world.listings.push(listing);
-        Ok(listed)
+        Ok(crate::remote::Listing { batches: listed, ..crate::remote::Listing::default() })
     }
 
     async fn cancel(&self, id: &str) -> Result<Batch, RemoteError> {

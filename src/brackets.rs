@@ -137,6 +137,20 @@ impl<R: BufRead> Brackets<R> {
         }
     }
 
+    /// Passes over an array. `take` has to pass over each element. Where commas are too many or too few there are no elements between them,
+    /// or two.
+    pub fn elements(&mut self, mut take: impl FnMut(&mut Self) -> Result<(), Broken>) -> Result<(), Broken> {
+        self.expect(b'[')?;
+        loop {
+            self.space()?;
+            match self.peek()? {
+                Some(b']') => return self.expect(b']'),
+                Some(b',') => self.expect(b',')?,
+                _ => take(self)?,
+            }
+        }
+    }
+
     fn key(&mut self) -> Result<Vec<u8>, Broken> {
         let mut buffer = std::mem::take(&mut self.key);
         buffer.clear();

@@ -1,0 +1,452 @@
+//! The list of batches: whole or in pages, with whatever stands in it.
+//!
+//! In: nothing. Out: the batches that can be named, in the service's order.
+//!
+//! Invariants:
+//! - `[…]`, `{"data":[…]}` and `null` are lists in every dialect; a page that says that it goes on is followed.
+//! - The list is whole or an error. A list that has no end, or turns in a circle, is an error, too: one that was cut off would make a batch
+//!   in doubt look as if it was never created.
+//! - Most entries are somebody else's. Each is framed by its brackets and read by itself: one that makes no sense is counted, and no other
+//!   suffers by it.
+//! - Memory is that of the batches, at most [`LIST_BATCHES`], and one entry.
+
+use std::collections::HashSet;
+use std::io::BufRead;
+
+use serde_json::Value;
+
+use super::answer::broken_off;
+use super::client::Http;
+use super::error::{ErrorKind, RemoteError};
+use super::provider::Dialect;
+use super::service::{Listing, is_valid_id};
+use super::wire::{Entry, RawBatch};
+use crate::brackets::{Brackets, Broken, Captured, is_key};
+
+/// Batches asked for at a time, where the dialect has pages: the most that it allows.
+const PAGE_BATCHES: usize = 100;
+
+/// Most pages of one list.
+const PAGES_MAX: usize = 2_000;
+
+/// Most entries of one list: in memory the smallest ones take thirty times the bytes of their text.
+const LIST_BATCHES: usize = 100_000;
+
+/// Most bytes of a member of a page that is looked at.
+const MEMBER_BYTES: usize = 64 << 10;
+
+/// Most bytes of an entry that is looked at; no service writes longer ones.
+const ENTRY_BYTES: usize = 1 << 20;
+
+/// Asks for page after page, or for all at once.
+pub(super) async fn list(http: &Http, dialect: Dialect) -> Result<Listing, RemoteError> {
+    let limit = PAGE_BATCHES.to_string();
+    let mut listing = Listing::default();
+    let (mut ids, mut cursors) = (HashSet::new(), HashSet::new());
+    let mut after: Option<String> = None;
+    for _ in 0..PAGES_MAX {
+        let mut query = Vec::new();
+        if dialect.has_pages() {
+            query.push(("limit", limit.as_str()));
+        }
+        query.extend(after.as_deref().map(|after| ("after", after)));
+        let answer = http.query(&["batches"], &query).await?.successful().await?;
+        let (status, target) = (answer.status(), answer.target().to_owned());
+        let page = answer.streamed(read_page).await?.map_err(|error| error.of(&target, status))?;
+        let goes_on = page.goes_on(dialect);
+        after = page.last.or(after);
+        let known = ids.len();
+        ids.extend(page.listing.batches.iter().map(|batch| batch.id.clone()));
+        listing.add(page.listing);
+        if listing.entries() > LIST_BATCHES {
+            let message = format!("the list has more than {LIST_BATCHES} batches");
+            return Err(RemoteError::new(ErrorKind::TooLarge, target).with_message(&message));
+        }
+        if !goes_on {
+            return Ok(listing);
+        }
+        let is_new = after.as_ref().is_some_and(|after| cursors.insert(after.clone()));
+        if !is_new && ids.len() == known || after.is_none() {
+            let message = "the list says that it goes on, and shows nothing new";
+            return Err(RemoteError::new(ErrorKind::Protocol, target).with_message(message));
+        }
+    }
+    let message = format!("the list has more than {PAGES_MAX} pages");
+    Err(RemoteError::new(ErrorKind::TooLarge, "GET batches").with_message(&message))
+}
+
+/// A page: `{"data":[…],"has_more"}`, a bare array, or `null`.
+#[derive(Debug, Default)]
+struct Page {
+    listing: Listing,
+    /// Entries of any kind.
+    entries: usize,
+    has_more: Option<bool>,
+    /// Where the next page begins: behind its last entry, as far as that can be named.
+    last: Option<String>,
+    /// Whether the last entry could be named.
+    ends_named: bool,
+    /// Whether it is a page at all, of which there may be more.
+    is_paged: bool,
+}
+
+impl Page {
+    /// Whether there may be another one. Where a list comes in pages, a service that does not say so is asked, unless the page had room
+    /// for more.
+    fn goes_on(&self, dialect: Dialect) -> bool {
+        let is_full = dialect.has_pages() && self.entries >= PAGE_BATCHES;
+        self.is_paged && self.entries > 0 && self.has_more.unwrap_or(is_full)
+    }
+
+    fn has_too_many(&self) -> bool {
+        self.listing.entries() > LIST_BATCHES
+    }
+
+    /// What came of reading, if there are not too many entries.
+    fn unless_too_many(&self, read: Result<(), Broken>) -> Result<(), NoList> {
+        if self.has_too_many() { Err(NoList::TooMany) } else { Ok(read?) }
+    }
+
+    fn take(&mut self, entry: &Captured) {
+        self.entries += 1;
+        let read = if entry.whole { RawBatch::parse(&entry.bytes) } else { None };
+        let entry = read.map_or(Entry::Odd, RawBatch::into_entry);
+        self.ends_named = matches!(entry, Entry::Batch(_));
+        match entry {
+            Entry::Batch(batch) => {
+                self.last = Some(batch.id.clone());
+                self.listing.batches.push(*batch);
+            }
+            Entry::Unnamed(file) => self.listing.unnamed.push(file),
+            Entry::Odd => self.listing.odd += 1,
+        }
+    }
+}
+
+/// Why an answer is no list.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoList {
+    #[error("the answer is no list of batches")]
+    OtherThing,
+    #[error("the answer is a list of batches that is not whole JSON")]
+    NotWhole,
+    #[error("the answer has more than {LIST_BATCHES} batches")]
+    TooMany,
+    #[error(transparent)]
+    Read(#[from] std::io::Error),
+}
+
+impl NoList {
+    fn of(self, target: &str, status: u16) -> RemoteError {
+        let kind = match self {
+            Self::OtherThing => ErrorKind::Protocol,
+            // It may have been cut, and come whole the next time.
+            Self::NotWhole => ErrorKind::Interrupted,
+            Self::TooMany => ErrorKind::TooLarge,
+            Self::Read(error) => return broken_off(error, target.to_owned()),
+        };
+        RemoteError::new(kind, target).with_status(status).with_message(&self.to_string())
+    }
+}
+
+impl From<Broken> for NoList {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::NotWhole => Self::NotWhole,
+            Broken::Read(error) => Self::Read(error),
+        }
+    }
+}
+
+/// Reads a list, or a page of one, as it comes in.
+fn read_page(body: impl BufRead) -> Result<Page, NoList> {
+    // What is at the end, so that a word there ends, too.
+    let mut brackets = Brackets::new(body.chain(&b" "[..]));
+    let mut page = Page::default();
+    brackets.space()?;
+    match brackets.peek()? {
+        Some(b'[') => {
+            let read = read_entries(&mut brackets, &mut page);
+            page.unless_too_many(read)?;
+        }
+        Some(b'{') => read_object(&mut brackets, &mut page)?,
+        Some(b'n') if brackets.captured(MEMBER_BYTES)?.bytes == b"null" => {}
+        _ => return Err(NoList::OtherThing),
+    }
+    brackets.space()?;
+    if brackets.peek()?.is_some() { Err(NoList::NotWhole) } else { Ok(page) }
+}
+
+fn read_object(brackets: &mut Brackets<impl BufRead>, page: &mut Page) -> Result<(), NoList> {
+    page.is_paged = true;
+    let (mut has_data, mut last_id) = (false, None);
+    let read = brackets.members(|brackets, key| {
+        if is_key(key, "data") && brackets.peek()? == Some(b'[') {
+            has_data = true;
+            return read_entries(brackets, page);
+        }
+        let member = brackets.captured(MEMBER_BYTES)?;
+        let value = || serde_json::from_slice::<Value>(&member.bytes).ok().filter(|_| member.whole);
+        if is_key(key, "data") {
+            // Without it the object is something else: an error that was answered with 200, say.
+            has_data |= value() == Some(Value::Null);
+        } else if is_key(key, "has_more") {
+            page.has_more = value().and_then(|value| value.as_bool());
+        } else if is_key(key, "last_id") {
+            last_id = value().and_then(|value| value.as_str().map(str::to_owned)).filter(|id| is_valid_id(id));
+        }
+        Ok(())
+    });
+    page.unless_too_many(read)?;
+    if !has_data {
+        return Err(NoList::OtherThing);
+    }
+    if !page.ends_named {
+        // What the service says is worth less than what it shows, but here it shows nothing that can be named.
+        page.last = last_id.or(page.last.take());
+    }
+    Ok(())
+}
+
+/// Reads an array; not to its end when there are too many entries.
+fn read_entries(brackets: &mut Brackets<impl BufRead>, page: &mut Page) -> Result<(), Broken> {
+    brackets.elements(|brackets| {
+        let entry = brackets.captured(ENTRY_BYTES)?;
+        page.take(&entry);
+        if page.has_too_many() { Err(Broken::NotWhole) } else { Ok(()) }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::remote::retry::Observer;
+    use crate::remote::service::Api;
+    use crate::remote::testing::{Server, answer, api_as};
+
+    /// A service with `count` batches that shows its pages as `page` says, given the batches on it and whether there are more.
+    async fn service(count: usize, page: fn(&str, bool) -> String) -> Server {
+        Server::start(move |line, _| {
+            let after = line.split_once("after=b-").map_or(0, |(_, number)| number.parse::<usize>().unwrap() + 1);
+            let end = (after + PAGE_BATCHES).min(count);
+            let shown: Vec<String> = (after..end).map(|number| format!(r#"{{"id":"b-{number}"}}"#)).collect();
+            answer(200, "", page(&shown.join(","), end < count))
+        })
+        .await
+    }
+
+    async fn listed_as(provider: &str, server: &Server) -> Result<Vec<String>, RemoteError> {
+        let listing = api_as(provider, &server.url, 1, Observer::default()).batches().await?;
+        Ok(listing.batches.into_iter().map(|batch| batch.id).collect())
+    }
+
+    async fn listed(server: &Server) -> Result<Vec<String>, RemoteError> {
+        listed_as("openai", server).await
+    }
+
+    #[tokio::test]
+    async fn all_pages_are_read_in_order_whatever_they_leave_out() {
+        let full = |data: &str, more: bool| {
+            format!(r#"{{"object":"list","data":[{data}],"first_id":null,"last_id":"b-9","has_more":{more}}}"#)
+        };
+        let bare = |data: &str, _: bool| format!(r#"{{"data":[{data}]}}"#);
+        let null = |data: &str, _: bool| format!(r#"{{"has_more":null,"data":[{data}]}}"#);
+        for (count, pages) in [(0, 1), (1, 1), (100, 1), (101, 2), (250, 3)] {
+            for (page, more_asked) in [(full as fn(&str, bool) -> String, false), (bare, true), (null, true)] {
+                let server = service(count, page).await;
+                let wanted: Vec<String> = (0..count).map(|number| format!("b-{number}")).collect();
+                assert_eq!(listed(&server).await.unwrap(), wanted);
+                // A full page that does not say whether it is the last is followed by an empty one.
+                let extra = usize::from(more_asked && count > 0 && count % PAGE_BATCHES == 0);
+                assert_eq!(server.seen().len(), pages + extra, "{count}");
+            }
+        }
+        let server = service(101, full).await;
+        listed(&server).await.unwrap();
+        assert_eq!(
+            server.seen().iter().map(|seen| seen.line.clone()).collect::<Vec<_>>(),
+            ["GET /v1/batches?limit=100", "GET /v1/batches?limit=100&after=b-99"]
+        );
+    }
+
+    #[tokio::test]
+    async fn lists_of_every_kind_are_lists_in_every_dialect_and_what_is_none_is_refused() {
+        for provider in ["together", "openai"] {
+            for (body, count) in [
+                ("null", 0),
+                (" null\n", 0),
+                ("[]", 0),
+                (r#"[{"id":"a"}]"#, 1),
+                (r#"{"data":null,"has_more":false}"#, 0),
+                (r#"{"data":[{"id":"a"},{"id":"b"}]}"#, 2),
+                (r#"{"has_more":false,"d\u0061ta":[{"id":"a"}],"total":1e999,"last_id":null}"#, 1),
+                (r#"{"object":"list","data":[{"id":"a"}],"has_more":null}"#, 1),
+            ] {
+                let server = Server::start(move |_, _| answer(200, "", body)).await;
+                assert_eq!(listed_as(provider, &server).await.unwrap().len(), count, "{provider}: {body}");
+                assert_eq!(server.seen().len(), 1, "{provider}: {body}");
+            }
+            for body in
+                ["{}", r#"{"error":{"message":"no"}}"#, r#"{"data":{"id":"a"}}"#, r#"{"data":"x"}"#, "3", "<html>"]
+            {
+                let server = Server::start(move |_, _| answer(200, "", body)).await;
+                assert_eq!(listed_as(provider, &server).await.unwrap_err().kind(), ErrorKind::Protocol, "{body}");
+            }
+            // Cut, though nothing shows it: it may come whole the next time.
+            for body in [r#"[{"id":"a"}"#, r#"{"data":[{"id":"a"},"#, r#"{"data":[{"id":"a"}]"#, "[{]"] {
+                let server = Server::start(move |_, _| answer(200, "", body)).await;
+                assert_eq!(listed_as(provider, &server).await.unwrap_err().kind(), ErrorKind::Interrupted, "{body}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn pages_are_followed_past_entries_that_cannot_be_named() {
+        let page = |data: &str, last: &str| format!(r#"{{"data":[{data}],"has_more":true,"last_id":{last}}}"#);
+        for (provider, first) in [("openai", "GET /v1/batches?limit=100"), ("together", "GET /v1/batches")] {
+            let server = Server::start(move |line, _| {
+                let body = match line.split_once("after=").map(|(_, after)| after) {
+                    None => page(r#"{"id":"a"},null"#, r#""s3://x/1?""#),
+                    Some("s3%3A%2F%2Fx%2F1%3F") => page("3,[]", r#""second""#),
+                    Some("second") => page(r#"{"id":"b"},{"id":null}"#, "null"),
+                    _ => r#"{"data":[{"id":"c"}],"has_more":false}"#.to_owned(),
+                };
+                answer(200, "", body)
+            })
+            .await;
+            assert_eq!(listed_as(provider, &server).await.unwrap(), ["a", "b", "c"]);
+            assert_eq!((&*server.seen()[0].line, server.seen().len()), (first, 4));
+            // Where nothing on it can be named nobody knows what comes next.
+            let server = Server::start(move |_, _| answer(200, "", page("3", "null"))).await;
+            assert_eq!(listed_as(provider, &server).await.unwrap_err().kind(), ErrorKind::Protocol);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_list_that_turns_in_a_circle_is_an_error() {
+        let server = Server::start(|_, _| answer(200, "", r#"{"data":[{"id":"a"},{"id":"b"}],"has_more":true}"#)).await;
+        assert_eq!(listed(&server).await.unwrap_err().kind(), ErrorKind::Protocol);
+        assert_eq!(server.seen().len(), 2);
+        let server = Server::start(|_, _| answer(200, "", r#"{"data":[],"has_more":true}"#)).await;
+        assert!(listed(&server).await.unwrap().is_empty(), "nothing is nothing");
+    }
+
+    /// Entries that nobody would want, each in brackets that fit.
+    const ODD: [&[u8]; 34] = [
+        b"null",
+        b"3",
+        b"-1e999",
+        b"true",
+        b"\"a text, with ] and } and \\\" in it\"",
+        b"[]",
+        b"[[[{}]]]",
+        b"{}",
+        b"{\"id\":null}",
+        b"{\"id\":\"\"}",
+        b"{\"id\":[\"a\"]}",
+        b"{\"id\":{\"id\":\"a\"}}",
+        b"{\"id\":true,\"status\":7}",
+        b"{\"id\":\"a\\u0000b\"}",
+        b"{\"id\":\"a\\nb\"}",
+        b"{\"id\":\"..\"}",
+        b"{\"id\":\"\\ud800\"}",
+        b"{\"id\":\"\xff\xfe\"}",
+        b"{\"id\":NaN}",
+        b"{\"object\":\"batch\",\"status\":\"completed\"}",
+        b"NaN",
+        b"undefined",
+        b"{\"\\ud800\":1}",
+        b"{\"metadata\":{\"batchline_run\":7}}",
+        b"{\"a\":[1e400,NaN,Infinity,'x']}",
+        b"\"\xff\"",
+        b"{1:2}",
+        b"{\"id\" \"a\"}",
+        b"{\"id\":}",
+        b"{,}",
+        b"{\"a\":\"\t\x01\"}",
+        b"[1,2,{\"id\":\"a\"}]",
+        b"{\"id\":\"\\x\"}",
+        b"{\"status\":\"IN_PROGRESS\",\"output_file_id\":\"f\"}",
+    ];
+
+    /// Entries that are batches, for all that is wrong with them.
+    const UGLY: [&[u8]; 12] = [
+        b"{\"id\":\"s3://bucket/key?a=b#c\"}",
+        b"{\"id\":7}",
+        b"{\"id\":\"a\",\"id\":\"b\"}",
+        b"{\"id\":\"a\",\"progress\":NaN,\"created_at\":1e999}",
+        b"{\"id\":\"a\",\"output_file_id\":\"\\u0000\",\"error_file_id\":\"..\",\"input_file_id\":[]}",
+        b"{\"id\":\"a\",\"error\":\"\xff\\ud800\",\"status\":{}}",
+        b"{\"id\":\"a\",\"errors\":[[[[[null]]]]],\"metadata\":\"x\"}",
+        b"{\"id\":\"..\\/..\\/x\",\"x\":\"\x00\"}",
+        b"{\"id\":\"\xc3\xa4 \\u202e\"}",
+        b"{ \"\\u0069d\" : \"a\" , \"request_counts\" : {\"total\":-1} }",
+        b"{\"id\":\"a\",\"job_deadline\":\"never\",\"model\":null}",
+        b"{\"id\":\"a\",\"status\":\"\\u001b[2J\"}",
+    ];
+
+    fn entries_of(list: &[u8]) -> Page {
+        read_page(list).unwrap_or_else(|error| panic!("{error}: {}", list.escape_ascii()))
+    }
+
+    #[test]
+    fn an_entry_is_what_it_is_whatever_is_wrong_with_it() {
+        for entry in ODD {
+            let Page { listing, entries, .. } = entries_of(&[b"[", entry, b"]"].concat());
+            assert!(listing.batches.is_empty() && listing.unnamed.is_empty(), "{}", entry.escape_ascii());
+            assert!((1..=2).contains(&entries) && listing.odd == entries as u64, "{}", entry.escape_ascii());
+        }
+        for entry in UGLY {
+            let Page { listing, .. } = entries_of(&[b"[", entry, b"]"].concat());
+            let [batch] = listing.batches.try_into().unwrap();
+            assert!(is_valid_id(&batch.id), "{}", entry.escape_ascii());
+            assert_eq!((batch.output_file_id, batch.error_file_id), (None, None), "{}", entry.escape_ascii());
+        }
+        let long = format!(r#"{{"id":"{}"}}"#, "x".repeat(crate::remote::service::ID_BYTES + 1));
+        let huge = format!(r#"{{"id":"a","x":"{}"}}"#, "x".repeat(ENTRY_BYTES));
+        let deep = format!("{}{}", "[".repeat(1 << 20), "]".repeat(1 << 20));
+        for entry in [long, huge, deep] {
+            let Page { listing, .. } = entries_of(format!(r#"{{"data":[{entry},{{"id":"b"}}]}}"#).as_bytes());
+            assert_eq!((listing.odd, &*listing.batches[0].id), (1, "b"), "{}", &entry[..20]);
+        }
+        let unnamed = entries_of(br#"[{"id":null,"input_file_id":"f-1"},{"id":"\n","input_file_id":"f-2"}]"#).listing;
+        assert_eq!((unnamed.unnamed, unnamed.odd), (vec!["f-1".to_owned(), "f-2".to_owned()], 0));
+    }
+
+    /// A batch like many, and an entry of any kind.
+    fn entry() -> impl Strategy<Value = (Vec<u8>, Option<String>)> {
+        let good = "[a-z0-9_-]{1,9}".prop_map(|id| {
+            let text = format!(r#"{{"id":"{id}","status":"IN_PROGRESS","x":[{{"id":"no"}},"]"]}}"#);
+            (text.into_bytes(), Some(id))
+        });
+        let odd = prop::sample::select(ODD.to_vec()).prop_map(|text| (text.to_vec(), None));
+        let text = prop::collection::vec(any::<u8>(), 0..20).prop_map(|bytes| {
+            let escaped = |byte: u8| if matches!(byte, b'"' | b'\\') { vec![b'\\', byte] } else { vec![byte] };
+            let inner: Vec<u8> = bytes.into_iter().flat_map(escaped).collect();
+            ([b"{\"odd\":\"", inner.as_slice(), b"\"}"].concat(), None)
+        });
+        prop_oneof![good, odd, text]
+    }
+
+    proptest! {
+        /// No entry of a list can break another one, whatever it is and however the list is written.
+        #[test]
+        fn the_batches_of_a_list_are_found_among_entries_of_any_kind(
+            entries in prop::collection::vec(entry(), 0..30),
+            separator in prop::sample::select(vec![&b","[..], b" ,\r\n\t", b",,", b", "]),
+            is_page: bool,
+            piece in 1_usize..50,
+        ) {
+            let (texts, ids): (Vec<_>, Vec<_>) = entries.into_iter().unzip();
+            let wanted: Vec<String> = ids.into_iter().flatten().collect();
+            let list = [b"[", texts.join(separator).as_slice(), b"]"].concat();
+            let list = if is_page { [b"{\"object\":\"list\",\"data\":", list.as_slice(), b"}\n"].concat() } else { list };
+            let page = read_page(std::io::BufReader::with_capacity(piece, &list[..]));
+            let page = page.map_err(|error| TestCaseError::fail(error.to_string()))?;
+            let found: Vec<String> = page.listing.batches.into_iter().map(|batch| batch.id).collect();
+            prop_assert_eq!(found, wanted);
+        }
+    }
+}
