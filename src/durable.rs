@@ -7,16 +7,19 @@
 //!   power cut the name either does not exist or leads to the whole content.
 //! - A failed sync is final. The kernel may have dropped the pages it could not write, so a second
 //!   `fsync` that succeeds proves nothing; the caller must stop and redo the work from what it can read back.
-//! - Directories are made 0700 and files 0600, whatever the umask: they hold prompts and replies.
+//! - Directories are made 0700 and files 0600, whatever the umask: they hold prompts and replies. What the user asked
+//!   for is made as the umask says ([`PendingFile::create_shared`], [`create_shared_directory`]).
 //! - Nothing follows a symbolic link in the last component of a path that it creates.
 //!
 //! `.clippy.toml` forbids the corresponding functions of `std::fs` and `tokio::fs` everywhere else.
 #![expect(clippy::disallowed_methods, reason = "this is the module that the lint points to")]
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 
 use crate::shown::Name;
 
@@ -25,6 +28,18 @@ const FILE_MODE: u32 = 0o600;
 
 /// Permissions of every directory: the owner alone.
 const DIRECTORY_MODE: u32 = 0o700;
+
+/// Permissions of files that the user asked for, from which the umask takes some away.
+const SHARED_FILE_MODE: u32 = 0o666;
+
+/// Permissions of directories that the user asked for, from which the umask takes some away.
+const SHARED_DIRECTORY_MODE: u32 = 0o777;
+
+/// Bytes of a target's name that the name of its temporary file repeats, so that it is not too long for the file system.
+const TEMPORARY_NAME_BYTES: usize = 200;
+
+/// Ends the names of temporary files.
+const TEMPORARY_SUFFIX: &str = ".part";
 
 /// An operation on a local file that failed: what was tried, on which path, and why.
 #[derive(Debug, thiserror::Error)]
@@ -83,16 +98,40 @@ pub struct PendingFile {
     temporary: PathBuf,
     target: PathBuf,
     published: bool,
+    /// Whether the user asked for it.
+    shared: bool,
 }
 
 impl PendingFile {
     /// Starts a file that will appear as `target`. It is written in the same directory under a name of its own,
     /// so that the rename cannot cross a file system.
     pub fn create(target: &Path) -> Result<Self, FileError> {
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = target.with_file_name(format!(".{name}.{:08x}.part", fastrand::u32(..)));
+        let temporary = target.with_file_name(temporary_name(target, fastrand::u32(..)));
         let file = create_new(&temporary)?;
-        Ok(Self { file, temporary, target: target.to_owned(), published: false })
+        Ok(Self { file, temporary, target: target.to_owned(), published: false, shared: false })
+    }
+
+    /// Starts a file that the user asked for. If `target` is there, its mode stays, and its owner where we may set it;
+    /// otherwise the umask decides. What processes that were killed have left of the same target is removed.
+    pub fn create_shared(target: &Path) -> Result<Self, FileError> {
+        remove_leftovers(target);
+        let old = fs::metadata(target).ok();
+        // What replaces a file that others may not read can at no time be read by others.
+        let mode = if old.is_some() { FILE_MODE } else { SHARED_FILE_MODE };
+        loop {
+            let temporary = target.with_file_name(temporary_name(target, fastrand::u32(..)));
+            let file = create_new_with(&temporary, mode)?;
+            // Where there are no locks, nobody takes it for a leftover either.
+            let locked = file.try_lock().is_ok();
+            if locked && !is_at(&temporary, &file) {
+                // Another process took it for a leftover before it was locked.
+                continue;
+            }
+            if let Some(old) = &old {
+                keep_owner_and_mode(&file, old);
+            }
+            return Ok(Self { file, temporary, target: target.to_owned(), published: false, shared: true });
+        }
     }
 
     /// The file to write to, and to read back from.
@@ -110,9 +149,28 @@ impl PendingFile {
     /// Syncs the file, gives it its name, and syncs the directory. An older file of that name is replaced.
     pub fn publish(mut self) -> Result<(), FileError> {
         sync(&self.file, &self.temporary)?;
-        rename(&self.temporary, &self.target)?;
-        self.published = true;
+        match rename(&self.temporary, &self.target) {
+            Err(error) if self.shared && cannot_be_replaced(&error.source) && self.target.is_file() => {
+                self.write_over()?;
+            }
+            renamed => {
+                renamed?;
+                self.published = true;
+            }
+        }
         sync_parent(&self.target)
+    }
+
+    /// Copies the content into the target: a mount point, as containers have them, or a file of somebody else in a
+    /// directory like `/tmp` can be written to, but not be replaced.
+    fn write_over(&mut self) -> Result<(), FileError> {
+        let failed = FileError::on("write", &self.target);
+        let copied = self.file.rewind().and_then(|()| {
+            let mut target = OpenOptions::new().write(true).truncate(true).open(&self.target)?;
+            io::copy(&mut self.file, &mut target)?;
+            target.sync_all()
+        });
+        copied.map_err(failed)
     }
 
     /// Gives the file its name without waiting for the disk: whole or absent after a kill of the process, but not
@@ -188,11 +246,15 @@ pub fn publish_directory(from: &Path, to: &Path) -> Result<(), FileError> {
 
 /// Creates a new file for reading and writing. Fails if the name is taken.
 pub fn create_new(path: &Path) -> Result<File, FileError> {
+    create_new_with(path, FILE_MODE)
+}
+
+fn create_new_with(path: &Path, mode: u32) -> Result<File, FileError> {
     OpenOptions::new()
         .read(true)
         .write(true)
         .create_new(true)
-        .mode(FILE_MODE)
+        .mode(mode)
         .open(path)
         .map_err(FileError::on("create", path))
 }
@@ -229,17 +291,55 @@ pub fn append(path: &Path) -> Result<File, FileError> {
         .map_err(FileError::on("open", path))
 }
 
+/// Opens a pipe or a device for writing; what it has already stays. A named pipe waits until somebody reads from it.
+pub fn open_stream(path: &Path) -> Result<File, FileError> {
+    OpenOptions::new().append(true).open(path).map_err(FileError::on("open", path))
+}
+
+/// Opens what another descriptor of this process leads to, for writing. A pipe that nobody reads from any more is an
+/// error, and not waited for.
+pub fn open_descriptor(path: &Path) -> Result<File, FileError> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let opened = OpenOptions::new().append(true).custom_flags(flags).open(path).and_then(|file| {
+        let waiting = rustix::fs::fcntl_getfl(&file)?.difference(OFlags::NONBLOCK);
+        rustix::fs::fcntl_setfl(&file, waiting)?;
+        Ok(file)
+    });
+    opened.map_err(|error| {
+        let nobody_reads = rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::NXIO);
+        let error = if nobody_reads { io::ErrorKind::BrokenPipe.into() } else { error };
+        FileError::on("open", path)(error)
+    })
+}
+
 /// Creates a directory and those above it that are missing, and makes the names durable.
 pub fn create_directory(path: &Path) -> Result<(), FileError> {
+    create_directory_with(path, DIRECTORY_MODE)
+}
+
+/// The same for a directory that the user asked for: the umask decides who may enter it.
+pub fn create_shared_directory(path: &Path) -> Result<(), FileError> {
+    create_directory_with(path, SHARED_DIRECTORY_MODE)
+}
+
+fn create_directory_with(path: &Path, mode: u32) -> Result<(), FileError> {
     if path.is_dir() {
         return Ok(());
     }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(DIRECTORY_MODE)
-        .create(path)
-        .map_err(FileError::on("create directory", path))?;
+    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(FileError::on("create directory", path))?;
     sync_parent(path)
+}
+
+/// Whether names in a directory that differ in case alone lead to the same file. If that cannot be tried, they may.
+#[must_use]
+pub fn ignores_case(directory: &Path) -> bool {
+    let name = format!(".batchline-case-{:08x}{TEMPORARY_SUFFIX}", fastrand::u32(..));
+    let path = directory.join(&name);
+    let Ok(_file) = create_new(&path) else { return true };
+    let ignores = directory.join(name.to_uppercase()).exists();
+    // A leftover is harmless.
+    let _ = fs::remove_file(&path);
+    ignores
 }
 
 /// Waits until the content of `file` is on disk. `path` is for the message. See the module on failures.
@@ -267,6 +367,65 @@ pub fn remove_directory(path: &Path) -> Result<(), FileError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::on("remove", path)(error)),
         _ => Ok(()),
     }
+}
+
+/// The name of the file that becomes `target`.
+fn temporary_name(target: &Path, number: u32) -> String {
+    format!("{}{number:08x}{TEMPORARY_SUFFIX}", temporary_prefix(target))
+}
+
+fn temporary_prefix(target: &Path) -> String {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let end = name.floor_char_boundary(TEMPORARY_NAME_BYTES.min(name.len()));
+    format!(".{}.", &name[..end])
+}
+
+/// Removes temporary files of `target` that no process has locked. What cannot be removed stays: it is in nobody's way.
+fn remove_leftovers(target: &Path) {
+    let prefix = temporary_prefix(target);
+    let is_temporary = |name: &str| {
+        let number = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(TEMPORARY_SUFFIX));
+        number.is_some_and(|number| number.len() == 8 && u32::from_str_radix(number, 16).is_ok())
+    };
+    let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if is_file && entry.file_name().to_str().is_some_and(is_temporary) {
+            let opened = OpenOptions::new().write(true).open(entry.path());
+            if opened.is_ok_and(|file| file.try_lock().is_ok() && is_at(&entry.path(), &file)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+/// Whether an open file is still what a path leads to.
+fn is_at(path: &Path, file: &File) -> bool {
+    let same =
+        |named: Metadata| file.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (named.dev(), named.ino()));
+    fs::symlink_metadata(path).is_ok_and(same)
+}
+
+/// Gives a file the owner and the mode of another one, as far as we may. Where it cannot have the group, its group gets
+/// what everybody has.
+fn keep_owner_and_mode(file: &File, old: &Metadata) {
+    let (owner, group) = (Uid::from_raw(old.uid()), Gid::from_raw(old.gid()));
+    let mut mode = old.mode() & SHARED_DIRECTORY_MODE;
+    let is_kept = file.metadata().is_ok_and(|new| (new.uid(), new.gid()) == (old.uid(), old.gid()))
+        || rustix::fs::fchown(file, Some(owner), Some(group)).is_ok()
+        || rustix::fs::fchown(file, None, Some(group)).is_ok();
+    if !is_kept {
+        mode = mode & !0o070 | (mode & 0o007) << 3;
+    }
+    // Not every file system has modes.
+    let _ = rustix::fs::fchmod(file, Mode::from_raw_mode(mode));
+}
+
+/// Whether a file of that name can perhaps be written to, though not replaced.
+fn cannot_be_replaced(error: &io::Error) -> bool {
+    use io::ErrorKind::{CrossesDevices, PermissionDenied, ResourceBusy};
+    matches!(error.kind(), CrossesDevices | PermissionDenied | ResourceBusy)
 }
 
 fn rename(from: &Path, to: &Path) -> Result<(), FileError> {

@@ -11,6 +11,7 @@ use crate::results::ResultsError;
 use crate::run::ledger::LedgerError;
 use crate::serve::{JournalError, ServeError};
 use crate::shown::Name;
+use crate::user_files::TargetError;
 
 /// Everything that ends a run early. The cause, where there is one, is the `source()` and not part of the message.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,15 @@ pub enum Error {
     /// The input cannot be read.
     #[error(transparent)]
     Input(#[from] InputError),
+    /// What is to be written cannot be, or would harm what is to be read.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// There is nothing to do.
+    #[error("the input has no requests: {}", emptiness(*blank))]
+    Empty {
+        /// Lines that are blank.
+        blank: u64,
+    },
     /// A local file cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
@@ -52,6 +62,22 @@ pub enum Error {
         defects: u64,
         /// Lines that are not blank.
         lines: u64,
+    },
+    /// Another process made the run at the same moment.
+    #[error("the run directory {} was made by another process just now", Name(path))]
+    Raced {
+        /// The run directory.
+        path: PathBuf,
+    },
+    /// A directory that was named is not that of a run, or of another one.
+    #[error("the directory {} {what}", Name(path))]
+    OtherDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What is there instead.
+        what: String,
+        /// What to do.
+        hint: String,
     },
     /// Another process works on the run.
     #[error("the run directory {} is locked by another process{}", Name(path), holder(owner.as_ref()))]
@@ -92,6 +118,14 @@ pub enum Error {
     Interrupted,
 }
 
+fn emptiness(blank: u64) -> String {
+    match blank {
+        0 => "it is empty".to_owned(),
+        1 => "its only line is blank".to_owned(),
+        blank => format!("its {blank} lines are blank"),
+    }
+}
+
 fn holder(owner: Option<&u32>) -> String {
     owner.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
@@ -101,7 +135,7 @@ fn holder(owner: Option<&u32>) -> String {
 pub enum ErrorKind {
     /// A defect of this program.
     Internal,
-    /// The command line, or an input that cannot be read.
+    /// The command line, an input that cannot be read, an output that cannot be written.
     Usage,
     /// A setting or the key.
     Configuration,
@@ -109,8 +143,10 @@ pub enum ErrorKind {
     Defects,
     /// The service refused or could not be reached.
     Provider,
-    /// Local files: damaged, locked, out of space.
+    /// Local files: damaged, or out of space.
     LocalState,
+    /// Another living process works on the same.
+    Locked,
     /// The user asked to stop.
     Interrupted,
     /// Whoever read the output has gone away.
@@ -123,12 +159,19 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         use crate::remote::ErrorKind as Remote;
         match self {
-            Self::Input(InputError::File(error)) => input_file_kind(error),
-            Self::Input(_) => ErrorKind::Usage,
-            Self::Results(ResultsError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            Self::File(FileError { source: error, .. })
+            | Self::Input(InputError::File(FileError { source: error, .. }))
+            | Self::Results(ResultsError::Output(error) | ResultsError::File(FileError { source: error, .. }))
+                if error.kind() == std::io::ErrorKind::BrokenPipe =>
+            {
                 ErrorKind::ClosedPipe
             }
-            Self::Setup(_) | Self::Serve(ServeError::Setup(_)) | Self::Configuration { .. } => ErrorKind::Configuration,
+            Self::Input(InputError::File(error)) => input_file_kind(error),
+            Self::Input(_) | Self::Target(_) | Self::Empty { .. } | Self::OtherDirectory { .. } => ErrorKind::Usage,
+            Self::Locked { .. } | Self::Raced { .. } | Self::Serve(ServeError::Locked { .. }) => ErrorKind::Locked,
+            Self::Setup(_)
+            | Self::Serve(ServeError::Setup(_) | ServeError::Listen { .. } | ServeError::WantsUpstream { .. })
+            | Self::Configuration { .. } => ErrorKind::Configuration,
             Self::Remote(error) | Self::Serve(ServeError::Upstream(error)) => match error.kind() {
                 Remote::Unauthorized => ErrorKind::Configuration,
                 Remote::LocalFile | Remote::OutOfFiles | Remote::InputChanged => ErrorKind::LocalState,
@@ -137,7 +180,6 @@ impl Error {
             Self::File(_)
             | Self::Ledger(_)
             | Self::Results(_)
-            | Self::Locked { .. }
             | Self::Directory { .. }
             | Self::NotOurs { .. }
             | Self::Serve(_) => ErrorKind::LocalState,
@@ -153,7 +195,12 @@ impl Error {
         match self {
             Self::Remote(error) | Self::Serve(ServeError::Upstream(error)) => error.hint().map(str::to_owned),
             Self::Configuration { hint, .. } => hint.clone(),
-            Self::Directory { hint, .. } | Self::NotOurs { hint, .. } => Some(hint.clone()),
+            Self::Directory { hint, .. } | Self::OtherDirectory { hint, .. } | Self::NotOurs { hint, .. } => {
+                Some(hint.clone())
+            }
+            Self::Target(error) => error.hint(),
+            Self::Empty { .. } => Some("pass --allow-empty if that is right: the output is then empty, too".to_owned()),
+            Self::Raced { .. } => Some("run the same command again".to_owned()),
             Self::Locked { .. } => {
                 Some("wait for the other process to end, or stop it; a lock never outlives its process".to_owned())
             }

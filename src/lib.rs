@@ -26,6 +26,7 @@
 //! | [`generate`] | realistic prompt sets of any size |
 //! | [`mod@bench`] | what this machine makes of each stage |
 //! | [`durable`] | the only module that creates, syncs, renames or removes a file |
+//! | [`user_files`] | what a command was told to read and to write: no file is both, and outputs appear as the user wants them |
 //! | [`lines`], [`in_order`], [`partitions`], [`custom_id`] | what the phases share: framing, ordered parallel work, records beyond memory, hashes of ids |
 //! | `src/walk.rs` | JSON's grammar, walked over without building anything: how lines of requests and of replies are read |
 //! | `src/path_text.rs` | paths in JSON, which are not always text |
@@ -68,4 +69,5 @@ pub mod results;
 pub mod run;
 pub mod serve;
 pub mod shown;
+pub mod user_files;
 mod walk;

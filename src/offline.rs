@@ -3,12 +3,13 @@
 //! In: inputs, and reply files that somebody downloaded. Out: Defects, shards, shard files, ordered replies. Scratch files live in a
 //! directory of their own and go when it goes.
 
+use std::ffi::OsStr;
 use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::aligned::BlockWriter;
-use crate::durable::{self, FileError, PendingFile};
+use crate::durable::{self, FileError};
 use crate::error::Error;
 use crate::input::defect::PlacedDefect;
 use crate::input::request_index::{LineState, RequestIndex};
@@ -21,10 +22,17 @@ use crate::results::join::{Join, JoinOptions};
 use crate::results::merge::{self, MergeInputs, Merged};
 use crate::results::reply::ReplyRole;
 use crate::results::reply_index::ReplyIndex;
-use crate::results::side_files::SideFiles;
+use crate::results::side_files::{Aside, SideFiles};
 use crate::run::directory::Incoming;
 use crate::run::output::{OpenOutputs, Unanswering};
-use crate::run::{DefectReport, Event, Monitor, Outputs};
+use crate::run::{DefectReport, Event, Monitor, Outputs, targets};
+use crate::user_files::{NamedFiles, OutputFile, Role, TargetError};
+
+/// What the names of shard files begin with; digits follow.
+const SHARD_PREFIX: &str = "shard-";
+
+/// What the names of shard files end with.
+const SHARD_SUFFIX: &str = ".jsonl";
 
 /// Lines that are merged between two reports of how far the merge is.
 const MERGE_LINES: usize = 128 * 1024;
@@ -42,6 +50,8 @@ pub struct OfflineOptions {
     pub report: Option<PathBuf>,
     /// Most Defects told to the monitor.
     pub max_defects: u64,
+    /// Whether an input without lines is as good as any.
+    pub allow_empty: bool,
 }
 
 /// An input that was read, and what was found in it.
@@ -57,23 +67,36 @@ pub struct Scanned {
 
 /// Checks the inputs. Lines that are no requests are no error.
 pub fn check(options: &OfflineOptions, monitor: &dyn Monitor) -> Result<Scanned, Error> {
+    targets::keep_out_of_runs(&named_files(options)?, None)?;
     scan_inputs(options, false, monitor)
 }
 
 /// Checks the inputs and packs them; an error if there are Defects that are not to be skipped.
 pub fn plan(options: &OfflineOptions, monitor: &dyn Monitor) -> Result<Scanned, Error> {
-    refuse_defects(scan_inputs(options, false, monitor)?)
+    refuse_defects(check(options, monitor)?)
 }
 
 /// Writes the shards as files into `directory`, named `shard-000000.jsonl` and so on. Returns their paths.
-pub fn split(options: &OfflineOptions, directory: &Path, monitor: &dyn Monitor) -> Result<Vec<PathBuf>, Error> {
+///
+/// With `replace`, the shard files of an earlier split are removed first, once the inputs are known to be good; without it
+/// they are an error.
+pub fn split(
+    options: &OfflineOptions,
+    directory: &Path,
+    replace: bool,
+    monitor: &dyn Monitor,
+) -> Result<Vec<PathBuf>, Error> {
+    let old = earlier_shards(options, directory, replace)?;
     let scanned = refuse_defects(scan_inputs(options, true, monitor)?)?;
     let index = Arc::new(RequestIndex::open(&scanned.index_path())?);
-    durable::create_directory(directory)?;
+    durable::create_shared_directory(directory)?;
+    for path in &old {
+        durable::remove_file(path)?;
+    }
     let mut paths = Vec::new();
     for shard in &scanned.scan.shards {
-        let path = directory.join(format!("shard-{:06}.jsonl", shard.number));
-        let mut file = BlockWriter::new(PendingFile::create(&path)?);
+        let path = shard_path(directory, shard.number);
+        let mut file = BlockWriter::new(OutputFile::open(&path)?);
         let mut reader =
             ShardReader::open(scanned.source.clone(), index.clone(), shard.clone(), scanned.scratch.path())?
                 .with_envelope(scanned.options.line.envelope);
@@ -82,6 +105,52 @@ pub fn split(options: &OfflineOptions, directory: &Path, monitor: &dyn Monitor) 
         paths.push(path);
     }
     Ok(paths)
+}
+
+/// Looks at what a split would write, and returns the shard files of an earlier one.
+fn earlier_shards(options: &OfflineOptions, directory: &Path, replace: bool) -> Result<Vec<PathBuf>, Error> {
+    let mut files = named_files(options)?;
+    if !directory.is_dir() {
+        files.make_directory(Role::Shard, directory)?;
+        return Ok(Vec::new());
+    }
+    let failed = || FileError::on("read", directory);
+    let mut old = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(failed())? {
+        let name = entry.map_err(failed())?.file_name();
+        if name.to_str().is_some_and(is_shard_name) {
+            old.push(directory.join(name));
+        }
+    }
+    old.sort();
+    if let (Some(path), false) = (old.first(), replace) {
+        return Err(TargetError::Exists { role: Role::Shard, path: path.clone() }.into());
+    }
+    // No shard may be an input, nor the report, which is not there yet.
+    let directory_itself = directory.canonicalize().map_err(failed())?;
+    let is_shard = |path: &Path| {
+        path.parent() == Some(&directory_itself) && path.file_name().and_then(OsStr::to_str).is_some_and(is_shard_name)
+    };
+    if let Some(report) = files.written().find(|written| is_shard(written.resolved)) {
+        let (role, path) = (report.role, report.path.to_owned());
+        let other_path = directory.join(report.resolved.file_name().unwrap_or_default());
+        return Err(TargetError::Clash { role, path, other: Role::Shard, other_path }.into());
+    }
+    let first = shard_path(directory, 0);
+    for path in old.iter().filter(|path| **path != first).chain([&first]) {
+        files.write(Role::Shard, path)?;
+    }
+    targets::keep_out_of_runs(&files, None)?;
+    Ok(old)
+}
+
+fn shard_path(directory: &Path, number: u32) -> PathBuf {
+    directory.join(format!("{SHARD_PREFIX}{number:06}{SHARD_SUFFIX}"))
+}
+
+fn is_shard_name(name: &str) -> bool {
+    let number = name.strip_prefix(SHARD_PREFIX).and_then(|rest| rest.strip_suffix(SHARD_SUFFIX));
+    number.is_some_and(|number| number.len() >= 6 && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Copies all that is left of `reader`, in pieces as large as it has them.
@@ -116,6 +185,7 @@ pub fn merge(
     outputs: Outputs,
     monitor: &dyn Monitor,
 ) -> Result<MergedReplies, Error> {
+    check_merge(options, replies, aside, &outputs)?;
     let scanned = refuse_defects(scan_inputs(options, true, monitor)?)?;
     let requests = RequestIndex::open(&scanned.index_path())?;
     let ScanOptions { ids, threads, memory_bytes, scratch, line, .. } = scanned.options.clone();
@@ -129,7 +199,7 @@ pub fn merge(
         .map(|(number, path)| ReplyFile { number, path: path.clone(), role: ReplyRole::Output })
         .collect();
     let slots = ReplyIndex::open_or_create(&scanned.scratch.path().join("replies.idx"), requests.len())?;
-    let mut side_files = SideFiles::new(aside);
+    let mut side_files = SideFiles::shared(aside);
     let indexed = join.index(&files, &slots, &mut side_files, &|bytes| monitor.event(Event::Downloaded { bytes }))?;
     let aside = side_files.finish()?;
     let lines = requests.len();
@@ -157,6 +227,33 @@ pub fn merge(
     Ok(MergedReplies { merged, indexed, aside })
 }
 
+/// Looks at what a merge would write.
+fn check_merge(
+    options: &OfflineOptions,
+    replies: &[PathBuf],
+    aside: &Path,
+    outputs: &Outputs,
+) -> Result<(), TargetError> {
+    let mut files = targets::reading(&options.inputs)?;
+    for path in replies {
+        files.read(Role::Replies, path)?;
+    }
+    targets::write_outputs(&mut files, outputs)?;
+    targets::write_report(&mut files, options.report.as_deref())?;
+    let aside = SideFiles::shared(aside);
+    for kind in Aside::ALL {
+        files.write(Role::Aside, &aside.path(kind))?;
+    }
+    targets::keep_out_of_runs(&files, None)
+}
+
+/// What check, plan and split read and write, but for the shards.
+fn named_files(options: &OfflineOptions) -> Result<NamedFiles, TargetError> {
+    let mut files = targets::reading(&options.inputs)?;
+    targets::write_report(&mut files, options.report.as_deref())?;
+    Ok(files)
+}
+
 impl Scanned {
     fn index_path(&self) -> PathBuf {
         self.scratch.path().join("requests.idx")
@@ -174,6 +271,9 @@ fn scan_inputs(options: &OfflineOptions, with_index: bool, monitor: &dyn Monitor
     let index = scratch.path().join("requests.idx");
     let scan = scan::scan(&source, &scan_options, with_index.then_some(index.as_path()), &mut hear, &progress)?;
     defects.finish()?;
+    if scan.is_empty() && !options.allow_empty {
+        return Err(Error::Empty { blank: scan.blank });
+    }
     Ok(Scanned { scan, source: Arc::new(source), options: scan_options, scratch })
 }
 

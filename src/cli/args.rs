@@ -21,7 +21,8 @@ const CONCURRENCY_MAX: i64 = batchline::serve::upstream::CONCURRENCY_MAX as i64;
 Exit codes: 0 every request has an output · 1 internal fault · 2 usage · 3 configuration or key ·
 4 the input has defects, nothing was sent · 5 the provider refused or could not be reached ·
 6 finished, but some requests ended as error or missing · 7 a submission is unresolved ·
-8 local state damaged, locked or out of space · 130/143 interrupted, resumable
+8 local state damaged or out of space · 9 another process works on this run ·
+130/143 interrupted, resumable
 
 Runs are kept in $BATCHLINE_HOME, else in $XDG_STATE_HOME/batchline, else in ~/.local/state/batchline"
 )]
@@ -104,6 +105,9 @@ pub(crate) struct InputArguments {
     /// Lines are bodies alone; each goes up with the id line-N, N being its place among all lines that are not blank
     #[arg(long)]
     pub(crate) assign_ids: bool,
+    /// Accept an input that is empty or has blank lines only: the output is then empty, too
+    #[arg(long)]
+    pub(crate) allow_empty: bool,
     /// Threads that check and merge [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
@@ -132,7 +136,7 @@ pub(crate) struct DefectArguments {
     /// Defects shown; all are counted
     #[arg(long, value_name = "N", default_value_t = batchline::run::options::MAX_DEFECTS)]
     pub(crate) max_defects: u64,
-    /// Write every defect to FILE, as JSONL
+    /// Write every defect to FILE, as JSONL; `-` is stdout
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
 }
@@ -151,7 +155,7 @@ pub(crate) struct ServiceArguments {
 /// Where replies go, and what they look like.
 #[derive(Debug, Args)]
 pub(crate) struct OutputArguments {
-    /// Write the replies to FILE, which appears whole [default: stdout, of a run as they become final]
+    /// Write the replies to FILE, which appears whole; `-` is stdout [default: stdout, of a run as they become final]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Write errors and missing requests to FILE instead of between the outputs, each with its body: a later `run` takes FILE
@@ -254,6 +258,9 @@ pub(crate) struct SplitArguments {
     /// Directory for the shard files; made if it is not there
     #[arg(short, long, value_name = "DIR")]
     pub(crate) directory: PathBuf,
+    /// Remove the shard files of an earlier split from DIR first
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -407,9 +414,12 @@ pub(crate) struct GenerateArguments {
     /// A model to ask for; several are interleaved
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Vec<String>,
-    /// Write to FILE [default: stdout]
+    /// Write to FILE; `-` is stdout [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Replace FILE if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

@@ -15,7 +15,7 @@ pub(crate) enum Exit {
     Success = 0,
     /// A defect of this program.
     Internal = 1,
-    /// The command line, or an input that cannot be read.
+    /// The command line, an input that cannot be read, an output that cannot be written.
     Usage = 2,
     /// A setting or the key.
     Configuration = 3,
@@ -27,8 +27,10 @@ pub(crate) enum Exit {
     Incomplete = 6,
     /// A submission is unresolved, or a second batch was found for one.
     Held = 7,
-    /// The local state is damaged, locked or out of space.
+    /// The local state is damaged or out of space.
     LocalState = 8,
+    /// Another living process works on the same run.
+    Locked = 9,
     /// Interrupted by Ctrl-C; resumable.
     Interrupted = 130,
     /// Asked to end by SIGTERM; resumable.
@@ -76,6 +78,7 @@ impl NotFailure for batchline::run::ledger::LedgerError {}
 impl NotFailure for batchline::remote::RemoteError {}
 impl NotFailure for batchline::remote::SetupError {}
 impl NotFailure for batchline::serve::ServeError {}
+impl NotFailure for batchline::user_files::TargetError {}
 
 impl Failure {
     fn exit(&self) -> Exit {
@@ -91,6 +94,7 @@ impl Failure {
                 ErrorKind::Defects => Exit::Defects,
                 ErrorKind::Provider => Exit::Provider,
                 ErrorKind::LocalState => Exit::LocalState,
+                ErrorKind::Locked => Exit::Locked,
                 ErrorKind::Interrupted => Exit::Interrupted,
                 ErrorKind::ClosedPipe => Exit::Success,
             },

@@ -1,14 +1,16 @@
 //! The commands that need no service: `check`, `plan`, `split`, `merge`, `generate`.
 
-use std::io::{self, BufWriter, Write};
+use std::io::BufWriter;
+use std::path::Path;
 
-use batchline::durable::{FileError, PendingFile};
+use batchline::durable::FileError;
 use batchline::error::Error;
 use batchline::generate::{Amount, GenerateOptions};
 use batchline::input::pack::Shard;
 use batchline::input::scan::Scan;
 use batchline::offline::{self, MergedReplies};
 use batchline::shown::Name;
+use batchline::user_files::{NamedFiles, OutputFile, Role};
 use serde_json::json;
 
 use super::args::{CheckArguments, GenerateArguments, MergeArguments, PlanArguments, SplitArguments};
@@ -100,7 +102,7 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result<Exit, Failure> {
 pub(crate) fn split(arguments: &SplitArguments) -> Result<Exit, Failure> {
     let options = settings::offline(&arguments.input, Some(&arguments.shard), &arguments.defects)?;
     let progress = Progress::new(Manner::choose(false, false));
-    let paths = offline::split(&options, &arguments.directory, &progress);
+    let paths = offline::split(&options, &arguments.directory, arguments.force, &progress);
     progress.finish();
     for path in paths? {
         print_path(&path)?;
@@ -154,21 +156,17 @@ pub(crate) fn generate(arguments: &GenerateArguments) -> Result<Exit, Failure> {
     if !arguments.model.is_empty() {
         options.models.clone_from(&arguments.model);
     }
-    let generated = match &arguments.output {
-        None => {
-            let mut stdout = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());
-            batchline::generate::generate(&options, &mut stdout)
-                .and_then(|generated| stdout.flush().map(|()| generated))
-                .map_err(Failure::Stdout)?
-        }
-        Some(path) => {
-            let failed = |error| Failure::Run(Error::File(FileError::on("write", path)(error)));
-            let mut file = BufWriter::with_capacity(WRITE_BYTES, PendingFile::create(path)?);
-            let generated = batchline::generate::generate(&options, &mut file).map_err(failed)?;
-            file.into_inner().map_err(|error| failed(error.into_error()))?.publish()?;
-            generated
-        }
-    };
+    let path = settings::target(arguments.output.as_deref().unwrap_or(Path::new("-")));
+    let mut files = NamedFiles::default();
+    if arguments.force {
+        files.write(Role::Output, &path)?;
+    } else {
+        files.write_new(Role::Output, &path)?;
+    }
+    let failed = |error| Failure::Run(Error::File(FileError::on("write", &path)(error)));
+    let mut file = BufWriter::with_capacity(WRITE_BYTES, OutputFile::open(&path)?);
+    let generated = batchline::generate::generate(&options, &mut file).map_err(failed)?;
+    file.into_inner().map_err(|error| failed(error.into_error()))?.publish()?;
     say!("{}, {}", plural(generated.requests, "request"), size(generated.bytes));
     Ok(Exit::Success)
 }

@@ -16,6 +16,7 @@ use batchline::remote::{Address, Dialect, LineEnvelope, Profile, Token, profile,
 use batchline::run::options::MEMORY_SHARE;
 use batchline::run::{OnAmbiguous, OutputTarget, Outputs, RunOptions, RunPlaces, ServiceChoice};
 use batchline::serve::{UpstreamOptions, upstream::CONCURRENCY};
+use batchline::user_files::{NamedFiles, Role, STDOUT};
 
 use super::args::{
     DefectArguments, InputArguments, OutputArguments, RunArguments, ServeArguments, ServiceArguments, ShardArguments,
@@ -78,11 +79,27 @@ fn chosen(input: &InputArguments) -> Result<&'static Profile, Failure> {
 
 /// Where replies go.
 pub(crate) fn outputs(arguments: &OutputArguments) -> Outputs {
-    let output = match &arguments.output {
-        Some(path) => OutputTarget::File(path.clone()),
-        None => OutputTarget::Writer(Box::new(std::io::stdout())),
-    };
-    Outputs { output, errors: arguments.errors.clone(), shape: arguments.shape }
+    let output = OutputTarget::File(target(arguments.output.as_deref().unwrap_or(Path::new("-"))));
+    Outputs { output, errors: arguments.errors.as_deref().map(target), shape: arguments.shape }
+}
+
+/// The path of what is to be written, of which `-` is standard output.
+pub(crate) fn target(typed: &Path) -> PathBuf {
+    if typed == Path::new("-") { PathBuf::from(STDOUT) } else { typed.to_owned() }
+}
+
+/// The key is a file, too, that no output may replace.
+pub(crate) fn spare_key(key: Option<&Path>, outputs: &Outputs, report: Option<&Path>) -> Result<(), Failure> {
+    let Some(key) = key else { return Ok(()) };
+    let mut files = NamedFiles::default();
+    files.read(Role::Key, key)?;
+    if let OutputTarget::File(path) = &outputs.output {
+        files.write(Role::Output, path)?;
+    }
+    for (role, path) in [(Role::Errors, outputs.errors.as_deref()), (Role::Report, report)] {
+        path.map_or(Ok(()), |path| files.write(role, path))?;
+    }
+    Ok(())
 }
 
 /// The endpoint that was named, if the provider has it.
@@ -164,8 +181,9 @@ pub(crate) fn offline(
             scratch: PathBuf::new(),
         },
         scratch: std::env::temp_dir(),
-        report: defects.report.clone(),
+        report: defects.report.as_deref().map(target),
         max_defects: defects.max_defects,
+        allow_empty: input.allow_empty,
     })
 }
 
@@ -185,7 +203,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
         line,
         shard,
         skip_invalid: arguments.shard.skip_invalid,
-        report: arguments.defects.report.clone(),
+        allow_empty: arguments.input.allow_empty,
+        report: arguments.defects.report.as_deref().map(target),
         max_defects: arguments.defects.max_defects,
         threads: threads(arguments.input.threads),
         memory_bytes: bytes(arguments.input.memory),

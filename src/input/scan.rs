@@ -65,6 +65,14 @@ pub struct Scan {
     pub fingerprint_as_written: u128,
 }
 
+impl Scan {
+    /// Whether there is no line but blank ones.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lines == self.blank
+    }
+}
+
 /// Takes the Defects as they are found: those of lines in input order, then the duplicates in input order. It says whether it
 /// wants more; those beyond are only counted, because finding the place of a duplicate costs a read.
 pub type Report<'r> = dyn FnMut(PlacedDefect) -> Result<bool, InputError> + 'r;

@@ -37,6 +37,9 @@ const LINE_GUESS_BYTES: u64 = 4096;
 /// Bytes asked of a pipe at a time.
 const PIPE_BYTES: usize = 1024 * 1024;
 
+/// The path of standard input.
+const STDIN: &str = "/dev/stdin";
+
 /// One input as the user names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
@@ -44,6 +47,17 @@ pub enum Input {
     File(PathBuf),
     /// Standard input.
     Stdin,
+}
+
+impl Input {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::File(path) => path,
+            Self::Stdin => Path::new(STDIN),
+        }
+    }
 }
 
 /// What identifies the state of a file without reading it. Two equal identities mean, short of a clock set back,
@@ -232,7 +246,7 @@ fn open_part(input: &Input, spool: &Path, spooled: &dyn Fn(u64)) -> Result<Part,
                 return Err(InputError::StdinIsTerminal);
             }
             let stdin = io::stdin().as_fd().try_clone_to_owned();
-            let path = PathBuf::from("/dev/stdin");
+            let path = PathBuf::from(STDIN);
             ("<stdin>".to_owned(), stdin.map(File::from).map_err(FileError::on("open", &path))?, path)
         }
     };

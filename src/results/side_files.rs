@@ -5,7 +5,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::durable::{FileError, PendingFile};
+use crate::durable::FileError;
+use crate::user_files::OutputFile;
 
 /// Why a reply is set aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,9 @@ pub enum Aside {
 }
 
 impl Aside {
+    /// All reasons.
+    pub const ALL: [Self; 3] = [Self::Unknown, Self::Conflict, Self::Unreadable];
+
     fn name(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -32,14 +36,21 @@ impl Aside {
 #[derive(Debug)]
 pub struct SideFiles {
     prefix: PathBuf,
-    files: [Option<PendingFile>; 3],
+    files: [Option<OutputFile>; 3],
+    open: fn(&Path) -> Result<OutputFile, FileError>,
 }
 
 impl SideFiles {
-    /// Files whose names begin with `prefix`. Nothing is created yet.
+    /// Files whose names begin with `prefix`, for their owner alone. Nothing is created yet.
     #[must_use]
     pub fn new(prefix: &Path) -> Self {
-        Self { prefix: prefix.to_owned(), files: [None, None, None] }
+        Self { prefix: prefix.to_owned(), files: [None, None, None], open: OutputFile::private }
+    }
+
+    /// The same for files that the user asked for.
+    #[must_use]
+    pub fn shared(prefix: &Path) -> Self {
+        Self { open: OutputFile::open, ..Self::new(prefix) }
     }
 
     /// Keeps a line, without its line end, as it is.
@@ -47,7 +58,7 @@ impl SideFiles {
         let path = self.path(aside);
         let pending = match &mut self.files[aside as usize] {
             Some(pending) => pending,
-            none => none.insert(PendingFile::create(&path)?),
+            none => none.insert((self.open)(&path)?),
         };
         pending.write_all(line).and_then(|()| pending.write_all(b"\n")).map_err(FileError::on("write", &path))
     }
@@ -56,7 +67,7 @@ impl SideFiles {
     pub fn finish(self) -> Result<Vec<PathBuf>, FileError> {
         let mut paths = Vec::new();
         for pending in self.files.into_iter().flatten() {
-            paths.push(pending.target().to_owned());
+            paths.push(pending.path().to_owned());
             pending.publish()?;
         }
         Ok(paths)

@@ -107,7 +107,7 @@ impl RunDirectory {
     /// Locks the run directory at `path`.
     ///
     /// # Errors
-    /// [`Error::Locked`] when another process works on it; [`Error::Directory`] when there is no run in it.
+    /// [`Error::Locked`] when another process works on it; [`Error::OtherDirectory`] when there is no run in it.
     pub fn open(path: &Path) -> Result<Self, Error> {
         require_run(path)?;
         Ok(Self { path: path.to_owned(), _lock: lock(path)? })
@@ -233,7 +233,7 @@ pub fn require_run(path: &Path) -> Result<(), Error> {
         return Ok(());
     }
     let hint = "`batchline ls` lists the runs".to_owned();
-    Err(Error::Directory { path: path.to_owned(), what: "holds no run".to_owned(), hint })
+    Err(Error::OtherDirectory { path: path.to_owned(), what: "holds no run".to_owned(), hint })
 }
 
 /// The run directories in `parent`, by name.

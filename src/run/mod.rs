@@ -15,6 +15,7 @@
 //! | `steps` | what is done |
 //! | `rounds` | what is sent again |
 //! | `driver` | when it is done, and what came of it |
+//! | `targets` | what is to be written, looked at before anything is read |
 //! | `output` | the output as it grows |
 //! | [`summary`] | how it ended |
 //! | [`inspect`], [`doctor`] | looking at a run from outside |
@@ -70,6 +71,7 @@ mod simulation;
 pub mod state;
 pub(crate) mod steps;
 pub mod summary;
+pub(crate) mod targets;
 
 pub use directory::RunPlaces;
 pub use monitor::{Event, Monitor, Silent};
@@ -80,7 +82,7 @@ pub use summary::Summary;
 
 use directory::layout;
 use driver::{Driver, Parts};
-use output::{Merger, Notes};
+use output::{Merger, Notes, OpenOutputs};
 use prepare::Prepared;
 use state::ShardState;
 use steps::Files;
@@ -104,6 +106,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<Summary, Error> {
     let begun = Instant::now();
+    check_targets(&options, &outputs)?;
     let prepared = prepare_beside(&options, &monitor, &stop).await?;
     let run = prepared.directory.path().to_owned();
     let (api, server) = connect(&options, &run, prepared.ids, &monitor).await?;
@@ -168,7 +171,8 @@ async fn work<A: Api>(
     tell_start(&ledger, &run, resumed, &*monitor)?;
     let notes = Notes::default();
     let recorded = ledger.reply_checksums()?;
-    let merger = Merger::start(files.clone(), recorded, line, notes.clone(), outputs, monitor.clone())?;
+    let outputs = open_beside(outputs, &stop).await?;
+    let merger = Merger::start(files.clone(), recorded, line, notes.clone(), outputs, monitor.clone());
     let delete_remote = options.delete_remote;
     let parts = Parts { api: api.clone(), files: files.clone(), ledger, options, monitor, merger, notes, stop };
     let (driven, ledger, merger) = Driver::new(parts)?.drive().await?;
@@ -190,6 +194,23 @@ async fn delete_files(api: &impl Api, ledger: &ledger::Ledger) -> Result<(), Err
         api.delete_file(&file_id).await?;
     }
     Ok(())
+}
+
+/// Looks at what is to be written, before anything is read or sent.
+fn check_targets(options: &RunOptions, outputs: &Outputs) -> Result<(), Error> {
+    let mut files = targets::reading(&options.inputs)?;
+    targets::write_outputs(&mut files, outputs)?;
+    targets::write_report(&mut files, options.report.as_deref())?;
+    Ok(targets::keep_out_of_runs(&files, options.directory.as_deref())?)
+}
+
+/// Opens the outputs on a thread of its own: a named pipe has to wait for its reader, and an interrupt is heard meanwhile.
+async fn open_beside(outputs: Outputs, stop: &CancellationToken) -> Result<OpenOutputs, Error> {
+    let opening = tokio::task::spawn_blocking(move || OpenOutputs::open(outputs));
+    tokio::select! {
+        opened = opening => Ok(opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?),
+        () = stop.cancelled() => Err(Error::Interrupted),
+    }
 }
 
 /// Reads and checks the input on a thread of its own, so that an interrupt is heard meanwhile.

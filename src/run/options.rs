@@ -151,6 +151,8 @@ pub struct RunOptions {
     pub shard: ShardLimits,
     /// Lines that are no requests get an error line each; the rest is sent.
     pub skip_invalid: bool,
+    /// Whether an input without lines is as good as any.
+    pub allow_empty: bool,
     /// File that takes every Defect.
     pub report: Option<PathBuf>,
     /// Most Defects told to the monitor.

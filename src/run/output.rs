@@ -20,7 +20,7 @@ use super::monitor::{Event, Monitor};
 use super::options::OutputTarget;
 use super::steps::Files;
 use crate::aligned::BlockWriter;
-use crate::durable::{self, FileError, PendingFile};
+use crate::durable::FileError;
 use crate::error::Error;
 use crate::input::InputError;
 use crate::input::check::{self, LineLimits};
@@ -31,6 +31,7 @@ use crate::results::held::Held;
 use crate::results::merge::{self, MISSING, MergeInputs, Merged, Sinks, Unanswered};
 use crate::results::shape::Shape;
 use crate::results::{ResultsError, index};
+use crate::user_files::OutputFile;
 
 /// How long a run that stops early waits for the thread.
 const LAST_WORK: Duration = Duration::from_secs(1);
@@ -87,11 +88,10 @@ impl Merger {
         recorded: BTreeMap<u32, String>,
         line: LineLimits,
         notes: Notes,
-        outputs: Outputs,
+        mut open: OpenOutputs,
         monitor: Arc<dyn Monitor>,
-    ) -> Result<Self, Error> {
-        let shape = outputs.shape;
-        let mut open = OpenOutputs::open(outputs)?;
+    ) -> Self {
+        let shape = open.shape;
         let (frontier, moves) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let (unseen, held) = (Unseen(Mutex::new(recorded)), Held::new(files.memory_bytes));
@@ -116,7 +116,7 @@ impl Merger {
             }
             Ok(merged)
         });
-        Ok(Self { frontier: Some(frontier), thread: Some(thread) })
+        Self { frontier: Some(frontier), thread: Some(thread) }
     }
 
     /// Tells that everything before `seq` is final.
@@ -251,20 +251,15 @@ impl Unanswering<'_> {
     }
 }
 
-/// A sink that appears whole, or one that does not.
+/// A writer of the caller's, or a file.
 enum OpenOutput {
     Writer(BlockWriter<Box<dyn Write + Send>>),
-    File(BlockWriter<PendingFile>),
+    File(BlockWriter<OutputFile>),
 }
 
 impl OpenOutput {
     fn file(path: &Path) -> Result<Self, FileError> {
-        // A device or a named pipe must not be replaced by a file.
-        if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-            let device = durable::append(path)?;
-            return Ok(Self::Writer(BlockWriter::new(Box::new(device))));
-        }
-        Ok(Self::File(BlockWriter::new(PendingFile::create(path)?)))
+        Ok(Self::File(BlockWriter::new(OutputFile::open(path)?)))
     }
 
     fn sink(&mut self) -> &mut dyn Write {
@@ -278,9 +273,8 @@ impl OpenOutput {
         match self {
             Self::Writer(mut writer) => writer.flush().map_err(|error| ResultsError::Output(error).into()),
             Self::File(file) => {
-                let target = file.get_ref().target().to_owned();
-                let pending = file.into_inner().map_err(FileError::on("write", &target))?;
-                Ok(pending.publish()?)
+                let path = file.get_ref().path().to_owned();
+                Ok(file.into_inner().map_err(FileError::on("write", &path))?.publish()?)
             }
         }
     }
@@ -289,6 +283,7 @@ impl OpenOutput {
 pub(crate) struct OpenOutputs {
     output: OpenOutput,
     errors: Option<OpenOutput>,
+    pub(crate) shape: Shape,
 }
 
 impl OpenOutputs {
@@ -298,7 +293,7 @@ impl OpenOutputs {
             OutputTarget::File(path) => OpenOutput::file(&path)?,
         };
         let errors = outputs.errors.as_deref().map(OpenOutput::file).transpose()?;
-        Ok(Self { output, errors })
+        Ok(Self { output, errors, shape: outputs.shape })
     }
 
     pub(crate) fn sinks(&mut self) -> Sinks<'_> {

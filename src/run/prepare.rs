@@ -19,7 +19,7 @@ use super::monitor::{Event, Monitor};
 use super::options::{MEMORY_SHARE, RunOptions};
 use super::relocate::relocate;
 use crate::custom_id::IdHasher;
-use crate::durable::{FileError, PendingFile};
+use crate::durable::FileError;
 use crate::error::Error;
 use crate::input::InputError;
 use crate::input::check::LineLimits;
@@ -27,6 +27,7 @@ use crate::input::defect::PlacedDefect;
 use crate::input::request_index::RequestIndex;
 use crate::input::scan::{self, Scan, ScanOptions};
 use crate::input::source::Source;
+use crate::user_files::OutputFile;
 
 /// A run directory that is ready to be driven.
 #[derive(Debug)]
@@ -52,7 +53,11 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
         None => KnownRuns::look(&options.places)?,
     };
     if let Some(run) = known.with_unchanged_inputs(options, &identity) {
-        return open_run(RunDirectory::open(run)?, None, true);
+        let prepared = open_run(RunDirectory::open(run)?, None, true)?;
+        if prepared.requests.is_empty() && !options.allow_empty {
+            return Err(Error::Empty { blank: 0 });
+        }
+        return Ok(prepared);
     }
     let parent = match &options.directory {
         Some(directory) => directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")),
@@ -104,8 +109,7 @@ fn publish(incoming: Incoming, target: &Path, meta: &RunMeta, scan: &Scan) -> Re
         Err(Error::File(error)) if error.source.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
             // Another process has made the same run meanwhile, and most likely works on it.
             drop(RunDirectory::open(target)?);
-            let (what, hint) = ("was made by another process just now", "run the same command again");
-            return Err(Error::Directory { path: target.to_owned(), what: what.to_owned(), hint: hint.to_owned() });
+            return Err(Error::Raced { path: target.to_owned() });
         }
         published => published?,
     };
@@ -124,7 +128,7 @@ fn go_on_with(
     let mut ledger = Ledger::open(&layout::ledger(target))?;
     let meta = RunMeta::read(&ledger)?;
     if !identity.is_of(&meta, scan) {
-        return Err(Error::Directory {
+        return Err(Error::OtherDirectory {
             path: target.to_owned(),
             what: "holds the run of another input, service or endpoint".to_owned(),
             hint: "name another directory, or leave --run-dir away".to_owned(),
@@ -195,20 +199,23 @@ fn check(
     if scan.defects > 0 && !options.skip_invalid {
         return Err(Error::Defects { defects: scan.defects, lines: scan.lines - scan.blank });
     }
+    if scan.is_empty() && !options.allow_empty {
+        return Err(Error::Empty { blank: scan.blank });
+    }
     Ok(scan)
 }
 
 /// Where Defects go: the first few to the monitor, all of them to the report.
 #[derive(Debug)]
 pub struct DefectReport {
-    report: Option<std::io::BufWriter<PendingFile>>,
+    report: Option<std::io::BufWriter<OutputFile>>,
     left: Cell<u64>,
 }
 
 impl DefectReport {
     /// A report at `path`, if there is one; `shown_max` Defects go to the monitor.
     pub fn create(path: Option<&Path>, shown_max: u64) -> Result<Self, FileError> {
-        let report = path.map(PendingFile::create).transpose()?.map(std::io::BufWriter::new);
+        let report = path.map(OutputFile::open).transpose()?.map(std::io::BufWriter::new);
         Ok(Self { report, left: Cell::new(shown_max) })
     }
 
@@ -219,7 +226,7 @@ impl DefectReport {
             monitor.event(Event::Defect(placed));
         }
         if let Some(report) = &mut self.report {
-            let target = report.get_ref().target().to_owned();
+            let target = report.get_ref().path().to_owned();
             let line = serde_json::to_vec(placed).map_err(std::io::Error::from);
             let written = line.and_then(|line| report.write_all(&line).and_then(|()| report.write_all(b"\n")));
             written.map_err(FileError::on("write", &target))?;
@@ -230,7 +237,7 @@ impl DefectReport {
     /// Makes the report appear.
     pub fn finish(self) -> Result<(), FileError> {
         let Some(report) = self.report else { return Ok(()) };
-        let target = report.get_ref().target().to_owned();
+        let target = report.get_ref().path().to_owned();
         report.into_inner().map_err(|error| FileError::on("write", &target)(error.into_error()))?.publish()
     }
 }

@@ -17,6 +17,7 @@ mod upstream; // an OpenAI-compatible server with a rate limit and a will of its
 
 // From the input to the output.
 mod aibrix; // a server that nobody here wrote
+mod appearing; // how outputs appear, where, and what of an empty input
 mod bare; // bodies alone, which are numbered
 mod conformance; // the same scenarios for every dialect
 mod defects; // every rule about lines has its file and its words
@@ -41,7 +42,8 @@ mod ordering; // what is synced before what
 mod places; // where runs are, whose they are, and which one is the same
 mod racing; // two processes at once
 mod refusing; // keys, servers, locks and disks
-mod secrets; // where the key is, and is not
+mod secrets;
+mod targets; // outputs that are inputs, and what else must not be written // where the key is, and is not
 
 // What people and other programs see.
 mod screens; // help, plans, runs, shard files, records in JSON

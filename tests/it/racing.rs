@@ -26,7 +26,7 @@ fn of_two_processes_at_once_one_works_and_the_other_is_turned_away() {
         let codes: Vec<Option<i32>> = ended.iter().map(|ended| ended.status.code()).collect();
         match codes[..] {
             [Some(0), Some(0)] => both += 1,
-            [Some(0), Some(8)] | [Some(8), Some(0)] => turned_away += 1,
+            [Some(0), Some(9)] | [Some(9), Some(0)] => turned_away += 1,
             _ => panic!("{codes:?}: {} {}", ended[0].stderr, ended[1].stderr),
         }
         for (ended, out) in ended.iter().zip(["one.jsonl", "other.jsonl"]) {

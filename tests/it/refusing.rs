@@ -141,7 +141,7 @@ fn a_second_process_on_the_same_run_is_turned_away_and_told_which_one_works_on_i
     let first = place.program(&command).start();
     wait_until(|| service.books().calls("create_batch") == 3);
     let owner = format!("process {}", first.id());
-    place.run(&command).with_code(8).saying("is locked by another process").saying(&owner).saying("hint: wait");
+    place.run(&command).with_code(9).saying("is locked by another process").saying(&owner).saying("hint: wait");
     assert!(place.run("status").with_code(0).text().contains(&format!("{owner} works on it")));
     first.signal(Signal::INT);
     first.end().with_code(130);
@@ -170,7 +170,7 @@ fn an_input_that_is_not_there_and_a_command_that_makes_no_sense_are_matters_of_u
 fn a_status_of_nothing_says_that_there_is_no_run() {
     let place = Place::new();
     place.run("status").with_code(2).saying("there are no runs");
-    place.run("status .").with_code(8).saying("holds no run").saying("hint: `batchline ls`");
+    place.run("status .").with_code(2).saying("holds no run").saying("hint: `batchline ls`");
     place.run("ls").with_code(0).saying("there are no runs");
 }
 
@@ -187,12 +187,11 @@ fn an_unwritable_directory_is_named() {
         echo $?";
     let Some(program) = with_own_mounts(&place, script) else { return };
     let ended = program.run().with_code(0);
-    assert_eq!(ended.text(), "8\n8\n");
-    ended.saying("/d/home: Read-only file system").saying("cannot create d/.out.jsonl.");
-    // The second was only refused its output: nothing was sent for nothing.
-    let books = Books::inside(&place.run_directory());
-    assert_eq!(books.calls("create_batch"), 0);
-    place.run("run in.jsonl --provider local -o out.jsonl").with_code(0).saying("going on with");
+    assert_eq!(ended.text(), "8\n2\n");
+    ended.saying("/d/home: Read-only file system").saying("cannot write the output d/out.jsonl: Read-only file system");
+    // The second was refused its output before anything was read.
+    assert_eq!((place.runs().len(), place.unnamed_runs().len()), (0, 0));
+    place.run("run in.jsonl --provider local -o out.jsonl").with_code(0).saying("starting");
     assert_same(&place.read("out.jsonl"), &replies(&requests));
 }
 

@@ -183,19 +183,6 @@ fn shards_of_seven_requests_for_three_models_in_turn_come_back_in_order() {
 }
 
 #[test]
-fn nothing_in_gives_nothing_out() {
-    for (what, input) in [("an empty file", ""), ("blank lines", "\n  \n\r\n\t\n"), ("a byte order mark", "\u{feff}")] {
-        let place = Place::new();
-        place.write("in.jsonl", input);
-        let ended = place.run(&format!("run in.jsonl {LOCAL}")).with_code(0).saying("0 requests");
-        assert!(ended.stdout.is_empty(), "{what}");
-        place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0);
-        assert!(place.read("out.jsonl").is_empty(), "{what}");
-        assert_eq!(Books::inside(&place.run_directory()).calls("create_batch"), 0, "{what}");
-    }
-}
-
-#[test]
 fn the_first_lines_appear_while_a_later_shard_is_still_at_work() {
     // One request for one model, then so many for another that their batch takes long.
     let (first, rest) = (request("first", "a"), generated(15_000));

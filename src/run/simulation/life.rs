@@ -137,6 +137,7 @@ impl Scenario {
             line: LineLimits { line_bytes: 1 << 20, custom_id_characters: 64, envelope, assign_ids: false },
             shard: ShardLimits { requests: rng.u64(1..=5), bytes: 1 << 20 },
             skip_invalid: false,
+            allow_empty: false,
             report: None,
             max_defects: 0,
             threads: 1,

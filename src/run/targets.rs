@@ -1,0 +1,46 @@
+//! What a run or an offline command is to write, looked at before anything is read.
+//!
+//! In: the options, with their paths as they were typed. Out: nothing, or a [`TargetError`].
+
+use std::path::Path;
+
+use super::directory::layout;
+use super::options::OutputTarget;
+use super::output::Outputs;
+use crate::input::source::Input;
+use crate::user_files::{NamedFiles, Role, TargetError};
+
+/// The inputs, to begin with.
+pub(crate) fn reading(inputs: &[Input]) -> Result<NamedFiles, TargetError> {
+    let mut files = NamedFiles::default();
+    for input in inputs {
+        files.read(Role::Input, input.path())?;
+    }
+    Ok(files)
+}
+
+/// Adds where replies go.
+pub(crate) fn write_outputs(files: &mut NamedFiles, outputs: &Outputs) -> Result<(), TargetError> {
+    if let OutputTarget::File(path) = &outputs.output {
+        files.write(Role::Output, path)?;
+    }
+    outputs.errors.as_deref().map_or(Ok(()), |path| files.write(Role::Errors, path))
+}
+
+/// Adds where Defects go.
+pub(crate) fn write_report(files: &mut NamedFiles, report: Option<&Path>) -> Result<(), TargetError> {
+    report.map_or(Ok(()), |path| files.write(Role::Report, path))
+}
+
+/// Refuses what would be written into a run directory: those that there are, and the one that is to be.
+pub(crate) fn keep_out_of_runs(files: &NamedFiles, run: Option<&Path>) -> Result<(), TargetError> {
+    let run = run.and_then(|run| run.canonicalize().ok());
+    let is_run = |directory: &Path| layout::ledger(directory).is_file() || run.as_deref() == Some(directory);
+    for written in files.written() {
+        if let Some(run) = written.resolved.ancestors().skip(1).find(|directory| is_run(directory)) {
+            let (role, path, run) = (written.role, written.path.to_owned(), run.to_owned());
+            return Err(TargetError::InsideRun { role, path, run });
+        }
+    }
+    Ok(())
+}
