@@ -91,7 +91,7 @@ impl<R: BufRead> Brackets<R> {
             b'{' | b'[' => self.nested(),
             _ => {
                 let first = self.at;
-                self.pass_while(|byte| !is_space(byte) && !matches!(byte, b',' | b'}' | b']' | b':' | b'"'))?;
+                self.pass_while(|byte| !is_space(byte) && !STRUCTURAL[usize::from(byte)])?;
                 // At the end of the bytes nobody knows whether a number goes on.
                 if self.at > first && self.peek()?.is_some() { Ok(()) } else { Err(Broken::NotWhole) }
             }
@@ -117,24 +117,32 @@ impl<R: BufRead> Brackets<R> {
     /// Passes over an object. `take` is given each key, with its quotes, and has to pass over the value.
     pub fn members(&mut self, mut take: impl FnMut(&mut Self, &[u8]) -> Result<(), Broken>) -> Result<(), Broken> {
         self.expect(b'{')?;
-        self.space()?;
-        if self.peek()? == Some(b'}') {
-            return self.expect(b'}');
-        }
-        loop {
+        while !self.object_ends()? {
             let key = self.key()?;
             self.space()?;
             self.expect(b':')?;
             self.space()?;
             take(self, &key)?;
             self.key = key;
-            self.space()?;
-            match self.next_byte()? {
-                b',' => self.space()?,
-                b'}' => return Ok(()),
-                _ => return Err(Broken::NotWhole),
-            }
+            self.member_ends()?;
         }
+        Ok(())
+    }
+
+    /// Whether an object ends here, which is then behind us, or has another member. A comma too many does not matter.
+    fn object_ends(&mut self) -> Result<bool, Broken> {
+        self.pass_while(|byte| is_space(byte) || byte == b',')?;
+        let ends = self.peek()? == Some(b'}');
+        if ends {
+            self.expect(b'}')?;
+        }
+        Ok(ends)
+    }
+
+    /// No other member stands at the side of one.
+    fn member_ends(&mut self) -> Result<(), Broken> {
+        self.space()?;
+        if matches!(self.peek()?, Some(b',' | b'}')) { Ok(()) } else { Err(Broken::NotWhole) }
     }
 
     /// Passes over an array. `take` has to pass over each element. Where commas are too many or too few there are no elements between them,
@@ -161,18 +169,42 @@ impl<R: BufRead> Brackets<R> {
         passed.map(|()| key)
     }
 
-    /// A value between brackets.
+    /// A value between brackets. No two values stand side by side in it, as they do where one was cut off and another begins.
     fn nested(&mut self) -> Result<(), Broken> {
         let mut open = Open::default();
+        let mut behind_value = false;
         loop {
-            match self.next_of(|piece| piece.iter().position(|byte| BRACKETS_AND_QUOTES[usize::from(*byte)]))? {
+            let bare = self.bare()?;
+            let mark = self.next_byte()?;
+            let begins_value = bare || matches!(mark, b'"' | b'{' | b'[');
+            if begins_value && behind_value || bare && matches!(mark, b'"' | b'{' | b'[') {
+                return Err(Broken::NotWhole);
+            }
+            behind_value = matches!(mark, b'"' | b'}' | b']');
+            match mark {
                 b'"' => self.string_rest()?,
-                bracket @ (b'{' | b'[') => open.push(bracket == b'{'),
-                bracket => open.pop(bracket == b'}')?,
+                b'{' | b'[' => open.push(mark == b'{'),
+                b'}' | b']' => open.pop(mark == b'}')?,
+                _ => {}
             }
             if open.depth == 0 {
                 return Ok(());
             }
+        }
+    }
+
+    /// Passes over what is neither a string nor structure, and says whether that is more than white space.
+    fn bare(&mut self) -> io::Result<bool> {
+        let mut any = false;
+        loop {
+            let piece = self.from.fill_buf()?;
+            let found = piece.iter().position(|byte| STRUCTURAL[usize::from(*byte)]);
+            let passed = found.unwrap_or(piece.len());
+            any = any || !piece[..passed].iter().copied().all(is_space);
+            if found.is_some() || piece.is_empty() {
+                return self.pass(passed).map(|()| any);
+            }
+            self.pass(passed)?;
         }
     }
 
@@ -189,7 +221,8 @@ impl<R: BufRead> Brackets<R> {
         Ok(())
     }
 
-    fn expect(&mut self, wanted: u8) -> Result<(), Broken> {
+    /// Passes over this byte, which has to be the next one.
+    pub fn expect(&mut self, wanted: u8) -> Result<(), Broken> {
         if self.next_byte()? == wanted { Ok(()) } else { Err(Broken::NotWhole) }
     }
 
@@ -271,10 +304,10 @@ fn place_of(depth: u64) -> Option<(usize, u64)> {
     (depth < KINDS_MAX).then_some((word, 1 << (depth % u64::from(u64::BITS))))
 }
 
-/// The bytes that matter outside of strings.
-const BRACKETS_AND_QUOTES: [bool; 256] = {
+/// The bytes outside of strings that are no part of a number or a word.
+const STRUCTURAL: [bool; 256] = {
     let mut these = [false; 256];
-    let bytes = b"{}[]\"";
+    let bytes = b"{}[]\",:";
     let mut number = 0;
     while number < bytes.len() {
         these[bytes[number] as usize] = true;
@@ -408,6 +441,34 @@ mod tests {
         assert_eq!(members_of(line, ["a", "b", "c"]), Some([Some(&br#""one""#[..]), Some(b"[3, 4 ]"), None]));
         let long = format!(r#"{{"{}":1,"a":2}}"#, "a".repeat(10_000));
         assert_eq!(members_of(long.as_bytes(), ["a"]), Some([Some(&b"2"[..])]));
+    }
+
+    #[test]
+    fn children_are_found_whatever_stands_between_them() {
+        for line in [r#"{"a":1,"b":[2]}"#, r#"{ "a" :1 ,"b" : [2], }"#, r#"{,"a":1,,"b":[2]}"#] {
+            assert_eq!(members_of(line.as_bytes(), ["a", "b"]), Some([Some(&b"1"[..]), Some(b"[2]")]), "{line}");
+        }
+        for line in [r#"{"a":1 2}"#, r#"{"a":1 "b":2}"#, r#"{"a"}"#, r#"{"a":}"#, r#"{"a" 1}"#, "{a:1}", r#"{"a":b[}"#]
+        {
+            assert!(members_of(line.as_bytes(), ["a"]).is_none(), "{line}");
+        }
+        // A cut, and something else behind it.
+        for inner in [r#""{"id":1"#, r#"1{"id":1}"#, r#"{}{"id":1}"#, "[]x", "x[]", r#""a""b""#, r#"x"b""#] {
+            for line in [format!(r#"{{"a":[{inner}]}}"#), format!(r#"{{"a":{{"b":{inner}}}}}"#)] {
+                assert!(!is_whole_object(line.as_bytes()), "{line}");
+            }
+        }
+        for (array, wanted) in [("[]", 0), ("[ 1 , \"a\",[2],{} ]", 4), ("[1,]", 1)] {
+            let (mut brackets, mut elements) = (Brackets::new(array.as_bytes()), 0);
+            let passed = brackets.elements(|brackets| {
+                elements += 1;
+                brackets.value()
+            });
+            assert!(passed.is_ok() && elements == wanted && brackets.peek().unwrap().is_none(), "{array}");
+        }
+        for cut in ["[", "[1", "[1,", "[[]", "1"] {
+            assert!(Brackets::new(cut.as_bytes()).elements(Brackets::value).is_err(), "{cut}");
+        }
     }
 
     #[test]

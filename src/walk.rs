@@ -137,9 +137,14 @@ impl<'l> Walk<'l> {
 
     /// Any value, as it stands in the line.
     pub(crate) fn raw_value(&mut self) -> Option<&'l str> {
+        self.raw(Self::value)
+    }
+
+    /// The value that `take` walks over, as it stands in the line.
+    pub(crate) fn raw(&mut self, take: impl FnOnce(&mut Self) -> Option<()>) -> Option<&'l str> {
         self.skip_spaces();
         let first = self.at;
-        self.value()?;
+        take(self)?;
         Some(&self.text[first..self.at])
     }
 

@@ -117,10 +117,10 @@ impl<'m> Gatherer<'m> {
         let mut reply = std::mem::take(&mut self.reply);
         reply.clear();
         self.append(slot, &mut reply)?;
-        shape::write_common(reply.trim_ascii_end(), slot.kind.is_error(), buffer);
+        let written = shape::write_common(reply.trim_ascii_end(), slot.kind.is_error(), buffer);
         buffer.push(b'\n');
         self.reply = reply;
-        Ok(())
+        written.ok_or(ResultsError::Damaged { number: slot.file, offset: slot.offset })
     }
 
     fn append(&mut self, slot: Slot, buffer: &mut Vec<u8>) -> Result<(), ResultsError> {

@@ -1,9 +1,16 @@
 //! Reply lines: who is answered, and how it went.
 //!
-//! In: what the [reader](super::reply_reader) found in one line of an output or error file. Out: the hash of its `custom_id`, whether it
-//! is an output or an error, and the tokens it used. The line itself is never rewritten: what goes on is its place.
+//! In: the [`Parts`] that the [reader](super::reply_reader) found in one line of an output or error file. Out: the hash of its `custom_id`,
+//! whether it is an output or an error by the [rule](super::reply_rule), and the tokens it used. The line itself is never rewritten: what
+//! goes on is its place.
 
-use super::retry_class::worth_retrying;
+use std::borrow::Cow;
+
+use super::json_tree::{Scalar, Tree};
+use super::reply_parts::Parts;
+use super::reply_rule::{Failure, NO_ANSWER, NO_ANSWER_MESSAGE, Why};
+use super::retry_class::{ErrorWords, worth_retrying};
+use crate::custom_id::IdHasher;
 use crate::shown::is_unsafe;
 
 /// Most characters of an error's code and message that errors are counted by; what is longer ends with `…`.
@@ -66,47 +73,65 @@ pub struct Reply {
     pub error: Option<String>,
 }
 
-/// The code and the message of an error.
-pub(super) type Failure = (Option<String>, Option<String>);
-
 impl Reply {
-    /// Content decides what a reply is; the file that it stands in decides only when the content says nothing.
-    pub(super) fn new(
-        id_hash: u128,
-        role: ReplyRole,
-        status: Option<u64>,
-        failure: Option<Failure>,
-        usage: Usage,
-    ) -> Self {
-        let failed = match (&failure, status) {
-            (Some(_), _) => true,
-            (None, Some(status)) => !(200..300).contains(&status),
-            (None, None) => role == ReplyRole::Error,
+    /// `None` if the parts do not say whom they answer.
+    pub(super) fn of<'l, T: Tree<'l>>(parts: &Parts<T>, role: ReplyRole, ids: IdHasher) -> Option<Self> {
+        let id_hash = ids.hash(&parts.custom_id?.text()?);
+        let usage = parts.usage();
+        let Some(why) = parts.why_error(role) else {
+            return Some(Self { id_hash, kind: ReplyKind::Output, usage, error: None });
         };
-        if !failed {
-            return Self { id_hash, kind: ReplyKind::Output, usage, error: None };
-        }
-        let (code, message) = failure.unwrap_or_default();
-        let (code, message) = (code.as_deref(), message.as_deref());
-        let kind = if worth_retrying(status, code, message) { ReplyKind::Retryable } else { ReplyKind::Error };
-        let error = match (code, message, status) {
-            (None, None, Some(status)) => format!("status {status}"),
-            _ => label(code, message),
+        let status = parts.status();
+        let failure = match &why {
+            Why::Said(error) => Words::of(Failure::of(*error)),
+            Why::Ended(kind) => Words { code: Some(kind.clone()), ..Words::default() },
+            Why::Silent => {
+                Words { code: Some(NO_ANSWER.into()), message: Some(NO_ANSWER_MESSAGE.into()), ..Words::default() }
+            }
+            Why::Status | Why::File => Words::default(),
         };
-        Self { id_hash, kind, usage, error: Some(error) }
+        let kind = if failure.worth_retrying(status) { ReplyKind::Retryable } else { ReplyKind::Error };
+        let failing = status.filter(|status| !(200..300).contains(status));
+        Some(Self { id_hash, kind, usage, error: Some(failure.label(failing)) })
     }
 }
 
-fn label(code: Option<&str>, message: Option<&str>) -> String {
-    let whole = match (code, message) {
-        (Some(code), Some(message)) => format!("{code}: {message}"),
-        (Some(only), None) | (None, Some(only)) => only.to_owned(),
-        (None, None) => "error without a message".to_owned(),
-    };
-    let mut label: String =
-        whole.chars().map(|c| if is_unsafe(c) { ' ' } else { c }).take(LABEL_CHARACTERS_MAX).collect();
-    if whole.chars().nth(LABEL_CHARACTERS_MAX).is_some() {
-        label.push('…');
+/// What an error says, as text.
+#[derive(Default)]
+struct Words<'l> {
+    code: Option<Cow<'l, str>>,
+    kind: Option<Cow<'l, str>>,
+    message: Option<Cow<'l, str>>,
+}
+
+impl<'l> Words<'l> {
+    fn of<T: Tree<'l>>(failure: Failure<T>) -> Self {
+        let code = failure.code.and_then(|code| match code.scalar() {
+            Scalar::Text(code) => Some(code),
+            Scalar::Integer(code) => Some(code.to_string().into()),
+            _ => None,
+        });
+        let text = |value: Option<T>| value.and_then(Tree::text);
+        Self { code, kind: text(failure.kind), message: text(failure.message) }
     }
-    label
+
+    fn worth_retrying(&self, status: Option<u64>) -> bool {
+        let Self { code, kind, message } = self;
+        worth_retrying(status, ErrorWords { code: code.as_deref(), kind: kind.as_deref(), message: message.as_deref() })
+    }
+
+    fn label(&self, status: Option<u64>) -> String {
+        let whole = match (&self.code, &self.message, &self.kind, status) {
+            (Some(code), Some(message), ..) => format!("{code}: {message}"),
+            (Some(only), None, ..) | (None, Some(only), ..) | (None, None, Some(only), _) => only.to_string(),
+            (None, None, None, Some(status)) => format!("status {status}"),
+            (None, None, None, None) => "error without a message".to_owned(),
+        };
+        let mut label: String =
+            whole.chars().map(|c| if is_unsafe(c) { ' ' } else { c }).take(LABEL_CHARACTERS_MAX).collect();
+        if whole.chars().nth(LABEL_CHARACTERS_MAX).is_some() {
+            label.push('…');
+        }
+        label
+    }
 }

@@ -2,21 +2,28 @@
 //!
 //! In: a line. Out: a [`Reply`], or nothing.
 //!
-//! A reply is paid data, so no parser may lose it. A walk over the line (`walk.rs`) reads nearly all; what it is not sure of goes to
-//! simd-json, what that refuses (half a surrogate pair, an integer of thirty digits) to `serde_json`, and what that refuses is searched
-//! for `"custom_id"` byte by byte. Only a line in which none of them finds an id is unreadable, and even that is kept.
+//! A reply is one whole JSON object by its brackets. A line that was cut, at whatever byte, is none: what it would have said is not known.
+//! A whole one is paid data, so no parser may lose it, however ugly. Three readers stand in a row, each for what the one before refuses,
+//! and give the same [`Parts`]:
 //!
-//! What always holds: the walk and simd-json read the same in a line that both accept. Of a member that is there twice, the first counts.
+//! | reader | reads | cost |
+//! | --- | --- | --- |
+//! | a walk (`walk.rs`) | JSON in UTF-8 as services write it, nearly every line | one pass, nothing is built |
+//! | simd-json | all other JSON: tabs between tokens, escapes in keys, nesting beyond 64 levels | a tape of the line |
+//! | a scan of [brackets](crate::brackets) | what is whole and no JSON: half a surrogate pair, `NaN`, bytes that are not UTF-8, nesting beyond 1,024 levels | a pass over each level that is looked at |
+//!
+//! Only a line that is not whole, or in which nothing is called `custom_id`, is unreadable, and even that is kept.
+//!
+//! What always holds: readers that both accept a line read the same in it. Of a member that is there twice, the first counts.
 
 use std::fmt;
 
-use serde::Deserialize;
-use simd_json::prelude::{TypedScalarValue, ValueAsScalar};
 use simd_json::{Buffers, Tape};
 
-use super::reply::{Failure, Reply, ReplyRole, Usage};
+use super::json_tree::Raw;
+use super::reply::{Reply, ReplyRole};
+use super::reply_parts::{self, Parts};
 use crate::custom_id::IdHasher;
-use crate::walk::Walk;
 
 /// Longest line that simd-json gets, in bytes: its tape takes up to 24 bytes for each byte of a hostile line.
 const PARSED_BYTES_MAX: usize = 1024 * 1024;
@@ -43,9 +50,12 @@ impl ReplyReader {
         Self { ids, buffers: Buffers::default(), tape: Tape(Vec::new()), scratch: Vec::new() }
     }
 
-    /// Reads a line, without its line end; `None` when no id can be found in it.
+    /// Reads a line, without its line end; `None` when it is not whole, or does not say whom it answers.
     pub fn read(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
-        walk_over(line, role, self.ids).or_else(|| self.parse(line, role)).or_else(|| careful(line, role, self.ids))
+        if let Some(parts) = reply_parts::walked(line) {
+            return Reply::of(&parts, role, self.ids);
+        }
+        self.parse(line, role).or_else(|| scan(line, role, self.ids))
     }
 
     fn parse(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
@@ -56,7 +66,7 @@ impl ReplyReader {
         self.scratch.extend_from_slice(line);
         let mut tape = std::mem::replace(&mut self.tape, Tape(Vec::new())).reset();
         let reply = match simd_json::fill_tape(&mut self.scratch, &mut self.buffers, &mut tape) {
-            Ok(()) => from_tape(&tape, role, self.ids),
+            Ok(()) => Parts::of(tape.as_value()).and_then(|parts| Reply::of(&parts, role, self.ids)),
             Err(_) => None,
         };
         self.tape = tape.reset();
@@ -64,207 +74,15 @@ impl ReplyReader {
     }
 }
 
-/// What a walk over a reply has seen.
-#[derive(Default)]
-struct Seen<'l> {
-    status: Option<u64>,
-    /// Of the body.
-    usage: Option<Usage>,
-    /// Some services give the answer without anything around it.
-    flat_usage: Option<Usage>,
-    body: bool,
-    /// What the body says went wrong.
-    refusal: Option<&'l str>,
-}
-
-fn walk_over(line: &[u8], role: ReplyRole, ids: IdHasher) -> Option<Reply> {
-    let mut walk = Walk::new(line)?;
-    let (mut custom_id, mut error) = (None, None);
-    let mut seen = None;
-    walk.members(|walk, key| {
-        match key {
-            "custom_id" => keep_first(&mut custom_id, walk.string()?),
-            "error" => keep_first(&mut error, walk.raw_value()?),
-            "response" => keep_first(&mut seen, response(walk)?),
-            _ => walk.value()?,
-        }
-        Some(())
-    })?;
-    walk.end()?;
-    let Seen { status, usage, flat_usage, body, refusal } = seen.unwrap_or_default();
-    // OpenAI's dialect: a request that its model refused has the refusal as its response.
-    let refusal = refusal.filter(|_| status.is_some_and(|status| status >= 400));
-    let failure = match error.filter(|error| *error != "null").or(refusal) {
-        Some(error) => Some(failure(error)?),
-        None => None,
-    };
-    let usage = if body { usage } else { flat_usage };
-    Some(Reply::new(ids.hash(&custom_id?.unescaped()?), role, status, failure, usage.unwrap_or_default()))
-}
-
-fn keep_first<T>(kept: &mut Option<T>, value: T) {
-    kept.get_or_insert(value);
-}
-
-fn response<'l>(walk: &mut Walk<'l>) -> Option<Seen<'l>> {
-    let mut seen = Seen::default();
-    if !walk.at_object() {
-        walk.value()?;
-        return Some(seen);
-    }
-    let mut status = None;
-    walk.members(|walk, key| {
-        match key {
-            "status_code" => keep_first(&mut status, walk.raw_value()?.parse().ok()),
-            "usage" => keep_first(&mut seen.flat_usage, usage(walk)?),
-            "body" if !seen.body => body(walk, &mut seen)?,
-            _ => walk.value()?,
-        }
-        Some(())
-    })?;
-    seen.status = status.flatten();
-    Some(seen)
-}
-
-fn body<'l>(walk: &mut Walk<'l>, seen: &mut Seen<'l>) -> Option<()> {
-    seen.body = true;
-    if !walk.at_object() {
-        return walk.value();
-    }
-    walk.members(|walk, key| {
-        match key {
-            "usage" => keep_first(&mut seen.usage, usage(walk)?),
-            "error" => keep_first(&mut seen.refusal, walk.raw_value()?),
-            _ => walk.value()?,
-        }
-        Some(())
-    })
-}
-
-fn usage(walk: &mut Walk<'_>) -> Option<Usage> {
-    let (mut prompt, mut completion) = (None, None);
-    if walk.at_object() {
-        walk.members(|walk, key| {
-            match key {
-                "prompt_tokens" => keep_first(&mut prompt, walk.raw_value()?.parse().unwrap_or(0)),
-                "completion_tokens" => keep_first(&mut completion, walk.raw_value()?.parse().unwrap_or(0)),
-                _ => walk.value()?,
-            }
-            Some(())
-        })?;
-    } else {
-        walk.value()?;
-    }
-    Some(Usage { prompt: prompt.unwrap_or(0), completion: completion.unwrap_or(0) })
-}
-
-/// What an error says.
-fn failure(error: &str) -> Option<Failure> {
-    let mut walk = Walk::new(error.as_bytes())?;
-    let (mut code, mut message) = (None, None);
-    if walk.at_object() {
-        walk.members(|walk, key| {
-            match key {
-                "code" => keep_first(&mut code, walk.raw_value()?),
-                "message" => keep_first(&mut message, walk.raw_value()?),
-                _ => walk.value()?,
-            }
-            Some(())
-        })?;
-    } else {
-        message = Some(error);
-    }
-    let text = |value: Option<&str>| value.filter(|value| value.starts_with('"')).map(serde_json::from_str).transpose();
-    Some((text(code).ok()?, text(message).ok()?))
-}
-
-fn from_tape(tape: &Tape<'_>, role: ReplyRole, ids: IdHasher) -> Option<Reply> {
-    let line = tape.as_value();
-    let id_hash = ids.hash(line.get("custom_id")?.as_str()?);
-    let response = line.get("response");
-    let status = response.as_ref().and_then(|response| response.get("status_code")?.as_u64());
-    let error = line.get("error").filter(|error| !error.is_null());
-    let usage = response.as_ref().and_then(|response| {
-        // Some services give the answer without anything around it.
-        let usage = response.get("body").unwrap_or(*response).get("usage")?;
-        let count = |key| usage.get(key).and_then(|count| count.as_u64()).unwrap_or(0);
-        Some(Usage { prompt: count("prompt_tokens"), completion: count("completion_tokens") })
-    });
-    // OpenAI's dialect: a request that its model refused has the refusal as its response.
-    let refusal =
-        || response.as_ref()?.get("body")?.get("error").filter(|_| status.is_some_and(|status| status >= 400));
-    let error = error.or_else(refusal).map(|error| {
-        let text = |key| error.get(key).and_then(|value| value.as_str().map(str::to_owned));
-        (text("code"), text("message").or_else(|| error.as_str().map(str::to_owned)))
-    });
-    Some(Reply::new(id_hash, role, status, error, usage.unwrap_or_default()))
-}
-
-/// What a reply line holds, as far as it matters, for `serde_json`.
-#[derive(Deserialize)]
-struct Wire {
-    custom_id: String,
-    #[serde(default)]
-    response: Option<WireResponse>,
-    #[serde(default)]
-    error: Option<WireError>,
-}
-
-/// The least that a reply line holds, whatever the rest is.
-#[derive(Deserialize)]
-struct Named {
-    custom_id: String,
-}
-
-#[derive(Deserialize)]
-struct WireResponse {
-    #[serde(default)]
-    status_code: Option<u64>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum WireError {
-    Object {
-        #[serde(default)]
-        code: Option<String>,
-        #[serde(default)]
-        message: Option<String>,
-    },
-    Text(String),
-    Other(serde::de::IgnoredAny),
-}
-
-/// The slow way for lines that simd-json refuses.
-fn careful(line: &[u8], role: ReplyRole, ids: IdHasher) -> Option<Reply> {
-    let Ok(wire) = serde_json::from_slice::<Wire>(line) else {
-        let named = serde_json::from_slice::<Named>(line).map(|named| named.custom_id);
-        let custom_id = named.ok().or_else(|| scan_for_id(line))?;
-        return Some(Reply::new(ids.hash(&custom_id), role, None, None, Usage::default()));
-    };
-    let error = wire.error.map(|error| match error {
-        WireError::Object { code, message } => (code, message),
-        WireError::Text(text) => (None, Some(text)),
-        WireError::Other(_) => (None, None),
-    });
-    let status = wire.response.and_then(|response| response.status_code);
-    Some(Reply::new(ids.hash(&wire.custom_id), role, status, error, Usage::default()))
-}
-
-/// The last resort: the string behind the first `"custom_id"` and a colon.
-pub(super) fn scan_for_id(line: &[u8]) -> Option<String> {
-    const KEY: &[u8] = b"\"custom_id\"";
-    let after = &line[memchr::memmem::find(line, KEY)? + KEY.len()..];
-    let colon = after.iter().position(|byte| !byte.is_ascii_whitespace()).filter(|&at| after[at] == b':')?;
-    let mut strings = serde_json::Deserializer::from_slice(&after[colon + 1..]).into_iter::<String>();
-    strings.next()?.ok()
+fn scan(line: &[u8], role: ReplyRole, ids: IdHasher) -> Option<Reply> {
+    Reply::of(&Parts::of(Raw(line))?, role, ids)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
-    use super::super::reply::ReplyKind;
+    use super::super::reply::{ReplyKind, Usage};
     use super::*;
 
     const IDS: IdHasher = IdHasher { key: 1 };
@@ -273,38 +91,147 @@ mod tests {
         ReplyReader::new(IDS).read(line, role)
     }
 
-    #[test]
-    fn outputs_and_errors_are_told_by_their_content() {
-        let output = br#"{"id":"br_1","custom_id":"a","response":{"status_code":200,"body":{"usage":{"prompt_tokens":7,"completion_tokens":3}}}}"#;
-        let reply = read(output, ReplyRole::Output).unwrap();
-        assert_eq!(reply.kind, ReplyKind::Output);
-        assert_eq!(reply.usage, Usage { prompt: 7, completion: 3 });
-        assert_eq!(read(output, ReplyRole::Error).unwrap().kind, ReplyKind::Output);
-        let error =
-            br#"{"id":"br_2","custom_id":"b","error":{"code":"batch_client_error","message":"Internal Server Error"}}"#;
-        let reply = read(error, ReplyRole::Error).unwrap();
-        assert_eq!(reply.kind, ReplyKind::Retryable);
-        assert_eq!(reply.error.as_deref(), Some("batch_client_error: Internal Server Error"));
-        assert_eq!(read(error, ReplyRole::Output).unwrap().kind, ReplyKind::Retryable);
-        let status = br#"{"custom_id":"c","response":{"status_code":500,"body":{}},"error":null}"#;
-        let reply = read(status, ReplyRole::Output).unwrap();
-        assert_eq!((reply.kind, reply.error.as_deref()), (ReplyKind::Retryable, Some("status 500")));
+    /// One of those that stand in a row.
+    #[derive(Debug, Clone, Copy)]
+    pub(in super::super) enum Reader {
+        Walk,
+        Tape,
+        Scan,
+    }
+
+    impl Reader {
+        pub(in super::super) const ALL: [Self; 3] = [Self::Walk, Self::Tape, Self::Scan];
+    }
+
+    /// What this reader alone makes of a line.
+    pub(in super::super) fn read_by(reader: Reader, line: &[u8], role: ReplyRole) -> Option<Reply> {
+        match reader {
+            Reader::Walk => Reply::of(&reply_parts::walked(line)?, role, IDS),
+            Reader::Tape => ReplyReader::new(IDS).parse(line, role),
+            Reader::Scan => scan(line, role, IDS),
+        }
     }
 
     #[test]
-    fn ugly_replies_keep_their_id() {
-        let lone = br#"{"custom_id":"a","response":{"status_code":200,"body":{"text":"\ud83d"}}}"#;
-        let big = br#"{"custom_id":"a","response":{"status_code":200,"body":{"n":123456789012345678901234567890123456789012345}}}"#;
-        let cut = br#"{"id":"x", "custom_id" : "a","response":{"status_code":200,"bo"#;
-        let bytes = b"{\"custom_id\":\"a\",\"response\":{\"body\":\"\xff\xfe\"}}";
-        for line in [lone.as_slice(), big, cut, bytes] {
-            let reply = read(line, ReplyRole::Output).unwrap();
-            assert_eq!((reply.id_hash, reply.kind), (IDS.hash("a"), ReplyKind::Output));
+    fn tokens_are_counted_wherever_they_stand() {
+        let chat = r#""usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}"#;
+        let message = r#""usage":{"input_tokens":7,"output_tokens":3}"#;
+        for members in [
+            format!(r#""response":{{"status_code":200,"body":{{{chat}}}}}"#),
+            format!(r#""response":{{"status_code":200,"body":{{"output":[],{message}}}}}"#),
+            format!(r#""response":{{"choices":[],{chat}}}"#),
+            format!(r#""result":{{"type":"succeeded","message":{{{message}}}}}"#),
+            format!(r#""response":{{"status_code":500,"body":{{{chat},"error":{{"message":"no"}}}}}}"#),
+        ] {
+            let line = format!(r#"{{"custom_id":"a",{members}}}"#);
+            for reader in Reader::ALL {
+                let reply = read_by(reader, line.as_bytes(), ReplyRole::Output).unwrap();
+                assert_eq!(reply.usage, Usage { prompt: 7, completion: 3 }, "{reader:?} of {line}");
+            }
         }
-        let deep = format!(r#"{{"custom_id":"a","response":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
-        assert_eq!(read(deep.as_bytes(), ReplyRole::Output).unwrap().id_hash, IDS.hash("a"));
-        assert_eq!(read(b"nonsense", ReplyRole::Output), None);
-        assert_eq!(read(b"{\"custom_id\":7}", ReplyRole::Output), None);
+    }
+
+    /// What makes a line ugly, in the place of a value.
+    fn ugly() -> Vec<Vec<u8>> {
+        let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+        let mut values: Vec<Vec<u8>> = [
+            r#""\ud83d""#,
+            "NaN",
+            "-Infinity",
+            "123456789012345678901234567890123456789012345",
+            "1e999",
+            "\"tab\t\"",
+            r#""\x""#,
+            "[1,]",
+            deep.as_str(),
+        ]
+        .map(|value| value.as_bytes().to_vec())
+        .to_vec();
+        values.push(b"\"\xff\xfe\"".to_vec());
+        values.push(b"\"\0\"".to_vec());
+        values
+    }
+
+    #[test]
+    fn ugly_replies_keep_their_id_their_status_their_error_and_their_tokens() {
+        for ugly in ugly() {
+            let line = |template: &str| {
+                let (before, after) = template.split_once("UGLY").unwrap();
+                [before.as_bytes(), &ugly, after.as_bytes()].concat()
+            };
+            let usage = r#""usage":{"prompt_tokens":7,"completion_tokens":3}"#;
+            for (template, kind, error, tokens) in [
+                (format!(r#"{{"custom_id":"a","response":{{"status_code":200,"body":{{"t":UGLY,{usage}}}}}}}"#), ReplyKind::Output, None, 7),
+                (r#"{"x":UGLY,"custom_id":"a","response":{"status_code":200,"body":{}}}"#.to_owned(), ReplyKind::Output, None, 0),
+                (format!(r#"{{"custom_id":"a","response":{{"body":{{{usage}}},"status_code":500,"x":UGLY}}}}"#), ReplyKind::Retryable, Some("status 500"), 7),
+                (r#"{"custom_id":"a","response":{"status_code":400,"body":{"x":UGLY,"error":{"message":"no"}}},"error":null}"#.to_owned(), ReplyKind::Error, Some("no"), 0),
+                (r#"{"custom_id":"a","error":{"x":UGLY,"message":"Internal Server Error"}}"#.to_owned(), ReplyKind::Retryable, Some("Internal Server Error"), 0),
+                (r#"{"error":{"code":"batch_expired"},"response":null,"custom_id":"a","x":UGLY}"#.to_owned(), ReplyKind::Retryable, Some("batch_expired"), 0),
+            ] {
+                for role in [ReplyRole::Output, ReplyRole::Error] {
+                    let line = line(&template);
+                    let reply = read(&line, role).unwrap_or_else(|| panic!("{:.200}", line.escape_ascii()));
+                    let found = (reply.id_hash, reply.kind, reply.error.as_deref(), reply.usage.prompt);
+                    assert_eq!(found, (IDS.hash("a"), kind, error, tokens), "{:.200}", line.escape_ascii());
+                }
+            }
+        }
+        // In the message itself: it is read as far as it goes.
+        let line = b"{\"custom_id\":\"a\",\"error\":{\"code\":\"c\",\"message\":\"timed out \xff \\ud83d\"}}";
+        let reply = read(line, ReplyRole::Error).unwrap();
+        assert_eq!(
+            (reply.kind, reply.error.as_deref()),
+            (ReplyKind::Retryable, Some("c: timed out \u{fffd} \u{fffd}"))
+        );
+    }
+
+    #[test]
+    fn what_names_nobody_is_no_reply() {
+        for line in
+            ["nonsense", "{}", "[]", "null", r#"{"custom_id":null}"#, r#"{"custom_id":["a"]}"#, r#"{"id":"custom_id"}"#]
+        {
+            assert_eq!(read(line.as_bytes(), ReplyRole::Output), None, "{line}");
+        }
+    }
+
+    /// Rows as services write them: outputs and errors of each dialect, and what they look like when they are ugly.
+    fn rows() -> Vec<Vec<u8>> {
+        let mut rows: Vec<Vec<u8>> = [
+            r#"{"id":"br_1","custom_id":"a","response":{"status_code":200,"body":{"id":"x","choices":[{"message":{"role":"assistant","content":"hello \"wo\\rld\" é}{"}}],"usage":{"prompt_tokens":7,"completion_tokens":3}}}}"#,
+            r#"{"id":"br_1","custom_id":"a","error":{"code":"batch_client_error","message":"Internal Server Error"}}"#,
+            r#"{"id":"batch_req_1","custom_id":"a","response":{"status_code":200,"request_id":"r","body":{"choices":[],"usage":{}}},"error":null}"#,
+            r#"{"id":"batch_req_1","custom_id":"a","response":{"status_code":400,"request_id":"r","body":{"error":{"message":"no","type":"t","param":null,"code":null}}},"error":null}"#,
+            r#"{"id":"batch_req_1","custom_id":"a","response":null,"error":{"code":"batch_expired","message":"late"}}"#,
+            r#"{"id":"br_1","custom_id":"a","response":{"status_code":200,"body":"<html>"},"error":{"code":"not_json","message":"the upstream's answer is not JSON"}}"#,
+            r#"{"id": "380f3", "error": null, "response": {"status_code": 200, "request_id": "b-1", "body": {"choices": []}}, "custom_id": "a"}"#,
+            r#"{"custom_id":"a","response":{"id":"c","choices":[{"text":"t"}],"usage":{"prompt_tokens":1}}}"#,
+            r#"{"custom_id":"a","result":{"type":"succeeded","message":{"id":"msg","content":[{"type":"text","text":"t"}],"usage":{"input_tokens":1,"output_tokens":2}}}}"#,
+            r#"{"custom_id":"a","result":{"type":"errored","error":{"type":"error","error":{"type":"api_error","message":"m"}}}}"#,
+            "{\t\"custom_id\" : \"a\" ,\t\"response\" : { \"status_code\":200 , \"body\" : [ 1 ] } }",
+            r#"{"custom\u005fid":"a","response":{"status_code":200,"body":{"n":NaN,"t":"\ud83d"}}}"#,
+        ]
+        .map(|row| row.as_bytes().to_vec())
+        .to_vec();
+        rows.push(b"{\"custom_id\":\"a\",\"response\":{\"status_code\":200,\"body\":{\"t\":\"\xff\xfe\"}}}".to_vec());
+        rows
+    }
+
+    #[test]
+    fn a_row_that_is_cut_at_any_byte_is_no_reply() {
+        for row in rows() {
+            let whole = read(&row, ReplyRole::Output).unwrap();
+            assert_eq!(whole.id_hash, IDS.hash("a"));
+            for at in 1..row.len() {
+                for cut in [&row[..at], &row[at..]] {
+                    for role in [ReplyRole::Output, ReplyRole::Error] {
+                        assert_eq!(read(cut, role), None, "{}", cut.escape_ascii());
+                    }
+                    // A service that goes on behind a cut, or begins again.
+                    let glued = [cut, row.as_slice()].concat();
+                    assert_eq!(read(&glued, ReplyRole::Output), None, "{}", glued.escape_ascii());
+                }
+            }
+        }
     }
 
     /// A value in which something that matters may stand, or that looks like it.
@@ -312,23 +239,33 @@ mod tests {
         let leaf = prop_oneof![
             Just("null".to_owned()),
             Just("true".to_owned()),
+            Just("false".to_owned()),
             (0_u64..600).prop_map(|number| number.to_string()),
             Just("1.5".to_owned()),
             Just("-3".to_owned()),
             Just("99999999999999999999".to_owned()),
             "[a-c]{0,3}".prop_map(|text| format!("{text:?}")),
             Just(r#""a\n\u00e9\"""#.to_owned()),
+            Just(r#""500""#.to_owned()),
+            Just(r#""timed out""#.to_owned()),
+            Just(r#""errored""#.to_owned()),
         ];
         leaf.prop_recursive(4, 24, 5, |inner| {
             let key = prop::sample::select(vec![
                 "custom_id",
                 "response",
+                "result",
+                "type",
                 "status_code",
+                "request_id",
                 "body",
                 "usage",
                 "prompt_tokens",
                 "completion_tokens",
+                "input_tokens",
+                "output_tokens",
                 "error",
+                "errors",
                 "code",
                 "message",
                 "other",
@@ -344,16 +281,25 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
+        /// Whatever stands in a line, each reader finds the same in it, and the common shape says the same of it.
         #[test]
-        fn a_walk_and_a_parser_read_the_same(id in value(), response in value(), error in value(), last: bool, output: bool) {
-            let role = if output { ReplyRole::Output } else { ReplyRole::Error };
-            let id = if last { format!("\"{}\"", id.len()) } else { id };
-            let line = format!(r#"{{"custom_id":{id},"response":{response},"x":{response},"error":{error}}}"#);
-            let (walked, parsed) = (walk_over(line.as_bytes(), role, IDS), ReplyReader::new(IDS).parse(line.as_bytes(), role));
-            if let (Some(walked), Some(parsed)) = (&walked, &parsed) {
-                prop_assert_eq!(walked, parsed, "{}", line);
+        fn all_readers_read_the_same(
+            id in value(), response in value(), error in value(), result in prop::option::of(value()), named: bool, role: bool,
+        ) {
+            let role = if role { ReplyRole::Output } else { ReplyRole::Error };
+            let id = if named { format!("\"{}\"", id.len()) } else { id };
+            let result = result.map_or(String::new(), |result| format!(r#","result":{result}"#));
+            let line = format!(r#"{{"custom_id":{id},"response":{response},"x":{response},"error":{error}{result}}}"#);
+            let [walked, parsed, scanned] = Reader::ALL.map(|reader| read_by(reader, line.as_bytes(), role));
+            prop_assert_eq!(&walked, &parsed, "{}", line);
+            prop_assert_eq!(&walked, &scanned, "{}", line);
+            prop_assert!(walked.is_some() || !named, "{}", line);
+            if let Some(reply) = walked {
+                let shaped = super::super::shape::tests::common_of(line.as_bytes(), role);
+                let again = read(&shaped, ReplyRole::Output).unwrap();
+                let found = (again.id_hash, again.kind.is_error(), again.usage);
+                prop_assert_eq!(found, (reply.id_hash, reply.kind.is_error(), reply.usage), "{} became {}", line, String::from_utf8_lossy(&shaped));
             }
-            prop_assert!(walked.is_some() || !last, "{}", line);
         }
     }
 }

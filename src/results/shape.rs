@@ -12,26 +12,27 @@
 //! | --- | --- |
 //! | `custom_id` | the request's, as the service sent it; `null` for a line of the input that has none |
 //! | `response` | `null` where nobody answered |
-//! | `response.status_code` | what the service says; 200 for an output of a service that says nothing, else `null` |
-//! | `response.body` | the answer, byte for byte; where `response` itself is the answer (see [`ReplyShape`]), that |
+//! | `response.status_code` | what the service says, as a number; 200 for an output of a service that says nothing, else `null` |
+//! | `response.body` | the answer, byte for byte; where `response` itself is the answer (see [`ReplyShape`]), that; the message of Anthropic's `result` |
 //! | `error` | `null` for an output, and only there |
-//! | `error.code` | a string: the service's, or `http_400` where there is only a status; `null` where there is neither |
+//! | `error.code` | a string: the service's, or `http_400` where there is only a status, or the error's type, or `no_answer` for a reply that says nothing; `null` where there is none of them |
 //! | `error.message` | a string: the service's, or what it says instead of one, or that it gave no reason |
 //!
-//! An error is looked for in `error`, then in the answer's own `error`, where OpenAI's dialect has it. What a service puts around an
-//! answer besides (`id`, `request_id`, members of its error) is left away: the native shape has it.
+//! Where an error is looked for, and what is one, is the [rule](super::reply_rule)'s: a reply is here what it was counted as. What a service
+//! puts around an answer besides (`id`, `request_id`, members of its error) is left away: the native shape has it.
 //!
-//! What always holds: the same members in the same order; a reply in this shape stays as it is. A reply that cannot be taken apart, because
-//! it is cut off, is not lost: it is the `body`, as a string, with the code `not_json`. The values of one that can are not judged: what is
-//! no JSON inside of a body is none here either. Memory is a reply, which has at most [`REPLY_BYTES_MAX`] bytes, and its copy.
+//! What always holds: the same members in the same order; a reply in this shape stays as it is. The values of a reply are not judged: what
+//! is no JSON inside of a body is none here either. Memory is a reply, which has at most [`REPLY_BYTES_MAX`] bytes, and its copy.
 //!
 //! [`ReplyShape`]: crate::remote::ReplyShape
 //! [`REPLY_BYTES_MAX`]: super::index::REPLY_BYTES_MAX
 
 use std::borrow::Cow;
 
-use super::reply_reader::scan_for_id;
-use crate::brackets::members_of;
+use super::json_tree::{Raw, Tree};
+use super::reply::ReplyRole;
+use super::reply_parts::{self, Parts};
+use super::reply_rule::{Failure, NO_ANSWER, NO_ANSWER_MESSAGE, Why};
 
 /// What lines of the output look like.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,82 +65,68 @@ impl Shape {
 }
 
 /// Appends the reply `line`, which is given without its line end, in the common shape. `failed` says that its request has no output.
-pub(super) fn write_common(line: &[u8], failed: bool, out: &mut Vec<u8>) {
-    let Some(Parts { custom_id, response, error }) = Parts::of(line) else { return write_unreadable(line, out) };
-    let error = error.or_else(|| member(response?.body?, "error"));
+/// `None`, and nothing is appended, if the line is no reply.
+pub(super) fn write_common(line: &[u8], failed: bool, out: &mut Vec<u8>) -> Option<()> {
+    let parts = reply_parts::walked(line).or_else(|| Parts::of(Raw(line)))?;
+    let Raw(custom_id) = parts.custom_id.filter(|id| id.0.starts_with(b"\""))?;
     put(out, &[br#"{"custom_id":"#, custom_id, br#","response":"#]);
-    match response {
-        Some(Response { status, body }) => {
-            let usual: &[u8] = if failed { b"null" } else { b"200" };
-            put(out, &[br#"{"status_code":"#, status.unwrap_or(usual), br#","body":"#, body.unwrap_or(b"null"), b"}"]);
-        }
-        None => put(out, &[b"null"]),
+    if parts.responds() {
+        let body = parts.body().map_or(b"null".as_slice(), |body| body.0);
+        put(out, &[br#"{"status_code":"#, &status(&parts, failed), br#","body":"#, body, b"}"]);
+    } else {
+        put(out, &[b"null"]);
     }
     if failed {
-        let Failure { code, message } = Failure::of(error, response.and_then(|response| response.status));
+        // In either file, it is an error.
+        let why = parts.why_error(ReplyRole::Error).unwrap_or(Why::File);
+        let [code, message] = code_and_message(why, parts.status());
         put(out, &[br#","error":{"code":"#, &code, br#","message":"#, &message, b"}}"]);
     } else {
         put(out, &[br#","error":null}"#]);
     }
+    Some(())
 }
 
-/// The line is the only answer there is, whatever it is.
-fn write_unreadable(line: &[u8], out: &mut Vec<u8>) {
-    let custom_id = scan_for_id(line).map_or(b"null".to_vec(), |custom_id| quoted(custom_id.as_bytes()));
-    put(out, &[br#"{"custom_id":"#, &custom_id, br#","response":{"status_code":null,"body":"#, &quoted(line)]);
-    put(out, &[br#"},"error":{"code":"not_json","message":"the service's reply is not whole JSON"}}"#]);
-}
-
-/// What of a reply matters, as it stands there. Of a member that is there twice, the first counts, as everywhere.
-#[derive(Clone, Copy)]
-struct Parts<'l> {
-    custom_id: &'l [u8],
-    response: Option<Response<'l>>,
-    error: Option<&'l [u8]>,
-}
-
-#[derive(Clone, Copy)]
-struct Response<'l> {
-    status: Option<&'l [u8]>,
-    body: Option<&'l [u8]>,
-}
-
-impl<'l> Parts<'l> {
-    fn of(line: &'l [u8]) -> Option<Self> {
-        let [custom_id, response, error] = members_of(line, ["custom_id", "response", "error"])?;
-        let custom_id = custom_id.filter(|id| id.starts_with(b"\""))?;
-        Some(Self { custom_id, response: said(response).map(Response::of), error: said(error) })
-    }
-}
-
-impl<'l> Response<'l> {
-    fn of(response: &'l [u8]) -> Self {
-        match members_of(response, ["status_code", "body"]) {
-            None | Some([None, None]) => Self { status: None, body: Some(response) },
-            Some([status, body]) => Self { status: said(status), body },
-        }
+/// The status as a number, or else as the service has it.
+fn status<'l>(parts: &Parts<Raw<'l>>, failed: bool) -> Cow<'l, [u8]> {
+    let said = parts.response.and_then(|response| response.status.filter(|status| !status.is_null()));
+    match (parts.status(), said) {
+        (Some(status), _) => status.to_string().into_bytes().into(),
+        (None, Some(Raw(status))) => status.into(),
+        (None, None) if failed => b"null".into(),
+        (None, None) => b"200".into(),
     }
 }
 
 /// The code and the message of an error, both as JSON.
-struct Failure<'l> {
-    code: Cow<'l, [u8]>,
-    message: Cow<'l, [u8]>,
+fn code_and_message<'l>(why: Why<'l, Raw<'l>>, status: Option<u64>) -> [Cow<'l, [u8]>; 2] {
+    let of_status = || status.map(|status| quoted(format!("http_{status}").as_bytes()).into());
+    let failing_status = || of_status().filter(|_| status.is_some_and(|status| (400..600).contains(&status)));
+    let (code, message) = match why {
+        Why::Said(error) => {
+            let Failure { code, kind, message } = Failure::of(error);
+            let code = code.map(text).or_else(failing_status).or_else(|| kind.map(text));
+            (
+                code.or_else(|| of_status().filter(|_| !status.is_some_and(is_success))),
+                Some(text(message.unwrap_or(error))),
+            )
+        }
+        Why::Ended(kind) => (Some(quoted(kind.as_bytes()).into()), None),
+        Why::Status => (of_status(), None),
+        Why::Silent => (Some(quoted(NO_ANSWER.as_bytes()).into()), Some(quoted(NO_ANSWER_MESSAGE.as_bytes()).into())),
+        Why::File => (None, None),
+    };
+    let no_reason = br#""the service gave no reason""#;
+    [code.unwrap_or(b"null".into()), message.unwrap_or(no_reason.into())]
 }
 
-impl<'l> Failure<'l> {
-    fn of(error: Option<&'l [u8]>, status: Option<&[u8]>) -> Self {
-        let [code, message] = error.and_then(|error| members_of(error, ["code", "message"])).unwrap_or_default();
-        let code = said(code).map(text).or_else(|| Some(quoted(&[b"http_", status?].concat()).into()));
-        let message = said(message).or(error).map(text);
-        let no_reason = br#""the service gave no reason""#;
-        Self { code: code.unwrap_or(b"null".into()), message: message.unwrap_or(no_reason.into()) }
-    }
+fn is_success(status: u64) -> bool {
+    (200..300).contains(&status)
 }
 
 /// A value as a JSON string: itself, if it is one, else what it says.
-fn text(value: &[u8]) -> Cow<'_, [u8]> {
-    if value.starts_with(b"\"") { value.into() } else { quoted(value).into() }
+fn text(value: Raw<'_>) -> Cow<'_, [u8]> {
+    if value.0.starts_with(b"\"") { value.0.into() } else { quoted(value.0).into() }
 }
 
 fn quoted(text: &[u8]) -> Vec<u8> {
@@ -152,19 +139,8 @@ fn put(out: &mut Vec<u8>, pieces: &[&[u8]]) {
     }
 }
 
-/// One member of an object, if it is there and not `null`.
-fn member<'l>(object: &'l [u8], name: &str) -> Option<&'l [u8]> {
-    let [value] = members_of(object, [name])?;
-    said(value)
-}
-
-/// What a member says, if it is there and not `null`.
-fn said(value: Option<&[u8]>) -> Option<&[u8]> {
-    value.filter(|value| *value != b"null")
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use serde::Deserialize;
     use serde_json::value::RawValue;
@@ -172,6 +148,7 @@ mod tests {
     use super::super::reply::{Reply, ReplyRole};
     use super::super::reply_reader::ReplyReader;
     use super::*;
+    use crate::brackets::is_whole_object;
     use crate::custom_id::IdHasher;
 
     const IDS: IdHasher = IdHasher { key: 1 };
@@ -181,19 +158,19 @@ mod tests {
     }
 
     /// The line in the common shape, as the index would have it judged.
-    fn common(line: &[u8], role: ReplyRole) -> Vec<u8> {
+    pub(in super::super) fn common_of(line: &[u8], role: ReplyRole) -> Vec<u8> {
         let mut out = Vec::new();
-        write_common(line, read(line, role).unwrap().kind.is_error(), &mut out);
+        write_common(line, read(line, role).unwrap().kind.is_error(), &mut out).unwrap();
         out
     }
 
     #[track_caller]
     fn assert_becomes(line: &str, wanted: &str) {
         let role = if line.contains("error") { ReplyRole::Error } else { ReplyRole::Output };
-        let given = common(line.as_bytes(), role);
+        let given = common_of(line.as_bytes(), role);
         assert_eq!(String::from_utf8_lossy(&given), wanted);
         // Whatever stands in the file of errors is in the other one now: what it is, it says itself.
-        assert_eq!(common(&given, ReplyRole::Output), given, "it stays as it is");
+        assert_eq!(common_of(&given, ReplyRole::Output), given, "it stays as it is");
     }
 
     #[test]
@@ -239,6 +216,32 @@ mod tests {
                 r#"{"error":{"code":400,"type":null},"response":null,"custom_id":"a"}"#,
                 r#"{"custom_id":"a","response":null,"error":{"code":"400","message":"{\"code\":400,\"type\":null}"}}"#,
             ),
+            // Anthropic's: an answer, and the ways in which there is none.
+            (
+                r#"{"custom_id":"a","result":{"type":"succeeded","message":{"content":[],"usage":{}}}}"#,
+                r#"{"custom_id":"a","response":{"status_code":200,"body":{"content":[],"usage":{}}},"error":null}"#,
+            ),
+            (
+                r#"{"custom_id":"a","result":{"type":"errored","error":{"type":"error","error":{"type":"api_error","message":"m"}}}}"#,
+                r#"{"custom_id":"a","response":null,"error":{"code":"api_error","message":"m"}}"#,
+            ),
+            (
+                r#"{"custom_id":"a","result":{"type":"expired"},"error":null}"#,
+                r#"{"custom_id":"a","response":null,"error":{"code":"expired","message":"the service gave no reason"}}"#,
+            ),
+            // A status as a string, a failure with a status of success, a reply that says nothing.
+            (
+                r#"{"custom_id":"a","response":{"status_code":"500","body":{}},"error":null}"#,
+                r#"{"custom_id":"a","response":{"status_code":500,"body":{}},"error":{"code":"http_500","message":"the service gave no reason"}}"#,
+            ),
+            (
+                r#"{"custom_id":"a","response":{"status_code":200,"body":{"error":{"message":"no","code":null}}}}"#,
+                r#"{"custom_id":"a","response":{"status_code":200,"body":{"error":{"message":"no","code":null}}},"error":{"code":null,"message":"no"}}"#,
+            ),
+            (
+                r#"{"custom_id":"a","response":null,"error":null}"#,
+                r#"{"custom_id":"a","response":null,"error":{"code":"no_answer","message":"the reply has neither an output nor an error"}}"#,
+            ),
             (
                 r#"{"custom_id":"a","error":"out of luck"}"#,
                 r#"{"custom_id":"a","response":null,"error":{"code":null,"message":"out of luck"}}"#,
@@ -249,13 +252,15 @@ mod tests {
     }
 
     #[test]
-    fn ugly_replies_pass_as_they_are_and_cut_ones_as_text() {
-        for body in [&br#"{"t":"\ud83d"}"#[..], b"{\"t\":\"\xff\"}", b"[1e999,-0]", b"{\"t\":\"tab\t\"}"] {
+    fn ugly_replies_pass_as_they_are() {
+        for body in
+            [&br#"{"t":"\ud83d"}"#[..], b"{\"t\":\"\xff\"}", b"[1e999,-0]", b"{\"t\":\"tab\t\"}", b"{\"n\":NaN}"]
+        {
             let line = [br#"{"custom\u005fid":"a","response":{"status_code":200,"body":"#, body, b"}}"].concat();
             let wanted =
                 [br#"{"custom_id":"a","response":{"status_code":200,"body":"#, body, br#"},"error":null}"#].concat();
             let mut out = Vec::new();
-            write_common(&line, false, &mut out);
+            write_common(&line, false, &mut out).unwrap();
             assert_eq!(out, wanted);
         }
         let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
@@ -263,13 +268,9 @@ mod tests {
             &format!(r#"{{"custom_id":"a","response":{deep}}}"#),
             &format!(r#"{{"custom_id":"a","response":{{"status_code":200,"body":{deep}}},"error":null}}"#),
         );
-        let whole = r#"{"id":"x","custom_id":"a","response":{"status_code":200,"body":{"t":"\""}}}"#;
-        for end in whole.find(r#","resp"#).unwrap()..whole.len() {
-            let out = common(&whole.as_bytes()[..end], ReplyRole::Output);
-            let row: serde_json::Value = serde_json::from_slice(&out).unwrap();
-            assert_eq!((&row["custom_id"], &row["error"]["code"]), (&"a".into(), &"not_json".into()));
-            assert_eq!(row["response"]["body"], whole[..end]);
-        }
+        let ugly = br#"{"custom_id":"a","response":{"status_code":500,"body":{"n":NaN}}}"#;
+        let wanted = br#"{"custom_id":"a","response":{"status_code":500,"body":{"n":NaN}},"error":{"code":"http_500","message":"the service gave no reason"}}"#;
+        assert_eq!(common_of(ugly, ReplyRole::Output), wanted);
     }
 
     #[derive(Deserialize)]
@@ -334,7 +335,7 @@ mod tests {
             let line = format!(" {{{}}}", outer.join(", "));
 
             let native = read(line.as_bytes(), ReplyRole::Output).unwrap();
-            let shaped = common(line.as_bytes(), ReplyRole::Output);
+            let shaped = common_of(line.as_bytes(), ReplyRole::Output);
             let text = std::str::from_utf8(&shaped).unwrap();
             let row: Row<'_> = serde_json::from_str(text).unwrap();
             let response = row.response.unwrap();
@@ -349,19 +350,21 @@ mod tests {
             if failure.is_some() {
                 prop_assert_eq!(again.kind, native.kind, "what is worth sending again stays so");
             }
-            prop_assert_eq!(common(&shaped, ReplyRole::Output), shaped);
+            prop_assert_eq!(common_of(&shaped, ReplyRole::Output), shaped);
         }
 
-        /// No bytes are too odd to be taken apart, or to be kept as text.
+        /// What is a whole object and names somebody is written, and of all else nothing.
         #[test]
-        fn any_bytes_are_kept(mut line in prop::collection::vec(prop::sample::select(b"{}[]:,\"\\ ax1\xff".to_vec()), 0..40), failed: bool) {
+        fn whole_objects_are_written_and_nothing_else(
+            text in prop::collection::vec(prop::sample::select(b"{}[]:,\"\\ ax1\xff".to_vec()), 0..40), failed: bool,
+        ) {
             let mut out = Vec::new();
-            write_common(&line, failed, &mut out);
-            prop_assert!(out.starts_with(br#"{"custom_id":"#) && out.ends_with(b"}"), "{:?}", out);
-            line.splice(0..0, *br#"{"custom_id":"a","response":"#);
-            out.clear();
-            write_common(&line, failed, &mut out);
-            prop_assert!(out.starts_with(br#"{"custom_id":"a","response":"#), "{:?}", out);
+            prop_assert_eq!(write_common(&text, failed, &mut out), None);
+            prop_assert!(out.is_empty());
+            let line = [br#"{"custom_id":"a","response":"#, text.as_slice(), b"}"].concat();
+            let is_reply = read(&line, ReplyRole::Output).is_some();
+            prop_assert_eq!(write_common(&line, failed, &mut out).is_some(), is_reply);
+            prop_assert_eq!(out.starts_with(br#"{"custom_id":"a","response":"#) && is_whole_object(&out), is_reply, "{:?}", out);
         }
     }
 }

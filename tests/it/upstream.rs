@@ -1,8 +1,8 @@
 //! An OpenAI-compatible server in the test's own process, with a rate limit: what it let in, and how often, is known afterwards.
 //!
 //! In: chat requests. Out: answers that follow from the last message alone. What the message says decides: `FAIL400` gets that status
-//! each time, `ONCE503` at first, `PROSE` an answer that is not JSON, `SLOW9` an answer after nine seconds more. Nothing is counted that
-//! was turned away.
+//! each time, `ONCE503` at first, `FAIL200` and `ONCE200` a failure with a status of success, `PROSE` an answer that is not JSON, `SLOW9` an
+//! answer after nine seconds more. Nothing is counted that was turned away.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -187,6 +187,12 @@ async fn chat(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes
     }
     if message.contains("ONCE503") && times == 1 {
         return failure(StatusCode::SERVICE_UNAVAILABLE, "the model is being loaded");
+    }
+    if message.contains("FAIL200") {
+        return failure(StatusCode::OK, "this message is not liked");
+    }
+    if message.contains("ONCE200") && times == 1 {
+        return Json(json!({"error": {"message": "upstream failed", "code": 502}})).into_response();
     }
     if message.contains("PROSE") {
         return "no JSON,\nbut prose".into_response();

@@ -1,0 +1,150 @@
+//! What counts as a reply, and as what: rows that were cut at every byte, ugly ones, failures of every kind.
+//!
+//! The rule and its table stand in `src/results/reply_rule.rs` and are tested there row by row; here they are seen from outside.
+
+use serde_json::{Value, json};
+
+use crate::program::{Ended, Place};
+use crate::requests::{assert_same, ids, lines, request};
+use crate::upstream::{Manner, Upstream};
+
+/// Rows as services write them: outputs and errors in the shape of every dialect. `ID` is the request's.
+const ROWS: [&str; 9] = [
+    // Together's.
+    r#"{"id":"br_1","custom_id":"ID","response":{"status_code":200,"body":{"choices":[{"message":{"content":"hello \"wo\\rld\" é}{"}}],"usage":{"prompt_tokens":7}}}}"#,
+    r#"{"id":"br_1","custom_id":"ID","error":{"code":"batch_client_error","message":"cannot identify image file"}}"#,
+    // OpenAI's: an output, a refusal of the model, a request that nobody executed.
+    r#"{"id":"batch_req_1","custom_id":"ID","response":{"status_code":200,"request_id":"r","body":{"choices":[]}},"error":null}"#,
+    r#"{"id":"batch_req_1","custom_id":"ID","response":{"status_code":400,"request_id":"r","body":{"error":{"message":"no","code":null}}},"error":null}"#,
+    r#"{"id":"batch_req_1","custom_id":"ID","response":null,"error":{"code":"batch_cancelled","message":"no"}}"#,
+    // Of a service without batches, behind the built-in server.
+    r#"{"id":"br_1","custom_id":"ID","response":{"status_code":200,"body":"<html>"},"error":{"code":"not_json","message":"no"}}"#,
+    // AIBrix's, with the id at its end.
+    r#"{"id": "380f3", "error": null, "response": {"status_code": 200, "request_id": "b-1", "body": {"choices": [1, 2]}}, "custom_id": "ID"}"#,
+    // The answer alone; Anthropic's.
+    r#"{"custom_id":"ID","response":{"id":"c","choices":[{"text":"t"}]}}"#,
+    r#"{"custom_id":"ID","result":{"type":"succeeded","message":{"content":[{"type":"text","text":"t"}]}}}"#,
+];
+
+/// The totals of a merge.
+fn totals(ended: &Ended) -> Value {
+    serde_json::from_str(ended.stderr.lines().last().unwrap()).unwrap()
+}
+
+fn merge(place: &Place, requests: &str, replies: &[u8], options: &str) -> Ended {
+    place.write("in.jsonl", requests);
+    place.write("replies.jsonl", replies);
+    place.run(&format!("merge in.jsonl --replies replies.jsonl -o out.jsonl --json {options}"))
+}
+
+#[test]
+fn a_row_that_was_cut_at_any_byte_answers_nobody() {
+    let (mut requests, mut replies, mut cuts) = (String::new(), Vec::new(), 0);
+    let mut whole = Vec::new();
+    for (number, row) in ROWS.iter().enumerate() {
+        let id = format!("whole-{number}");
+        requests += &(request(&id, "m") + "\n");
+        whole.push(row.replace("ID", &id).into_bytes());
+    }
+    replies.extend(whole.iter().cloned());
+    for (number, row) in ROWS.iter().enumerate() {
+        let length = row.replace("ID", "cut-00-00000").len();
+        for at in 1..length {
+            // Each has an id of its own, so that none can hide behind another.
+            let [front, back] = ["f", "b"].map(|side| format!("cut-{number:02}-{side}{at:04}"));
+            for id in [&front, &back] {
+                requests += &(request(id, "m") + "\n");
+            }
+            replies.push(row.replace("ID", &front).as_bytes()[..at].to_vec());
+            replies.push(row.replace("ID", &back).as_bytes()[at..].to_vec());
+            cuts += 2;
+        }
+    }
+    for shape in ["native", "common"] {
+        let place = Place::new();
+        let ended = merge(&place, &requests, &replies.join(&b'\n'), &format!("--shape {shape}")).with_code(6);
+        let totals = totals(&ended);
+        assert_eq!((&totals["unreadable"], &totals["missing"]), (&json!(cuts), &json!(cuts)), "{totals}");
+        assert_eq!((&totals["outputs"], &totals["errors"]), (&json!(5), &json!(4)), "{totals}");
+        let output = place.read("out.jsonl");
+        assert_eq!(ids(&output), ids(requests.as_bytes()));
+        for (number, line) in lines(&output).into_iter().enumerate() {
+            let row: Value = serde_json::from_slice(line).unwrap();
+            assert_eq!(row["error"]["code"] == "missing", number >= whole.len(), "{row}");
+        }
+        if shape == "native" {
+            assert_eq!(lines(&output)[..whole.len()], whole);
+        }
+        // Nothing of them is thrown away.
+        assert_eq!(lines(&place.read("merge-unreadable.jsonl")), replies[whole.len()..]);
+    }
+}
+
+#[test]
+fn ugly_rows_that_are_whole_stay_what_they_are() {
+    let ugly: [&[u8]; 5] =
+        [br#""\ud83d""#, b"NaN", b"123456789012345678901234567890123456789", b"\"\xff\xfe\"", b"\"\t\""];
+    let (mut requests, mut replies) = (String::new(), Vec::new());
+    for (number, ugly) in ugly.iter().enumerate() {
+        for (kind, before, after) in [
+            ("good", r#""response":{"status_code":200,"body":{"t":"#, "}}"),
+            ("bad", r#""response":{"status_code":500,"body":{"t":"#, "}}"),
+            ("worse", r#""error":{"message":"no","x":"#, "}"),
+        ] {
+            let id = format!("{kind}-{number}");
+            requests += &(request(&id, "m") + "\n");
+            replies
+                .push([format!(r#"{{"custom_id":"{id}",{before}"#).as_bytes(), ugly, after.as_bytes(), b"}"].concat());
+        }
+    }
+    let place = Place::new();
+    let ended = merge(&place, &requests, &replies.join(&b'\n'), "--errors bad.jsonl").with_code(6);
+    assert_eq!((&totals(&ended)["outputs"], &totals(&ended)["errors"]), (&json!(5), &json!(10)));
+    let good: Vec<&[u8]> = replies.iter().step_by(3).map(Vec::as_slice).collect();
+    assert_same(&place.read("out.jsonl"), &[good.join(&b'\n'), b"\n".to_vec()].concat());
+}
+
+#[test]
+fn a_status_of_success_does_not_make_an_output_of_a_failure() {
+    let (mut requests, mut replies) = (String::new(), Vec::new());
+    for (number, (members, code)) in [
+        (r#""response":{"status_code":200,"body":{"error":{"message":"no"}}}"#, Value::Null),
+        (r#""response":{"status_code":"500","body":{}}"#, json!("http_500")),
+        (r#""response":{"error":{"code":"c","message":"no"}}"#, json!("c")),
+        (r#""errors":["no"]"#, Value::Null),
+        (r#""result":{"type":"errored","error":{"type":"error","error":{"type":"api_error"}}}"#, json!("api_error")),
+        (r#""response":null,"error":null"#, json!("no_answer")),
+        (r#""x":1"#, json!("no_answer")),
+        (r#""response":{"status_code":200,"body":{}},"error":{}"#, json!("output")),
+        (r#""response":{"status_code":200,"body":{}},"error":{"code":null}"#, json!("output")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = format!("{number}:{code}").replace('"', "");
+        requests += &(request(&id, "m") + "\n");
+        replies.push(format!(r#"{{"custom_id":"{id}",{members}}}"#));
+    }
+    let place = Place::new();
+    merge(&place, &requests, replies.join("\n").as_bytes(), "--shape common").with_code(6);
+    for line in lines(&place.read("out.jsonl")) {
+        let row: Value = serde_json::from_slice(line).unwrap();
+        let code = if row["error"].is_null() { "output" } else { row["error"]["code"].as_str().unwrap_or("null") };
+        assert_eq!(row["custom_id"].as_str().unwrap().split_once(':').unwrap().1, code, "{row}");
+    }
+}
+
+#[test]
+fn a_failure_in_an_answer_of_a_run_is_sent_again_if_that_may_help() {
+    let (place, upstream) = (Place::new(), Upstream::start(Manner::default()));
+    place.write("in.jsonl", ["a", "ONCE200", "FAIL200"].map(|name| request(name, "m")).join("\n"));
+    let command = format!("run in.jsonl --provider online --base-url {} -o out.jsonl --json", upstream.url());
+    let ended = place.run(&command).with_code(6);
+    let rows: Vec<Value> =
+        lines(&place.read("out.jsonl")).into_iter().map(|line| serde_json::from_slice(line).unwrap()).collect();
+    let errors: Vec<&Value> = rows.iter().map(|row| &row["response"]["body"]["error"]["message"]).collect();
+    assert_eq!(errors, [&Value::Null, &Value::Null, &json!("this message is not liked")]);
+    let summary: Value = serde_json::from_str(ended.stderr.lines().last().unwrap()).unwrap();
+    assert_eq!((&summary["outputs"], &summary["errors"]), (&json!(2), &json!(1)), "{summary}");
+    assert_eq!(upstream.total(), 4, "once each, and once more for the one that failed for no fault of its own");
+}
