@@ -4,7 +4,8 @@
 //!
 //! What always holds:
 //! - A file published here was synced before its rename, and its directory was synced after it: after a
-//!   power cut the name either does not exist or leads to the whole content.
+//!   power cut the name either does not exist or leads to the whole content. One exception: a file of the user's that
+//!   cannot be replaced, such as a mount point, is written over.
 //! - A failed sync is final. The kernel may have dropped the pages it could not write, so a second
 //!   `fsync` that succeeds proves nothing; the caller must stop and redo the work from what it can read back.
 //! - Directories are made 0700 and files 0600, whatever the umask: they hold prompts and replies. What the user asked
@@ -112,9 +113,8 @@ impl PendingFile {
     }
 
     /// Starts a file that the user asked for. If `target` is there, its mode stays, and its owner where we may set it;
-    /// otherwise the umask decides. What processes that were killed have left of the same target is removed.
+    /// otherwise the umask decides. It is locked: see [`remove_leftovers`].
     pub fn create_shared(target: &Path) -> Result<Self, FileError> {
-        remove_leftovers(target);
         let old = fs::metadata(target).ok();
         // What replaces a file that others may not read can at no time be read by others.
         let mode = if old.is_some() { FILE_MODE } else { SHARED_FILE_MODE };
@@ -197,6 +197,30 @@ impl Drop for PendingFile {
         if !self.published {
             // Nothing can be done about a failure here, and a leftover is harmless: it has no final name.
             let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Removes what processes that were killed have left of a file that the user asked for.
+pub fn remove_leftovers_of(target: &Path) {
+    let name = shortened_name(target);
+    let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    remove_leftovers(directory, |of| of == name);
+}
+
+/// Removes from a directory the temporary files of targets of certain names that no process has locked any more. What
+/// cannot be removed stays: it is in nobody's way.
+pub fn remove_leftovers(directory: &Path, is_target: impl Fn(&str) -> bool) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let is_leftover = entry.file_type().is_ok_and(|kind| kind.is_file())
+            && entry.file_name().to_str().and_then(name_in_temporary).is_some_and(&is_target);
+        let opened = is_leftover.then(|| OpenOptions::new().write(true).open(entry.path()));
+        if let Some(Ok(file)) = opened
+            && file.try_lock().is_ok()
+            && is_at(&entry.path(), &file)
+        {
+            let _ = fs::remove_file(entry.path());
         }
     }
 }
@@ -371,33 +395,20 @@ pub fn remove_directory(path: &Path) -> Result<(), FileError> {
 
 /// The name of the file that becomes `target`.
 fn temporary_name(target: &Path, number: u32) -> String {
-    format!("{}{number:08x}{TEMPORARY_SUFFIX}", temporary_prefix(target))
+    format!(".{}.{number:08x}{TEMPORARY_SUFFIX}", shortened_name(target))
 }
 
-fn temporary_prefix(target: &Path) -> String {
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let end = name.floor_char_boundary(TEMPORARY_NAME_BYTES.min(name.len()));
-    format!(".{}.", &name[..end])
+/// As much of the name of a target as its temporary file has.
+fn shortened_name(target: &Path) -> String {
+    let mut name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    name.truncate(name.floor_char_boundary(TEMPORARY_NAME_BYTES));
+    name
 }
 
-/// Removes temporary files of `target` that no process has locked. What cannot be removed stays: it is in nobody's way.
-fn remove_leftovers(target: &Path) {
-    let prefix = temporary_prefix(target);
-    let is_temporary = |name: &str| {
-        let number = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(TEMPORARY_SUFFIX));
-        number.is_some_and(|number| number.len() == 8 && u32::from_str_radix(number, 16).is_ok())
-    };
-    let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-        if is_file && entry.file_name().to_str().is_some_and(is_temporary) {
-            let opened = OpenOptions::new().write(true).open(entry.path());
-            if opened.is_ok_and(|file| file.try_lock().is_ok() && is_at(&entry.path(), &file)) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-    }
+/// The same, from the name of a temporary file.
+fn name_in_temporary(temporary: &str) -> Option<&str> {
+    let (name, number) = temporary.strip_prefix('.')?.strip_suffix(TEMPORARY_SUFFIX)?.rsplit_once('.')?;
+    (number.len() == 8 && number.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(name)
 }
 
 /// Whether an open file is still what a path leads to.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::aligned::BlockWriter;
-use crate::durable::{self, FileError};
+use crate::durable::{self, FileError, PendingFile};
 use crate::error::Error;
 use crate::input::defect::PlacedDefect;
 use crate::input::request_index::{LineState, RequestIndex};
@@ -26,7 +26,7 @@ use crate::results::side_files::{Aside, SideFiles};
 use crate::run::directory::Incoming;
 use crate::run::output::{OpenOutputs, Unanswering};
 use crate::run::{DefectReport, Event, Monitor, Outputs, targets};
-use crate::user_files::{NamedFiles, OutputFile, Role, TargetError};
+use crate::user_files::{NamedFiles, Role, TargetError};
 
 /// What the names of shard files begin with; digits follow.
 const SHARD_PREFIX: &str = "shard-";
@@ -93,10 +93,11 @@ pub fn split(
     for path in &old {
         durable::remove_file(path)?;
     }
+    durable::remove_leftovers(directory, is_shard_name);
     let mut paths = Vec::new();
     for shard in &scanned.scan.shards {
         let path = shard_path(directory, shard.number);
-        let mut file = BlockWriter::new(OutputFile::open(&path)?);
+        let mut file = BlockWriter::new(PendingFile::create_shared(&path)?);
         let mut reader =
             ShardReader::open(scanned.source.clone(), index.clone(), shard.clone(), scanned.scratch.path())?
                 .with_envelope(scanned.options.line.envelope);

@@ -30,7 +30,10 @@ impl OutputFile {
                 Sink::Stream(place::open_descriptor(number).map_err(FileError::on("open", path))?)
             }
             Place::Stream(stream) => Sink::Stream(durable::open_stream(&stream)?),
-            Place::File(target) | Place::Free(target) => Sink::Whole(PendingFile::create_shared(&target)?),
+            Place::File(target) | Place::Free(target) => {
+                durable::remove_leftovers_of(&target);
+                Sink::Whole(PendingFile::create_shared(&target)?)
+            }
         };
         Ok(Self { path: path.to_owned(), sink })
     }

@@ -141,12 +141,24 @@ fn a_second_process_on_the_same_run_is_turned_away_and_told_which_one_works_on_i
     let first = place.program(&command).start();
     wait_until(|| service.books().calls("create_batch") == 3);
     let owner = format!("process {}", first.id());
-    place.run(&command).with_code(9).saying("is locked by another process").saying(&owner).saying("hint: wait");
+    for command in [&command, "retry", "clean --unfinished", "doctor --mend"] {
+        place.run(command).with_code(9).saying("is locked by another process").saying(&owner).saying("hint: wait");
+    }
     assert!(place.run("status").with_code(0).text().contains(&format!("{owner} works on it")));
     first.signal(Signal::INT);
     first.end().with_code(130);
     assert!(!place.run("status").with_code(0).text().contains("works on it"));
     assert_eq!(service.books().calls("create_batch"), 3);
+}
+
+#[test]
+fn a_second_server_in_a_directory_or_on_an_address_is_turned_away() {
+    let (place, service) = (Place::new(), Service::start());
+    let mut first = place.program("serve --listen 127.0.0.1:0 -d books").start();
+    wait_until(|| !first.stdout_so_far().is_empty() && first.is_alive());
+    place.run("serve --listen 127.0.0.1:0 -d books").with_code(9).saying("books is in use by another server");
+    let address = service.base_url().trim_start_matches("http://").trim_end_matches("/v1");
+    place.run(&format!("serve --listen {address} -d others")).with_code(3).saying("cannot listen on");
 }
 
 #[test]

@@ -222,6 +222,8 @@ fn shards_and_generated_requests_replace_nothing_unless_told_to() {
             assert_refused(&place, &before, &command, "exists already\n\nhint: pass --force");
         }
     }
+    // What killed processes have left goes, too.
+    place.write("shards/.shard-000042.jsonl.0123abcd.part", "half a li");
     // A defect is found before the old shards go.
     place.write("bad.jsonl", "[]\n");
     place.run("split bad.jsonl -d shards --force").with_code(4);
