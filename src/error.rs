@@ -2,12 +2,13 @@
 //!
 //! Bad lines and failed requests are no errors: they are data, counted and written where the user finds them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::durable::{self, FileError, is_out_of_files};
 use crate::input::InputError;
 use crate::remote::{RemoteError, SetupError};
 use crate::results::ResultsError;
+use crate::run::EarlierRun;
 use crate::run::ledger::LedgerError;
 use crate::serve::{JournalError, ServeError};
 use crate::shown::Name;
@@ -98,7 +99,7 @@ pub enum Error {
         hint: String,
     },
     /// A directory that would hold state is not ours to use.
-    #[error("the state directory {} {what}", path.display())]
+    #[error("the state directory {} {what}", Name(path))]
     NotOurs {
         /// The directory.
         path: PathBuf,
@@ -107,6 +108,12 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
+    /// An earlier run has paid for some of what would be sent, and nobody said that it is to be sent again.
+    #[error(
+        "nothing was sent: an earlier run over {} has {}; this one would send all {}",
+        earlier_inputs(.0), paid_for(.0), .0.sends
+    )]
+    PaidBefore(Box<EarlierRun>),
     /// The totals do not add up: a defect of this program.
     #[error("{what}: this is a defect of batchline, please report it")]
     Internal {
@@ -124,6 +131,20 @@ fn emptiness(blank: u64) -> String {
         1 => "its only line is blank".to_owned(),
         blank => format!("its {blank} lines are blank"),
     }
+}
+
+fn earlier_inputs(earlier: &EarlierRun) -> String {
+    let names: Vec<String> = earlier.inputs.iter().map(|input| Name(Path::new(input)).to_string()).collect();
+    format!("{} ({})", names.join(", "), Name(&earlier.directory))
+}
+
+/// What a run has paid for.
+fn paid_for(earlier: &EarlierRun) -> String {
+    let at_service = match earlier.at_service {
+        0 => String::new(),
+        number => format!(", and {number} at the service"),
+    };
+    format!("answers to {} of {} requests{at_service}", earlier.answered, earlier.requests)
 }
 
 fn holder(owner: Option<&u32>) -> String {
@@ -167,7 +188,11 @@ impl Error {
                 ErrorKind::ClosedPipe
             }
             Self::Input(InputError::File(error)) => input_file_kind(error),
-            Self::Input(_) | Self::Target(_) | Self::Empty { .. } | Self::OtherDirectory { .. } => ErrorKind::Usage,
+            Self::Input(_)
+            | Self::Target(_)
+            | Self::Empty { .. }
+            | Self::OtherDirectory { .. }
+            | Self::PaidBefore(_) => ErrorKind::Usage,
             Self::Locked { .. } | Self::Raced { .. } | Self::Serve(ServeError::Locked { .. }) => ErrorKind::Locked,
             Self::Setup(_)
             | Self::Serve(ServeError::Setup(_) | ServeError::Listen { .. } | ServeError::WantsUpstream { .. })
@@ -201,6 +226,9 @@ impl Error {
             Self::Target(error) => error.hint(),
             Self::Empty { .. } => Some("pass --allow-empty if that is right: the output is then empty, too".to_owned()),
             Self::Raced { .. } => Some("run the same command again".to_owned()),
+            Self::PaidBefore(_) => {
+                Some("pass --yes to send them all; the earlier run's replies stay where they are".to_owned())
+            }
             Self::Locked { .. } => {
                 Some("wait for the other process to end, or stop it; a lock never outlives its process".to_owned())
             }

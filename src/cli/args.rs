@@ -166,12 +166,15 @@ pub(crate) struct OutputArguments {
     pub(crate) shape: batchline::results::shape::Shape,
 }
 
-/// Where runs are.
+/// Where runs are, and what to do when one of them has paid already.
 #[derive(Debug, Args)]
 pub(crate) struct RunsArguments {
     /// Keep this run in DIR, apart from the others
     #[arg(long, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
+    /// Send all although an earlier run over the same files has answers to some: without it that is asked on a terminal, and refused elsewhere
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

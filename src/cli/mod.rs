@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr. Every command is a file; what they share is here.
 
 mod args;
+mod asking;
 mod bench;
 mod exit;
 mod inspect;

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use batchline::results::merge::Merged;
 use batchline::run::monitor::ShardCounts;
-use batchline::run::{Event, Monitor};
+use batchline::run::{EarlierRun, Event, Monitor};
 use batchline::shown::Name;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
+use super::asking::confirmed;
 use super::records::{count, plural, size};
-use super::terminal::{say_json, say_line};
+use super::terminal::{names, say_json, say_line};
 
 /// Time between two plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
@@ -204,6 +205,25 @@ impl Progress {
 }
 
 impl Monitor for Progress {
+    fn sends_again(&self, earlier: &EarlierRun) -> bool {
+        // Who wants records reads no questions.
+        if self.manner == Manner::Json {
+            return false;
+        }
+        let at_service = match earlier.at_service {
+            0 => String::new(),
+            number => format!(", and {} at the service", count(number)),
+        };
+        let text = format!(
+            "an earlier run over {} has answers to {} of {}{at_service}; this one sends all {} again. Continue?",
+            names(&earlier.inputs),
+            count(earlier.answered),
+            plural(earlier.requests, "request"),
+            count(earlier.sends)
+        );
+        self.screen.suspend(|| confirmed(&text)).unwrap_or(false)
+    }
+
     fn event(&self, event: Event<'_>) {
         let mut standing = self.standing();
         if standing.finished {

@@ -14,7 +14,7 @@ use batchline::offline::OfflineOptions;
 use batchline::remote::provider::PROFILES;
 use batchline::remote::{Address, Dialect, LineEnvelope, Profile, Token, profile, profile_speaking};
 use batchline::run::options::MEMORY_SHARE;
-use batchline::run::{OnAmbiguous, OutputTarget, Outputs, RunOptions, RunPlaces, ServiceChoice};
+use batchline::run::{OnAmbiguous, OnEarlier, OutputTarget, Outputs, RunOptions, RunPlaces, ServiceChoice};
 use batchline::serve::{UpstreamOptions, upstream::CONCURRENCY};
 use batchline::user_files::{NamedFiles, Role, STDOUT};
 
@@ -202,6 +202,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
         completion_window: arguments.completion_window.clone().unwrap_or_else(|| profile.completion_window.to_owned()),
         line,
         shard,
+        on_earlier: if arguments.runs.yes { OnEarlier::SendAll } else { OnEarlier::Ask },
         skip_invalid: arguments.shard.skip_invalid,
         allow_empty: arguments.input.allow_empty,
         report: arguments.defects.report.as_deref().map(target),

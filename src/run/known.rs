@@ -71,6 +71,11 @@ impl KnownRuns {
         self.runs.iter().find(is_same).map(|run| run.path.as_path())
     }
 
+    /// Those that can be read.
+    pub(crate) fn readable(&self) -> impl Iterator<Item = &KnownRun> {
+        self.runs.iter()
+    }
+
     /// The run over the lines of this scan; or one that cannot be read and has its name.
     pub(crate) fn over_lines(&self, options: &RunOptions, identity: &Identity, scan: &Scan) -> Option<&Path> {
         let names = identity.names(scan, &options.service.identity());

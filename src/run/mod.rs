@@ -9,6 +9,7 @@
 //! | `prepare` | from inputs to a run directory, new or found again |
 //! | `identity`, `known`, `relocate` | which run is the same one, which there are, and one whose input has moved |
 //! | `meta` | what the Ledger says of a run as a whole |
+//! | `earlier` | a run that has paid for some of what another one is about to send |
 //! | [`ledger`] | the truth about shards, batches and money |
 //! | [`intents`] | what was sent, once more, in case the Ledger forgets it |
 //! | [`state`] | where a shard stands and what it needs next |
@@ -54,6 +55,7 @@ use crate::serve::{ServeOptions, Server, UpstreamOptions};
 pub mod directory;
 pub mod doctor;
 mod driver;
+mod earlier;
 mod identity;
 pub mod inspect;
 pub mod intents;
@@ -74,8 +76,9 @@ pub mod summary;
 pub(crate) mod targets;
 
 pub use directory::RunPlaces;
+pub use earlier::EarlierRun;
 pub use monitor::{Event, Monitor, Silent};
-pub use options::{OnAmbiguous, OutputTarget, RunOptions, ServiceChoice};
+pub use options::{OnAmbiguous, OnEarlier, OutputTarget, RunOptions, ServiceChoice};
 pub use output::Outputs;
 pub use prepare::DefectReport;
 pub use summary::Summary;

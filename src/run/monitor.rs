@@ -1,5 +1,6 @@
 //! What the engine tells whoever runs it. It never prints.
 
+use super::earlier::EarlierRun;
 use crate::input::defect::PlacedDefect;
 use crate::results::merge::Merged;
 
@@ -86,6 +87,12 @@ pub struct ShardCounts {
 pub trait Monitor: Send + Sync {
     /// Something happened.
     fn event(&self, event: Event<'_>);
+
+    /// Whether all is to be sent although an earlier run has paid for some of it. May take as long as somebody needs to answer.
+    fn sends_again(&self, earlier: &EarlierRun) -> bool {
+        let _ = earlier;
+        false
+    }
 }
 
 /// Hears nothing.

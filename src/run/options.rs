@@ -117,6 +117,15 @@ pub enum OnAmbiguous {
     RetryAfter(Duration),
 }
 
+/// What to do when an [earlier run](super::EarlierRun) has paid for some of what a new one would send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnEarlier {
+    /// Ask the [`Monitor`](super::Monitor), and send nothing unless it says so.
+    Ask,
+    /// Send all.
+    SendAll,
+}
+
 /// The key for the built-in service, which takes any.
 pub(super) fn built_in_token() -> Token {
     Token::new("built-in").expect("it is not empty")
@@ -149,6 +158,8 @@ pub struct RunOptions {
     pub line: LineLimits,
     /// What shards must keep to.
     pub shard: ShardLimits,
+    /// See [`OnEarlier`].
+    pub on_earlier: OnEarlier,
     /// Lines that are no requests get an error line each; the rest is sent.
     pub skip_invalid: bool,
     /// Whether an input without lines is as good as any.

@@ -11,12 +11,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::directory::{Incoming, RunDirectory, layout, require_own};
+use super::earlier;
 use super::identity::Identity;
 use super::known::{KnownRuns, directory_name};
 use super::ledger::Ledger;
 use super::meta::{BegunIn, RunMeta, record_parts};
 use super::monitor::{Event, Monitor};
-use super::options::{MEMORY_SHARE, RunOptions};
+use super::options::{MEMORY_SHARE, OnEarlier, RunOptions};
 use super::relocate::relocate;
 use crate::custom_id::IdHasher;
 use crate::durable::FileError;
@@ -45,13 +46,7 @@ pub(crate) struct Prepared {
 /// Finds the run of these inputs, or makes it.
 pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Prepared, Error> {
     let identity = Identity::of(options);
-    let known = match &options.directory {
-        Some(directory) => {
-            require_own(directory)?;
-            KnownRuns::look_at(directory)
-        }
-        None => KnownRuns::look(&options.places)?,
-    };
+    let known = known_runs(options)?;
     if let Some(run) = known.with_unchanged_inputs(options, &identity) {
         let prepared = open_run(RunDirectory::open(run)?, None, true)?;
         if prepared.requests.is_empty() && !options.allow_empty {
@@ -81,6 +76,7 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
         let hint = "restore the ledger; remove the directory only if nothing of it was submitted".to_owned();
         return Err(Error::Directory { path: target, what: "has lost its ledger".to_owned(), hint });
     }
+    ask_about_earlier(options, &known, (&identity, &scan), &target, monitor)?;
     let meta = RunMeta {
         created_at: jiff::Timestamp::now().to_string(),
         fingerprint,
@@ -97,6 +93,37 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
     source.sync_spools()?;
     drop(source);
     publish(incoming, &target, &meta, &scan)
+}
+
+/// The runs that may be the one that is asked for.
+fn known_runs(options: &RunOptions) -> Result<KnownRuns, Error> {
+    match &options.directory {
+        Some(directory) => {
+            require_own(directory)?;
+            Ok(KnownRuns::look_at(directory))
+        }
+        None => KnownRuns::look(&options.places),
+    }
+}
+
+/// Nothing is paid for a second time without a word.
+fn ask_about_earlier(
+    options: &RunOptions,
+    known: &KnownRuns,
+    new: (&Identity, &Scan),
+    target: &Path,
+    monitor: &dyn Monitor,
+) -> Result<(), Error> {
+    if options.on_earlier == OnEarlier::SendAll {
+        return Ok(());
+    }
+    // A run with a directory of its own has looked at nothing else yet. It may have one because the home cannot be used.
+    let home = options.directory.as_ref().map(|_| KnownRuns::look(&options.places).unwrap_or_default());
+    let others = home.as_ref().unwrap_or(known);
+    match earlier::find(others.readable(), options, new, target) {
+        Some(earlier) if !monitor.sends_again(&earlier) => Err(Error::PaidBefore(Box::new(earlier))),
+        _ => Ok(()),
+    }
 }
 
 /// Makes a new run's Ledger, and gives its directory its name.

@@ -18,6 +18,7 @@ mod upstream; // an OpenAI-compatible server with a rate limit and a will of its
 // From the input to the output.
 mod aibrix; // a server that nobody here wrote
 mod appearing; // how outputs appear, where, and what of an empty input
+mod asking; // what is asked before it is done
 mod bare; // bodies alone, which are numbered
 mod conformance; // the same scenarios for every dialect
 mod defects; // every rule about lines has its file and its words

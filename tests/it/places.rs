@@ -344,7 +344,8 @@ fn a_path_that_is_not_utf8_is_as_good_as_any_other() {
             place.run(command).with_code(0);
         }
         // Nor does a run directory of such a name.
-        let named = shell(format!(r#"exec "$BATCHLINE" run in.jsonl {local} --json --run-dir "$(printf 'odd\377')""#));
+        let named =
+            shell(format!(r#"exec "$BATCHLINE" run in.jsonl {local} --yes --json --run-dir "$(printf 'odd\377')""#));
         named.with_code(0);
         shell(r#""$BATCHLINE" status --json odd* && exec "$BATCHLINE" doctor --json odd*"#.to_owned()).with_code(0);
     }

@@ -5,6 +5,7 @@
 //! What always holds: of the environment that the program reads, nothing reaches it unasked. Who waits longer than [`PATIENCE`]
 //! fails. No child, nor a child of its, outlives its test.
 
+use std::fs::File;
 use std::io::{PipeReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use tempfile::TempDir;
 
 /// Only [`Running::end_within`] waits longer than this for anything.
@@ -141,6 +144,8 @@ pub(crate) fn names_in(directory: &Path) -> Vec<String> {
 pub(crate) struct Program {
     command: Command,
     input: Option<Vec<u8>>,
+    /// The other side of its terminal, and what is typed there.
+    terminal: Option<(File, &'static str)>,
 }
 
 impl Program {
@@ -152,7 +157,7 @@ impl Program {
         command.env("BATCHLINE_HOME", directory.join(STATE_HOME));
         // A group of its own, so that a shell's children can be ended with it.
         command.process_group(0);
-        Self { command, input: None }
+        Self { command, input: None, terminal: None }
     }
 
     /// One more argument, whatever is in it.
@@ -176,6 +181,18 @@ impl Program {
     pub(crate) fn input(mut self, content: impl Into<Vec<u8>>) -> Self {
         self.command.stdin(Stdio::piped());
         self.input = Some(content.into());
+        self
+    }
+
+    /// Gives it a terminal for its input and its errors, at which this is typed.
+    pub(crate) fn typing(mut self, typed: &'static str) -> Self {
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&ours).unwrap();
+        unlockpt(&ours).unwrap();
+        let name = ptsname(&ours, Vec::new()).unwrap();
+        let theirs = rustix::fs::open(&*name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+        self.command.stdin(theirs.try_clone().unwrap()).stderr(theirs);
+        self.terminal = Some((ours.into(), typed));
         self
     }
 
@@ -203,7 +220,15 @@ impl Program {
             std::thread::spawn(move || stdin.write_all(&input));
         }
         let stdout = Heard::listen(child.stdout.take());
-        let stderr = Heard::listen(child.stderr.take());
+        let stderr = match self.terminal {
+            Some((mut terminal, typed)) => {
+                // With the last copy of its side the terminal ends.
+                self.command.stdin(Stdio::null()).stderr(Stdio::null());
+                terminal.write_all(typed.as_bytes()).unwrap();
+                Heard::listen(Some(terminal))
+            }
+            None => Heard::listen(child.stderr.take()),
+        };
         Running { child, stdout, stderr }
     }
 }

@@ -107,7 +107,7 @@ fn other_requests_are_another_run() {
     place.write("in.jsonl", &requests);
     place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0);
     place.write("in.jsonl", generated(21));
-    place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0).saying("starting 21 requests");
+    place.run(&format!("run in.jsonl {LOCAL} --yes -o out.jsonl")).with_code(0).saying("starting 21 requests");
     assert_same(&place.read("out.jsonl"), &replies(&generated(21)));
 }
 

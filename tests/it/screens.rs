@@ -272,7 +272,7 @@ fn one_run_that_cannot_be_read_hides_no_other() {
     let place = Place::new();
     for name in ["a", "b", "c"] {
         place.write("in.jsonl", crate::requests::request(name, "m"));
-        place.run("run in.jsonl --provider local --poll-interval 50ms").with_code(0);
+        place.run("run in.jsonl --provider local --poll-interval 50ms --yes").with_code(0);
     }
     let runs = place.runs();
     std::fs::write(runs[1].join("ledger.sqlite"), "no database at all").unwrap();

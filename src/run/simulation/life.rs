@@ -26,8 +26,8 @@ use crate::remote::{Address, LineEnvelope, profile};
 use crate::results::shape::Shape;
 use crate::run::ledger::fuse;
 use crate::run::{
-    self, Event, Monitor, OnAmbiguous, OutputTarget, Outputs, RunOptions, RunPlaces, ServiceChoice, Silent, Summary,
-    prepare,
+    self, Event, Monitor, OnAmbiguous, OnEarlier, OutputTarget, Outputs, RunOptions, RunPlaces, ServiceChoice, Silent,
+    Summary, prepare,
 };
 
 /// Lives after which a run that has not ended is given up.
@@ -136,6 +136,7 @@ impl Scenario {
             completion_window: "24h".to_owned(),
             line: LineLimits { line_bytes: 1 << 20, custom_id_characters: 64, envelope, assign_ids: false },
             shard: ShardLimits { requests: rng.u64(1..=5), bytes: 1 << 20 },
+            on_earlier: OnEarlier::Ask,
             skip_invalid: false,
             allow_empty: false,
             report: None,
