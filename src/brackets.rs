@@ -61,12 +61,19 @@ pub struct Brackets<R> {
     capture: Option<(Vec<u8>, usize)>,
     /// The buffer of the key that was read last.
     key: Vec<u8>,
+    /// Whether two values may stand side by side.
+    lenient: bool,
 }
 
 impl<R: BufRead> Brackets<R> {
     /// At the first byte of `from`.
     pub fn new(from: R) -> Self {
-        Self { from, at: 0, capture: None, key: Vec::new() }
+        Self { from, at: 0, capture: None, key: Vec::new(), lenient: false }
+    }
+
+    /// The same, but between the brackets of a value anything may stand: for a list in which one odd entry must not hide the others.
+    pub fn lenient(from: R) -> Self {
+        Self { lenient: true, ..Self::new(from) }
     }
 
     /// How many bytes are behind us.
@@ -176,8 +183,9 @@ impl<R: BufRead> Brackets<R> {
         loop {
             let bare = self.bare()?;
             let mark = self.next_byte()?;
-            let begins_value = bare || matches!(mark, b'"' | b'{' | b'[');
-            if begins_value && behind_value || bare && matches!(mark, b'"' | b'{' | b'[') {
+            let begins = matches!(mark, b'"' | b'{' | b'[');
+            let side_by_side = behind_value && (bare || begins) || bare && begins;
+            if side_by_side && !self.lenient {
                 return Err(Broken::NotWhole);
             }
             behind_value = matches!(mark, b'"' | b'}' | b']');
@@ -458,6 +466,7 @@ mod tests {
                 assert!(!is_whole_object(line.as_bytes()), "{line}");
             }
         }
+        assert!(Brackets::lenient(&br#"{"a":["b" "c" 1{}]}"#[..]).value().is_ok());
         for (array, wanted) in [("[]", 0), ("[ 1 , \"a\",[2],{} ]", 4), ("[1,]", 1)] {
             let (mut brackets, mut elements) = (Brackets::new(array.as_bytes()), 0);
             let passed = brackets.elements(|brackets| {

@@ -161,7 +161,7 @@ impl From<Broken> for NoList {
 /// Reads a list, or a page of one, as it comes in.
 fn read_page(body: impl BufRead) -> Result<Page, NoList> {
     // What is at the end, so that a word there ends, too.
-    let mut brackets = Brackets::new(body.chain(&b" "[..]));
+    let mut brackets = Brackets::lenient(body.chain(&b" "[..]));
     let mut page = Page::default();
     brackets.space()?;
     match brackets.peek()? {
