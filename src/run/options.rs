@@ -95,7 +95,7 @@ impl ServiceChoice {
 pub enum OutputTarget {
     /// To a writer, as they become final.
     Writer(Box<dyn Write + Send>),
-    /// To a file, which appears whole when the run is done.
+    /// To a file, which appears whole when the run is done, or to a pipe or device, which gets lines as they become final.
     File(PathBuf),
 }
 

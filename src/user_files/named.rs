@@ -17,7 +17,7 @@ use super::place::{self, Kind, Object, Place};
 use super::{Role, TargetError};
 use crate::durable::{self, FileError};
 
-/// All files that one command was told of. See the [module](self).
+/// All files that one command was told of, each of which is another one. See the [module](super).
 #[derive(Debug, Default)]
 pub struct NamedFiles {
     files: Vec<Named>,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::place::{self, Place};
 use crate::durable::{self, FileError, PendingFile};
 
-/// A file that the user asked for. See the [module](self).
+/// A file that the user asked for, while it is written. See the [module](super).
 #[derive(Debug)]
 pub struct OutputFile {
     path: PathBuf,
