@@ -42,7 +42,8 @@ use crate::input::scan::{self, Scan, ScanOptions};
 use crate::input::source::{Input, Source};
 use crate::lines::BLOCK_BYTES;
 use crate::remote::{
-    Address, Api, BatchStatus, CreateBatch, HttpApi, Profile, Progress, RemoteFile, Settings, Submission, Token,
+    Address, Api, BatchStatus, CreateBatch, HttpApi, Profile, Progress, Redactor, RemoteFile, Settings, Submission,
+    Token,
 };
 use crate::results::held::Held;
 use crate::results::merge::{self, MergeInputs, Sinks, Unanswered};
@@ -221,6 +222,7 @@ fn plan(options: &BenchOptions, input: &Path, place: &Path) -> Result<(Files, Ve
         envelope: scan_options.line.envelope,
         threads: options.threads,
         memory_bytes: options.memory_bytes,
+        redactor: Redactor::default(),
     };
     Ok((files, shards, measured))
 }

@@ -1,5 +1,6 @@
 //! Answers: what a status means, and how a body is read without trusting its length, its pace or its words.
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::io::{self, BufRead};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::durable::is_out_of_files;
 use super::client::{Http, Timeouts};
 use super::error::{ErrorKind, RemoteError, message_in};
 use super::gate::retry_after;
+use super::redact::Redactor;
 use super::redirect::{self, GivenBy};
 use super::wire::RawBatch;
 
@@ -71,6 +73,12 @@ impl<'a> Answer<'a> {
         self.response.headers()
     }
 
+    /// A header, where it is text, without the token.
+    pub(super) fn header_text(&self, name: &str) -> Option<String> {
+        let text = self.headers().get(name)?.to_str().ok()?;
+        Some(self.http.redactor.text(text).into_owned())
+    }
+
     /// The size of the body, where it was announced.
     pub(super) fn length(&self) -> Option<u64> {
         self.response.content_length()
@@ -97,7 +105,7 @@ impl<'a> Answer<'a> {
 
     /// An error about what stands in this answer.
     pub(super) fn nonsense(&self, why: &str) -> RemoteError {
-        let message = self.http.token.as_ref().map_or_else(|| why.to_owned(), |token| token.redact(why.to_owned()));
+        let message = self.http.redactor.text(why);
         RemoteError::new(ErrorKind::Protocol, &*self.target).with_status(self.status()).with_message(&message)
     }
 
@@ -112,8 +120,7 @@ impl<'a> Answer<'a> {
         let status = response.status().as_u16();
         let wait = retry_after(response.headers());
         let body = beginning(response).await;
-        let text = String::from_utf8_lossy(&body).into_owned();
-        let text = http.token.as_ref().map_or_else(|| text.clone(), |token| token.redact(text.clone()));
+        let text = http.redactor.beginning(&String::from_utf8_lossy(&body)).into_owned();
         let kind = match origin {
             Origin::Storage if status == 413 => ErrorKind::TooLarge,
             Origin::Storage => ErrorKind::Storage,
@@ -123,14 +130,15 @@ impl<'a> Answer<'a> {
         (error.with_message(&message_in(text.as_bytes())), text)
     }
 
-    /// Reads a body of at most [`OBJECT_BYTES`].
+    /// Reads a body of at most [`OBJECT_BYTES`], without the token.
     pub(super) async fn body(self) -> Result<Vec<u8>, RemoteError> {
+        let redactor = self.http.redactor.clone();
         let mut body = Vec::new();
         let mut pieces = self.pieces(Some(OBJECT_BYTES));
         while let Some(piece) = pieces.next().await {
             body.extend_from_slice(&piece?);
         }
-        Ok(body)
+        Ok(redactor.bytes(body))
     }
 
     /// Reads a JSON object of at most [`OBJECT_BYTES`].
@@ -152,7 +160,8 @@ impl<'a> Answer<'a> {
         })
     }
 
-    /// Lets `read` read a body of at most [`LIST_BYTES`] while it comes in, on a thread that may block. An error of the connection is the
+    /// Lets `read` read a body of at most [`LIST_BYTES`] while it comes in, on a thread that may block; what it takes out of it has yet
+    /// to pass the redactor. An error of the connection is the
     /// one that it gets as an I/O error; see [`broken_off`].
     pub(super) async fn streamed<T: Send + 'static>(
         self,
@@ -170,20 +179,22 @@ impl<'a> Answer<'a> {
     pub(super) fn pieces(self, cap: Option<u64>) -> BoxStream<'static, Result<Bytes, RemoteError>> {
         let Self { http, response, target, .. } = self;
         let timeouts = http.timeouts;
-        let state = (Box::pin(response.bytes_stream()), Pace::new(timeouts), target, false);
-        futures::stream::unfold(state, move |(mut body, mut pace, target, ended)| async move {
+        let about = (target, http.redactor.clone());
+        let state = (Box::pin(response.bytes_stream()), Pace::new(timeouts), about, false);
+        futures::stream::unfold(state, move |(mut body, mut pace, about, ended)| async move {
+            let (target, redactor) = &about;
             if ended {
                 return None;
             }
             let piece = match tokio::time::timeout(timeouts.idle, body.next()).await {
                 Ok(None) => return None,
-                Ok(Some(Ok(piece))) => pace.note(piece.len(), cap, &target).map(|()| piece),
-                Ok(Some(Err(error))) => Err(transport_error(error, target.clone())),
-                Err(_) => Err(RemoteError::new(ErrorKind::Timeout, &*target)
+                Ok(Some(Ok(piece))) => pace.note(piece.len(), cap, target).map(|()| piece),
+                Ok(Some(Err(error))) => Err(transport_error(redactor, error, target.clone())),
+                Err(_) => Err(RemoteError::new(ErrorKind::Timeout, target.as_str())
                     .with_message(&format!("nothing came for {:?}", timeouts.idle))),
             };
             let ended = piece.is_err();
-            Some((piece, (body, pace, target, ended)))
+            Some((piece, (body, pace, about, ended)))
         })
         .boxed()
     }
@@ -268,7 +279,7 @@ pub(super) fn broken_off(error: io::Error, target: String) -> RemoteError {
 }
 
 /// The error of a request that got no answer, or of a body that broke off.
-pub(super) fn transport_error(error: reqwest::Error, target: String) -> RemoteError {
+pub(super) fn transport_error(redactor: &Redactor, error: reqwest::Error, target: String) -> RemoteError {
     let kind = if error.is_connect() {
         // rustls wraps what the other side said in TLS as `InvalidData`.
         if comes_from(&error, |cause| cause.kind() == io::ErrorKind::InvalidData) {
@@ -284,7 +295,24 @@ pub(super) fn transport_error(error: reqwest::Error, target: String) -> RemoteEr
         ErrorKind::Interrupted
     };
     // Its URL may hold a signature.
-    RemoteError::new(kind, target).with_source(error.without_url())
+    let error = error.without_url();
+    let words = in_full(&error);
+    match redactor.text(&words) {
+        // A certificate, say, that is made out to it.
+        Cow::Owned(redacted) => RemoteError::new(kind, target).with_source(redacted),
+        Cow::Borrowed(_) => RemoteError::new(kind, target).with_source(error),
+    }
+}
+
+/// An error and its causes in one line.
+fn in_full(error: &dyn StdError) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
 }
 
 /// Whether one of the I/O errors behind `error` is such.

@@ -17,6 +17,7 @@ use super::answer::{Answer, Origin, transport_error};
 use super::error::{ErrorKind, RemoteError};
 use super::gate::{Gate, retry_after};
 use super::provider::Auth;
+use super::redact::Redactor;
 use super::retry::{Notice, Observer};
 use super::token::Token;
 
@@ -182,7 +183,8 @@ pub(super) struct Http {
     pub(super) timeouts: Timeouts,
     pub(super) observer: Observer,
     pub(super) gate: Gate,
-    pub(super) token: Option<Token>,
+    /// What takes the token out of texts.
+    pub(super) redactor: Redactor,
     api: Client,
     upload: Client,
     blob: Client,
@@ -206,6 +208,7 @@ impl Http {
             let (name, value) = token.header(auth);
             credentials.insert(name, value);
         }
+        let redactor = Redactor::of(token);
         // Where the API is without encryption this machine's certificates are not read, and need not be there: in a small container
         // they are not.
         let without_certificates = |client: ClientBuilder| client.tls_certs_only([]);
@@ -224,7 +227,7 @@ impl Http {
         };
         let (api, upload) = (api.map_err(SetupError::Client)?, upload.map_err(SetupError::Client)?);
         let (blob, billing) = (blob.map_err(SetupError::Client)?, billing.map_err(SetupError::Client)?);
-        Ok(Self { address, timeouts, observer, gate: Gate::default(), token, api, upload, blob, billing })
+        Ok(Self { address, timeouts, observer, gate: Gate::default(), redactor, api, upload, blob, billing })
     }
 
     /// Sends a request to the API: waits at the gate, then returns the answer, whatever its status.
@@ -272,13 +275,13 @@ impl Http {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let target = target(&method, &url);
+        let target = self.target(&method, &url);
         if !self.address.is_origin_of(&url) {
             return Err(RemoteError::new(ErrorKind::Protocol, target).with_message("not an address of the API"));
         }
         self.gate.wait().await;
         let sent = dress(client.request(method, url)).send().await;
-        let response = sent.map_err(|error| transport_error(error, target.clone()))?;
+        let response = sent.map_err(|error| transport_error(&self.redactor, error, target.clone()))?;
         let asked = retry_after(response.headers());
         let status = response.status().as_u16();
         if status == 429 || (status == 503 && asked.is_some()) {
@@ -293,6 +296,14 @@ impl Http {
         Ok(Answer::new(self, response, target, Origin::Api))
     }
 
+    /// A request as messages name it: the method and the URL without its query, which may be a signature.
+    pub(super) fn target(&self, method: &Method, url: &Url) -> String {
+        let mut shown = url.clone();
+        shown.set_query(None);
+        shown.set_fragment(None);
+        self.redactor.text(&format!("{method} {shown}")).into_owned()
+    }
+
     /// Sends a request without credentials to an address that the API gave out.
     pub(super) async fn blob(
         &self,
@@ -300,9 +311,9 @@ impl Http {
         url: Url,
         dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
     ) -> Result<Answer<'_>, RemoteError> {
-        let target = target(&method, &url);
+        let target = self.target(&method, &url);
         let sent = dress(self.blob.request(method, url)).send().await;
-        let response = sent.map_err(|error| transport_error(error, target.clone()))?;
+        let response = sent.map_err(|error| transport_error(&self.redactor, error, target.clone()))?;
         Ok(Answer::new(self, response, target, Origin::Storage))
     }
 }
@@ -320,14 +331,6 @@ fn client(address: &Address, timeouts: &Timeouts, mut headers: HeaderMap) -> Cli
         .https_only(address.is_https());
     // A proxy cannot reach this machine's own addresses; elsewhere the environment decides.
     if address.is_loopback() { builder.no_proxy() } else { builder }
-}
-
-/// A request as messages name it: the method and the URL without its query, which may be a signature.
-pub(super) fn target(method: &Method, url: &Url) -> String {
-    let mut shown = url.clone();
-    shown.set_query(None);
-    shown.set_fragment(None);
-    format!("{method} {shown}")
 }
 
 #[cfg(test)]

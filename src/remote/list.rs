@@ -19,6 +19,7 @@ use super::answer::broken_off;
 use super::client::Http;
 use super::error::{ErrorKind, RemoteError};
 use super::provider::Dialect;
+use super::redact::Redactor;
 use super::service::{Listing, is_valid_id};
 use super::wire::{Entry, RawBatch};
 use crate::brackets::{Brackets, Broken, Captured, is_key};
@@ -52,7 +53,9 @@ pub(super) async fn list(http: &Http, dialect: Dialect) -> Result<Listing, Remot
         query.extend(after.as_deref().map(|after| ("after", after)));
         let answer = http.query(&["batches"], &query).await?.successful().await?;
         let (status, target) = (answer.status(), answer.target().to_owned());
-        let page = answer.streamed(read_page).await?.map_err(|error| error.of(&target, status))?;
+        let redactor = http.redactor.clone();
+        let page =
+            answer.streamed(move |body| read_page(body, redactor)).await?.map_err(|error| error.of(&target, status))?;
         let goes_on = page.goes_on(dialect);
         after = page.last.or(after);
         let known = ids.len();
@@ -78,6 +81,7 @@ pub(super) async fn list(http: &Http, dialect: Dialect) -> Result<Listing, Remot
 /// A page: `{"data":[…],"has_more"}`, a bare array, or `null`.
 #[derive(Debug, Default)]
 struct Page {
+    redactor: Redactor,
     listing: Listing,
     /// Entries of any kind.
     entries: usize,
@@ -107,9 +111,10 @@ impl Page {
         if self.has_too_many() { Err(NoList::TooMany) } else { Ok(read?) }
     }
 
-    fn take(&mut self, entry: &Captured) {
+    fn take(&mut self, entry: Captured) {
         self.entries += 1;
-        let read = if entry.whole { RawBatch::parse(&entry.bytes) } else { None };
+        let bytes = self.redactor.bytes(entry.bytes);
+        let read = if entry.whole { RawBatch::parse(&bytes) } else { None };
         let entry = read.map_or(Entry::Odd, RawBatch::into_entry);
         self.ends_named = matches!(entry, Entry::Batch(_));
         match entry {
@@ -159,10 +164,10 @@ impl From<Broken> for NoList {
 }
 
 /// Reads a list, or a page of one, as it comes in.
-fn read_page(body: impl BufRead) -> Result<Page, NoList> {
+fn read_page(body: impl BufRead, redactor: Redactor) -> Result<Page, NoList> {
     // What is at the end, so that a word there ends, too.
     let mut brackets = Brackets::lenient(body.chain(&b" "[..]));
-    let mut page = Page::default();
+    let mut page = Page { redactor, ..Page::default() };
     brackets.space()?;
     match brackets.peek()? {
         Some(b'[') => {
@@ -212,7 +217,7 @@ fn read_object(brackets: &mut Brackets<impl BufRead>, page: &mut Page) -> Result
 fn read_entries(brackets: &mut Brackets<impl BufRead>, page: &mut Page) -> Result<(), Broken> {
     brackets.elements(|brackets| {
         let entry = brackets.captured(ENTRY_BYTES)?;
-        page.take(&entry);
+        page.take(entry);
         if page.has_too_many() { Err(Broken::NotWhole) } else { Ok(()) }
     })
 }
@@ -388,7 +393,7 @@ mod tests {
     ];
 
     fn entries_of(list: &[u8]) -> Page {
-        read_page(list).unwrap_or_else(|error| panic!("{error}: {}", list.escape_ascii()))
+        read_page(list, Redactor::default()).unwrap_or_else(|error| panic!("{error}: {}", list.escape_ascii()))
     }
 
     #[test]
@@ -443,7 +448,8 @@ mod tests {
             let wanted: Vec<String> = ids.into_iter().flatten().collect();
             let list = [b"[", texts.join(separator).as_slice(), b"]"].concat();
             let list = if is_page { [b"{\"object\":\"list\",\"data\":", list.as_slice(), b"}\n"].concat() } else { list };
-            let page = read_page(std::io::BufReader::with_capacity(piece, &list[..]));
+            let body = std::io::BufReader::with_capacity(piece, &list[..]);
+            let page = read_page(body, Redactor::default());
             let page = page.map_err(|error| TestCaseError::fail(error.to_string()))?;
             let found: Vec<String> = page.listing.batches.into_iter().map(|batch| batch.id).collect();
             prop_assert_eq!(found, wanted);

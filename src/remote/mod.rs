@@ -28,6 +28,7 @@ pub mod online;
 mod openai;
 mod profiles;
 pub mod provider;
+pub mod redact;
 mod redirect;
 pub mod retry;
 pub mod service;
@@ -44,6 +45,7 @@ pub use http_api::{HttpApi, Settings};
 pub use mark::Mark;
 pub use online::Online;
 pub use provider::{Auth, Dialect, Limits, LineEnvelope, Profile, Proven, ReplyShape, profile, profile_speaking};
+pub use redact::Redactor;
 pub use retry::{Notice, Observer, Patience};
 pub use service::{
     Api, Batch, BatchStatus, CreateBatch, Downloaded, Listing, Payload, Progress, RemoteFile, RequestCounts,

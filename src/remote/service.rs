@@ -13,6 +13,7 @@ use jiff::Timestamp;
 
 use super::error::{ErrorKind, RemoteError};
 use super::mark::Mark;
+use super::redact::REDACTED;
 
 /// Longest id of a file or batch, in bytes.
 pub const ID_BYTES: usize = 4096;
@@ -306,10 +307,11 @@ pub struct Downloaded {
 }
 
 /// Whether `id` can be an id: any text without control characters, at most [`ID_BYTES`] long, for the service alone knows what it means.
-/// In an address it stands as one segment, percent-encoded, which `.` and `..` cannot be; no file is named after it.
+/// In an address it stands as one segment, percent-encoded, which `.` and `..` cannot be; no file is named after it. One that had the key
+/// in it has lost its meaning.
 #[must_use]
 pub fn is_valid_id(id: &str) -> bool {
-    !matches!(id, "" | "." | "..") && id.len() <= ID_BYTES && !id.contains(char::is_control)
+    !matches!(id, "" | "." | "..") && id.len() <= ID_BYTES && !id.contains(char::is_control) && !id.contains(REDACTED)
 }
 
 /// Refuses an id that is none, before it becomes part of a URL or of anything else.

@@ -100,6 +100,13 @@ impl Indexed {
         *self.labels.entry(if known { label } else { OTHER_ERRORS }.to_owned()).or_default() += count;
     }
 
+    /// Counts the errors by what `rename` makes of their labels.
+    pub fn rename_labels(&mut self, rename: impl Fn(String) -> String) {
+        for (label, count) in std::mem::take(&mut self.labels) {
+            self.count_label(&rename(label), count);
+        }
+    }
+
     /// Takes back what [`Indexed::count_error`] counted.
     pub fn forget_error(&mut self, label: &str) {
         self.errors -= 1;

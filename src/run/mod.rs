@@ -170,6 +170,7 @@ async fn work<A: Api>(
         envelope: line.envelope,
         threads,
         memory_bytes,
+        redactor: options.service.redactor(),
     });
     tell_start(&ledger, &run, resumed, &*monitor)?;
     let notes = Notes::default();

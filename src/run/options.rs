@@ -11,7 +11,7 @@ use super::directory::RunPlaces;
 use crate::input::check::LineLimits;
 use crate::input::pack::ShardLimits;
 use crate::input::source::Input;
-use crate::remote::{Address, Profile, Token};
+use crate::remote::{Address, Profile, Redactor, Token};
 
 /// Defects shown, unless the user says otherwise.
 pub const MAX_DEFECTS: u64 = 100;
@@ -79,6 +79,15 @@ impl ServiceChoice {
             Self::At { profile, address, .. } | Self::Online { profile, address, .. } => {
                 format!("{} {address}", profile.identity())
             }
+        }
+    }
+
+    /// What takes its key out of texts.
+    #[must_use]
+    pub fn redactor(&self) -> Redactor {
+        match self {
+            Self::BuiltIn { .. } => Redactor::default(),
+            Self::At { token, .. } | Self::Online { token, .. } => Redactor::of(token.clone()),
         }
     }
 

@@ -18,7 +18,9 @@ use crate::input::pack::Shard;
 use crate::input::request_index::{Record, RequestIndex};
 use crate::input::shard_reader::ShardReader;
 use crate::input::source::Source;
-use crate::remote::{Api, Batch, BatchStatus, Listing, Payload, Progress, RemoteError, RemoteFile, Submission};
+use crate::remote::{
+    Api, Batch, BatchStatus, Listing, Payload, Progress, Redactor, RemoteError, RemoteFile, Submission,
+};
 use crate::results::id_table::IdTable;
 use crate::results::index::{self, Indexed, ReplyFile};
 use crate::results::reply::{ReplyKind, ReplyRole};
@@ -52,6 +54,8 @@ pub(crate) struct Files {
     pub(crate) threads: usize,
     /// Memory for reply files, in bytes.
     pub(crate) memory_bytes: usize,
+    /// Takes keys out of what replies say, where it is told or recorded.
+    pub(crate) redactor: Redactor,
 }
 
 /// A shard as an upload wants it.
@@ -159,6 +163,7 @@ pub(crate) fn index(
     }
     let mut aside = SideFiles::new(&layout::aside(&files.run, submission));
     let mut indexed = index::index(&own, &table, files.ids, &mut slots, files.threads, &mut aside)?;
+    indexed.rename_labels(|label| files.redactor.beginning(&label).into_owned());
     let unnamed = seqs.len() as u64 - indexed.outputs - indexed.errors;
     if unnamed > 0 && indexed.unknown > 0 {
         // Before they are taken for strangers, and what they answer is sent and paid for again.
@@ -205,7 +210,7 @@ fn damaged(files: &Files, what: String) -> Error {
 /// What an error reply says, as it is counted.
 pub(crate) fn error_label(files: &Files, slot: Slot) -> Result<String, Error> {
     let path = layout::reply_file(&files.run, slot.file);
-    Ok(index::error_label(&path, slot, files.ids)?)
+    Ok(files.redactor.beginning(&index::error_label(&path, slot, files.ids)?).into_owned())
 }
 
 /// Which requests of a batch that has ended are worth sending again.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 
@@ -38,12 +38,7 @@ impl FromRequestParts<Arc<Shared>> for Account {
             let refused = Refused::object(StatusCode::UNAUTHORIZED, message);
             Err(refused.shaped_for(parts.uri.path(), shared.dialect))
         };
-        let value = |name: &str| parts.headers.get(name).map_or(&b""[..], |value| value.as_bytes());
-        let token = match value(header::AUTHORIZATION.as_str()).split_at_checked(b"Bearer ".len()) {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"Bearer ") => token.trim_ascii(),
-            _ if shared.dialect == Dialect::OpenAi => value(API_KEY).trim_ascii(),
-            _ => return refuse("Missing API key"),
-        };
+        let token = token_in(&parts.headers, shared.dialect);
         if token.is_empty() {
             return refuse("Missing API key");
         }
@@ -53,6 +48,16 @@ impl FromRequestParts<Arc<Shared>> for Account {
             return refuse("Invalid API key provided");
         }
         Ok(Self(account))
+    }
+}
+
+/// The token of a call; empty if there is none.
+pub(super) fn token_in(headers: &HeaderMap, dialect: Dialect) -> &[u8] {
+    let value = |name: &str| headers.get(name).map_or(&b""[..], |value| value.as_bytes());
+    match value(header::AUTHORIZATION.as_str()).split_at_checked(b"Bearer ".len()) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"Bearer ") => token.trim_ascii(),
+        _ if dialect == Dialect::OpenAi => value(API_KEY).trim_ascii(),
+        _ => b"",
     }
 }
 

@@ -72,6 +72,11 @@ impl Service {
         replies_in(self.dialect, requests)
     }
 
+    /// What it has said on standard error so far.
+    pub(crate) fn said(&self) -> String {
+        self.running.stderr_so_far()
+    }
+
     pub(crate) fn books(&self) -> Books {
         Books(self.place.path("service"))
     }
@@ -93,6 +98,11 @@ impl Books {
     /// Those of the built-in service of a run.
     pub(crate) fn inside(run: &Path) -> Self {
         Self(run.join("local"))
+    }
+
+    /// Where they are.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 
     /// How often an endpoint was called, by its name in the access log; zero if there was never a service.

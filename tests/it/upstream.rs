@@ -2,7 +2,8 @@
 //!
 //! In: chat requests. Out: answers that follow from the last message alone. What the message says decides: `FAIL400` gets that status
 //! each time, `ONCE503` at first, `FAIL200` and `ONCE200` a failure with a status of success, `PROSE` an answer that is not JSON, `SLOW9` an
-//! answer after nine seconds more. Nothing is counted that was turned away.
+//! answer after nine seconds more, `QUOTE400`, `QUOTE200` and at first `QUOTE503` a failure that quotes the key. Nothing is counted that was
+//! turned away.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -172,7 +173,8 @@ async fn chat(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes
     let key = headers.get("authorization").map(|key| key.to_str().unwrap().to_owned());
     shared.seen.lock().unwrap().keys.extend(key.clone());
     if shared.manner.key.is_some_and(|wanted| key != Some(format!("Bearer {wanted}"))) {
-        return failure(StatusCode::UNAUTHORIZED, &format!("Incorrect API key provided: {}", key.unwrap_or_default()));
+        let key = key.unwrap_or_default();
+        return failure(StatusCode::UNAUTHORIZED, &format!("Incorrect API key provided: {key}"));
     }
     let body: Value = serde_json::from_slice(&body).unwrap();
     let message = body["messages"].as_array().unwrap().last().unwrap()["content"].as_str().unwrap().to_owned();
@@ -193,6 +195,16 @@ async fn chat(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes
     }
     if message.contains("ONCE200") && times == 1 {
         return Json(json!({"error": {"message": "upstream failed", "code": 502}})).into_response();
+    }
+    let quote = || format!("no room for {}", key.unwrap_or_default());
+    if message.contains("QUOTE400") {
+        return failure(StatusCode::BAD_REQUEST, &quote());
+    }
+    if message.contains("QUOTE200") {
+        return failure(StatusCode::OK, &quote());
+    }
+    if message.contains("QUOTE503") && times == 1 {
+        return failure(StatusCode::SERVICE_UNAVAILABLE, &quote());
     }
     if message.contains("PROSE") {
         return "no JSON,\nbut prose".into_response();

@@ -10,7 +10,7 @@ use reqwest::Method;
 use reqwest::multipart::{Form, Part};
 
 use crate::remote::body;
-use crate::remote::client::{Http, target};
+use crate::remote::client::Http;
 use crate::remote::error::{ErrorKind, RemoteError};
 use crate::remote::provider::Profile;
 use crate::remote::retry::{Attempts, Patience};
@@ -72,7 +72,7 @@ async fn send(
     payload: &Arc<dyn Payload>,
     progress: &Progress,
 ) -> Result<(RemoteFile, Option<String>), RemoteError> {
-    let target = target(&Method::POST, &http.address.join(&["files"]));
+    let target = http.target(&Method::POST, &http.address.join(&["files"]));
     let (length, (body, meter)) = (payload.bytes(), body::open(Arc::clone(payload), progress.clone()));
     let file = Part::stream_with_length(body, length).file_name(payload.name()).mime_str(FILE_TYPE);
     let file = file.map_err(|error| RemoteError::new(ErrorKind::Protocol, &*target).with_source(error))?;

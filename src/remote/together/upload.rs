@@ -13,7 +13,7 @@ use reqwest::{Method, Url};
 
 use crate::remote::answer::Answer;
 use crate::remote::body;
-use crate::remote::client::{Http, target};
+use crate::remote::client::Http;
 use crate::remote::error::{ErrorKind, RemoteError};
 use crate::remote::redirect;
 use crate::remote::retry::{Attempts, Patience};
@@ -73,8 +73,8 @@ async fn place(
     if !redirect::is_redirect(answer.status()) && answer.status() != 200 {
         return Err(answer.into_error().await);
     }
-    let id = answer.headers().get(FILE_ID_HEADER).and_then(|id| id.to_str().ok());
-    let id = id.ok_or_else(|| answer.nonsense("the address for the upload came without a file id"))?.to_owned();
+    let id = answer.header_text(FILE_ID_HEADER);
+    let id = id.ok_or_else(|| answer.nonsense("the address for the upload came without a file id"))?;
     check_id(&id, answer.target())?;
     let url = answer.location()?;
     put(http, url, payload, progress).await?;
@@ -97,7 +97,7 @@ async fn known_already(answer: Answer<'_>) -> Result<Placed, RemoteError> {
 async fn put(http: &Http, url: Url, payload: &Arc<dyn Payload>, progress: &Progress) -> Result<(), RemoteError> {
     let mut url = url;
     for _ in 0..=redirect::HOPS {
-        let target = target(&Method::PUT, &url);
+        let target = http.target(&Method::PUT, &url);
         let (body, meter) = body::open(Arc::clone(payload), progress.clone());
         let length = payload.bytes();
         let request = http.blob(Method::PUT, url, |request| request.header(CONTENT_LENGTH, length).body(body));

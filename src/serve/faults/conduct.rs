@@ -2,7 +2,7 @@
 //!
 //! In: a call. Out: its answer, or a cut connection.
 //! What always holds: what the server did is done as without the fault; only what the client gets to know of it
-//! differs. `drop_before`, `status` and `redirect` do nothing at all.
+//! differs. `drop_before`, `status`, `redirect` and `quote_key` do nothing at all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,10 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use serde_json::json;
 
 use super::answer::Answer;
 use super::fields::{FaultsError, Fields};
@@ -20,6 +23,7 @@ use super::transfer::{self, Transfer};
 use super::when::CallName;
 use super::wire::{Cut, Wire};
 use super::{Fired, Rule};
+use crate::serve::auth;
 use crate::serve::calls::Endpoint;
 use crate::serve::reply::Refused;
 use crate::serve::{FORM_BYTES, Shared};
@@ -41,6 +45,8 @@ pub(super) enum Conduct {
     Status { answer: Answer },
     /// `redirect`: nothing done, and sent elsewhere.
     Redirect { to: Target, status: StatusCode },
+    /// `quote_key`: nothing done, and refused in words that quote the caller's key.
+    QuoteKey { status: StatusCode, form: KeyForm },
     /// `visibility_lag`: a file is not seen by the first `calls` calls that name it.
     VisibilityLag { calls: u64, status: StatusCode },
     /// How the bytes get across.
@@ -60,6 +66,44 @@ pub(super) enum Target {
     Text(String),
 }
 
+/// How a key is quoted.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum KeyForm {
+    /// As it is.
+    #[default]
+    Text,
+    /// Each of its characters as an escape of JSON.
+    Escaped,
+    /// Each of its characters as an escape of URLs.
+    Percent,
+    /// As the password of Basic credentials, in base64.
+    Base64,
+    /// In the title of a page.
+    Html,
+}
+
+impl KeyForm {
+    /// What is said of a key, with its type.
+    fn words(self, key: &[u8]) -> (&'static str, String) {
+        let codes = |prefix: &str| key.iter().fold(String::new(), |codes, byte| codes + &format!("{prefix}{byte:02x}"));
+        let key: String = match self {
+            Self::Text | Self::Html => String::from_utf8_lossy(key).into_owned(),
+            Self::Escaped => codes("\\u00"),
+            Self::Percent => codes("%"),
+            Self::Base64 => STANDARD.encode([b"key:", key].concat()),
+        };
+        match self {
+            Self::Html => ("text/html", format!("<html><title>Incorrect API key provided: {key}</title></html>")),
+            Self::Escaped => ("application/json", format!("{{\"error\":\"Incorrect API key provided: {key}\"}}")),
+            _ => {
+                let message = format!("Incorrect API key provided: {key}");
+                ("application/json", json!({"error": {"message": message}}).to_string())
+            }
+        }
+    }
+}
+
 /// The names of these faults, for messages.
 pub(super) const NAMES: &[&str] = &[
     "accept_then_drop",
@@ -69,6 +113,7 @@ pub(super) const NAMES: &[&str] = &[
     "late_commit",
     "status",
     "redirect",
+    "quote_key",
     "visibility_lag",
 ];
 
@@ -88,6 +133,15 @@ impl Conduct {
             },
             "status" => Self::Status { answer: Answer::read(fields, None)? },
             "redirect" => Self::redirect(fields)?,
+            "quote_key" => Self::QuoteKey {
+                status: fields
+                    .checked("status", |status: u16| match StatusCode::from_u16(status) {
+                        Ok(status) if status.is_client_error() || status.is_server_error() => Ok(status),
+                        _ => Err(format!("{status} does not refuse a call; 400 to 599 do")),
+                    })?
+                    .unwrap_or(StatusCode::UNAUTHORIZED),
+                form: fields.take("form")?.unwrap_or_default(),
+            },
             "visibility_lag" => Self::VisibilityLag {
                 calls: fields.count("calls")?.unwrap_or(1),
                 status: fields
@@ -125,7 +179,9 @@ impl Conduct {
         match self {
             Self::AcceptThenDrop { .. } | Self::AcceptThenStatus { .. } | Self::AcceptSlow { .. } => (&[Create], None),
             Self::LateCommit { .. } => (&[Create], Some(&[Create])),
-            Self::DropBefore { .. } | Self::Status { .. } | Self::Redirect { .. } => (&[], None),
+            Self::DropBefore { .. } | Self::Status { .. } | Self::Redirect { .. } | Self::QuoteKey { .. } => {
+                (&[], None)
+            }
             Self::VisibilityLag { .. } => (&[Create, File], Some(&[Create, File, Content, Preprocess])),
             Self::Transfer(_) => (&[Content], None),
         }
@@ -167,6 +223,11 @@ impl Conduct {
                 }
                 Err(refused) => refused.into_response(),
             },
+            Self::QuoteKey { status, form } => {
+                call.fire();
+                let (kind, words) = form.words(auth::token_in(request.headers(), dialect));
+                (*status, [(header::CONTENT_TYPE, kind)], words).into_response()
+            }
             Self::Redirect { to, status } => redirect(to, *status, call, request, next).await,
             Self::VisibilityLag { calls, status } => {
                 let file = match named_file(&mut request, call.endpoint).await {

@@ -55,6 +55,7 @@
 //! | `late_commit`, `delay`, *answer* | 504 now, and the batch appears after `delay` | a queue behind a gateway |
 //! | `status`, *answer* | nothing is done; the call is answered with *answer* | rate limits, outages, maintenance pages |
 //! | `redirect`, `location`, `status = 302` | it is sent elsewhere: `location` is `"same"`, `"loop"`, `"file"`, a path, or a URL, `{path}` in it being that of the call. The announcement of an upload stays valid, and only leads elsewhere | captive portals, hostile services |
+//! | `quote_key`, `status = 401`, `form = "text"` | nothing is done; the refusal quotes the caller's key: as it is (`"text"`), with each character escaped as in JSON (`"escaped"`) or in URLs (`"percent"`), in `"base64"`, or in the title of a page (`"html"`) | services and proxies that quote what they do not know |
 //! | `visibility_lag`, `calls = 1`, `status = 404` | the first `calls` of the calls `create` and `file` that name a file do not see it | a store that is consistent in the end |
 //!
 //! An *answer* is `status`, and if wanted `body`, `content_type`, `headers = { name = "value" }`, and `retry_after`
