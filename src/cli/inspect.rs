@@ -59,6 +59,13 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
              provider's console. `batchline run` looks at the list again; `batchline retry --ambiguous` decides to submit it again."
         );
     }
+    if status.shards.iter().any(|shard| shard.state == "lost") {
+        say_line("");
+        say!(
+            "hint: a lost shard has a batch that the service does not show. Look at the key, the address and the provider's console. \
+             `batchline run` asks for it again; `batchline retry --ambiguous` decides to submit the shard again."
+        );
+    }
     Ok(Exit::Success)
 }
 

@@ -165,7 +165,7 @@ pub fn retry(run: &Path, ambiguous: bool) -> Result<Decided, Error> {
     let mut decided = Decided::default();
     for Recorded { shard, state, followed, .. } in prepared.ledger.shards()? {
         match state {
-            ShardState::Held { .. } if ambiguous => {
+            ShardState::Held { .. } | ShardState::Lost { .. } if ambiguous => {
                 prepared.ledger.submit_again(shard.number)?;
                 decided.submissions += 1;
             }

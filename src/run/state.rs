@@ -6,8 +6,10 @@
 //! ```text
 //! packed ─upload─► uploaded ─intend, create─► intended ─► submitted ─poll─► ended ─download─► downloaded ─index─► indexed
 //!                     ▲                           │  ▲
-//!                     └──── refused: nothing ─────┤  └ unknown: reconcile
-//!                           was created           └──► held: nobody knows, a decision is needed
+//!                     └──── refused: nothing ─────┤  └ unknown: reconcile │ ▲
+//!                           was created           │                       ▼ │ seen again
+//!                                                 │                       lost: the service does not show it, a decision is needed
+//!                                                 └──► held: nobody knows, a decision is needed
 //! ```
 
 use jiff::Timestamp;
@@ -79,6 +81,14 @@ pub enum ShardState {
         /// The service's id of the batch.
         batch_id: String,
     },
+    /// As [`ShardState::Submitted`], and the service does not show that batch any more, or not to us. Left as it is until it does, or
+    /// somebody decides.
+    Lost {
+        /// The submission's row in the Ledger.
+        submission: i64,
+        /// The service's id of the batch.
+        batch_id: String,
+    },
     /// The batch has ended, in whatever way.
     Ended {
         /// The submission's row in the Ledger.
@@ -130,8 +140,14 @@ impl ShardState {
             Self::Submitted { .. } => Step::Poll,
             Self::Ended { .. } => Step::Download,
             Self::Downloaded { .. } => Step::Index,
-            Self::Held { .. } | Self::Indexed { .. } => return None,
+            Self::Held { .. } | Self::Lost { .. } | Self::Indexed { .. } => return None,
         })
+    }
+
+    /// Whether it waits for a decision.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        matches!(self, Self::Held { .. } | Self::Lost { .. })
     }
 
     /// The name that the Ledger and `status` use.
@@ -143,6 +159,7 @@ impl ShardState {
             Self::Intended { .. } => "intended",
             Self::Held { .. } => "held",
             Self::Submitted { .. } => "submitted",
+            Self::Lost { .. } => "lost",
             Self::Ended { .. } => "ended",
             Self::Downloaded { .. } => "downloaded",
             Self::Indexed { .. } => "indexed",
@@ -153,7 +170,7 @@ impl ShardState {
     #[must_use]
     pub fn batch_id(&self) -> Option<&str> {
         match self {
-            Self::Submitted { batch_id, .. } => Some(batch_id),
+            Self::Submitted { batch_id, .. } | Self::Lost { batch_id, .. } => Some(batch_id),
             Self::Ended { batch, .. } | Self::Downloaded { batch, .. } | Self::Indexed { batch, .. } => Some(&batch.id),
             _ => None,
         }

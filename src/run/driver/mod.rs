@@ -11,6 +11,7 @@
 //! - Whatever ends the run, the answer to a POST that is under way is waited for and recorded.
 
 mod finish;
+mod look;
 mod poll;
 mod reconcile;
 mod submit;
@@ -26,13 +27,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
-use crate::remote::{Api, BatchStatus, Progress};
+use crate::remote::{Api, BatchStatus, Progress, RemoteError};
 use crate::run::ledger::Ledger;
 use crate::run::monitor::{Event, Monitor, ShardCounts};
 use crate::run::options::RunOptions;
 use crate::run::output::{Merger, Notes};
 use crate::run::state::{Recorded, ShardState, Step};
 use crate::run::steps::{Files, Outcome};
+use look::Looks;
 use waits::Delay;
 
 /// Shards that are indexed at a time. Each uses all threads.
@@ -81,8 +83,8 @@ pub(crate) struct Driver<A: Api> {
     done_requests: HashMap<u32, u64>,
     /// The sum of those, and of all requests of these shards.
     progress: (u64, u64),
-    /// Since when looks at a shard's batch have failed.
-    lost: HashMap<u32, Instant>,
+    /// Looks at single batches.
+    looks: Looks,
     /// How often a batch was seen ended without naming any file.
     fileless: HashMap<u32, u32>,
     /// Shards whose batch names a file that is not there.
@@ -100,7 +102,10 @@ pub(crate) struct Driver<A: Api> {
     posting: bool,
     /// Whether the list is wanted for shards that an earlier process held.
     look_at_held: bool,
+    /// Since when the service has not answered anything about batches.
     unreachable_since: Option<Instant>,
+    /// Since when there is no list.
+    listless_since: Option<Instant>,
     /// What stops further submissions, and ends the run once all that is at the service has come home.
     failure: Option<Error>,
     /// For each shard with outcomes that may still change, the first of them.
@@ -148,7 +153,7 @@ impl<A: Api> Driver<A> {
             doubts: HashMap::new(),
             done_requests: HashMap::new(),
             progress: (0, 0),
-            lost: HashMap::new(),
+            looks: Looks::default(),
             fileless: HashMap::new(),
             absent: BTreeSet::new(),
             strange: BTreeSet::new(),
@@ -159,6 +164,7 @@ impl<A: Api> Driver<A> {
             posting: false,
             look_at_held,
             unreachable_since: None,
+            listless_since: None,
             failure: None,
             open: BTreeSet::new(),
             frontier: None,
@@ -177,6 +183,7 @@ impl<A: Api> Driver<A> {
             *place(&mut driver.counts, state) += 1;
             driver.enqueue(number);
         }
+        driver.want_lost();
         Ok(driver)
     }
 
@@ -193,7 +200,7 @@ impl<A: Api> Driver<A> {
         if let Some(failure) = self.failure {
             return Err(failure);
         }
-        let held = self.shards.iter().filter(|known| matches!(known.state, ShardState::Held { .. }));
+        let held = self.shards.iter().filter(|known| known.state.is_held());
         let held = held.map(|known| known.shard.number).collect();
         let ended = self.shards.iter().filter_map(|known| match &known.state {
             ShardState::Indexed { batch, .. } => Some(BatchStatus::read(&batch.status)),
@@ -210,7 +217,7 @@ impl<A: Api> Driver<A> {
             // A wrong key or address shows here, before gigabytes are sent.
             let api = self.api.clone();
             tokio::select! {
-                listed = api.batches() => drop(listed?),
+                listed = api.batches() => self.begun_with_list(listed.map(drop))?,
                 () = self.stop.cancelled() => return Err(Error::Interrupted),
             }
         }
@@ -234,6 +241,17 @@ impl<A: Api> Driver<A> {
                 () = self.stop.cancelled() => return Err(Error::Interrupted),
             }
         }
+        Ok(())
+    }
+
+    /// The first list. While nothing is at the service, one that cannot be had ends the run: what came into doubt could not be settled.
+    fn begun_with_list(&self, listed: Result<(), RemoteError>) -> Result<(), Error> {
+        let Err(error) = listed else { return Ok(()) };
+        let has_batches = self.shards.iter().any(|known| known.state.batch_id().is_some());
+        if poll::is_final(&error) || !has_batches {
+            return Err(error.into());
+        }
+        self.monitor.event(Event::Note(&format!("cannot look at the list of batches now: {error}")));
         Ok(())
     }
 
@@ -279,6 +297,7 @@ impl<A: Api> Driver<A> {
             self.begin_index(shard);
         }
         self.begin_poll();
+        self.begin_looks();
     }
 
     fn busy(&self, step: Step) -> usize {
@@ -374,6 +393,6 @@ fn place<'c>(counts: &'c mut ShardCounts, state: &ShardState) -> &'c mut usize {
         ShardState::Submitted { .. } => &mut counts.submitted,
         ShardState::Ended { .. } | ShardState::Downloaded { .. } => &mut counts.ended,
         ShardState::Indexed { .. } => &mut counts.indexed,
-        ShardState::Held { .. } => &mut counts.held,
+        ShardState::Held { .. } | ShardState::Lost { .. } => &mut counts.held,
     }
 }

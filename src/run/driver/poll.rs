@@ -60,56 +60,15 @@ impl<A: Api> Driver<A> {
         self.schedule_poll();
         let listing = match result {
             Ok(listing) => listing,
-            Err(error) => return self.unreachable(error),
+            Err(error) => return self.without_list(error),
         };
-        self.unreachable_since = None;
+        (self.unreachable_since, self.listless_since) = (None, None);
         let by_id: HashMap<&str, &Batch> = listing.batches.iter().map(|batch| (batch.id.as_str(), batch)).collect();
-        let polled: Vec<u32> = self.waiting.get(&Step::Poll).into_iter().flatten().copied().collect();
-        for shard in polled {
-            let listed = self.shards[shard as usize].state.batch_id().and_then(|id| by_id.get(id).copied());
-            match listed {
-                // The list may be stale or abridged; an end is believed only from the batch itself.
-                Some(batch) if !batch.status.is_terminal() => self.seen(shard, batch)?,
-                _ => self.look(shard),
-            }
-        }
+        self.compare_with_list(&by_id)?;
         self.reconcile_all(&listing)
     }
 
-    fn look(&mut self, shard: u32) {
-        let Some(id) = self.shards[shard as usize].state.batch_id().map(str::to_owned) else { return };
-        self.waiting.entry(Step::Poll).or_default().remove(&shard);
-        let api = self.api.clone();
-        self.tasks.spawn(async move {
-            let result = api.batch(&id).await;
-            Outcome::Looked { shard, result }
-        });
-    }
-
-    /// A batch was looked at by itself.
-    pub(super) fn looked(&mut self, shard: u32, result: Result<Batch, RemoteError>) -> Result<(), Error> {
-        match result {
-            Ok(batch) => {
-                self.lost.remove(&shard);
-                self.waiting.entry(Step::Poll).or_default().insert(shard);
-                self.seen(shard, &batch)
-            }
-            Err(error) if is_final(&error) => Err(error.into()),
-            Err(error) => {
-                // It may not be visible everywhere yet, or the service cannot answer now.
-                let since = *self.lost.entry(shard).or_insert_with(Instant::now);
-                if since.elapsed() > UNREACHABLE_MAX {
-                    self.give_up(error.into());
-                } else {
-                    self.waiting.entry(Step::Poll).or_default().insert(shard);
-                    self.monitor.event(Event::Note(&format!("cannot look at the batch of shard {shard} now: {error}")));
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn seen(&mut self, shard: u32, batch: &Batch) -> Result<(), Error> {
+    pub(super) fn seen(&mut self, shard: u32, batch: &Batch) -> Result<(), Error> {
         let ShardState::Submitted { submission, .. } = self.shards[shard as usize].state.clone() else { return Ok(()) };
         if !batch.status.is_terminal() {
             self.tell_strange(&batch.status);
@@ -146,14 +105,19 @@ impl<A: Api> Driver<A> {
         }
     }
 
-    /// A list that failed: the batches work on without us, so only a long silence ends the run.
-    fn unreachable(&mut self, error: RemoteError) -> Result<(), Error> {
-        let since = *self.unreachable_since.get_or_insert_with(Instant::now);
-        if is_final(&error) || since.elapsed() > UNREACHABLE_MAX {
+    /// The list cannot be had: the batches that are waited for are asked one by one, and only a long silence of all ends the run. What is in
+    /// doubt cannot be settled without it, and is held after as long a time.
+    fn without_list(&mut self, error: RemoteError) -> Result<(), Error> {
+        let silent_since = *self.unreachable_since.get_or_insert_with(Instant::now);
+        if is_final(&error) || silent_since.elapsed() > UNREACHABLE_MAX {
             return Err(error.into());
         }
-        self.monitor.event(Event::Note(&format!("cannot look at the batches now: {error}")));
-        Ok(())
+        if self.listless_since.is_none() {
+            self.monitor.event(Event::Note(&format!("cannot look at the list of batches now: {error}")));
+        }
+        let since = *self.listless_since.get_or_insert_with(Instant::now);
+        self.want_all_looks();
+        if since.elapsed() > UNREACHABLE_MAX { self.hold_all_doubts() } else { Ok(()) }
     }
 
     /// Tells how far all batches are, now that one of them is.
@@ -181,6 +145,6 @@ impl<A: Api> Driver<A> {
 }
 
 /// Whether it makes no sense to ask again: nobody will let us in, or we cannot get out.
-fn is_final(error: &RemoteError) -> bool {
+pub(super) fn is_final(error: &RemoteError) -> bool {
     error.is_local() || matches!(error.kind(), ErrorKind::Unauthorized | ErrorKind::Insecure)
 }

@@ -103,18 +103,34 @@ impl<A: Api> Driver<A> {
         }
         self.waiting.entry(Step::Reconcile).or_default().remove(&shard);
         self.doubts.remove(&shard);
-        let file_id = file_id.to_owned();
         if submit_again {
+            let file_id = file_id.to_owned();
             let text = format!("shard {shard}: the list shows no batch for it; it is submitted again");
             self.ledger.abandoned(shard, submission, "the service's list shows no batch for it")?;
             self.shards[shard as usize].abandoned = true;
             self.incident(Some(shard), &text)?;
             self.set_state(shard, ShardState::Uploaded { file_id });
+            Ok(())
         } else {
-            let text = format!("shard {shard}: nobody knows whether a batch was created from {file_id}; it is held");
-            self.ledger.held(shard, submission, &text)?;
-            self.monitor.event(Event::Warning(&text));
-            self.set_state(shard, ShardState::Held { submission, file_id });
+            self.hold(shard, submission, file_id)
+        }
+    }
+
+    fn hold(&mut self, shard: u32, submission: i64, file_id: &str) -> Result<(), Error> {
+        let text = format!("shard {shard}: nobody knows whether a batch was created from {file_id}; it is held");
+        self.ledger.held(shard, submission, &text)?;
+        self.monitor.event(Event::Warning(&text));
+        self.set_state(shard, ShardState::Held { submission, file_id: file_id.to_owned() });
+        Ok(())
+    }
+
+    /// Holds all that is in doubt, because there is no list that could settle it.
+    pub(super) fn hold_all_doubts(&mut self) -> Result<(), Error> {
+        for shard in self.waiting.remove(&Step::Reconcile).into_iter().flatten() {
+            self.doubts.remove(&shard);
+            if let ShardState::Intended { submission, file_id } = self.shards[shard as usize].state.clone() {
+                self.hold(shard, submission, &file_id)?;
+            }
         }
         Ok(())
     }

@@ -118,6 +118,7 @@ fn read_state(row: &Row<'_>, name: &str) -> rusqlite::Result<Option<ShardState>>
         "submitted" => {
             submission.zip(batch_id).map(|(submission, batch_id)| ShardState::Submitted { submission, batch_id })
         }
+        "lost" => submission.zip(batch_id).map(|(submission, batch_id)| ShardState::Lost { submission, batch_id }),
         "ended" => submission.zip(ended()?).map(|(submission, batch)| ShardState::Ended { submission, batch }),
         "downloaded" => {
             submission.zip(ended()?).map(|(submission, batch)| ShardState::Downloaded { submission, batch })

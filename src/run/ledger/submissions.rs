@@ -85,6 +85,19 @@ impl Ledger {
         self.answer(shard, submission, "unknown", "held", message)
     }
 
+    /// Records that the service does not show a shard's batch, and a decision is waited for.
+    pub fn lost(&mut self, shard: u32, message: &str) -> Result<(), LedgerError> {
+        self.write(|connection| {
+            let change = "UPDATE shard SET state = 'lost', note = ?2 WHERE number = ?1";
+            connection.execute(change, params![shard, message]).map(drop)
+        })
+    }
+
+    /// Records that the service shows a shard's batch again.
+    pub fn found(&mut self, shard: u32) -> Result<(), LedgerError> {
+        self.set_state(shard, "submitted")
+    }
+
     fn answer(
         &mut self,
         shard: u32,

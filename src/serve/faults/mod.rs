@@ -83,7 +83,7 @@
 //!
 //! # What is shown of batches
 //!
-//! The first five act on `list`, the others on `retrieve` and `list`.
+//! The first six act on `list`, the others on `retrieve` and `list`.
 //!
 //! | `do` | what goes wrong | plays |
 //! |---|---|---|
@@ -92,6 +92,7 @@
 //! | `list_duplicate` | each is listed twice | pages that overlap |
 //! | `list_null` | the list is `null` | what the service says when there is none |
 //! | `list_huge`, `entries = 10000` | as many batches of somebody else follow | an account with a long history |
+//! | `list_foreign`, `entries` | entries of others stand before and behind ours: each a text that is JSON, such as `'null'`, or else some thirty that nobody would expect | other programs in the same account |
 //! | `show`, `set = {…}`, `unset = […]`, `looks`, `while` | members are set or left out, at the first `looks` looks at a batch, while it has the status `while` | statuses that are not documented, `error_file_id = ""`, COMPLETED without `output_file_id` |
 //! | `bad_id`, `id`, `field = "output_file_id"` | an id is `"dots"` (`../`), `"encoded_dots"` (`%2e%2e`), `"newline"`, `"nul"`, `"long"` (10 KB) or `"empty"` | a hostile service |
 //! | `regress`, `looks = 1` | after COMPLETED was shown once, `IN_PROGRESS` is for `looks` looks | a stale replica |

@@ -32,6 +32,8 @@ pub(super) enum Show {
     ListNull,
     /// `list_huge`: `entries` batches of somebody else follow.
     ListHuge { entries: u64 },
+    /// `list_foreign`: `entries` of others stand before and behind our own.
+    ListForeign { entries: Vec<Value> },
     /// `show`: members are set or left out, at the first `looks` looks at a batch, while it has the status `while`.
     Members { set: Map<String, Value>, unset: Vec<String>, looks: Option<u64>, status: Option<String> },
     /// `regress`: after it was shown COMPLETED once, a batch is `IN_PROGRESS` again for `looks` looks.
@@ -40,7 +42,10 @@ pub(super) enum Show {
 
 /// The names of these faults, for messages.
 pub(super) const NAMES: &[&str] =
-    &["list_lag", "list_omit", "list_duplicate", "list_null", "list_huge", "show", "bad_id", "regress"];
+    &["list_lag", "list_omit", "list_duplicate", "list_null", "list_huge", "list_foreign", "show", "bad_id", "regress"];
+
+/// Bytes of an id that is longer than any is known to be.
+const LONG_ID_BYTES: usize = 5_000;
 
 /// An id that is no id.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -84,6 +89,15 @@ impl Show {
             "list_duplicate" => Self::ListDuplicate,
             "list_null" => Self::ListNull,
             "list_huge" => Self::ListHuge { entries: fields.count("entries")?.unwrap_or(10_000) },
+            "list_foreign" => {
+                let read = |texts: Vec<String>| {
+                    let read = texts
+                        .iter()
+                        .map(|text| serde_json::from_str(text).map_err(|error| format!("{text:?}: {error}")));
+                    read.collect::<Result<Vec<Value>, String>>()
+                };
+                Self::ListForeign { entries: fields.checked("entries", read)?.unwrap_or_else(foreign) }
+            }
             "show" => Self::Members {
                 set: fields.take("set")?.unwrap_or_default(),
                 unset: fields.take("unset")?.unwrap_or_default(),
@@ -145,6 +159,14 @@ impl Show {
             (Self::ListDuplicate, shown) => {
                 let Some(list) = listed(shown) else { return false };
                 *list = list.iter().flat_map(|batch| [batch.clone(), batch.clone()]).collect();
+                true
+            }
+            (Self::ListForeign { entries }, shown) => {
+                if shown.is_null() {
+                    *shown = Value::Array(Vec::new());
+                }
+                let Some(list) = listed(shown) else { return false };
+                *list = entries.iter().cloned().chain(std::mem::take(list)).chain(entries.iter().cloned()).collect();
                 true
             }
             (Self::ListHuge { entries }, page @ Value::Object(_)) => {
@@ -241,6 +263,43 @@ fn age(batch: &Value) -> Option<Duration> {
         seconds => Timestamp::from_second(seconds.as_i64()?).ok()?,
     };
     Duration::try_from(Timestamp::now().duration_since(created)).ok()
+}
+
+/// Entries as nobody here would write them: ids and files that are no names, of every length and type, and things that are no batches.
+fn foreign() -> Vec<Value> {
+    let batch = |id: Value, file: Value| json!({"id": id, "input_file_id": file, "output_file_id": file, "status": "IN_PROGRESS"});
+    let mut entries = vec![
+        Value::Null,
+        json!(3),
+        json!(-1.5e300),
+        json!(false),
+        json!("a text, with ] and } in it"),
+        json!([]),
+        json!([[{"id": "inner"}]]),
+        json!({}),
+        json!({"object": "batch", "status": null, "created_at": "yesterday", "request_counts": [], "errors": 7, "metadata": "x"}),
+    ];
+    let long = "x".repeat(LONG_ID_BYTES);
+    for odd in [
+        "s3://bucket/key",
+        "a/b",
+        "../../etc/passwd",
+        "%2e%2e",
+        "..",
+        "",
+        "a\nb",
+        "\0",
+        "\u{1b}[2J\u{202e}",
+        &long,
+        &long[..300],
+    ] {
+        entries.push(batch(json!(odd), json!("file-of-another")));
+        entries.push(batch(json!("batch-of-another"), json!(odd)));
+    }
+    for odd in [Value::Null, json!(7), json!([]), json!({"id": "x"}), json!(true)] {
+        entries.push(batch(odd.clone(), odd));
+    }
+    entries
 }
 
 /// A batch that nobody here created.
