@@ -135,14 +135,18 @@ impl<A: Api> Driver<A> {
         if !self.looks.list_is_stale {
             overdue.truncate(CHECKS);
         }
-        overdue.into_iter().for_each(|(_, shard)| self.want_look(shard));
+        for (_, shard) in overdue {
+            self.want_look(shard);
+        }
         Ok(())
     }
 
     /// Asks for every batch that is waited for.
     pub(super) fn want_all_looks(&mut self) {
         let polled: Vec<u32> = self.waiting.get(&Step::Poll).into_iter().flatten().copied().collect();
-        polled.into_iter().for_each(|shard| self.want_look(shard));
+        for shard in polled {
+            self.want_look(shard);
+        }
     }
 
     /// Asks for a batch, unless it has not been there just now.

@@ -47,10 +47,16 @@ pub(super) enum Fault {
     ListUnmarked,
     /// The list has a batch that another run has marked, for a shard of the same number.
     ListStranger,
+    /// The list has a batch without an id.
+    ListUnnamed,
+    /// The list shows a batch at work for as long as there are faults, and nothing else of it.
+    ListFrozen,
     /// A look at a batch fails.
     LookError,
     /// A look at a batch finds none.
     LookNotFound,
+    /// Looks at a batch find none for as long as there are faults.
+    LookVanished,
     /// A batch has a status that nobody knows.
     LookUnknownStatus,
     /// A batch that has ended is at work again.
@@ -99,7 +105,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// All of them.
-    pub(super) const ALL: [Self; 42] = [
+    pub(super) const ALL: [Self; 45] = [
         Self::CreateLost,
         Self::CreateSlow,
         Self::CreateNotSent,
@@ -118,8 +124,11 @@ impl Fault {
         Self::ListAnonymous,
         Self::ListUnmarked,
         Self::ListStranger,
+        Self::ListUnnamed,
+        Self::ListFrozen,
         Self::LookError,
         Self::LookNotFound,
+        Self::LookVanished,
         Self::LookUnknownStatus,
         Self::LookRegress,
         Self::FilesLate,
@@ -150,6 +159,7 @@ impl Fault {
             Self::CreateLost | Self::CreateNotSent | Self::CreateLate | Self::CreateTurnedAway => 0.25,
             Self::CreateOutlives | Self::UploadReused | Self::UploadForeign | Self::FilesLate => 0.5,
             Self::EndRefused | Self::EndCancelled | Self::UploadError => 0.1,
+            Self::LookVanished => 0.05,
             _ => 0.2,
         }
     }

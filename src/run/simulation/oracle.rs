@@ -201,8 +201,12 @@ impl<'o> Oracle<'o> {
     /// A shard is held only when no answer came and the list did not show its batch.
     fn held_are_in_doubt(&self) {
         for known in &self.shards {
-            let ShardState::Held { .. } = known.state else { continue };
             let number = known.shard.number;
+            if let ShardState::Lost { batch_id, .. } = &known.state {
+                let settled = self.scenario.mode == Mode::Liveness;
+                assert!(!settled, "shard {number} is still held, although its batch {batch_id} can be looked at");
+            }
+            let ShardState::Held { .. } = known.state else { continue };
             let accepted = self.world.accepted.iter().filter(|accepted| {
                 self.world.files[accepted.file].shards.contains(&number)
                     && !self.shards.iter().any(|other| batch_of(other) == Some(accepted.batch))

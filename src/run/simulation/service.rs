@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::faults::Fault;
 use super::rows;
-use super::world::{LATE_CREATE_MAX, Listing, StoredFile, World};
+use super::world::{GivenList, LATE_CREATE_MAX, StoredFile, World};
 use crate::durable;
 use crate::remote::{
-    Api, Batch, BatchStatus, CreateBatch, Downloaded, ErrorKind, Mark, Payload, Progress, RemoteError, RemoteFile,
-    Submission,
+    Api, Batch, BatchStatus, CreateBatch, Downloaded, ErrorKind, Listing, Mark, Payload, Progress, RemoteError,
+    RemoteFile, Submission,
 };
 
 /// The id of a file that was never written.
@@ -98,6 +98,7 @@ impl Service {
         let now = world.now();
         let stored = &world.batches[number];
         let (file, created, shown) = (stored.file, stored.created, stored.files_shown <= now);
+        let frozen = now < stored.frozen;
         let (mut mark, mut input_file_id) = (stored.mark.clone(), Some(format!("file-{file}")));
         let absent = stored.names_absent_file.then(|| ABSENT_FILE.to_owned());
         let (mut status, mut error, mut files) = (BatchStatus::InProgress, None, [None, None]);
@@ -112,7 +113,7 @@ impl Service {
             status = BatchStatus::Other("AGGREGATING".to_owned());
         }
         let regresses = status.is_terminal() && world.happens(if look { Fault::LookRegress } else { Fault::ListStale });
-        if regresses {
+        if regresses || !look && frozen {
             status = BatchStatus::InProgress;
         }
         if !look && mark.is_some() && world.happens(Fault::ListAnonymous) {
@@ -239,7 +240,8 @@ impl Api for Service {
             if world.happens(Fault::LookError) {
                 return Err(failed(ErrorKind::Unavailable, "GET batch").with_status(503));
             }
-            if world.happens(Fault::LookNotFound) {
+            let vanished = world.batches[number(id)].vanished;
+            if world.now() < vanished || world.happens(Fault::LookNotFound) {
                 return Err(failed(ErrorKind::Refused, "GET batch").with_status(404));
             }
             Self::batch_object(&mut world, number(id), true)
@@ -248,9 +250,9 @@ impl Api for Service {
         Ok(batch)
     }
 
-    async fn batches(&self) -> Result<crate::remote::Listing, RemoteError> {
+    async fn batches(&self) -> Result<Listing, RemoteError> {
         self.way().await;
-        let (shown, listed) = {
+        let (shown, listed, unnamed) = {
             let mut world = self.world();
             if world.happens(Fault::ListError) {
                 return Err(failed(ErrorKind::Unavailable, "GET batches").with_status(502));
@@ -271,14 +273,22 @@ impl Api for Service {
             world.faults.rng.shuffle(&mut shown);
             let mut listed: Vec<Batch> =
                 shown.iter().map(|batch| Self::batch_object(&mut world, *batch, false)).collect();
+            let mut unnamed = Vec::new();
+            listed.retain(|batch| {
+                let named = !world.happens(Fault::ListUnnamed);
+                unnamed.extend(batch.input_file_id.clone().filter(|_| !named));
+                named
+            });
+            let named = |shown: &usize| listed.iter().any(|batch| number(&batch.id) == *shown);
+            shown.retain(named);
             listed.extend(stranger(&mut world));
-            (shown, listed)
+            (shown, listed, unnamed)
         };
         self.way().await;
         let mut world = self.world();
-        let listing = Listing { at: world.now(), life: world.life, batches: shown.into_iter().collect() };
+        let listing = GivenList { at: world.now(), life: world.life, batches: shown.into_iter().collect() };
         world.listings.push(listing);
-        Ok(crate::remote::Listing { batches: listed, ..crate::remote::Listing::default() })
+        Ok(Listing { batches: listed, unnamed, odd: 0 })
     }
 
     async fn cancel(&self, id: &str) -> Result<Batch, RemoteError> {

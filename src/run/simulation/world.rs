@@ -39,6 +39,10 @@ pub(super) struct StoredBatch {
     pub(super) created: Duration,
     /// From when on the list shows it.
     pub(super) listed: Duration,
+    /// Until when the list shows it at work, whatever it does.
+    pub(super) frozen: Duration,
+    /// Until when nobody finds it who asks for it.
+    pub(super) vanished: Duration,
     ends: Duration,
     end: (BatchStatus, Option<&'static str>),
     /// From when on the batch names its files.
@@ -70,7 +74,7 @@ pub(super) struct StoredReplies {
 
 /// A list as it was given out.
 #[derive(Debug)]
-pub(super) struct Listing {
+pub(super) struct GivenList {
     pub(super) at: Duration,
     pub(super) life: u32,
     pub(super) batches: BTreeSet<usize>,
@@ -102,7 +106,7 @@ pub(super) struct World {
     pub(super) batches: Vec<StoredBatch>,
     pub(super) replies: Vec<StoredReplies>,
     pub(super) accepted: Vec<Accepted>,
-    pub(super) listings: Vec<Listing>,
+    pub(super) listings: Vec<GivenList>,
     /// Calls so far in this process's life.
     pub(super) calls: u64,
     /// Creates so far in this process's life, each counted before and after its effect.
@@ -191,6 +195,9 @@ impl World {
         if !foreign && self.happens(Fault::ListLie) {
             listed = self.faults.until;
         }
+        let mut as_long_as_there_are = |fault| if self.happens(fault) { self.faults.until } else { Duration::ZERO };
+        let frozen = as_long_as_there_are(Fault::ListFrozen);
+        let vanished = as_long_as_there_are(Fault::LookVanished);
         let ends = created + self.faults.seconds(1, 3000);
         let end = if self.happens(Fault::EndExpired) {
             (BatchStatus::Expired, None)
@@ -212,6 +219,8 @@ impl World {
             foreign,
             created,
             listed,
+            frozen,
+            vanished,
             ends,
             end,
             files_shown,
