@@ -335,9 +335,15 @@ pub(crate) struct CleanArguments {
     /// The run: its directory, or its name [default: all]
     #[arg(value_name = "RUN_DIR")]
     pub(crate) run: Option<PathBuf>,
-    /// Remove runs that are not done, too: what they have paid for is lost
+    /// Remove runs that are not done, have errors or missing requests, or were not delivered, too: what they have paid for is lost
     #[arg(long)]
     pub(crate) unfinished: bool,
+    /// Remove without asking
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Show what would be removed, and remove nothing
+    #[arg(long, conflicts_with = "yes")]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

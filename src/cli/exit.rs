@@ -37,6 +37,13 @@ pub(crate) enum Exit {
     Terminated = 143,
 }
 
+impl Exit {
+    /// The one that says more of two: what is wrong here rather than what is left to do.
+    pub(crate) fn or(self, other: Self) -> Self {
+        if (self as u8) >= (other as u8) { self } else { other }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

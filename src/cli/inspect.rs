@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use batchline::error::Error;
 use batchline::remote::{Api, HttpApi, Settings};
-use batchline::run::inspect::{self, RunStatus};
+use batchline::run::inspect::{self, RunState, RunStatus};
 use batchline::run::options::BUILT_IN;
+use batchline::run::state::Outcomes;
 use batchline::run::{ServiceChoice, inspect::Cancelled};
 use batchline::shown::Name;
 use serde_json::json;
@@ -35,6 +36,12 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
     print(&format!("service  {}", status.service))?;
     print(&format!("begun    {}", moment(&status.created_at)))?;
     print(&format!("state    {}", describe(&status)))?;
+    let Outcomes { outputs, errors, missing, set_aside } = status.outcomes;
+    if outputs + errors + missing > 0 {
+        let aside = if set_aside > 0 { format!(", {} set aside", count(set_aside)) } else { String::new() };
+        let (outputs, errors) = (plural(outputs, "output"), plural(errors, "error"));
+        print(&format!("replies  {outputs}, {errors}, {} missing{aside}", count(missing)))?;
+    }
     for (state, number) in &status.shards_by_state {
         print(&format!("  {:>8} {state}", count(*number)))?;
     }
@@ -82,11 +89,14 @@ pub(crate) fn ls(arguments: &LsArguments) -> Result<Exit, Failure> {
             }
         };
         if arguments.json {
-            print_json(&json!({
-                "schema": 1, "kind": "run", "directory": status.directory.display().to_string(), "inputs": status.inputs, "service": status.service,
-                "created_at": status.created_at, "requests": status.requests, "shards": status.shards.len(),
-                "shards_by_state": status.shards_by_state, "owner": status.owner,
-            }))?;
+            let mut record = json!(status);
+            if let Some(record) = record.as_object_mut() {
+                record.remove("incidents");
+            }
+            record["shards"] = json!(status.shards.len());
+            record["schema"] = json!(1);
+            record["kind"] = json!("run");
+            print_json(&record)?;
         } else {
             let (requests, inputs) = (plural(status.requests, "request"), names(&status.inputs));
             let (begun, state) = (moment(&status.created_at), describe(&status));
@@ -165,17 +175,27 @@ pub(crate) fn find(run: Option<&Path>, purpose: Purpose) -> Result<PathBuf, Fail
     inspect::newest(&places, None)?.ok_or_else(|| Failure::Usage("there are no runs".to_owned()))
 }
 
-fn describe(status: &RunStatus) -> String {
-    let done = status.shards_by_state.get("indexed").copied().unwrap_or(0);
-    let of = plural(status.shards.len() as u64, "shard");
-    let owner = match &status.owner {
-        Some(pid) => format!(", process {pid} works on it"),
-        None => String::new(),
+/// Where a run stands, in a few words.
+pub(crate) fn describe(status: &RunStatus) -> String {
+    let shards = |state| status.shards_by_state.get(state).copied().unwrap_or(0);
+    let stands = match status.state {
+        RunState::Done => "done".to_owned(),
+        RunState::Unsent if status.owner.is_none() => "not sent yet".to_owned(),
+        _ => format!("{} of {} done", shards("indexed"), plural(status.shards.len() as u64, "shard")),
     };
-    if is_done(status) { format!("done{owner}") } else { format!("{done} of {of} done{owner}") }
-}
-
-/// Whether all that was sent has come back.
-pub(crate) fn is_done(status: &RunStatus) -> bool {
-    status.shards.iter().all(|shard| shard.state == "indexed")
+    let Outcomes { errors, missing, set_aside, .. } = status.outcomes;
+    let mut left = Vec::new();
+    left.extend((errors > 0).then(|| plural(errors, "error")));
+    left.extend((missing > 0).then(|| format!("{} missing", count(missing))));
+    left.extend((set_aside > 0).then(|| format!("{} set aside", count(set_aside))));
+    let with = if left.is_empty() { "" } else { " with " };
+    let mut parts = vec![format!("{stands}{with}{}", left.join(", "))];
+    parts.extend((shards("held") > 0).then(|| format!("{} held", count(shards("held")))));
+    for (number, noun) in [(status.queued_requests, "request"), (status.queued_shards, "shard")] {
+        parts.extend((number > 0).then(|| format!("{} queued for the next `batchline run`", plural(number, noun))));
+    }
+    let undelivered = status.state == RunState::Done && status.delivered_at.is_none();
+    parts.extend(undelivered.then(|| "not delivered".to_owned()));
+    parts.extend(status.owner.as_ref().map(|pid| format!("process {pid} works on it")));
+    parts.join(", ")
 }

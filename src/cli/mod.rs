@@ -5,6 +5,7 @@
 mod args;
 mod asking;
 mod bench;
+mod cleaning;
 mod exit;
 mod inspect;
 mod offline;
@@ -78,7 +79,7 @@ fn dispatch(command: Command) -> Result<Exit, exit::Failure> {
         Command::Ls(arguments) => inspect::ls(&arguments),
         Command::Cancel(arguments) => inspect::cancel(&arguments),
         Command::Retry(arguments) => tending::retry(&arguments),
-        Command::Clean(arguments) => tending::clean(&arguments),
+        Command::Clean(arguments) => cleaning::clean(&arguments),
         Command::Doctor(arguments) => tending::doctor(&arguments),
         Command::Providers(arguments) => providers::providers(&arguments),
         Command::Serve(arguments) => serving::serve(arguments),

@@ -1,14 +1,13 @@
-//! The commands that take care of runs: `retry`, `clean`, `doctor`.
+//! The commands that take care of runs: `retry`, `doctor`.
 
 use batchline::run::doctor::{self, Remedy};
 use batchline::run::inspect;
 use batchline::shown::Name;
 use serde_json::json;
 
-use super::args::{CleanArguments, DoctorArguments, RetryArguments};
-use super::exit::{Exit, Failure, report};
-use super::inspect::{Purpose, find, is_done};
-use super::places;
+use super::args::{DoctorArguments, RetryArguments};
+use super::exit::{Exit, Failure};
+use super::inspect::{Purpose, find};
 use super::records::plural;
 use super::terminal::{print, print_json, say, say_line};
 
@@ -34,33 +33,6 @@ pub(crate) fn retry(arguments: &RetryArguments) -> Result<Exit, Failure> {
         say!("the run's own command does it: `batchline run …`");
     }
     Ok(Exit::Success)
-}
-
-pub(crate) fn clean(arguments: &CleanArguments) -> Result<Exit, Failure> {
-    let runs = match &arguments.run {
-        Some(run) => vec![places::named(run)?],
-        None => places::places()?.runs()?,
-    };
-    let mut exit = Exit::Success;
-    for run in &runs {
-        let removed = inspect::status(run).and_then(|status| {
-            let removes = is_done(&status) || arguments.unfinished;
-            if removes { inspect::remove(run).map(|()| true) } else { Ok(false) }
-        });
-        match removed {
-            Ok(true) => print(&format!("removed {}", Name(run)))?,
-            Ok(false) => {
-                say!("kept {}: it is not done; --unfinished removes it all the same", Name(run));
-                exit = Exit::Incomplete;
-            }
-            // The others can go all the same.
-            Err(error) => exit = report(&error.into(), false),
-        }
-    }
-    if runs.is_empty() {
-        say!("there are no runs");
-    }
-    Ok(exit)
 }
 
 pub(crate) fn doctor(arguments: &DoctorArguments) -> Result<Exit, Failure> {

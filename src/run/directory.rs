@@ -118,6 +118,19 @@ impl RunDirectory {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Removes it with all that is in it. Cut off, it leaves nothing that passes for a run.
+    pub fn remove(self) -> Result<(), FileError> {
+        let path = std::path::absolute(&self.path).map_err(FileError::on("resolve", &self.path))?;
+        let leftover = leftover_in(path.parent().unwrap_or(&path));
+        durable::publish_directory(&path, &leftover)?;
+        durable::remove_directory(&leftover)
+    }
+}
+
+/// A name for a directory that is no run, or none yet: who finds it without a running process removes it.
+fn leftover_in(parent: &Path) -> PathBuf {
+    parent.join(format!("{INCOMING_PREFIX}{:08x}", fastrand::u32(..)))
 }
 
 /// A run directory in the making. Dropped before it is published, it is removed.
@@ -134,7 +147,7 @@ impl Incoming {
         durable::create_directory(parent)?;
         remove_leftovers(parent)?;
         loop {
-            let path = parent.join(format!("{INCOMING_PREFIX}{:08x}", fastrand::u32(..)));
+            let path = leftover_in(parent);
             durable::create_directory(&path)?;
             match lock(&path) {
                 Ok(lock) if is_in(&path, &lock) => return Ok(Self { path, lock: Some(lock) }),

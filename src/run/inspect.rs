@@ -12,9 +12,8 @@ use super::directory::{self, RunDirectory, RunPlaces, layout};
 use super::ledger::Ledger;
 use super::meta::RunMeta;
 use super::prepare;
-use super::state::{Recorded, ShardState};
+use super::state::{Outcomes, Recorded, ShardState};
 use super::steps::BatchWorth;
-use crate::durable;
 use crate::error::Error;
 use crate::input::members::Members;
 use crate::remote::Api;
@@ -34,6 +33,19 @@ pub struct RunStatus {
     pub created_at: String,
     /// Requests in all.
     pub requests: u64,
+    /// Lines that are no requests and were skipped.
+    pub invalid: u64,
+    /// Where it stands as a whole.
+    pub state: RunState,
+    /// What has become of the requests so far.
+    #[serde(flatten)]
+    pub outcomes: Outcomes,
+    /// Requests that are sent again by the next `run`, because somebody decided so.
+    pub queued_requests: u64,
+    /// Shards that wait to be submitted again: their last submission was refused, or somebody gave it up.
+    pub queued_shards: u64,
+    /// When its output, with all the replies that it has now, was delivered whole; in RFC 3339.
+    pub delivered_at: Option<String>,
     /// The process that works on it.
     pub owner: Option<String>,
     /// How many shards are in each state.
@@ -42,6 +54,55 @@ pub struct RunStatus {
     pub shards: Vec<ShardStatus>,
     /// What went wrong and was dealt with.
     pub incidents: Vec<String>,
+}
+
+impl RunStatus {
+    /// Whether nothing would be lost with its directory: all requests have outputs, and those are delivered.
+    #[must_use]
+    pub fn is_delivered_whole(&self) -> bool {
+        let Outcomes { outputs, set_aside, .. } = self.outcomes;
+        self.state == RunState::Done && self.delivered_at.is_some() && outputs == self.requests && set_aside == 0
+    }
+}
+
+/// Where a run stands as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    /// Nothing was ever submitted: it has cost nothing.
+    Unsent,
+    /// Batches are at work, or wait to be.
+    Unfinished,
+    /// A shard waits for a decision.
+    Held,
+    /// All that was sent has come back, and nothing is to be sent again.
+    Done,
+}
+
+impl RunState {
+    /// That of a run with these shards.
+    fn of(shards: &[Recorded], was_submitted: bool) -> Self {
+        let is = |wanted: fn(&ShardState) -> bool| move |known: &Recorded| wanted(&known.state);
+        if !was_submitted && !shards.is_empty() {
+            Self::Unsent
+        } else if shards.iter().any(is(|state| matches!(state, ShardState::Held { .. }))) {
+            Self::Held
+        } else if shards.iter().all(|known| matches!(known.state, ShardState::Indexed { .. }) && queued(known) == 0) {
+            Self::Done
+        } else {
+            Self::Unfinished
+        }
+    }
+}
+
+/// Requests of a shard that are sent again because somebody decided so.
+fn queued(known: &Recorded) -> u64 {
+    if known.decided && known.wants_another_round(0) { known.left_over.count } else { 0 }
+}
+
+/// Whether a shard waits to be submitted again.
+fn is_queued(known: &Recorded) -> bool {
+    matches!(known.state, ShardState::Uploaded { .. }) && known.last_submission.is_some()
 }
 
 /// Where a shard stands.
@@ -69,11 +130,21 @@ pub struct ShardStatus {
 
 /// Reads where a run stands. Another process may be working on it.
 pub fn status(run: &Path) -> Result<RunStatus, Error> {
+    let status = read(run)?;
+    Ok(RunStatus { owner: directory::owner(run)?, ..status })
+}
+
+/// Reads what its Ledger says of a run.
+fn read(run: &Path) -> Result<RunStatus, Error> {
     let ledger = open(run)?;
     let meta = RunMeta::read(&ledger)?;
     let mut shards_by_state = BTreeMap::new();
     let mut shards = Vec::new();
-    for Recorded { shard, state, note, file_id, batch_status, .. } in ledger.shards()? {
+    let recorded = ledger.shards()?;
+    let state = RunState::of(&recorded, ledger.has_submissions()?);
+    let (queued_requests, queued_shards) =
+        (recorded.iter().map(queued).sum(), recorded.iter().filter(|known| is_queued(known)).count() as u64);
+    for Recorded { shard, state, note, file_id, batch_status, .. } in recorded {
         *shards_by_state.entry(state.name()).or_default() += 1;
         shards.push(ShardStatus {
             number: shard.number,
@@ -93,7 +164,13 @@ pub fn status(run: &Path) -> Result<RunStatus, Error> {
         service: meta.service,
         created_at: meta.created_at,
         requests: meta.requests,
-        owner: directory::owner(run)?,
+        invalid: meta.lines.saturating_sub(meta.requests),
+        state,
+        outcomes: ledger.outcomes_so_far()?,
+        queued_requests,
+        queued_shards,
+        delivered_at: ledger.delivered_at()?,
+        owner: None,
         shards_by_state,
         shards,
         incidents: ledger.incidents()?,
@@ -185,11 +262,19 @@ pub fn retry(run: &Path, ambiguous: bool) -> Result<Decided, Error> {
     Ok(decided)
 }
 
-/// Removes a run directory, with the replies in it.
-pub fn remove(run: &Path) -> Result<(), Error> {
+/// Removes a run directory, with the replies in it, if the run still is as `fits` wants it; whether it was.
+pub fn remove(run: &Path, fits: &dyn Fn(&RunStatus) -> bool) -> Result<bool, Error> {
     let directory = RunDirectory::open(run)?;
-    durable::remove_directory(directory.path())?;
-    Ok(())
+    if !fits(&read(run)?) {
+        return Ok(false);
+    }
+    directory.remove()?;
+    Ok(true)
+}
+
+/// Removes a run directory whatever is in it, also where that cannot be read any more.
+pub fn remove_unread(run: &Path) -> Result<(), Error> {
+    Ok(RunDirectory::open(run)?.remove()?)
 }
 
 fn open(run: &Path) -> Result<Ledger, Error> {

@@ -179,12 +179,15 @@ async fn work<A: Api>(
     let merger = Merger::start(files.clone(), recorded, line, notes.clone(), outputs, monitor.clone());
     let delete_remote = options.delete_remote;
     let parts = Parts { api: api.clone(), files: files.clone(), ledger, options, monitor, merger, notes, stop };
-    let (driven, ledger, merger) = Driver::new(parts)?.drive().await?;
+    let (driven, mut ledger, merger) = Driver::new(parts)?.drive().await?;
     let totals = ledger.totals()?;
     let counted = driven.held.is_empty().then_some((totals.outputs, totals.errors));
     let writing = tokio::task::spawn_blocking(move || merger.finish(counted));
     let written = writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     let summary = Summary::new(&ledger, run, &driven, written, files.requests.len(), resumed, begun.elapsed())?;
+    if summary.delivered {
+        ledger.delivered()?;
+    }
     if delete_remote && summary.is_complete() {
         delete_files(&*api, &ledger).await?;
     }

@@ -62,12 +62,21 @@ enum Told {
     Counted(u64, u64),
 }
 
+/// What came of the output.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Written {
+    /// What was written.
+    pub(crate) merged: Merged,
+    /// Whether all lines were, and are with somebody who keeps them.
+    pub(crate) delivered: bool,
+}
+
 /// Merges on a thread of its own.
 #[derive(Debug)]
 pub(crate) struct Merger {
     /// Dropped, it ends the thread.
     frontier: Option<mpsc::Sender<Told>>,
-    thread: Option<JoinHandle<Result<Merged, Error>>>,
+    thread: Option<JoinHandle<Result<Written, Error>>>,
 }
 
 impl Drop for Merger {
@@ -111,10 +120,8 @@ impl Merger {
                 }
             }
             // The sender is gone: all is final, or the run has stopped early.
-            if from == merging.files.requests.len() {
-                open.finish()?;
-            }
-            Ok(merged)
+            let delivered = from == merging.files.requests.len() && open.finish()?;
+            Ok(Written { merged, delivered })
         });
         Self { frontier: Some(frontier), thread: Some(thread) }
     }
@@ -131,7 +138,7 @@ impl Merger {
     }
 
     /// Waits until all that is final has been written. `counted` are the outputs and errors that there must be.
-    pub(crate) fn finish(mut self, counted: Option<(u64, u64)>) -> Result<Merged, Error> {
+    pub(crate) fn finish(mut self, counted: Option<(u64, u64)>) -> Result<Written, Error> {
         if let (Some(frontier), Some((outputs, errors))) = (self.frontier.take(), counted) {
             let _ = frontier.send(Told::Counted(outputs, errors));
         }
@@ -269,12 +276,15 @@ impl OpenOutput {
         }
     }
 
-    fn finish(self) -> Result<(), Error> {
+    /// Brings it to its end, and says whether all of it is with somebody who keeps it.
+    fn finish(self) -> Result<bool, Error> {
         match self {
-            Self::Writer(mut writer) => writer.flush().map_err(|error| ResultsError::Output(error).into()),
+            Self::Writer(mut writer) => {
+                writer.flush().map(|()| true).map_err(|error| ResultsError::Output(error).into())
+            }
             Self::File(file) => {
                 let path = file.get_ref().path().to_owned();
-                Ok(file.into_inner().map_err(FileError::on("write", &path))?.publish()?)
+                Ok(file.into_inner().map_err(FileError::on("write", &path))?.deliver()?)
             }
         }
     }
@@ -305,8 +315,10 @@ impl OpenOutputs {
         flushed.map_err(|error| ResultsError::Output(error).into())
     }
 
-    pub(crate) fn finish(self) -> Result<(), Error> {
-        self.output.finish()?;
-        self.errors.map_or(Ok(()), OpenOutput::finish)
+    /// Brings them to their end, and says whether all of them are delivered.
+    pub(crate) fn finish(self) -> Result<bool, Error> {
+        let output = self.output.finish()?;
+        let errors = self.errors.map_or(Ok(true), OpenOutput::finish)?;
+        Ok(output && errors)
     }
 }

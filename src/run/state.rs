@@ -13,6 +13,7 @@
 //! ```
 
 use jiff::Timestamp;
+use serde::Serialize;
 
 use crate::input::pack::Shard;
 use crate::remote::{Batch, RequestCounts};
@@ -184,6 +185,19 @@ pub struct LeftOver {
     pub count: u64,
     /// Seq of the first; meaningless without one.
     pub first: u64,
+}
+
+/// What has become of requests whose batches have come back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Outcomes {
+    /// Requests with an output.
+    pub outputs: u64,
+    /// Requests that ended as an error.
+    pub errors: u64,
+    /// Requests without a reply.
+    pub missing: u64,
+    /// Replies that are in the run directory alone: in conflict with the one kept, to unknown ids, or unreadable.
+    pub set_aside: u64,
 }
 
 /// The last POST for a shard.

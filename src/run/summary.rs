@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::driver::Driven;
 use super::ledger::Ledger;
+use super::output::Written;
 use crate::error::Error;
 use crate::results::index::Indexed;
-use crate::results::merge::Merged;
 use crate::results::reply::Usage;
 
 /// How a run ended: every line of the input accounted for.
@@ -59,6 +59,8 @@ pub struct Summary {
     pub bytes: u64,
     /// What went wrong and was dealt with, in this run's whole life.
     pub incidents: Vec<String>,
+    /// Whether the output is whole, and with somebody who keeps it: a file, or a reader that has read to the end.
+    pub delivered: bool,
     /// Whether the run was there before.
     pub resumed: bool,
     /// Time that this process took, in seconds.
@@ -70,7 +72,7 @@ impl Summary {
         ledger: &Ledger,
         directory: PathBuf,
         driven: &Driven,
-        merged: Merged,
+        Written { merged, delivered }: Written,
         lines: u64,
         resumed: bool,
         took: Duration,
@@ -112,6 +114,7 @@ impl Summary {
             completion_tokens: completion,
             bytes: merged.bytes,
             incidents: ledger.incidents()?,
+            delivered: delivered && open == 0 && driven.held.is_empty(),
             resumed,
             seconds: took.as_secs_f64(),
         })

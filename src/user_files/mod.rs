@@ -21,6 +21,7 @@ use crate::shown::Name;
 mod named;
 mod output_file;
 mod place;
+mod taken;
 
 pub use named::{NamedFiles, Written};
 pub use output_file::OutputFile;

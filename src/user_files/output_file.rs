@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::place::{self, Place};
+use super::taken::is_taken;
 use crate::durable::{self, FileError, PendingFile};
 
 /// A file that the user asked for, while it is written. See the [module](super).
@@ -47,6 +48,14 @@ impl OutputFile {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Makes it appear, and says whether somebody keeps all of it: a file does, and a reader that has read to the end.
+    pub fn deliver(self) -> Result<bool, FileError> {
+        match self.sink {
+            Sink::Whole(pending) => pending.publish().map(|()| true),
+            Sink::Stream(stream) => is_taken(&stream, &self.path),
+        }
     }
 
     /// Makes it appear, if it has not appeared while it was written.

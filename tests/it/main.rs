@@ -31,6 +31,7 @@ mod shapes; // one shape for the replies of all services
 // What goes wrong around it.
 mod besieged; // a service that means harm
 mod changing; // inputs that change under a run
+mod cleaning; // what is removed, what stays, and what everybody is told of it
 mod cutting; // killed at every durable system call
 mod damaged; // local state that is not what it was
 mod failing; // files, threads, writes and syncs that the system refuses

@@ -380,7 +380,7 @@ fn a_run_whose_ledger_makes_no_sense_is_somebody_elses_trouble() {
         assert_eq!(listed.text().lines().count(), 1, "{key}");
         // It is not paid for again by its own input.
         place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(8).saying("is damaged");
-        place.run("clean").with_code(8);
+        place.run("clean --yes").with_code(8);
         set_meta(&ledger, key, &before);
         place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0).saying("all is done");
     }

@@ -284,7 +284,7 @@ fn one_run_that_cannot_be_read_hides_no_other() {
     assert_eq!(kinds(&records(&listed.stdout)), ["run", "run"]);
     let told = records(listed.stderr.as_bytes());
     assert!(kinds(&told) == ["error"] && told[0]["message"].as_str().unwrap().contains(&name(&runs[1])), "{told:?}");
-    place.run("clean").with_code(8).saying(&name(&runs[1]));
+    place.run("clean --yes").with_code(8).saying(&name(&runs[1]));
     assert_eq!(place.runs(), [runs[1].clone()], "it is left for somebody to look at");
 }
 

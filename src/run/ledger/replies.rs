@@ -7,10 +7,13 @@ use std::collections::BTreeMap;
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::rows::{insert_shards, signed};
-use super::{Ledger, LedgerError, NextRound};
+use super::{Ledger, LedgerError, NextRound, now};
 use crate::results::index::Indexed;
 use crate::results::reply::Usage;
-use crate::run::state::LeftOver;
+use crate::run::state::{LeftOver, Outcomes};
+
+/// What the time of the delivery stands under.
+const DELIVERED: &str = "delivered";
 
 impl Ledger {
     /// Records that a shard's reply files are on disk.
@@ -55,7 +58,32 @@ impl Ledger {
                 )?;
             }
             transaction.execute("UPDATE shard SET state = 'indexed' WHERE number = ?1", [shard])?;
+            // What was delivered before lacks these.
+            transaction.execute("DELETE FROM meta WHERE key = ?1", [DELIVERED])?;
             transaction.commit()
+        })
+    }
+
+    /// Records that the output, as the replies are now, is with whoever wanted it: whole.
+    pub fn delivered(&mut self) -> Result<(), LedgerError> {
+        self.set_meta(DELIVERED, &now())
+    }
+
+    /// When the output was delivered, if it was, and no reply has come since; in RFC 3339.
+    pub fn delivered_at(&self) -> Result<Option<String>, LedgerError> {
+        Ok(self.meta_rows()?.remove(DELIVERED))
+    }
+
+    /// What has become of the requests of all indexed shards. One that a later round has taken up counts there.
+    pub fn outcomes_so_far(&self) -> Result<Outcomes, LedgerError> {
+        self.read(|connection| {
+            let query = "SELECT coalesce(sum(outputs), 0), coalesce(sum(errors), 0), coalesce(sum(conflicts + unknown + unreadable), 0),
+                    coalesce(sum(max(0, requests - outputs - errors - iif(followed, left_over, 0))), 0)
+             FROM shard JOIN indexed ON indexed.shard = shard.number WHERE state = 'indexed'";
+            connection.query_row(query, [], |row| {
+                let count = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+                Ok(Outcomes { outputs: count(0)?, errors: count(1)?, set_aside: count(2)?, missing: count(3)? })
+            })
         })
     }
 

@@ -118,6 +118,11 @@ impl Ledger {
         })
     }
 
+    /// Whether anything was ever sent that may create a batch.
+    pub fn has_submissions(&self) -> Result<bool, LedgerError> {
+        self.read(|connection| connection.query_row("SELECT EXISTS (SELECT 1 FROM submission)", [], |row| row.get(0)))
+    }
+
     /// Records the decision to submit a held shard again.
     pub fn submit_again(&mut self, shard: u32) -> Result<(), LedgerError> {
         self.set_state(shard, "uploaded")
