@@ -12,7 +12,7 @@ use uuid::Builder;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::echo::Kind;
-use super::faults::Forms;
+use super::faults::{Forms, LineEnds};
 use super::hex::hex;
 use super::store::{Batch, Content, Store, StoredFile};
 use crate::durable::{FileError, PendingFile};
@@ -183,14 +183,19 @@ impl Rows {
         match self.lines {
             0 if self.forms.bom => self.write("\u{feff}".as_bytes()),
             0 => Ok(()),
-            _ if self.forms.no_final_newline => self.write(self.line_end()),
+            _ if self.forms.ends == LineEnds::Between => self.write(self.line_end()),
             _ => Ok(()),
         }
     }
 
     fn end(&mut self) -> Result<(), FileError> {
         self.lines += 1;
-        if self.forms.no_final_newline { Ok(()) } else { self.write(self.line_end()) }
+        let ends = match self.forms.ends {
+            LineEnds::Each => true,
+            LineEnds::Between => false,
+            LineEnds::EveryOther => self.lines.is_multiple_of(2),
+        };
+        if ends { self.write(self.line_end()) } else { Ok(()) }
     }
 
     fn line_end(&self) -> &'static [u8] {

@@ -112,9 +112,10 @@
 //! | `nul`, `bad_utf8`, `lone_surrogate`, `bigints` | rows have these in an additional member | what models write |
 //! | `deep`, `depth = 1000000` | rows have that many arrays inside one another | a hostile service |
 //! | `duplicate_keys` | rows have their `custom_id` twice | a sloppy writer |
-//! | `huge_line`, `bytes` | rows have that many bytes more | endless generation |
+//! | `huge_line`, `bytes`, `last = false` | rows have that many bytes more, in front of all else or behind it | endless generation |
 //! | `blank_lines` | an empty line and one of spaces follow | a sloppy writer |
 //! | `no_final_newline`, `crlf`, `bom` | the files end without a newline, have CR LF, begin with a byte order mark | a sloppy writer |
+//! | `joined` | two rows stand on each line | files put together that had no final newline |
 //!
 //! # How a batch ends
 //!
@@ -156,7 +157,7 @@ pub use self::fields::FaultsError;
 pub use self::script::Faults;
 
 pub(super) use self::ending::Ending;
-pub(super) use self::rows::Forms;
+pub(super) use self::rows::{Forms, LineEnds};
 
 use self::conduct::Acting;
 use self::script::{Role, Rule, Verb};

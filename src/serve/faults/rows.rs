@@ -55,8 +55,8 @@ pub(super) enum Change {
     Insert { member: Vec<u8> },
     /// `duplicate_keys`: the row has its `custom_id` twice.
     DuplicateKeys,
-    /// `huge_line`: the row has that many bytes more.
-    Huge { bytes: u64 },
+    /// `huge_line`: the row has that many bytes more, in front of all else or, with `last`, behind it.
+    Huge { bytes: u64, last: bool },
     /// `blank_lines`: an empty line and one of white space follow.
     BlankLines,
     /// How the files are written.
@@ -72,6 +72,8 @@ pub(super) enum Form {
     Crlf,
     /// `bom`: the file begins with a byte order mark.
     Bom,
+    /// `joined`: two rows stand on each line.
+    Joined,
 }
 
 /// What an error row says.
@@ -112,6 +114,7 @@ pub(super) const NAMES: &[&str] = &[
     "no_final_newline",
     "crlf",
     "bom",
+    "joined",
 ];
 
 impl RowFault {
@@ -161,11 +164,15 @@ impl Change {
                 Self::Insert { member }
             }
             "duplicate_keys" => Self::DuplicateKeys,
-            "huge_line" => Self::Huge { bytes: fields.count("bytes")?.ok_or_else(|| fields.missing("bytes"))? },
+            "huge_line" => Self::Huge {
+                bytes: fields.count("bytes")?.ok_or_else(|| fields.missing("bytes"))?,
+                last: fields.take("last")?.unwrap_or_default(),
+            },
             "blank_lines" => Self::BlankLines,
             "no_final_newline" => Self::Form(Form::NoFinalNewline),
             "crlf" => Self::Form(Form::Crlf),
             "bom" => Self::Form(Form::Bom),
+            "joined" => Self::Form(Form::Joined),
             _ => return Ok(None),
         }))
     }
@@ -208,6 +215,8 @@ struct Row {
     different: bool,
     also_error: Option<Vec<u8>>,
     padding: u64,
+    /// Whether the padding stands behind all else.
+    padded_last: bool,
     blank_lines: bool,
 }
 
@@ -228,7 +237,12 @@ impl RowFaults<'_> {
         let has = |wanted| {
             self.rules.iter().any(|(_, fault, _)| matches!(fault.change, Change::Form(form) if form == wanted))
         };
-        Forms { no_final_newline: has(Form::NoFinalNewline), crlf: has(Form::Crlf), bom: has(Form::Bom) }
+        let ends = match (has(Form::Joined), has(Form::NoFinalNewline)) {
+            (true, _) => LineEnds::EveryOther,
+            (false, true) => LineEnds::Between,
+            (false, false) => LineEnds::Each,
+        };
+        Forms { ends, crlf: has(Form::Crlf), bom: has(Form::Bom) }
     }
 
     /// Adds the row that answers `line`, the `number`th of the input counted from 1, and bills the request if it was
@@ -250,6 +264,7 @@ impl RowFaults<'_> {
             different: false,
             also_error: None,
             padding: 0,
+            padded_last: false,
             blank_lines: false,
         };
         let row = self.changed(row, number, line, receipt);
@@ -302,10 +317,21 @@ impl RowFaults<'_> {
     }
 }
 
-/// How files of rows are written: all `false` without a fault.
+/// Which rows have a line end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::serve) enum LineEnds {
+    #[default]
+    Each,
+    /// All but the last.
+    Between,
+    /// The second, the fourth and so on.
+    EveryOther,
+}
+
+/// How files of rows are written: as the default says without a fault.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::serve) struct Forms {
-    pub(in crate::serve) no_final_newline: bool,
+    pub(in crate::serve) ends: LineEnds,
     pub(in crate::serve) crlf: bool,
     pub(in crate::serve) bom: bool,
 }
@@ -325,7 +351,7 @@ impl Row {
             }
             Change::Insert { member } => self.insert(member),
             Change::DuplicateKeys => self.insert(format!("\"custom_id\":{}", receipt.custom_id).as_bytes()),
-            Change::Huge { bytes } => self.padding = *bytes,
+            Change::Huge { bytes, last } => (self.padding, self.padded_last) = (*bytes, *last),
             Change::BlankLines => self.blank_lines = true,
             Change::Form(_) | Change::Error { .. } => {}
         }
@@ -357,18 +383,22 @@ impl Row {
     fn write(&self, results: &mut Results<'_>) -> Result<(), FileError> {
         for copy in 0..self.copies {
             results.begin_row(self.kind)?;
-            let mut rest = self.bytes.as_slice();
-            if self.padding > 0 || copy > 0 && self.different {
-                results.write(self.kind, b"{")?;
-                rest = rest.get(1..).unwrap_or_default();
-            }
+            // A row is an object, and so is what is put into it: its members stand between the two brackets.
+            let members = self.bytes.get(1..self.bytes.len().saturating_sub(1)).unwrap_or_default();
+            results.write(self.kind, b"{")?;
             if copy > 0 && self.different {
                 results.write(self.kind, b"\"fault\":\"another answer\",")?;
             }
-            if self.padding > 0 {
+            if self.padding > 0 && !self.padded_last {
+                self.pad(results)?;
+                results.write(self.kind, b",")?;
+            }
+            results.write(self.kind, members)?;
+            if self.padding > 0 && self.padded_last {
+                results.write(self.kind, b",")?;
                 self.pad(results)?;
             }
-            results.write(self.kind, rest)?;
+            results.write(self.kind, b"}")?;
             results.end_row(self.kind)?;
         }
         if let Some(row) = &self.also_error {
@@ -390,7 +420,7 @@ impl Row {
             results.write(self.kind, &PADDING[..length])?;
             left -= length as u64;
         }
-        results.write(self.kind, b"\",")
+        results.write(self.kind, b"\"")
     }
 }
 

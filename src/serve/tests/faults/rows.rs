@@ -144,12 +144,24 @@ async fn rows_are_ugly_in_every_way() {
 
 #[tokio::test]
 async fn a_huge_line_is_as_long_as_asked_for() {
-    let (fixture, job) = ran("do = 'huge_line'\nbytes = 5_000_000\nrows = 2", 2).await;
+    for last in [false, true] {
+        let (fixture, job) = ran(&format!("do = 'huge_line'\nbytes = 5_000_000\nrows = 2\nlast = {last}"), 2).await;
+        let output = fixture.content(&job["output_file_id"]).await;
+        let longest = output.lines().max_by_key(|line| line.len()).unwrap();
+        let row: Value = serde_json::from_str(longest).unwrap();
+        assert_eq!((row["fault"].as_str().unwrap().len(), &row["custom_id"]), (5_000_000, &json!("request-1")));
+        assert_eq!((longest.starts_with("{\"fault\""), longest.ends_with("xx\"}")), (!last, last));
+        assert_eq!(output.lines().count(), 2);
+    }
+}
+
+#[tokio::test]
+async fn rows_are_joined_two_on_a_line() {
+    let (fixture, job) = ran("do = 'joined'", 5).await;
     let output = fixture.content(&job["output_file_id"]).await;
-    let longest = output.lines().max_by_key(|line| line.len()).unwrap();
-    let row: Value = serde_json::from_str(longest).unwrap();
-    assert_eq!((row["fault"].as_str().unwrap().len(), &row["custom_id"]), (5_000_000, &json!("request-1")));
-    assert_eq!(output.lines().count(), 2);
+    assert_eq!(output.lines().map(|line| line.matches("\"custom_id\"").count()).collect::<Vec<_>>(), [2, 2, 1]);
+    let rows = serde_json::Deserializer::from_str(&output).into_iter::<Value>();
+    assert_eq!(rows.map(Result::unwrap).count(), 5);
 }
 
 #[tokio::test]
