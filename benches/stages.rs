@@ -22,6 +22,7 @@ use batchline::results::id_table::IdTable;
 use batchline::results::index::{ReplyFile, index};
 use batchline::results::merge::{MergeInputs, Sinks, Unanswered, merge};
 use batchline::results::reply::ReplyRole;
+use batchline::results::reply_file::Strays;
 use batchline::results::reply_index::ReplyIndex;
 use batchline::results::shape::Shape;
 use batchline::results::side_files::SideFiles;
@@ -124,7 +125,8 @@ fn results(criterion: &mut Criterion, data: &Data) {
                 let table = IdTable::new(data.ids.iter().map(|id| IDS.hash(id)));
                 let mut aside = SideFiles::new(&data.directory.path().join("aside"));
                 slots.fill(None);
-                index(std::slice::from_ref(&file), &table, IDS, &mut slots, threads, &mut aside).unwrap()
+                index(std::slice::from_ref(&file), &table, IDS, threads, Strays::Refuse, &mut slots, &mut aside)
+                    .unwrap()
             });
         });
     }

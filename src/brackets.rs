@@ -11,6 +11,7 @@
 //! bracket, up to [`KINDS_MAX`]; deeper brackets are only counted.
 
 use std::io::{self, BufRead};
+use std::ops::Range;
 
 use memchr::{memchr, memchr2};
 
@@ -18,7 +19,7 @@ use memchr::{memchr, memchr2};
 const KINDS_MAX: u64 = 64 * 1024 * 1024;
 
 /// Most bytes of a key that are kept: no key that anybody looks for is longer, even if every letter is an escape.
-const KEY_BYTES_MAX: usize = 256;
+pub const KEY_BYTES_MAX: usize = 256;
 
 /// Why no value was found.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +120,12 @@ impl<R: BufRead> Brackets<R> {
         passed?;
         let whole = bytes.len() as u64 == self.at - first;
         Ok(Captured { bytes, whole })
+    }
+
+    /// Passes over all that is left, and returns how many bytes are behind us then.
+    pub fn to_end(&mut self) -> io::Result<u64> {
+        self.pass_while(|_| true)?;
+        Ok(self.at)
     }
 
     /// Passes over an object. `take` is given each key, with its quotes, and has to pass over the value.
@@ -344,7 +351,7 @@ pub fn is_key(key: &[u8], name: &str) -> bool {
 pub fn object_end(text: &[u8]) -> Option<usize> {
     let mut brackets = Brackets::new(text);
     brackets.object().ok()?;
-    usize::try_from(brackets.at()).ok()
+    Some(position(brackets.at()))
 }
 
 /// Whether a line is one whole object, with nothing around it but white space.
@@ -354,24 +361,44 @@ pub fn is_whole_object(line: &[u8]) -> bool {
     object_end(object) == Some(object.len())
 }
 
+/// The objects that a line consists of, one or more, with nothing between and around them but white space.
+#[must_use]
+pub fn objects_of(line: &[u8]) -> Option<Vec<Range<usize>>> {
+    let mut objects = Vec::new();
+    let mut brackets = Brackets::new(line);
+    loop {
+        brackets.space().ok()?;
+        if brackets.peek().ok()?.is_none() {
+            return (!objects.is_empty()).then_some(objects);
+        }
+        let first = position(brackets.at());
+        brackets.object().ok()?;
+        objects.push(first..position(brackets.at()));
+    }
+}
+
+/// A place in what is in memory.
+fn position(at: u64) -> usize {
+    usize::try_from(at).unwrap_or(usize::MAX)
+}
+
 /// Some members of an object, as they stand there, the first of each name; `None` for what is no whole object, and where anything follows.
 #[must_use]
 pub fn members_of<'l, const N: usize>(object: &'l [u8], names: [&str; N]) -> Option<[Option<&'l [u8]>; N]> {
-    let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
     let mut found = [None; N];
     let mut brackets = Brackets::new(object);
     brackets.space().ok()?;
     let members = brackets.members(|brackets, key| {
-        let first = place(brackets.at());
+        let first = position(brackets.at());
         brackets.value()?;
         if let Some(which) = names.iter().position(|name| is_key(key, name)) {
-            found[which].get_or_insert(&object[first..place(brackets.at())]);
+            found[which].get_or_insert(&object[first..position(brackets.at())]);
         }
         Ok(())
     });
     members.ok()?;
     brackets.space().ok()?;
-    (place(brackets.at()) == object.len()).then_some(found)
+    (position(brackets.at()) == object.len()).then_some(found)
 }
 
 #[cfg(test)]
@@ -426,6 +453,10 @@ mod tests {
             assert!(members_of(line, ["a"]).is_none(), "{}", line.escape_ascii());
         }
         assert_eq!(object_end(b"{\"a\":\"}\"}{\"b\":1}"), Some(9));
+        assert_eq!(objects_of(b" {\"a\":\"}\"}{} \t{\"b\":1}\r"), Some(vec![1..10, 10..12, 14..21]));
+        for line in [&b""[..], b" ", b"{}{", b"{}x", b"{},{}", b"{}[]", b"x{}"] {
+            assert_eq!(objects_of(line), None, "{}", line.escape_ascii());
+        }
     }
 
     #[test]

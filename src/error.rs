@@ -189,6 +189,7 @@ impl Error {
             }
             Self::Input(InputError::File(error)) => input_file_kind(error),
             Self::Input(_)
+            | Self::Results(ResultsError::NotReplies { .. })
             | Self::Target(_)
             | Self::Empty { .. }
             | Self::OtherDirectory { .. }
@@ -252,6 +253,7 @@ impl Error {
             Self::Serve(ServeError::WantsUpstream { .. }) => {
                 Some("pass the same --upstream as before, or name another directory".to_owned())
             }
+            Self::Results(ResultsError::NotReplies { form, .. }) => Some(form.hint().to_owned()),
             Self::Results(ResultsError::Damaged { .. } | ResultsError::Altered { .. } | ResultsError::Lost { .. })
             | Self::Ledger(LedgerError::Damaged { .. } | LedgerError::Sqlite { .. }) => Some(DOCTOR.to_owned()),
             Self::Ledger(LedgerError::Newer { .. }) => Some("use the program that wrote it, or a newer one".to_owned()),

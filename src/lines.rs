@@ -5,13 +5,14 @@
 //! What always holds:
 //! - A line is what stands between two `\n` bytes; nothing else ends one. A line belongs to the block in which its first
 //!   byte stands, so the blocks can be framed in any order and no line is seen twice or left out.
-//! - A line longer than the limit is reported by its place and never held in memory.
+//! - A line longer than the limit is reported by its place and never held in memory; a [`RangeReader`] goes through it.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufRead, Read};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::aligned::AlignedBuffer;
@@ -25,6 +26,9 @@ const UTF8_MARK: &[u8; 3] = b"\xef\xbb\xbf";
 
 /// Bytes read beyond a block in the first read, in the hope that its last line ends there.
 const SLACK_BYTES: u64 = 8 * 1024;
+
+/// Bytes that a [`RangeReader`] holds at a time.
+const PIECE_BYTES: u64 = 256 * 1024;
 
 /// A part of a file that is framed into lines: from `start` to `end`, both byte offsets in the file.
 #[derive(Debug, Clone, Copy)]
@@ -151,9 +155,88 @@ impl Block {
     }
 }
 
+/// Bytes of a file in order, piece by piece, whatever their number: a range of it, or one line.
+#[derive(Debug)]
+pub struct RangeReader<'f> {
+    file: &'f File,
+    /// What is still to be read from the file.
+    rest: Range<u64>,
+    /// Whether a `\n` ends it.
+    is_line: bool,
+    piece: AlignedBuffer,
+    /// Bytes of the piece that were taken.
+    taken: usize,
+    /// Bytes of the piece that belong to the range.
+    length: usize,
+}
+
+impl<'f> RangeReader<'f> {
+    /// The bytes of `range`. To the reader it is an error when the file is shorter.
+    #[must_use]
+    pub fn new(file: &'f File, range: Range<u64>) -> Self {
+        Self { file, rest: range, is_line: false, piece: AlignedBuffer::default(), taken: 0, length: 0 }
+    }
+
+    /// The line that begins with `range`, without its `\n`; at most to the end of `range`.
+    #[must_use]
+    pub fn line(file: &'f File, range: Range<u64>) -> Self {
+        Self { is_line: true, ..Self::new(file, range) }
+    }
+}
+
+impl Read for RangeReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let piece = self.fill_buf()?;
+        let taken = piece.len().min(buffer.len());
+        buffer[..taken].copy_from_slice(&piece[..taken]);
+        self.consume(taken);
+        Ok(taken)
+    }
+}
+
+impl BufRead for RangeReader<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.taken == self.length && !self.rest.is_empty() {
+            let length = PIECE_BYTES.min(self.rest.end - self.rest.start);
+            // Until it is filled, nothing is there.
+            (self.taken, self.length) = (0, 0);
+            self.piece.place(self.rest.start, position(length));
+            self.file.read_exact_at(&mut self.piece, self.rest.start)?;
+            let newline = if self.is_line { memchr(b'\n', &self.piece) } else { None };
+            self.rest.start = if newline.is_some() { self.rest.end } else { self.rest.start + length };
+            self.length = newline.unwrap_or(position(length));
+        }
+        Ok(&self.piece[self.taken..self.length])
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.taken = (self.taken + bytes).min(self.length);
+    }
+}
+
+/// How many lines end before `offset`, and so the number of the line that begins there, from 0.
+pub fn lines_before(file: &File, offset: u64) -> io::Result<u64> {
+    let (mut reader, mut lines) = (RangeReader::new(file, 0..offset), 0);
+    loop {
+        let piece = reader.fill_buf()?;
+        if piece.is_empty() {
+            return Ok(lines);
+        }
+        lines += memchr_iter(b'\n', piece).count() as u64;
+        let length = piece.len();
+        reader.consume(length);
+    }
+}
+
 /// A distance within a block's buffer. Buffers are bounded by the block and the longest line, far below `usize::MAX`.
 fn position(bytes: u64) -> usize {
     usize::try_from(bytes).expect("a buffer's size fits the address space")
+}
+
+/// The text without the byte order mark that it may begin with.
+#[must_use]
+pub fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(UTF8_MARK).unwrap_or(text)
 }
 
 /// Bytes of a byte order mark with which a file begins: 3, or 0 without one.
@@ -242,6 +325,28 @@ mod tests {
             for limit in [600_000, 2_000_000, 500] {
                 prop_assert!(frame(&content, limit) == model(&content, limit));
             }
+        }
+    }
+
+    #[test]
+    fn a_range_and_a_line_are_read_whatever_their_length() {
+        let piece = usize::try_from(PIECE_BYTES).unwrap();
+        for length in [0, 1, piece - 1, piece, piece + 1, 3 * piece + 7] {
+            let mut file = tempfile::tempfile().unwrap();
+            let line: Vec<u8> = (b'a'..=b'z').cycle().take(length).collect();
+            file.write_all(&[b"before\n", line.as_slice(), b"\nafter\n"].concat()).unwrap();
+            let (start, end) = (7, file.metadata().unwrap().len());
+            let read = |mut reader: RangeReader<'_>| {
+                let mut bytes = Vec::new();
+                reader.read_to_end(&mut bytes).unwrap();
+                bytes
+            };
+            assert!(read(RangeReader::line(&file, start..end)) == line);
+            assert!(read(RangeReader::line(&file, start..start + length as u64)) == line, "without a line end");
+            assert!(read(RangeReader::new(&file, start..end)) == [&line[..], b"\nafter\n"].concat());
+            assert!(RangeReader::new(&file, start..end + 1).read_to_end(&mut Vec::new()).is_err());
+            assert_eq!(lines_before(&file, start + length as u64).unwrap(), 1);
+            assert_eq!(lines_before(&file, end).unwrap(), 3);
         }
     }
 

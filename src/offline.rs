@@ -11,11 +11,13 @@ use std::sync::Arc;
 use crate::aligned::BlockWriter;
 use crate::durable::{self, FileError, PendingFile};
 use crate::error::Error;
+use crate::input::InputError;
 use crate::input::defect::PlacedDefect;
 use crate::input::request_index::{LineState, RequestIndex};
 use crate::input::scan::{self, Scan, ScanOptions};
 use crate::input::shard_reader::ShardReader;
-use crate::input::source::{Input, Source};
+use crate::input::source::{self, Input, Source};
+use crate::results::ResultsError;
 use crate::results::held::Held;
 use crate::results::index::{Indexed, ReplyFile};
 use crate::results::join::{Join, JoinOptions};
@@ -179,6 +181,8 @@ pub struct MergedReplies {
 }
 
 /// Merges `replies` into input order, in bounded memory. Replies that answer nobody are kept in files whose names begin with `aside`.
+///
+/// Files of replies may be compressed, or pipes; `-` is standard input. One that is no file of replies is an error, and nothing is written.
 pub fn merge(
     options: &OfflineOptions,
     replies: &[PathBuf],
@@ -195,19 +199,17 @@ pub fn merge(
         LineState::Request => join.add_request(seq, record.id_hash),
         LineState::Defective | LineState::Duplicate => Ok(()),
     })?;
-    let files: Vec<ReplyFile> = (0..)
-        .zip(replies)
-        .map(|(number, path)| ReplyFile { number, path: path.clone(), role: ReplyRole::Output })
-        .collect();
+    let files = reply_files(options, replies, scanned.scratch.path(), monitor)?;
     let slots = ReplyIndex::open_or_create(&scanned.scratch.path().join("replies.idx"), requests.len())?;
     let mut side_files = SideFiles::shared(aside);
-    let indexed = join.index(&files, &slots, &mut side_files, &|bytes| monitor.event(Event::Downloaded { bytes }))?;
+    let indexed = join.index(&files, &slots, &mut side_files, &|bytes| monitor.event(Event::Downloaded { bytes }));
+    let indexed = indexed.map_err(|error| by_name(error, &files, replies))?;
     let aside = side_files.finish()?;
     let lines = requests.len();
     let unanswered = Unanswering { source: &scanned.source, requests: &requests, line };
     let inputs = MergeInputs {
         replies: &slots,
-        path: &|number| Ok(replies[number as usize].clone()),
+        path: &|number| Ok(files[number as usize].path.clone()),
         unanswered: &|seq| unanswered.explain(seq, &|_| None),
         body: &|seq| unanswered.body(seq),
         held: &Held::new(memory_bytes),
@@ -237,7 +239,7 @@ fn check_merge(
 ) -> Result<(), TargetError> {
     let mut files = targets::reading(&options.inputs)?;
     for path in replies {
-        files.read(Role::Replies, path)?;
+        files.read(Role::Replies, input_at(path).path())?;
     }
     targets::write_outputs(&mut files, outputs)?;
     targets::write_report(&mut files, options.report.as_deref())?;
@@ -253,6 +255,45 @@ fn named_files(options: &OfflineOptions) -> Result<NamedFiles, TargetError> {
     let mut files = targets::reading(&options.inputs)?;
     targets::write_report(&mut files, options.report.as_deref())?;
     Ok(files)
+}
+
+/// The files of replies where they can be read at any offset: those that cannot are spooled into `scratch`.
+fn reply_files(
+    options: &OfflineOptions,
+    replies: &[PathBuf],
+    scratch: &Path,
+    monitor: &dyn Monitor,
+) -> Result<Vec<ReplyFile>, Error> {
+    let mut named = options.inputs.clone();
+    let mut files = Vec::new();
+    for (number, path) in (0..).zip(replies) {
+        let input = input_at(path);
+        if input == Input::Stdin && named.contains(&input) {
+            return Err(InputError::StdinTwice.into());
+        }
+        let spool = scratch.join(format!("replies-{number:06}.jsonl"));
+        let path = source::at_rest(&input, &spool, &|bytes| monitor.event(Event::Spooled { bytes }))?;
+        named.push(input);
+        files.push(ReplyFile { number, path, role: ReplyRole::Output });
+    }
+    Ok(files)
+}
+
+/// A file of replies as the user names it.
+fn input_at(path: &Path) -> Input {
+    if path == Path::new("-") { Input::Stdin } else { Input::File(path.to_owned()) }
+}
+
+/// The error, about a file as the user named it and not about its spool.
+fn by_name(error: ResultsError, files: &[ReplyFile], names: &[PathBuf]) -> Error {
+    match error {
+        ResultsError::NotReplies { path, line, form } => {
+            let place = files.iter().position(|file| file.path == path);
+            let path = place.map_or(path, |place| names[place].clone());
+            ResultsError::NotReplies { path, line, form }.into()
+        }
+        error => error.into(),
+    }
 }
 
 impl Scanned {

@@ -232,6 +232,15 @@ impl Source {
     }
 }
 
+/// Where the bytes of `input` can be read at any offset: its own path, or that of `spool`, to which they are copied if they cannot be read
+/// again where they are, or are compressed.
+///
+/// # Errors
+/// As those of [`Source::open`].
+pub fn at_rest(input: &Input, spool: &Path, spooled: &dyn Fn(u64)) -> Result<PathBuf, InputError> {
+    Ok(open_part(input, spool, spooled)?.path)
+}
+
 fn open_part(input: &Input, spool: &Path, spooled: &dyn Fn(u64)) -> Result<Part, InputError> {
     let (name, mut file, path) = match input {
         Input::File(path) => {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -13,9 +13,10 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::ResultsError;
-use super::merge::{MISSING, MergeInputs, Merged, Unanswered, Window};
+use super::merge::{MISSING, MergeInputs, Merged, Sinks, Unanswered, Window};
 use super::reply::ReplyKind;
-use super::reply_index::Slot;
+use super::reply_index::{LONG_BYTES, Slot};
+use super::reply_text::ReplyText;
 use super::shape::{self, Shape};
 use crate::aligned::AlignedBuffer;
 use crate::durable::FileError;
@@ -23,8 +24,8 @@ use crate::durable::FileError;
 /// A window with more bytes than this is copied line by line.
 const WINDOW_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// Bytes of a huge reply that are copied at a time.
-const COPY_BYTES: u64 = 1024 * 1024;
+/// What stands between an error and the body of its request.
+const BODY: &[u8] = b",\"body\":";
 
 /// Reply files that each thread keeps open.
 const OPEN_FILES_MAX: usize = 16;
@@ -39,7 +40,7 @@ pub(super) struct Gatherer<'m> {
 
 struct OpenReplies {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     bytes: u64,
     /// All of it, for as long as this window lasts.
     held: Option<Arc<AlignedBuffer>>,
@@ -60,7 +61,7 @@ impl<'m> Gatherer<'m> {
     fn gather_window(&mut self, seqs: Range<u64>, split: bool) -> Result<Window, ResultsError> {
         self.inputs.held.begin_window();
         let slots = self.inputs.replies.read(seqs.start, seqs.end - seqs.start)?;
-        let bytes: u64 = slots.iter().flatten().map(|slot| u64::from(slot.length) + 1).sum();
+        let bytes: u64 = slots.iter().flatten().map(|slot| slot.length.map_or(LONG_BYTES, u64::from) + 1).sum();
         let mut window =
             Window { outputs: Vec::new(), errors: Vec::new(), large: Vec::new(), merged: Merged::default() };
         let large = bytes > WINDOW_BYTES_MAX;
@@ -87,7 +88,7 @@ impl<'m> Gatherer<'m> {
     }
 
     /// Appends what stands for a request without an output; with its `body` if it is to be sent again one day.
-    pub(super) fn append_failed(
+    fn append_failed(
         &mut self,
         seq: u64,
         slot: Option<Slot>,
@@ -103,7 +104,7 @@ impl<'m> Gatherer<'m> {
             && let Some(body) = (self.inputs.body)(seq)?
         {
             buffer.truncate(buffer.len() - b"}\n".len());
-            buffer.extend_from_slice(b",\"body\":");
+            buffer.extend_from_slice(BODY);
             buffer.extend_from_slice(&body);
             buffer.extend_from_slice(b"}\n");
         }
@@ -126,12 +127,11 @@ impl<'m> Gatherer<'m> {
     fn append(&mut self, slot: Slot, buffer: &mut Vec<u8>) -> Result<(), ResultsError> {
         let OpenReplies { path, file, bytes, held } = self.file(slot.file)?;
         let start = buffer.len();
-        // The line end comes along: a slot that does not lead to one is damaged.
-        let end = slot.offset + u64::from(slot.length);
-        if end > *bytes {
-            return Err(ResultsError::Damaged { number: slot.file, offset: slot.offset });
+        let length = slot.length.map_or(LONG_BYTES, u64::from);
+        if slot.offset.saturating_add(length) > *bytes {
+            return Err(damaged(slot));
         }
-        let length = slot.length as usize + usize::from(end < *bytes);
+        let length = usize::try_from(length).map_err(|_| damaged(slot))?;
         if let Some(held) = held {
             let first = usize::try_from(slot.offset).unwrap_or(usize::MAX);
             buffer.extend_from_slice(&held[first..first + length]);
@@ -139,37 +139,45 @@ impl<'m> Gatherer<'m> {
             buffer.resize(start + length, 0);
             file.read_exact_at(&mut buffer[start..], slot.offset).map_err(FileError::on("read", path))?;
         }
-        if end >= *bytes {
-            buffer.push(b'\n');
-        } else if buffer.ends_with(b"\r") {
-            buffer.pop();
-            buffer.push(b'\n');
-        } else if !buffer.ends_with(b"\n") {
-            return Err(ResultsError::Damaged { number: slot.file, offset: slot.offset });
+        let reply = buffer[start..].trim_ascii();
+        if !(reply.starts_with(b"{") && reply.ends_with(b"}")) {
+            return Err(damaged(slot));
         }
+        buffer.push(b'\n');
         Ok(())
     }
 
-    /// Copies a reply, with little of it in memory unless it has to change its shape.
-    pub(super) fn copy(&mut self, slot: Slot, sink: &mut dyn Write) -> Result<u64, ResultsError> {
-        if self.inputs.shape != Shape::Native {
-            let mut line = Vec::new();
-            self.append_shaped(slot, &mut line)?;
-            sink.write_all(&line).map_err(ResultsError::Output)?;
-            return Ok(line.len() as u64);
+    /// Writes what stands for a request of a window that is too large to be gathered, with little of it in memory. Returns its bytes, which
+    /// go to `errors` only if there is no output.
+    pub(super) fn copy(&mut self, seq: u64, slot: Option<Slot>, sinks: &mut Sinks<'_>) -> Result<u64, ResultsError> {
+        let failed = slot.is_none_or(|slot| slot.kind.is_error());
+        let (sink, with_body) = match &mut sinks.errors {
+            Some(errors) if failed => (&mut **errors, true),
+            _ => (&mut *sinks.outputs, false),
+        };
+        let mut object = OpenObject { sink, bytes: 0, close: false };
+        if let Some(slot) = slot {
+            self.copy_shaped(slot, &mut object)?;
+        } else {
+            let line = synthetic_line(&(self.inputs.unanswered)(seq)?, self.inputs.shape);
+            object.write_all(line.trim_ascii_end()).map_err(ResultsError::Output)?;
         }
+        let body = if with_body { (self.inputs.body)(seq)? } else { None };
+        object.close(body.as_deref()).map_err(ResultsError::Output)
+    }
+
+    fn copy_shaped(&mut self, slot: Slot, sink: &mut dyn Write) -> Result<(), ResultsError> {
         let OpenReplies { path, file, .. } = self.file(slot.file)?;
-        let end = slot.offset + u64::from(slot.length);
-        let mut at = slot.offset;
-        let mut buffer = AlignedBuffer::default();
-        while at < end {
-            buffer.place(at, usize::try_from(COPY_BYTES.min(end - at)).unwrap_or(usize::MAX));
-            file.read_exact_at(&mut buffer, at).map_err(FileError::on("read", path))?;
-            sink.write_all(&buffer).map_err(ResultsError::Output)?;
-            at += buffer.len() as u64;
+        let text = ReplyText::at(file.clone(), path, slot.offset, slot.length.map(u64::from))?;
+        let text = text.map(ReplyText::object).transpose()?.flatten().ok_or_else(|| damaged(slot))?;
+        match self.inputs.shape {
+            Shape::Native => text.each_piece(|piece| sink.write_all(piece).map_err(ResultsError::Output)),
+            Shape::Common => {
+                let mut line = Vec::new();
+                self.append_shaped(slot, &mut line)?;
+                sink.write_all(line.trim_ascii_end()).map_err(ResultsError::Output)
+            }
         }
-        sink.write_all(b"\n").map_err(ResultsError::Output)?;
-        Ok(u64::from(slot.length) + 1)
     }
 
     fn file(&mut self, number: u32) -> Result<&OpenReplies, ResultsError> {
@@ -181,9 +189,53 @@ impl<'m> Gatherer<'m> {
             let file = File::open(&path).map_err(FileError::on("open", &path))?;
             let bytes = file.metadata().map_err(FileError::on("read", &path))?.len();
             let held = self.inputs.held.content(number, &file, bytes).map_err(FileError::on("read", &path))?;
-            self.open.insert(number, OpenReplies { path, file, bytes, held });
+            self.open.insert(number, OpenReplies { path, file: Arc::new(file), bytes, held });
         }
         Ok(&self.open[&number])
+    }
+}
+
+fn damaged(slot: Slot) -> ResultsError {
+    ResultsError::Damaged { number: slot.file, offset: slot.offset }
+}
+
+/// An object on its way to a sink, whose last bracket waits for a member that may follow.
+struct OpenObject<'s> {
+    sink: &'s mut dyn Write,
+    /// How many were given, this far.
+    bytes: u64,
+    /// Whether the last one was a bracket, which waits.
+    close: bool,
+}
+
+impl OpenObject<'_> {
+    /// Adds the `body`, the last bracket and the line end. Returns how many bytes all have.
+    fn close(self, body: Option<&[u8]>) -> io::Result<u64> {
+        let mut bytes = self.bytes + 1;
+        if let Some(body) = body.filter(|_| self.close) {
+            bytes += (BODY.len() + body.len()) as u64;
+            self.sink.write_all(BODY)?;
+            self.sink.write_all(body)?;
+        }
+        self.sink.write_all(if self.close { b"}\n" } else { b"\n" })?;
+        Ok(bytes)
+    }
+}
+
+impl Write for OpenObject<'_> {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        let Some((last, before)) = piece.split_last() else { return Ok(0) };
+        if self.close {
+            self.sink.write_all(b"}")?;
+        }
+        self.close = *last == b'}';
+        self.sink.write_all(if self.close { before } else { piece })?;
+        self.bytes += piece.len() as u64;
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
     }
 }
 

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Requests and replies go to partitions by the hash of their id, so that a request and its replies meet in the same one. There they are
-//! placed as [`index`] does it, and the slots go to partitions by Seq, from which the index is written front to back.
+//! placed as [`index`](super::index) does it, and the slots go to partitions by Seq, from which the index is written front to back.
 //!
 //! What always holds: memory is the budget and a few partitions, whatever the number of requests and replies. The outcome is that of
 //! [`index`](super::index::index); only lines that are set aside may come in another order.
@@ -19,8 +19,9 @@ use std::path::PathBuf;
 
 use super::ResultsError;
 use super::id_table::IdTable;
-use super::index::{self, Found, Indexed, Placing, ReplyFile};
+use super::index::{Indexed, Placing, ReplyFile};
 use super::reply::{Reply, Usage};
+use super::reply_file::{self, Found, Strays};
 use super::reply_index::{ReplyIndex, SLOT_BYTES, Slot};
 use super::side_files::SideFiles;
 use crate::custom_id::IdHasher;
@@ -119,9 +120,10 @@ impl Join {
         let JoinOptions { ids, threads, memory_bytes, scratch, .. } = &self.options;
         let mut replies = Partitions::new(self.requests.count(), memory_bytes / 2, scratch);
         let mut unreadable = Placing { files, slots: &mut [], aside, ids: *ids, indexed: Indexed::default() };
-        indexed.checksums = index::read(files, *ids, *threads, &|_| None, progress, |found| {
+        let strays = Strays::Refuse;
+        indexed.checksums = reply_file::read(files, *ids, *threads, strays, &|_| None, progress, |found| {
             let Found { file, offset, length, reply: Some(reply), .. } = found else { return unreadable.place(found) };
-            let slot = Slot { offset, length, file, kind: reply.kind };
+            let slot = Slot { offset, length: length.and_then(Slot::length), file, kind: reply.kind };
             let candidate = Candidate { id_hash: masked(reply.id_hash), slot, usage: reply.usage };
             Ok(replies.add(partition_of(reply.id_hash, replies.count()), candidate)?)
         })?;
@@ -221,7 +223,7 @@ impl Candidate {
         let Slot { offset, length, file, kind } = self.slot;
         // What an error says is read again if it is kept: few are.
         let reply = Reply { id_hash: self.id_hash, kind, usage: self.usage, error: None };
-        Found { file, offset, length, reply: Some(reply), request }
+        Found { file, offset, length: length.map(u64::from), reply: Some(reply), request }
     }
 }
 
@@ -284,6 +286,7 @@ impl Fixed for Slot {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::index::index;
     use super::super::reply::ReplyRole;
     use super::*;
     use crate::durable;
@@ -328,7 +331,7 @@ mod tests {
             let mut wanted = vec![None; requests.len()];
             let table = IdTable::new(requests.iter().map(|n| hash(*n)));
             let mut aside = SideFiles::new(&directory.path().join("one"));
-            let indexed = index::index(&files, &table, IDS, &mut wanted, 2, &mut aside).unwrap();
+            let indexed = index(&files, &table, IDS, 2, Strays::Refuse, &mut wanted, &mut aside).unwrap();
             aside.finish().unwrap();
 
             let options = JoinOptions {

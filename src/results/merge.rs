@@ -7,7 +7,7 @@
 //! they stand in the output; the calling thread writes the windows in order.
 //!
 //! What always holds: every Seq of the stretch gives exactly one line, and outputs + errors + missing + invalid is their number. Memory
-//! is a few windows; a window with huge replies is not gathered but copied line by line.
+//! is a few windows; a window with huge replies is not gathered but copied line by line, in pieces.
 
 use std::io::Write;
 use std::ops::Range;
@@ -143,17 +143,7 @@ impl Window {
         }
         let mut gatherer = Gatherer::new(inputs);
         for (seq, slot) in self.large {
-            match (slot, &mut sinks.errors) {
-                (Some(slot), None) => bytes += gatherer.copy(slot, sinks.outputs)?,
-                (Some(slot), Some(_)) if !slot.kind.is_error() => bytes += gatherer.copy(slot, sinks.outputs)?,
-                (slot, errors) => {
-                    let mut line = Vec::new();
-                    gatherer.append_failed(seq, slot, errors.is_some(), &mut line)?;
-                    let sink = errors.as_mut().map_or(&mut *sinks.outputs, |errors| &mut **errors);
-                    sink.write_all(&line).map_err(ResultsError::Output)?;
-                    bytes += line.len() as u64;
-                }
-            }
+            bytes += gatherer.copy(seq, slot, sinks)?;
         }
         Ok(bytes)
     }
@@ -166,6 +156,7 @@ mod tests {
     use super::super::id_table::IdTable;
     use super::super::index::{self, Indexed, ReplyFile};
     use super::super::reply::{ReplyKind, ReplyRole};
+    use super::super::reply_file::Strays;
     use super::super::side_files::SideFiles;
     use super::*;
     use crate::custom_id::IdHasher;
@@ -247,7 +238,7 @@ mod tests {
             let table = IdTable::new((0..fates.len()).map(|n| ids.hash(&format!("id-{n}"))));
             let mut slots = vec![None; fates.len()];
             let mut aside = SideFiles::new(&directory.path().join("aside"));
-            let indexed = index::index(&reply_files, &table, ids, &mut slots, 2, &mut aside).unwrap();
+            let indexed = index::index(&reply_files, &table, ids, 2, Strays::Refuse, &mut slots, &mut aside).unwrap();
             aside.finish().unwrap();
             let count = |wanted: fn(&Fate) -> bool| fates.iter().filter(|fate| wanted(fate)).count() as u64;
             let repeats = 2 * count(|fate| matches!(fate, Fate::Repeated));
@@ -308,16 +299,14 @@ mod tests {
     fn huge_replies_are_copied_and_not_gathered() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("0.jsonl");
-        let length = 5_000_000_usize;
-        let content: Vec<u8> =
-            [b'a', b'b', b'c'].into_iter().flat_map(|byte| [vec![byte; length], vec![b'\n']].concat()).collect();
-        durable::publish_bytes(&path, &content).unwrap();
-        let slot = |n: u64| {
+        let lines = ["a", "b", "c"].map(|text| format!("{{\"t\":\"{}\"}}", text.repeat(5_000_000)));
+        durable::publish_bytes(&path, lines.join("\r\n").as_bytes()).unwrap();
+        let length = lines[0].len() as u64;
+        let slot = |n: u64, length: Option<u64>| {
             let kind = if n == 1 { ReplyKind::Error } else { ReplyKind::Output };
-            Some(Slot { offset: n * (length as u64 + 1), length: u32::try_from(length).unwrap(), file: 0, kind })
+            Some(Slot { offset: n * (lines[0].len() as u64 + 2), length: length.and_then(Slot::length), file: 0, kind })
         };
         let replies = ReplyIndex::open_or_create(&directory.path().join("replies.idx"), 4).unwrap();
-        replies.write_each(&[0, 1, 2, 3], &[slot(2), slot(1), None, slot(0)]).unwrap();
         let unanswered = |_| Ok(Unanswered { custom_id: None, code: "not-utf8", message: "bad".to_owned() });
         let inputs = MergeInputs {
             replies: &replies,
@@ -328,15 +317,29 @@ mod tests {
             shape: Shape::Native,
             threads: 1,
         };
-        let (mut good, mut bad) = (Vec::new(), Vec::new());
-        let merged = merge(0..4, inputs, &mut Sinks { outputs: &mut good, errors: Some(&mut bad) }).unwrap();
-        assert_eq!((merged.outputs, merged.errors, merged.invalid, merged.missing), (2, 1, 1, 0));
-        assert_eq!(merged.bytes, (good.len() + bad.len()) as u64);
-        assert!(good[..length].iter().all(|&byte| byte == b'c') && good[length + 1] == b'a');
-        assert!(
-            bad.ends_with(
-                b"b\n{\"custom_id\":null,\"error\":{\"code\":\"not-utf8\",\"message\":\"bad\"},\"body\":{}}\n"
-            )
-        );
+        // As long as they are, and as far as their brackets go.
+        for length in [Some(length), None] {
+            replies.write_each(&[0, 1, 2, 3], &[slot(2, length), slot(1, length), None, slot(0, length)]).unwrap();
+            let (mut good, mut bad) = (Vec::new(), Vec::new());
+            let merged = merge(0..4, inputs, &mut Sinks { outputs: &mut good, errors: Some(&mut bad) }).unwrap();
+            assert_eq!((merged.outputs, merged.errors, merged.invalid, merged.missing), (2, 1, 1, 0));
+            assert_eq!(merged.bytes, (good.len() + bad.len()) as u64);
+            assert!(good == format!("{}\n{}\n", lines[2], lines[0]).into_bytes());
+            let failed = lines[1].strip_suffix('}').unwrap();
+            let unanswered = r#"{"custom_id":null,"error":{"code":"not-utf8","message":"bad"},"body":{}}"#;
+            assert!(bad == format!("{failed},\"body\":{{}}}}\n{unanswered}\n").into_bytes());
+            let mut all = Vec::new();
+            let merged = merge(0..4, inputs, &mut Sinks { outputs: &mut all, errors: None }).unwrap();
+            assert_eq!(merged.bytes, all.len() as u64);
+            let unanswered = unanswered.replace(",\"body\":{}", "");
+            assert!(all == format!("{}\n{}\n{unanswered}\n{}\n", lines[2], lines[1], lines[0]).into_bytes());
+        }
+        for damaged in
+            [Slot { offset: 1, ..slot(0, None).unwrap() }, Slot { length: Some(9_000_000), ..slot(0, None).unwrap() }]
+        {
+            replies.write_each(&[0], &[Some(damaged)]).unwrap();
+            let merged = merge(0..1, inputs, &mut Sinks { outputs: &mut Vec::new(), errors: None });
+            assert!(matches!(merged, Err(ResultsError::Damaged { number: 0, .. })), "{damaged:?}: {merged:?}");
+        }
     }
 }

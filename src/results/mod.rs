@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use crate::durable::FileError;
 use crate::shown::Name;
 
+pub mod form;
 mod gather;
 pub mod held;
 pub mod id_table;
@@ -24,11 +25,14 @@ pub mod index;
 pub mod join;
 mod json_tree;
 pub mod merge;
+mod outline;
 pub mod reply;
+pub mod reply_file;
 pub mod reply_index;
 mod reply_parts;
 pub mod reply_reader;
 pub mod reply_rule;
+pub mod reply_text;
 pub mod retry_class;
 pub mod shape;
 pub mod side_files;
@@ -50,6 +54,16 @@ pub enum ResultsError {
         seq: u64,
         /// What went wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file that was taken for a file of replies is of another kind.
+    #[error("{}:{line} is no reply: it looks like {form}", Name(path))]
+    NotReplies {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+        /// What it looks like.
+        form: form::Form,
     },
     /// A reply file has other bytes than those that were indexed.
     #[error("{} is not what it was when it was indexed", Name(path))]

@@ -7,6 +7,9 @@
 //!       | offset | length | file | kind | check |      all little-endian, slot n at byte 16 n; all zero: no reply
 //! ```
 //!
+//! A reply of [`LONG_BYTES`] or more has all bits of its length set: it ends where its brackets do. So a slot leads to a reply of any length, and
+//! only one of 4 GiB is looked through to find its end.
+//!
 //! The check is the exclusive or of the other bytes: one that the disk has changed leads to an error and never to another reply.
 //!
 //! The file begins as a hole of its final size. What counts as written is what the Ledger says: a shard's slots are synced
@@ -25,16 +28,19 @@ use crate::durable::{self, FileError};
 /// Size of a slot in bytes.
 pub const SLOT_BYTES: u64 = 16;
 
+/// Length from which on a slot does not hold it.
+pub const LONG_BYTES: u64 = u32::MAX as u64;
+
 /// Slots that are read, changed and written back at a time.
 const PATCH_SLOTS: u64 = 64 * 1024;
 
 /// Where a reply stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
-    /// Offset of the line in its reply file.
+    /// Offset of its first byte in its reply file.
     pub offset: u64,
-    /// Bytes of the line, its line end not counted.
-    pub length: u32,
+    /// How many bytes it has; `None` for [`LONG_BYTES`] or more, which end where its brackets do.
+    pub length: Option<u32>,
     /// Number of the reply file.
     pub file: u32,
     /// What the reply is.
@@ -42,11 +48,17 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// A length as slots hold it.
+    #[must_use]
+    pub fn length(bytes: u64) -> Option<u32> {
+        u32::try_from(bytes).ok().filter(|_| bytes < LONG_BYTES)
+    }
+
     pub(super) fn to_bytes(slot: Option<Self>) -> [u8; 16] {
         let mut bytes = [0; 16];
         if let Some(slot) = slot {
             bytes[..6].copy_from_slice(&slot.offset.to_le_bytes()[..6]);
-            bytes[6..10].copy_from_slice(&slot.length.to_le_bytes());
+            bytes[6..10].copy_from_slice(&slot.length.unwrap_or(u32::MAX).to_le_bytes());
             bytes[10..14].copy_from_slice(&slot.file.to_le_bytes());
             bytes[14] = match slot.kind {
                 ReplyKind::Output => 1,
@@ -75,7 +87,12 @@ impl Slot {
             3 => ReplyKind::Retryable,
             other => return Err(damaged(&format!("kind {other} is unknown"))),
         };
-        Ok(Some(Self { offset: u64::from_le_bytes(offset), length: word(6), file: word(10), kind }))
+        Ok(Some(Self {
+            offset: u64::from_le_bytes(offset),
+            length: Self::length(word(6).into()),
+            file: word(10),
+            kind,
+        }))
     }
 }
 
@@ -199,7 +216,7 @@ mod tests {
         let index = ReplyIndex::open_or_create(&path, 300_000).unwrap();
         let slot = |seq: u64, file: u32| Slot {
             offset: (1 << 47) + seq,
-            length: u32::MAX,
+            length: if seq.is_multiple_of(3) { None } else { Some(u32::MAX - 1) },
             file,
             kind: if seq.is_multiple_of(2) { ReplyKind::Output } else { ReplyKind::Error },
         };
@@ -221,7 +238,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("replies.idx");
         let index = ReplyIndex::open_or_create(&path, 3).unwrap();
-        let slot = Slot { offset: 70_000, length: 300, file: 2, kind: ReplyKind::Output };
+        let slot = Slot { offset: 70_000, length: Some(300), file: 2, kind: ReplyKind::Output };
         index.write_each(&[0, 1], &[Some(slot), Some(slot)]).unwrap();
         let sound = std::fs::read(&path).unwrap();
         for bit in 0..8 * 48 {

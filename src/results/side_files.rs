@@ -1,10 +1,11 @@
 //! Replies that answer nobody, kept where the user finds them.
 //!
-//! In: reply lines that the index has no place for. Out: one file for each reason, only where there is something to keep.
+//! In: replies that the index has no place for. Out: one file for each reason, only where there is something to keep.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::reply_text::ReplyText;
 use crate::durable::FileError;
 use crate::user_files::OutputFile;
 
@@ -53,14 +54,15 @@ impl SideFiles {
         Self { open: OutputFile::open, ..Self::new(prefix) }
     }
 
-    /// Keeps a line, without its line end, as it is.
-    pub fn keep(&mut self, aside: Aside, line: &[u8]) -> Result<(), FileError> {
+    /// Keeps a reply, or what stands in its place, as it is.
+    pub(super) fn keep(&mut self, aside: Aside, text: &ReplyText) -> Result<(), FileError> {
         let path = self.path(aside);
         let pending = match &mut self.files[aside as usize] {
             Some(pending) => pending,
             none => none.insert((self.open)(&path)?),
         };
-        pending.write_all(line).and_then(|()| pending.write_all(b"\n")).map_err(FileError::on("write", &path))
+        text.each_piece(|piece| pending.write_all(piece).map_err(FileError::on("write", &path)))?;
+        pending.write_all(b"\n").map_err(FileError::on("write", &path))
     }
 
     /// Makes the files appear, those of an earlier attempt replaced. Returns their paths.

@@ -21,9 +21,11 @@ use crate::input::source::Source;
 use crate::remote::{
     Api, Batch, BatchStatus, Listing, Payload, Progress, Redactor, RemoteError, RemoteFile, Submission,
 };
+use crate::results::ResultsError;
 use crate::results::id_table::IdTable;
 use crate::results::index::{self, Indexed, ReplyFile};
 use crate::results::reply::{ReplyKind, ReplyRole};
+use crate::results::reply_file::{self, Strays};
 use crate::results::reply_index::{ReplyIndex, Slot};
 use crate::results::retry_class::failed_batch_worth_retrying;
 use crate::results::side_files::SideFiles;
@@ -81,7 +83,8 @@ impl Payload for ShardPayload {
 }
 
 /// Fetches the files that a batch left, those that are not here yet. `again` fetches those that are here a second time, and keeps the
-/// longer of the two: what the service keeps under an id does not change, so the shorter one was cut off. `absent` takes a file of
+/// longer of the two: what the service keeps under an id does not change, so the shorter one was cut off, unless the longer one is no reply
+/// file. `absent` takes a file of
 /// errors that is not at the service for an empty one; one of outputs never, because what it would have answered is paid for.
 ///
 /// An error comes with the file that it is about.
@@ -109,16 +112,17 @@ pub(crate) async fn download<A: Api>(
             fetched => drop(fetched.map_err(|error| (role, error))?),
         }
         if is_here {
-            keep_longer(&to, &target).map_err(of_role)?;
+            keep_better(&to, &target).map_err(of_role)?;
         }
     }
     Ok(())
 }
 
-/// Puts `second` into the place of `first` if it is longer, and removes it otherwise.
-fn keep_longer(second: &Path, first: &Path) -> Result<(), FileError> {
+/// Puts `second` into the place of `first` if it is longer, or the first one was never a reply file, and removes it otherwise.
+fn keep_better(second: &Path, first: &Path) -> Result<(), FileError> {
     let bytes = |path: &Path| Ok(path.metadata().map_err(FileError::on("read", path))?.len());
-    if bytes(second)? > bytes(first)? { durable::publish(second, first) } else { durable::remove_file(second) }
+    let is_better = bytes(second)? > bytes(first)? || reply_file::is_stray(first)? && !reply_file::is_stray(second)?;
+    if is_better { durable::publish(second, first) } else { durable::remove_file(second) }
 }
 
 /// What became of a shard's replies.
@@ -162,7 +166,13 @@ pub(crate) fn index(
         slot.take_if(|slot| is_own(slot));
     }
     let mut aside = SideFiles::new(&layout::aside(&files.run, submission));
-    let mut indexed = index::index(&own, &table, files.ids, &mut slots, files.threads, &mut aside)?;
+    // What came in the place of a reply file may come right when it is fetched again; if not, what can be read of it counts.
+    let strays = if lacking || followed { Strays::SetAside } else { Strays::RefuseWhole };
+    let indexed = index::index(&own, &table, files.ids, files.threads, strays, &mut slots, &mut aside);
+    let mut indexed = match indexed {
+        Err(ResultsError::NotReplies { .. }) => return Ok(ShardIndexed::Lacking(seqs.len() as u64)),
+        indexed => indexed?,
+    };
     indexed.rename_labels(|label| files.redactor.beginning(&label).into_owned());
     let unnamed = seqs.len() as u64 - indexed.outputs - indexed.errors;
     if unnamed > 0 && indexed.unknown > 0 {

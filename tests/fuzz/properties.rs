@@ -17,6 +17,7 @@ use batchline::lines::{BLOCK_BYTES, Block, Extent, Line};
 use batchline::results::id_table::IdTable;
 use batchline::results::index::{self, ReplyFile};
 use batchline::results::reply::ReplyRole;
+use batchline::results::reply_file::Strays;
 use batchline::results::reply_index::ReplyIndex;
 use batchline::results::reply_reader::ReplyReader;
 use batchline::results::side_files::SideFiles;
@@ -165,7 +166,7 @@ pub(crate) fn indexing(data: &[u8]) {
     let mut slots = vec![None; REQUESTS];
     let mut aside = SideFiles::new(&directory.path().join("aside"));
     let table = IdTable::new(hashes.iter().copied());
-    let indexed = index::index(&files, &table, IDS, &mut slots, 1, &mut aside).unwrap();
+    let indexed = index::index(&files, &table, IDS, 1, Strays::SetAside, &mut slots, &mut aside).unwrap();
     let kept = indexed.outputs + indexed.errors;
     assert_eq!(kept + indexed.duplicates + indexed.conflicts + indexed.unknown + indexed.unreadable, indexed.replies);
     assert_eq!(kept, slots.iter().flatten().count() as u64);

@@ -23,6 +23,7 @@ mod bare; // bodies alone, which are numbered
 mod conformance; // the same scenarios for every dialect
 mod defects; // every rule about lines has its file and its words
 mod dialects; // what is peculiar to OpenAI's dialect
+mod framing; // reply files that are not one reply a line, and replies of any length
 mod merging; // reply files into input order, offline
 mod replying; // what counts as a reply, and as what
 mod running; // every way in, every way out, and nothing twice

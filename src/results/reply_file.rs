@@ -1,0 +1,324 @@
+//! A reply file, read front to back: which replies stand in it, and where.
+//!
+//! In: a file that was downloaded, by us or by hand. Out: its replies, in their order, and its checksum.
+//!
+//! A line is one reply, as services write it. Two or more whole objects on a line are as many replies: somebody put files together, one of
+//! which had no line end. A line of any length is read; one that is too long to be held is gone through once, in pieces. What else stands
+//! in the place of a reply is unreadable, or shows that the file is none of replies (see [`Form`]).
+//!
+//! What always holds: all of the file is accounted for: each line that is not blank is one thing found or several. What is looked at
+//! more closely is only what the [reader](ReplyReader) refuses.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use xxhash_rust::xxh3::Xxh3Default;
+
+use super::ResultsError;
+use super::form::{self, Form, LOOK_BYTES_MAX};
+use super::index::ReplyFile;
+use super::outline::outline;
+use super::reply::{Reply, ReplyRole};
+use super::reply_reader::ReplyReader;
+use super::reply_text::HELD_BYTES_MAX;
+use crate::brackets::{Brackets, Broken, objects_of};
+use crate::custom_id::IdHasher;
+use crate::durable::FileError;
+use crate::in_order::in_order;
+use crate::lines::{self, Block, Extent, Line, RangeReader};
+
+/// Blocks that a thread reads before it hands over what it found.
+const CHUNK_BLOCKS: u64 = 16;
+
+/// Bytes behind a line that are looked at for what follows it.
+const NEXT_BYTES: usize = 1024;
+
+/// What is done about a file that shows itself to be none of replies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strays {
+    /// Any line that shows it is an error: [`ResultsError::NotReplies`]. For files that people put together.
+    Refuse,
+    /// It is an error if there is not one reply in it. Services have written lines of a page between replies, and those are unreadable.
+    RefuseWhole,
+    /// It is none: what stands in it that is no reply is unreadable.
+    SetAside,
+}
+
+/// What stands in a reply file; without a reply when it is unreadable.
+pub(super) struct Found {
+    /// Number of the file.
+    pub(super) file: u32,
+    pub(super) offset: u64,
+    /// Where it is not known, it goes as far as its brackets do.
+    pub(super) length: Option<u64>,
+    pub(super) reply: Option<Reply>,
+    /// The number of the request that it answers.
+    pub(super) request: Option<u32>,
+}
+
+/// Reads the files, in the order given, and calls `take` with what stands in them, in its order. Returns the files' checksums.
+///
+/// `request_of` gives the number of the request whose id has a hash; `progress` is told the bytes read so far.
+pub(super) fn read(
+    files: &[ReplyFile],
+    ids: IdHasher,
+    threads: usize,
+    strays: Strays,
+    request_of: &(dyn Fn(u128) -> Option<u32> + Sync),
+    progress: &dyn Fn(u64),
+    mut take: impl FnMut(Found) -> Result<(), ResultsError>,
+) -> Result<Vec<u128>, ResultsError> {
+    let mut checksums = Vec::new();
+    let mut done = 0;
+    for file in files {
+        let file = OpenFile::open(file, strays)?;
+        let (mut checksum, mut replies, mut stray) = (Xxh3Default::new(), false, None);
+        in_order(
+            threads,
+            file.extent().blocks().div_ceil(CHUNK_BLOCKS),
+            || (Block::default(), ReplyReader::new(ids)),
+            |(block, reader), number| {
+                let mut chunk = file.read_chunk(block, reader, number)?;
+                // One after the other: the processor waits for several places of the table at a time.
+                for Found { reply, request, .. } in &mut chunk.found {
+                    *request = reply.as_ref().and_then(|reply| request_of(reply.id_hash));
+                }
+                Ok::<_, ResultsError>(chunk)
+            },
+            |chunk| {
+                checksum.update(chunk.hashes.as_flattened());
+                replies |= chunk.found.iter().any(|found| found.reply.is_some());
+                stray = stray.or(chunk.stray);
+                chunk.found.into_iter().try_for_each(&mut take)?;
+                done += CHUNK_BLOCKS * lines::BLOCK_BYTES;
+                progress(done);
+                Ok(())
+            },
+        )?;
+        if let Some((offset, form)) = stray.filter(|_| !replies && strays != Strays::SetAside) {
+            return Err(file.refused(offset, form));
+        }
+        checksums.push(checksum.digest128());
+    }
+    Ok(checksums)
+}
+
+/// Whether what is at `path` is something else than a reply file: there is no reply in it, and it looks like nothing that is to have some.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn is_stray(path: &Path) -> Result<bool, FileError> {
+    let (file, ids) = (ReplyFile { number: 0, path: path.to_owned(), role: ReplyRole::Output }, IdHasher { key: 0 });
+    match read(&[file], ids, 1, Strays::RefuseWhole, &|_| None, &|_| (), |_| Ok(())) {
+        Err(ResultsError::NotReplies { .. }) => Ok(true),
+        Err(ResultsError::File(error)) => Err(error),
+        _ => Ok(false),
+    }
+}
+
+/// What a thread hands over.
+#[derive(Default)]
+struct Chunk {
+    /// The hashes of its blocks.
+    hashes: Vec<[u8; 8]>,
+    /// What begins in them.
+    found: Vec<Found>,
+    /// The first line that shows what the file is, if it is none of replies.
+    stray: Option<(u64, Form)>,
+}
+
+/// A reply file that is open.
+struct OpenFile<'f> {
+    reply_file: &'f ReplyFile,
+    strays: Strays,
+    file: File,
+    /// Bytes of a byte order mark, which belong to no reply.
+    mark_bytes: u64,
+    bytes: u64,
+}
+
+impl<'f> OpenFile<'f> {
+    fn open(reply_file: &'f ReplyFile, strays: Strays) -> Result<Self, ResultsError> {
+        let failed = |action| FileError::on(action, &reply_file.path);
+        let file = File::open(&reply_file.path).map_err(failed("open"))?;
+        let bytes = file.metadata().map_err(failed("read"))?.len();
+        let mark_bytes = lines::mark_bytes(&file).map_err(failed("read"))?;
+        Ok(Self { reply_file, strays, file, mark_bytes, bytes })
+    }
+
+    fn extent(&self) -> Extent<'_> {
+        Extent { file: &self.file, start: self.mark_bytes, end: self.bytes }
+    }
+
+    fn failed(&self) -> impl FnOnce(io::Error) -> FileError {
+        FileError::on("read", &self.reply_file.path)
+    }
+
+    fn read_chunk(&self, block: &mut Block, reader: &mut ReplyReader, number: u64) -> Result<Chunk, ResultsError> {
+        let mut chunk = Chunk::default();
+        let first = number * CHUNK_BLOCKS;
+        for number in first..(first + CHUNK_BLOCKS).min(self.extent().blocks()) {
+            block.read(&self.extent(), number).map_err(self.failed())?;
+            chunk.hashes.push(block.hash().to_le_bytes());
+            self.read_block(block, reader, &mut chunk)?;
+        }
+        Ok(chunk)
+    }
+
+    fn read_block(&self, block: &mut Block, reader: &mut ReplyReader, chunk: &mut Chunk) -> Result<(), ResultsError> {
+        let extent = self.extent();
+        while let Some(line) = block.next_line(&extent, HELD_BYTES_MAX).map_err(self.failed())? {
+            let (offset, line) = match line {
+                Line::Whole { offset, line } => (offset, line),
+                Line::TooLong { offset } => {
+                    self.read_long(offset, reader, chunk)?;
+                    continue;
+                }
+            };
+            let object = line.trim_ascii();
+            if object.is_empty() {
+                continue;
+            }
+            match reader.read(object, self.reply_file.role) {
+                Some(reply) if !is_request(&reply, object) => {
+                    let first = offset + leading_space(line) as u64;
+                    chunk.found.push(self.found(first, object.len() as u64, Some(reply)));
+                }
+                _ => self.read_refused(offset, line, reader, chunk)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn found(&self, offset: u64, length: u64, reply: Option<Reply>) -> Found {
+        Found { file: self.reply_file.number, offset, length: Some(length), reply, request: None }
+    }
+
+    /// A line that is not one reply: it may be several, or none.
+    fn read_refused(
+        &self,
+        offset: u64,
+        line: &[u8],
+        reader: &mut ReplyReader,
+        chunk: &mut Chunk,
+    ) -> Result<(), ResultsError> {
+        let first = leading_space(line);
+        let text = line.trim_ascii();
+        let marked = text.len() - lines::without_mark(text).len();
+        let objects = objects_of(&text[marked..]).unwrap_or_default();
+        let objects: Vec<Range<usize>> =
+            objects.into_iter().map(|object| object.start + marked..object.end + marked).collect();
+        self.examine(offset, &text[..text.len().min(LOOK_BYTES_MAX)], &objects, chunk)?;
+        if objects.is_empty() {
+            let line = lines::without_carriage_return(line);
+            chunk.found.push(self.found(offset, line.len() as u64, None));
+        }
+        for object in objects {
+            let (place, object) = (offset + (first + object.start) as u64, &text[object]);
+            let reply = reader.read(object, self.reply_file.role).filter(|reply| !is_request(reply, object));
+            chunk.found.push(self.found(place, object.len() as u64, reply));
+        }
+        Ok(())
+    }
+
+    /// A line that is too long to be held: each of its objects is passed over, and read by its outline.
+    fn read_long(&self, offset: u64, reader: &mut ReplyReader, chunk: &mut Chunk) -> Result<(), ResultsError> {
+        let mut line = Brackets::new(RangeReader::line(&self.file, offset..self.bytes));
+        let mut found = Vec::new();
+        let whole = loop {
+            line.space().map_err(self.failed())?;
+            if line.peek().map_err(self.failed())?.is_none() {
+                break true;
+            }
+            let first = line.at();
+            let Some(outline) = Broken::found(outline(&mut line)).map_err(self.failed())? else { break false };
+            let reply = reader.read(&outline, self.reply_file.role);
+            if reply.as_ref().is_some_and(|reply| is_request(reply, &outline)) {
+                self.judge(offset, Form::Requests, chunk)?;
+                break false;
+            }
+            found.push(self.found(offset + first, line.at() - first, reply));
+        };
+        if whole {
+            chunk.found.append(&mut found);
+            return Ok(());
+        }
+        let end = offset + line.to_end().map_err(self.failed())?;
+        let mut start = vec![0; LOOK_BYTES_MAX];
+        self.file.read_exact_at(&mut start, offset).map_err(self.failed())?;
+        self.examine(offset, start.trim_ascii_start(), &[], chunk)?;
+        chunk.found.push(self.found(offset, end - offset, None));
+        Ok(())
+    }
+
+    /// Looks at a line that is no reply for what it says of the file.
+    fn examine(
+        &self,
+        offset: u64,
+        line: &[u8],
+        objects: &[Range<usize>],
+        chunk: &mut Chunk,
+    ) -> Result<(), ResultsError> {
+        let is_first = chunk.found.is_empty() && self.is_first(offset).map_err(self.failed())?;
+        let goes_on = || Ok(line == b"{" && form::goes_on(&self.next_bytes(offset + 1)?));
+        match Form::of(line, objects, is_first) {
+            Some(form) => self.judge(offset, form, chunk),
+            None if goes_on().map_err(self.failed())? => self.judge(offset, Form::Pretty, chunk),
+            None if is_first && form::is_text(line) => {
+                // Unless replies follow.
+                chunk.stray = Some((offset, Form::Text));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A line that shows what the file is.
+    fn judge(&self, offset: u64, form: Form, chunk: &mut Chunk) -> Result<(), ResultsError> {
+        if self.strays == Strays::Refuse {
+            return Err(self.refused(offset, form));
+        }
+        chunk.stray.get_or_insert((offset, form));
+        Ok(())
+    }
+
+    /// The error about a file because of the line that begins at this place.
+    fn refused(&self, offset: u64, form: Form) -> ResultsError {
+        let path = self.reply_file.path.clone();
+        match lines::lines_before(&self.file, offset) {
+            Ok(before) => ResultsError::NotReplies { path, line: before + 1, form },
+            Err(error) => self.failed()(error).into(),
+        }
+    }
+
+    /// Whether nothing but white space stands before this place, as far as anybody puts it there.
+    fn is_first(&self, offset: u64) -> io::Result<bool> {
+        let before = usize::try_from(offset - self.mark_bytes).unwrap_or(usize::MAX);
+        if before > NEXT_BYTES {
+            return Ok(false);
+        }
+        let mut space = vec![0; before];
+        self.file.read_exact_at(&mut space, self.mark_bytes)?;
+        Ok(space.trim_ascii().is_empty())
+    }
+
+    /// Some bytes from this place on.
+    fn next_bytes(&self, offset: u64) -> io::Result<Vec<u8>> {
+        let mut next = vec![0; NEXT_BYTES];
+        let length = self.file.read_at(&mut next, offset)?;
+        next.truncate(length);
+        Ok(next)
+    }
+}
+
+/// Requests say nothing of an answer, so that nothing but an error is made of them.
+fn is_request(reply: &Reply, object: &[u8]) -> bool {
+    reply.kind.is_error() && form::is_request(object)
+}
+
+fn leading_space(line: &[u8]) -> usize {
+    line.len() - line.trim_ascii_start().len()
+}
