@@ -339,7 +339,7 @@ fn what_others_have_protected_is_refused_before_anything_is_read() {
 fn nothing_is_written_into_a_run() {
     let place = place_with_files();
     place.run("run in.jsonl --provider local --poll-interval 50ms -o out.jsonl").with_code(0);
-    place.run("run in.jsonl --provider local --poll-interval 50ms --run-dir mine -o out.jsonl").with_code(0);
+    place.run("run more.jsonl --provider local --poll-interval 50ms --run-dir mine -o out.jsonl").with_code(0);
     let run = place.run_directory().display().to_string();
     let before = snapshot(&place.path(""));
     for run in [&*run, "mine", "here/mine"] {
