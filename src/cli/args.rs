@@ -68,6 +68,11 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether a key may be in its memory.
+    pub(crate) fn holds_a_key(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Cancel(_) | Self::Serve(_))
+    }
+
     /// Whether messages are to be JSON, too.
     pub(crate) fn json(&self) -> bool {
         match self {

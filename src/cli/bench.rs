@@ -120,6 +120,10 @@ impl Service {
         let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--batch-time", "0ms", "--until-stdin-ends", "--directory"]);
         command.arg(place.path().join("service"));
+        // It needs no key, so it gets none.
+        for variable in settings::key_variables() {
+            command.env_remove(variable);
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().map_err(failed)?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());

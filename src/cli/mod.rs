@@ -10,6 +10,7 @@ mod exit;
 mod inspect;
 mod offline;
 mod places;
+mod privacy;
 mod progress;
 mod providers;
 mod records;
@@ -68,6 +69,9 @@ fn end_on_panics() {
 }
 
 fn dispatch(command: Command) -> Result<Exit, exit::Failure> {
+    if command.holds_a_key() {
+        privacy::close();
+    }
     match command {
         Command::Run(arguments) => running::run(&arguments),
         Command::Check(arguments) => offline::check(&arguments),

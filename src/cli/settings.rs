@@ -300,6 +300,11 @@ fn configuration(what: String, hint: Option<String>) -> Failure {
     Failure::Run(Error::Configuration { what, hint })
 }
 
+/// The environment variables that a key may be in.
+pub(crate) fn key_variables() -> impl Iterator<Item = &'static str> {
+    PROFILES.iter().map(|profile| profile.key_variable).chain([OPENAI_KEY_VARIABLE, UPSTREAM_KEY_VARIABLE])
+}
+
 /// An environment variable that is set to something.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.trim().is_empty())

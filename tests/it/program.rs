@@ -26,10 +26,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const MEMORY_KIB: u64 = 256 * 1024;
 
 /// What the program, its HTTP client and its argument parser read from the environment.
-const VARIABLES: [&str; 19] = [
+const VARIABLES: [&str; 20] = [
     "AIBRIX_API_KEY",
     "AIBRIX_BASE_URL",
     "BATCHLINE_API_KEY",
+    "BATCHLINE_DEBUGGABLE",
     "BATCHLINE_LOCAL_KEY",
     "BATCHLINE_LOCAL_URL",
     "BATCHLINE_ONLINE_KEY",
@@ -163,6 +164,12 @@ impl Program {
     /// One more argument, whatever is in it.
     pub(crate) fn argument(mut self, argument: impl AsRef<std::ffi::OsStr>) -> Self {
         self.command.arg(argument);
+        self
+    }
+
+    /// As another user; for root.
+    pub(crate) fn by_user(mut self, user: u32) -> Self {
+        self.command.uid(user).gid(user);
         self
     }
 

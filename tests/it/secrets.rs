@@ -1,11 +1,15 @@
 //! The key is in the header of calls to the service, and nowhere else.
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::program::{Ended, Place};
+use rustix::process::Signal;
+
+use crate::program::{Ended, Place, wait_until};
 use crate::requests::{generated, lines, replies, request};
 use crate::service::{DIALECTS, Service};
 use crate::upstream::{Manner, Upstream};
@@ -203,9 +207,72 @@ fn the_key_of_an_upstream_that_quotes_it_stays_with_the_server() {
     }
 }
 
+/// The owner of what the system shows of a process: root, if nobody may look into it.
+fn owner_of_its_secrets(id: u32) -> u32 {
+    std::fs::metadata(format!("/proc/{id}/environ")).unwrap().uid()
+}
+
+#[test]
+fn a_process_with_a_key_leaves_no_core_and_is_closed_to_others() {
+    const NOBODY: u32 = 65534;
+    let place = Place::new();
+    // As root, nobody is shut out: then it runs as somebody else.
+    let is_root = rustix::process::geteuid().is_root();
+    std::fs::copy(env!("CARGO_BIN_EXE_batchline"), place.path("batchline")).unwrap();
+    place.write("in.jsonl", generated(3));
+    for path in ["", "batchline"] {
+        std::fs::set_permissions(place.path(path), std::fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let start = |command: &str| {
+        let program = place.shell(&format!("ulimit -c unlimited 2>/dev/null; exec ./batchline {command}"));
+        let program = if is_root { program.by_user(NOBODY) } else { program };
+        program.env("TOGETHER_API_KEY", CANARY).silent_input()
+    };
+    let core_limit = |id: u32| {
+        let limits = std::fs::read_to_string(format!("/proc/{id}/limits")).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap().to_owned();
+        line.split_whitespace().skip(4).take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    // Each waits for its input, or for calls.
+    for command in ["run - --base-url http://127.0.0.1:1 -o out.jsonl", "serve --listen 127.0.0.1:0 -d service"] {
+        let running = start(command).start();
+        wait_until(|| core_limit(running.id()) == ["0", "0"]);
+        wait_until(|| owner_of_its_secrets(running.id()) == 0);
+        running.signal(Signal::ABORT);
+        let ended = running.end();
+        assert_eq!(ended.status.signal(), Some(Signal::ABORT.as_raw()), "{}", ended.stderr);
+        assert!(!ended.status.core_dumped(), "{command}");
+    }
+    // One that was told to stay open does, so this sees the difference.
+    let open = start("serve --listen 127.0.0.1:0 -d service").env("BATCHLINE_DEBUGGABLE", "1");
+    let open = open.start();
+    wait_until(|| !open.stdout_so_far().is_empty());
+    assert_ne!(owner_of_its_secrets(open.id()), 0);
+}
+
+#[test]
+fn a_child_process_gets_no_key() {
+    let place = Place::new();
+    let bench = place.program("bench --bytes 20MB --runs 1 -d .").env("TOGETHER_API_KEY", CANARY);
+    let bench = bench.env("OPENAI_API_KEY", CANARY).env("BATCHLINE_UPSTREAM_KEY", CANARY).start();
+    let children = format!("/proc/{0}/task/{0}/children", bench.id());
+    let mut child = String::new();
+    wait_until(|| {
+        child = std::fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
+        let program = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+        contains(&program, "serve")
+    });
+    let of_child = |what: &str| std::fs::read(format!("/proc/{child}/{what}"));
+    assert!(!contains(&of_child("cmdline").unwrap(), CANARY));
+    match of_child("environ") {
+        Ok(environment) => assert!(!environment.is_empty() && !contains(&environment, CANARY)),
+        Err(error) => crate::program::skipped(&format!("the environment of a child that is closed to us: {error}")),
+    }
+    bench.end().with_code(0);
+}
+
 /// Writes a file that its owner alone can read.
 pub(crate) fn write_private(path: &Path, content: &str) {
-    use std::os::unix::fs::PermissionsExt;
     std::fs::write(path, content).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
