@@ -6,12 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::directory::layout;
 use super::identity::Identity;
 use super::known::KnownRun;
-use super::ledger::{Ledger, LedgerError};
 use super::options::RunOptions;
-use super::state::{Recorded, ShardState};
 use crate::input::scan::Scan;
 use crate::input::source::{FileIdentity, Input};
 
@@ -46,8 +43,7 @@ pub(crate) fn find<'k>(
         .collect();
     runs.sort_by_key(|run| run.meta.created_at.parse::<jiff::Timestamp>().ok());
     for run in runs.into_iter().rev() {
-        // Of one whose Ledger cannot be read any further all may be there.
-        let (answered, at_service) = paid_for(&run.path).unwrap_or((0, run.meta.requests));
+        let (answered, at_service) = run.paid_for();
         if answered + at_service > 0 {
             return Some(EarlierRun {
                 directory: run.path.clone(),
@@ -60,17 +56,6 @@ pub(crate) fn find<'k>(
         }
     }
     None
-}
-
-/// Requests of a run that were answered, and that are at the service or may be.
-fn paid_for(run: &Path) -> Result<(u64, u64), LedgerError> {
-    let ledger = Ledger::open_unverified(&layout::ledger(run))?;
-    let totals = ledger.totals()?;
-    let is_there = |known: &&Recorded| {
-        !matches!(known.state, ShardState::Packed | ShardState::Uploaded { .. } | ShardState::Indexed { .. })
-    };
-    let at_service = ledger.shards()?.iter().filter(is_there).map(|known| known.shard.requests).sum();
-    Ok((totals.outputs + totals.errors, at_service))
 }
 
 /// The files that a run reads.

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::directory::{RunPlaces, layout};
 use super::identity::Identity;
+use super::ledger::{Ledger, LedgerError};
 use super::meta::RunMeta;
 use super::options::RunOptions;
+use super::state::{Recorded, ShardState};
 use crate::error::Error;
 use crate::input::scan::Scan;
 use crate::input::source::{FileIdentity, Input};
@@ -17,6 +19,35 @@ use crate::input::source::{FileIdentity, Input};
 pub(crate) struct KnownRun {
     pub(crate) path: PathBuf,
     pub(crate) meta: RunMeta,
+}
+
+impl KnownRun {
+    /// Requests of it that were answered, and that are at the service or may be. Of one whose Ledger cannot be read any further all may be
+    /// there.
+    pub(crate) fn paid_for(&self) -> (u64, u64) {
+        self.read_paid_for().unwrap_or((0, self.meta.requests))
+    }
+
+    fn read_paid_for(&self) -> Result<(u64, u64), LedgerError> {
+        let ledger = Ledger::open_unverified(&layout::ledger(&self.path))?;
+        let totals = ledger.totals()?;
+        let is_there = |known: &&Recorded| {
+            !matches!(known.state, ShardState::Packed | ShardState::Uploaded { .. } | ShardState::Indexed { .. })
+        };
+        let at_service = ledger.shards()?.iter().filter(is_there).map(|known| known.shard.requests).sum();
+        Ok((totals.outputs + totals.errors, at_service))
+    }
+}
+
+/// The one that has paid for the most: earlier versions made several runs of what is one now.
+fn furthest(runs: Vec<&KnownRun>) -> Option<&KnownRun> {
+    if let [run] = runs[..] {
+        return Some(run);
+    }
+    runs.into_iter().max_by_key(|run| {
+        let (answered, at_service) = run.paid_for();
+        answered + at_service
+    })
 }
 
 /// All that are there.
@@ -68,7 +99,7 @@ impl KnownRuns {
             let says_the_same = options.skip_invalid || run.meta.lines == run.meta.requests;
             parts.eq(wanted.iter().map(Some)) && says_the_same && *identity == Identity::of_run(&run.meta)
         };
-        self.runs.iter().find(is_same).map(|run| run.path.as_path())
+        furthest(self.runs.iter().filter(is_same).collect()).map(|run| run.path.as_path())
     }
 
     /// Those that can be read.
@@ -83,7 +114,8 @@ impl KnownRuns {
             let name = run.file_name().unwrap_or_default().to_string_lossy();
             names.iter().any(|fingerprint| directory_name(fingerprint) == name)
         };
-        let readable = self.runs.iter().find(|run| identity.is_of(&run.meta, scan)).map(|run| &run.path);
+        let readable = furthest(self.runs.iter().filter(|run| identity.is_of(&run.meta, scan)).collect());
+        let readable = readable.map(|run| &run.path);
         readable.or_else(|| self.unreadable.iter().find(has_its_name)).map(PathBuf::as_path)
     }
 }

@@ -170,16 +170,21 @@ fn set_meta(ledger: &rusqlite::Connection, key: &str, value: &str) {
 
 /// Names the only run of a place as earlier versions did, which told more spellings apart. `lines` is the hash of its lines.
 fn name_as_earlier_versions_did(place: &Place, lines: u128, service: &str, skip_invalid: bool) {
+    let run = place.run_directory();
+    let fingerprint = record_as_earlier_versions_did(&run, lines, service, skip_invalid);
+    std::fs::rename(&run, run.with_file_name(&fingerprint[..16])).unwrap();
+}
+
+/// Makes its Ledger say what those of earlier versions said; the fingerprint that it has now.
+fn record_as_earlier_versions_did(run: &Path, lines: u128, service: &str, skip_invalid: bool) -> String {
     let named = format!("{lines:032x}\n{service}\n/v1/chat/completions\n{skip_invalid}");
     let fingerprint = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(named.as_bytes()));
-    let ledger = ledger(place);
+    let ledger = rusqlite::Connection::open(run.join("ledger.sqlite")).unwrap();
     set_meta(&ledger, "fingerprint", &fingerprint);
     set_meta(&ledger, "service", service);
     set_meta(&ledger, "skip_invalid", &skip_invalid.to_string());
     ledger.execute("DELETE FROM meta WHERE key = 'begun_in'", []).unwrap();
-    drop(ledger);
-    let run = place.run_directory();
-    std::fs::rename(&run, run.with_file_name(&fingerprint[..16])).unwrap();
+    fingerprint
 }
 
 /// The hash of these lines, each with its blanks, as earlier versions had it.
@@ -222,6 +227,33 @@ fn a_run_that_an_earlier_version_named_after_a_spelling_is_found_by_all_others()
             }
             assert_eq!(place.runs().len(), 1);
         }
+    }
+}
+
+#[test]
+fn of_several_runs_that_earlier_versions_made_of_one_the_furthest_is_gone_on_with() {
+    let requests = generated(9);
+    let hash = hash_of(&crate::requests::lines(&requests));
+    for answered in ["in.jsonl", "copy.jsonl"] {
+        // One of them was answered, the other one never sent.
+        let (place, service, nowhere) = (place_with(&requests, "elsewhere"), Service::start(), "http://127.0.0.1:9/v1");
+        place.write("copy.jsonl", &requests);
+        for (input, options) in [("in.jsonl", "--run-dir first"), ("copy.jsonl", "--run-dir second")] {
+            let url = if input == answered { service.base_url() } else { nowhere };
+            let options = format!("{options} --provider local --poll-interval 50ms --base-url {url}");
+            let mut running = place.program(&format!("run {input} {options} --yes -o out.jsonl")).start();
+            let run = place.path(if input == "in.jsonl" { "first" } else { "second" });
+            wait_until(|| run.join("ledger.sqlite").exists() && (input != answered || place.has("out.jsonl")));
+            running.kill();
+            running.end();
+            let service = "local http://localhost:9/v1";
+            let name = record_as_earlier_versions_did(&run, hash, service, input == "in.jsonl");
+            std::fs::create_dir_all(place.path(".batchline")).unwrap();
+            std::fs::rename(&run, place.path(".batchline").join(&name[..16])).unwrap();
+        }
+        assert_eq!(place.runs().len(), 2);
+        let run = "run - --provider local --base-url http://127.0.0.1:9";
+        place.program(run).input(requests.clone()).run().with_code(0).saying("all is done");
     }
 }
 
