@@ -141,7 +141,7 @@ fn a_second_process_on_the_same_run_is_turned_away_and_told_which_one_works_on_i
     let first = place.program(&command).start();
     wait_until(|| service.books().calls("create_batch") == 3);
     let owner = format!("process {}", first.id());
-    for command in [&command, "retry", "clean --unfinished", "doctor --mend"] {
+    for command in [&command, "retry", "doctor --mend"] {
         place.run(command).with_code(9).saying("is locked by another process").saying(&owner).saying("hint: wait");
     }
     assert!(place.run("status").with_code(0).text().contains(&format!("{owner} works on it")));
