@@ -255,12 +255,12 @@ pub fn without_carriage_return(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
-/// A line without what JSON takes for blanks around it, and how many of them were before it.
+/// A line without the JSON whitespace around it, and how many bytes of it were before it.
 #[must_use]
-pub fn without_blanks(line: &[u8]) -> (&[u8], usize) {
-    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r');
-    let before = line.iter().take_while(|byte| is_blank(byte)).count();
-    let behind = line[before..].iter().rev().take_while(|byte| is_blank(byte)).count();
+pub fn trim_json_whitespace(line: &[u8]) -> (&[u8], usize) {
+    let is_whitespace = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r');
+    let before = line.iter().take_while(|byte| is_whitespace(byte)).count();
+    let behind = line[before..].iter().rev().take_while(|byte| is_whitespace(byte)).count();
     (&line[before..line.len() - behind], before)
 }
 

@@ -1,7 +1,7 @@
-//! Paths in JSON. A path is any bytes, JSON has text only: one that is not UTF-8 is written as the array of its bytes, so that it is read back
-//! as what it was.
+//! Lossless paths in JSON, for `#[serde(with = "crate::path_text")]`.
 //!
-//! For `#[serde(with = "crate::path_text")]`. What only people and scripts read is [`shown`] as text instead.
+//! In: a path. Out: a string, or the array of its bytes if it is not UTF-8; and the same path read back. Output for
+//! people and scripts uses [`shown`], which is always a string.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -16,7 +16,7 @@ enum PathText<'p> {
     Bytes(Vec<u8>),
 }
 
-/// Writes a path without losing anything.
+/// Writes a path losslessly.
 pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     match path.to_str() {
         Some(text) => PathText::Text(text.into()),
@@ -33,7 +33,7 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     })
 }
 
-/// Writes a path as it is shown: always text, in which what is not UTF-8 is replaced.
+/// Writes a path as text; bytes that are not UTF-8 are replaced.
 pub(crate) fn shown<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&path.display())
 }

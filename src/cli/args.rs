@@ -171,13 +171,14 @@ pub(crate) struct OutputArguments {
     pub(crate) shape: batchline::results::shape::Shape,
 }
 
-/// Where runs are, and what to do when one of them has paid already.
+/// Where runs are kept, and whether to ask about earlier ones.
 #[derive(Debug, Args)]
 pub(crate) struct RunsArguments {
     /// Keep this run in DIR, apart from the others
     #[arg(long, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
-    /// Send all although an earlier run over the same files has answers to some: without it that is asked on a terminal, and refused elsewhere
+    /// Send everything without asking, although an earlier run over the same files has answers; without it and without
+    /// a terminal nothing is sent
     #[arg(short, long)]
     pub(crate) yes: bool,
 }
@@ -340,13 +341,14 @@ pub(crate) struct CleanArguments {
     /// The run: its directory, or its name [default: all]
     #[arg(value_name = "RUN_DIR")]
     pub(crate) run: Option<PathBuf>,
-    /// Remove runs that are not done, have errors or missing requests, or were not delivered, too: what they have paid for is lost
+    /// Remove runs that are unfinished, have errors or missing requests, or were not delivered, too: their replies are
+    /// lost
     #[arg(long)]
     pub(crate) unfinished: bool,
     /// Remove without asking
     #[arg(short, long)]
     pub(crate) yes: bool,
-    /// Show what would be removed, and remove nothing
+    /// Print what would be removed, without removing it
     #[arg(long, conflicts_with = "yes")]
     pub(crate) dry_run: bool,
 }

@@ -1,9 +1,10 @@
 //! `batchline clean`.
 //!
-//! In: runs. Out: fewer of them.
+//! In: run directories. Out: those that are kept.
 //!
-//! What always holds: what was paid for goes only after a yes, on a terminal or by `--yes`; what is not with its user yet, or may still be
-//! had, only if that was asked for by name. A run that turned into something else while the question stood is kept.
+//! Invariants: a run that was submitted is only removed after confirmation, on a terminal or by `--yes`; one that is
+//! unfinished, has errors or missing requests, or is not delivered only with `--unfinished`. A run that changed while
+//! the question was open is kept.
 
 use std::path::{Path, PathBuf};
 
@@ -19,16 +20,16 @@ use super::places;
 use super::records::plural;
 use super::terminal::{names, print, say};
 
-/// What may be done with a run.
+/// Under which condition a run is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// Nothing of it was ever sent.
+    /// Nothing of it was ever submitted: always.
     Free,
-    /// All that it has is delivered.
+    /// It is done and delivered: after confirmation.
     Delivered,
-    /// Something would be lost, or could still be had.
+    /// Replies would be lost: with `--unfinished`, after confirmation.
     Valuable,
-    /// A process works on it.
+    /// A process works on it: never.
     Busy,
 }
 
@@ -43,10 +44,10 @@ impl Fate {
     }
 }
 
-/// A run that is removed after a yes.
+/// A run that is removed after confirmation.
 struct Candidate {
     run: PathBuf,
-    /// What it was when it was looked at; none if it cannot be read.
+    /// Its condition when it was read; `None` if it cannot be read.
     fate: Option<Fate>,
     words: String,
 }
@@ -64,12 +65,12 @@ pub(crate) fn clean(arguments: &CleanArguments) -> Result<Exit, Failure> {
     for run in runs {
         let status = match inspect::status(&run) {
             Ok(status) => status,
-            // The only way to be rid of it, and never by the way.
+            // A damaged run is only removed if it was named.
             Err(_) if arguments.unfinished && arguments.run.is_some() => {
                 candidates.push(Candidate { run, fate: None, words: "it cannot be read".to_owned() });
                 continue;
             }
-            // The others can go all the same.
+            // The others are not affected.
             Err(error) => {
                 exit = report(&error.into(), false);
                 continue;
@@ -86,7 +87,7 @@ pub(crate) fn clean(arguments: &CleanArguments) -> Result<Exit, Failure> {
             Fate::Valuable => exit = kept(&run, &format!("{words}; --unfinished removes it all the same")).or(exit),
             Fate::Busy if arguments.run.is_some() => match inspect::remove(&run, &|_| false) {
                 Err(error) => exit = report(&error.into(), false),
-                // It has just ended: what it is now is for the next look.
+                // The process has just ended.
                 Ok(_) => exit = kept(&run, &words).or(exit),
             },
             Fate::Busy => exit = kept(&run, &words).or(exit),
@@ -95,7 +96,7 @@ pub(crate) fn clean(arguments: &CleanArguments) -> Result<Exit, Failure> {
     Ok(remove_confirmed(arguments, &candidates)?.or(exit))
 }
 
-/// Removes what is not free, if somebody says so.
+/// Removes the candidates, if the user confirms it.
 fn remove_confirmed(arguments: &CleanArguments, candidates: &[Candidate]) -> Result<Exit, Failure> {
     if candidates.is_empty() {
         return Ok(Exit::Success);
@@ -114,7 +115,7 @@ fn remove_confirmed(arguments: &CleanArguments, candidates: &[Candidate]) -> Res
             Some(false) => return Ok(Exit::Incomplete),
             None => {
                 return Err(Failure::Usage(format!(
-                    "nobody can be asked whether to {what}: pass --yes, or --dry-run to look"
+                    "no terminal to ask on: pass --yes to {what}, or --dry-run to list them"
                 )));
             }
         }
@@ -129,13 +130,13 @@ fn remove_confirmed(arguments: &CleanArguments, candidates: &[Candidate]) -> Res
 fn remove(candidate: &Candidate) -> Result<Exit, Failure> {
     let Candidate { run, fate, words } = candidate;
     let removed = match fate {
-        // Under its lock the run has an owner: this process.
+        // Read again under the lock, without an owner.
         Some(fate) => inspect::remove(run, &|status| Fate::of(status) == *fate),
         None => inspect::remove_unread(run).map(|()| true),
     };
     match removed {
         Ok(true) => print(&format!("removed {}", Name(run)))?,
-        Ok(false) => return Ok(kept(run, &format!("it is no longer what it was: {words}"))),
+        Ok(false) => return Ok(kept(run, &format!("it has changed meanwhile; it was {words}"))),
         Err(error @ Error::Locked { .. }) => return Ok(kept(run, &error.to_string())),
         Err(error) => return Ok(report(&error.into(), false)),
     }

@@ -154,8 +154,8 @@ pub(crate) enum Purpose {
     Change,
 }
 
-/// The run that is meant: the one named; or the newest of those that were begun in the working directory, or read files below it; or,
-/// without any of those, the newest of all.
+/// The run that is meant: the one named; or the newest of those that were begun in the working directory, or read files
+/// below it; or, without any of those, the newest of all.
 pub(crate) fn find(run: Option<&Path>, purpose: Purpose) -> Result<PathBuf, Failure> {
     if let Some(run) = run {
         return places::named(run);
@@ -169,7 +169,7 @@ pub(crate) fn find(run: Option<&Path>, purpose: Purpose) -> Result<PathBuf, Fail
     if number > 1 && purpose == Purpose::Change {
         let runs = plural(number as u64, "run");
         return Err(Failure::Usage(format!(
-            "none of {runs} was begun here: name the one that is meant; `batchline ls` lists them"
+            "no run was started in this directory: name one of {runs}; `batchline ls` lists them"
         )));
     }
     inspect::newest(&places, None)?.ok_or_else(|| Failure::Usage("there are no runs".to_owned()))

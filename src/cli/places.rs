@@ -1,4 +1,4 @@
-//! Where runs are: the user's home of them, from the environment, and what earlier versions left in the working directory.
+//! Where runs are kept: the user's state directory, from the environment, and `.batchline/` of earlier versions.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,22 +9,22 @@ use batchline::run::directory::layout;
 
 use super::exit::Failure;
 
-/// Names the home of runs.
+/// Overrides where runs are kept.
 pub(crate) const HOME_VARIABLE: &str = "BATCHLINE_HOME";
 
-/// What the home is called below the user's directory of state.
+/// The name of our directory within the XDG state directory.
 const HOME_NAME: &str = "batchline";
 
 /// Where earlier versions kept runs, below the working directory.
 const IN_WORKING_DIRECTORY: &str = ".batchline";
 
-/// All places in which runs are.
+/// All directories that hold runs.
 pub(crate) fn places() -> Result<RunPlaces, Failure> {
     let others = vec![PathBuf::from(IN_WORKING_DIRECTORY)];
     Ok(RunPlaces { home: home()?, others })
 }
 
-/// Where new runs are made: what the variable says, else the directory of state that the XDG specification names.
+/// Where new runs are made.
 fn home() -> Result<PathBuf, Failure> {
     if let Some(named) = variable(HOME_VARIABLE) {
         return Ok(std::path::absolute(&named).unwrap_or(named));
@@ -44,7 +44,7 @@ fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from)
 }
 
-/// The run that was named: by its directory, or by the name that it has in one of the places.
+/// The directory of the run that was named by its path, or by its name in one of the places.
 pub(crate) fn named(run: &Path) -> Result<PathBuf, Failure> {
     let is_name = run.components().count() == 1 && run.file_name().is_some();
     if !is_name || layout::ledger(run).exists() {

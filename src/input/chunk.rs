@@ -35,9 +35,10 @@ pub(crate) struct CheckedLine {
     pub(crate) id_hash: u128,
     /// Offset in the Source of what is sent of it.
     pub(crate) offset: u64,
-    /// Blanks before that.
+    /// Bytes of whitespace before that.
     pub(crate) indent: u32,
-    /// Bytes of what is sent of it: neither its line end nor the blanks around it; 0 for a line too long to be held.
+    /// Bytes of what is sent of it: neither its line end nor the whitespace around it; 0 for a line too long to be
+    /// held.
     pub(crate) length: u32,
     /// Index into [`Chunk::models`]; `None` for a line with a Defect.
     pub(crate) model: Option<u32>,
@@ -54,7 +55,8 @@ pub(crate) struct Chunk {
     pub(crate) checked: Vec<CheckedLine>,
     /// XXH3-64 of what is sent of each of them, little-endian; 0 for a line too long to be held.
     pub(crate) line_hashes: Vec<[u8; 8]>,
-    /// The same of lines with the blanks around them, by place among those above, where there are any.
+    /// The same with the whitespace around the line, by index into [`Chunk::line_hashes`]; only for lines that have
+    /// some.
     as_written: Vec<(usize, [u8; 8])>,
     /// The models that its requests ask for.
     pub(crate) models: Vec<String>,
@@ -67,7 +69,7 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    /// The hashes of the lines with the blanks around them.
+    /// The hashes of the lines with the whitespace around them.
     pub(crate) fn hashes_as_written(&self) -> Cow<'_, [[u8; 8]]> {
         let mut hashes = Cow::Borrowed(self.line_hashes.as_slice());
         for (place, hash) in &self.as_written {
@@ -76,26 +78,26 @@ impl Chunk {
         hashes
     }
 
-    /// Checks a line: fast, and if that does not accept it, exactly. The blanks around it are no part of it.
+    /// Checks a line: fast, and if that does not accept it, exactly. The whitespace around it is not part of it.
     fn push_line(&mut self, whole: &[u8], start: u64, limits: &LineLimits, ids: IdHasher) {
         if limits.assign_ids {
             return self.push_bare(whole, start, limits);
         }
-        let (line, blanks) = lines::without_blanks(whole);
-        let indent = u32::try_from(blanks).unwrap_or(u32::MAX);
+        let (line, indent) = lines::trim_json_whitespace(whole);
         let line_hash = xxh3_64(line);
         if line.len() < whole.len() {
             self.as_written.push((self.line_hashes.len(), xxh3_64(whole).to_le_bytes()));
         }
-        let length = u32::try_from(line.len()).unwrap_or(u32::MAX);
-        let offset = start + u64::from(indent);
-        let checked = CheckedLine { id_hash: 0, offset, indent, length, model: None, lacks: Lacks::default() };
+        let length = narrow(line.len());
+        let offset = start + indent as u64;
+        let checked =
+            CheckedLine { id_hash: 0, offset, indent: narrow(indent), length, model: None, lacks: Lacks::default() };
         let (id_hash, model, lacks) = match check::request(line, limits) {
             Some(fields) => (ids.hash(&fields.custom_id), self.model_number(&fields.model), fields.lacks),
             None => match check::diagnose(line, limits) {
                 Ok(found) => (ids.hash(&found.custom_id), self.model_number(&found.model), found.lacks),
                 Err(defect) => {
-                    let column = defect.column + blanks;
+                    let column = defect.column + indent;
                     return self.push_defect(checked, line_hash, Defect { column, ..defect });
                 }
             },
@@ -106,13 +108,13 @@ impl Chunk {
     /// Checks a line that is to be a body alone, and takes it without the white space around it.
     fn push_bare(&mut self, line: &[u8], start: u64, limits: &LineLimits) {
         let (body, from_start) = (line.trim_ascii(), line.trim_ascii_start());
-        let indent = u32::try_from(line.len() - from_start.len()).unwrap_or(u32::MAX);
+        let indent = narrow(line.len() - from_start.len());
         let checked = CheckedLine {
             // Its place in the whole input, from which the id follows, the fold knows.
             id_hash: 0,
             offset: start + u64::from(indent),
             indent,
-            length: u32::try_from(body.len()).unwrap_or(u32::MAX),
+            length: narrow(body.len()),
             model: None,
             lacks: limits.presumed(),
         };
@@ -148,6 +150,11 @@ impl Chunk {
 }
 
 const _: () = assert!(CHUNK_BYTES < u32::MAX as u64);
+
+/// A number of bytes within a line. Lines that are held are shorter than a chunk.
+fn narrow(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
 
 /// Reads and checks blocks; one for each thread.
 #[derive(Debug)]

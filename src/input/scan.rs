@@ -59,9 +59,10 @@ pub struct Scan {
     pub bytes: u64,
     /// The shards, by number. With defects they are of use only when those were skipped.
     pub shards: Vec<Shard>,
-    /// Hash of all lines that are not blank, as they are sent: two inputs with the same lines have the same one, however they are stored.
+    /// Hash of all lines that are not blank, as they are sent: two inputs with the same lines have the same one,
+    /// however they are stored.
     pub fingerprint: u128,
-    /// The same over the lines with the blanks around them, which earlier versions sent with them.
+    /// The same over the lines with the whitespace around them, which earlier versions sent as part of them.
     pub fingerprint_as_written: u128,
 }
 
@@ -207,7 +208,7 @@ impl<'s> Pass<'s> {
 
     fn fold_line(&mut self, line: &CheckedLine, line_hash: u64, models: &[String]) -> Result<(), InputError> {
         let CheckedLine { offset, indent, length, mut id_hash, model, lacks } = *line;
-        // A line is placed by where it starts, blanks and all.
+        // Line numbers are found from where a line starts, whitespace included.
         let start = offset - u64::from(indent);
         if lacks.id && model.is_some() {
             id_hash = self.options.ids.hash(&assigned_id(self.seq));

@@ -103,8 +103,8 @@ impl Address {
             || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
-    /// The one spelling of all that lead to the same place: this machine has one name, and a host no final dot. Case, default ports and
-    /// final slashes are gone already.
+    /// The one spelling of all that lead to the same place: this machine has one name, and a host no final dot. Case,
+    /// default ports and final slashes are gone already.
     #[must_use]
     pub fn canonical(&self) -> Self {
         let mut url = self.0.clone();

@@ -15,9 +15,9 @@
 //!   .incoming-5d1c/                 a run being prepared; without a running process it is a leftover and removed
 //! ```
 //!
-//! What always holds: a directory under its final name has a whole Ledger and a whole request index; until then it is called
-//! `.incoming-…`. A lock never outlives its process. Nothing is read from or written to a state directory that somebody else owns, or that
-//! a symbolic link leads to: what is in it would be sent, paid for and given out as ours.
+//! What always holds: a directory under its final name has a whole Ledger and a whole request index; until then it is
+//! called `.incoming-…`. A lock never outlives its process. A state directory that belongs to another user, or is a
+//! symbolic link, is refused: its content would be sent, paid for and delivered as ours.
 
 use std::fs::{File, Metadata, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -40,14 +40,14 @@ const INCOMING_PREFIX: &str = ".incoming-";
 /// Where runs are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunPlaces {
-    /// The directory in which new runs are made, and found again.
+    /// New runs are made here.
     pub home: PathBuf,
-    /// Directories in which runs are found, and gone on with, but not made.
+    /// Existing runs in these are found and resumed, too.
     pub others: Vec<PathBuf>,
 }
 
 impl RunPlaces {
-    /// The directories of all runs: place after place, by name.
+    /// The directories of all runs, sorted by name within each place.
     ///
     /// # Errors
     /// When a place cannot be read, or is [not ours](require_own).
@@ -60,7 +60,7 @@ impl RunPlaces {
         Ok(found)
     }
 
-    /// Each place once, however often it is named.
+    /// The places, without duplicates.
     pub fn each(&self) -> impl Iterator<Item = &Path> {
         let mut seen = Vec::new();
         [&self.home].into_iter().chain(&self.others).map(PathBuf::as_path).filter(move |place| {
@@ -73,8 +73,7 @@ impl RunPlaces {
     }
 }
 
-/// Refuses a state directory that somebody else may have made: one of another owner, or behind a symbolic link. One that is not there is
-/// nobody's.
+/// Refuses a state directory that belongs to another user or is a symbolic link. A missing one is accepted.
 pub fn require_own(path: &Path) -> Result<(), Error> {
     let metadata = match std::fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
@@ -85,7 +84,7 @@ pub fn require_own(path: &Path) -> Result<(), Error> {
     let (what, hint) = if metadata.is_symlink() {
         ("is a symbolic link".to_owned(), "name the directory that it leads to")
     } else if !metadata.is_dir() {
-        ("is no directory".to_owned(), "move it away, or name another place")
+        ("is not a directory".to_owned(), "move it away, or name another directory")
     } else if metadata.uid() != user {
         let owner = metadata.uid();
         (format!("belongs to user {owner}, and this is user {user}"), "name a directory of your own")
@@ -119,7 +118,8 @@ impl RunDirectory {
         &self.path
     }
 
-    /// Removes it with all that is in it. Cut off, it leaves nothing that passes for a run.
+    /// Removes it with its content. It is renamed first: after a crash what is left is a leftover, and not a damaged
+    /// run.
     pub fn remove(self) -> Result<(), FileError> {
         let path = std::path::absolute(&self.path).map_err(FileError::on("resolve", &self.path))?;
         let leftover = leftover_in(path.parent().unwrap_or(&path));
@@ -128,7 +128,7 @@ impl RunDirectory {
     }
 }
 
-/// A name for a directory that is no run, or none yet: who finds it without a running process removes it.
+/// A name for a directory that is not a run, or not yet. Without a running process it is a leftover.
 fn leftover_in(parent: &Path) -> PathBuf {
     parent.join(format!("{INCOMING_PREFIX}{:08x}", fastrand::u32(..)))
 }
@@ -141,8 +141,8 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Makes an empty one in `parent`, and removes those that dead processes left there. Whether `parent` is ours is for the caller
-    /// to say: one that was named for a single run may be anywhere.
+    /// Makes an empty one in `parent`, and removes those that dead processes left there. Whether `parent` is ours is
+    /// for the caller to say: one that was named for a single run may be anywhere.
     pub fn create(parent: &Path) -> Result<Self, Error> {
         durable::create_directory(parent)?;
         remove_leftovers(parent)?;

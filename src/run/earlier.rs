@@ -1,8 +1,8 @@
-//! An earlier run that has paid for some of what a new one is about to send.
+//! Detection of an earlier run that has paid for some of what a new run would send.
 //!
-//! In: the runs that are there, and what the new one reads. Out: the newest of those over one of the same files, or the same lines, at the
-//! same service, that has had answers or waits for some. Which single answers the new one could take over is not looked at: whether all is
-//! to be sent is for its user to say.
+//! In: the existing runs, and the new run's input. Out: the newest run with one of the same files, or the same lines,
+//! at the same service, that has answers or batches in flight. Which of its answers still apply is not determined: the
+//! user decides whether to send everything.
 
 use std::path::{Path, PathBuf};
 
@@ -21,15 +21,15 @@ pub struct EarlierRun {
     pub inputs: Vec<String>,
     /// How many requests it has.
     pub requests: u64,
-    /// Those of them that were answered.
+    /// How many of them were answered.
     pub answered: u64,
-    /// Those that are, or may be, at the service.
+    /// How many are, or may be, at the service.
     pub at_service: u64,
     /// How many requests the new run would send.
     pub sends: u64,
 }
 
-/// The newest of the known runs that the user has to be asked about, but for the one at `target`.
+/// The newest existing run that the user has to be asked about, other than the one at `target`.
 pub(crate) fn find<'k>(
     known: impl Iterator<Item = &'k KnownRun>,
     options: &RunOptions,
@@ -70,7 +70,7 @@ impl Files {
         Self(inputs.iter().filter_map(file).collect())
     }
 
-    /// Whether one of them was read by that run: the same file by its path, whatever leads there, or by its place on the disk.
+    /// Whether the run reads one of them: the same path, also through symbolic links, or the same inode.
     fn are_among(&self, run: &KnownRun) -> bool {
         let real = |file: &FileIdentity| std::fs::canonicalize(&file.path).ok();
         let same = |one: &FileIdentity, other: &FileIdentity| {

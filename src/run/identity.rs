@@ -1,17 +1,17 @@
-//! What makes two runs the same one: the same lines for the same service and endpoint, however either of them is spelled.
+//! Identity of a run: the same lines for the same service and endpoint, however they are spelled.
 //!
-//! In: what a run is asked to do, and what the check found in its input. Out: the fingerprint that a run is named after, and whether a run
-//! that is there is the one that is asked for.
+//! In: options and the result of the scan. Out: the fingerprint that names a new run, and whether an existing run is
+//! the one to resume.
 //!
-//! What always holds: what changes nothing about what is sent changes nothing here, so that nothing is paid for again because of it. Runs
-//! of earlier versions, whose fingerprints depended on more, are recognised by what their Ledgers say.
+//! Invariants: what does not change what is sent does not change the identity, so nothing is paid for again because of
+//! it. Runs of earlier versions, whose fingerprints depended on more, are recognised by what their Ledgers say.
 
 use super::meta::RunMeta;
 use super::options::{BUILT_IN, RunOptions};
 use crate::input::scan::Scan;
 use crate::remote::{Address, Profile, profile};
 
-/// What tells a run from others, but for its lines.
+/// What identifies a run, apart from its lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
     /// The service, spelled as [`canonical`] spells it.
@@ -21,34 +21,35 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// That of a run with these options.
+    /// The identity of a run with these options.
     pub(crate) fn of(options: &RunOptions) -> Self {
         let service = canonical(&options.service.identity());
         Self { service, endpoint: options.endpoint.clone(), assign_ids: options.line.assign_ids }
     }
 
-    /// That of a run that is there.
+    /// The identity of an existing run.
     pub(crate) fn of_run(meta: &RunMeta) -> Self {
         let service = canonical(&meta.service);
         Self { service, endpoint: meta.endpoint.clone(), assign_ids: meta.line.assign_ids }
     }
 
-    /// What a run over the lines of this scan is named after.
+    /// The fingerprint of a run with the lines of this scan.
     pub(crate) fn fingerprint(&self, scan: &Scan) -> String {
         self.fingerprint_as(scan.fingerprint, &self.service, false)
     }
 
-    /// Whether the run is one over the lines of this scan.
+    /// Whether an existing run has this identity and the lines of this scan.
     pub(crate) fn is_of(&self, meta: &RunMeta, scan: &Scan) -> bool {
         *self == Self::of_run(meta) && self.names(scan, &meta.service).contains(&meta.fingerprint)
     }
 
-    /// All names that this version and earlier ones give to a run over the lines of this scan, when its service is spelled so.
+    /// All fingerprints that this version and earlier ones give to a run with the lines of this scan and this spelling
+    /// of the service.
     pub(crate) fn names(&self, scan: &Scan, service: &str) -> Vec<String> {
         let mut names = Vec::new();
         for lines in [scan.fingerprint, scan.fingerprint_as_written] {
             for service in [&self.service, service] {
-                // Earlier versions told runs apart by an option that need not change anything.
+                // Earlier versions included --skip-invalid, even where no line was skipped.
                 names.extend([false, true].map(|skip_invalid| self.fingerprint_as(lines, service, skip_invalid)));
             }
         }
@@ -62,7 +63,7 @@ impl Identity {
     }
 }
 
-/// One spelling for each service, given what [`ServiceChoice::identity`](super::ServiceChoice::identity) says of it.
+/// The canonical spelling of a service, given what [`ServiceChoice::identity`](super::ServiceChoice::identity) returns.
 fn canonical(service: &str) -> String {
     let Some((name, place)) = service.split_once(' ') else { return service.to_owned() };
     let (Some(named), false) = (profile(name), place == BUILT_IN) else { return service.to_owned() };
@@ -71,7 +72,7 @@ fn canonical(service: &str) -> String {
     format!("{} {}", row.identity(), row.canonical_address(&address))
 }
 
-/// The row of the service at that address, where the one that was named is for services without a row of their own.
+/// The provider's own row for that address, if the row that was named is the generic one.
 fn known_by_address(named: &'static Profile, address: &Address) -> &'static Profile {
     if !named.base_url.is_empty() {
         return named;
@@ -85,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_service_is_its_name_and_not_its_spelling() {
+    fn every_spelling_of_a_service_is_the_same_service() {
         for (spellings, one) in [
             (
                 &[
@@ -119,7 +120,7 @@ mod tests {
                 assert_eq!(canonical(&format!("{name} {spelling}")), one, "{spelling}");
             }
         }
-        // A service of one's own that turns out to have a row.
+        // A custom address that is a known provider's.
         assert_eq!(canonical("custom https://api.groq.com/openai/v1"), "groq https://api.groq.com/openai/v1");
         for apart in
             ["local built in", "custom http://127.0.0.1:8080/v1", "custom https://example.com/v1", "nobody http://a/v1"]
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn services_that_differ_stay_apart() {
+    fn different_services_are_different() {
         let mut all: Vec<String> = [
             "local built in",
             "local:openai built in",

@@ -177,8 +177,8 @@ fn read(run: &Path) -> Result<RunStatus, Error> {
     })
 }
 
-/// The newest run of all, or of those that were begun in the directory `begun_in` or read files below it. Runs that cannot be read come
-/// last, so that whoever looks is told.
+/// The newest run of all, or of those that were begun in the directory `begun_in` or read files below it. Runs that
+/// cannot be read come last, so that whoever looks is told.
 pub fn newest(places: &RunPlaces, begun_in: Option<&Path>) -> Result<Option<PathBuf>, Error> {
     let mut newest = None;
     for run in places.runs()? {

@@ -1,6 +1,7 @@
-//! The runs that are there already, by what their Ledgers say of them.
+//! Lookup of existing runs.
 //!
-//! In: the places where runs are. Out: the one that is asked for, found by its input's files, and if those have changed by its lines.
+//! In: the directories that hold runs. Out: the run to resume, found by its input files if they are unchanged,
+//! otherwise by its lines.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use crate::error::Error;
 use crate::input::scan::Scan;
 use crate::input::source::{FileIdentity, Input};
 
-/// A run that is there.
+/// An existing run.
 #[derive(Debug)]
 pub(crate) struct KnownRun {
     pub(crate) path: PathBuf,
@@ -22,8 +23,8 @@ pub(crate) struct KnownRun {
 }
 
 impl KnownRun {
-    /// Requests of it that were answered, and that are at the service or may be. Of one whose Ledger cannot be read any further all may be
-    /// there.
+    /// How many of its requests were answered, and how many are, or may be, at the service. All of them may be if the
+    /// Ledger is damaged.
     pub(crate) fn paid_for(&self) -> (u64, u64) {
         self.read_paid_for().unwrap_or((0, self.meta.requests))
     }
@@ -39,7 +40,7 @@ impl KnownRun {
     }
 }
 
-/// The one that has paid for the most: earlier versions made several runs of what is one now.
+/// The run that has paid for the most requests. Earlier versions could make several runs of what is one run now.
 fn furthest(runs: Vec<&KnownRun>) -> Option<&KnownRun> {
     if let [run] = runs[..] {
         return Some(run);
@@ -50,23 +51,23 @@ fn furthest(runs: Vec<&KnownRun>) -> Option<&KnownRun> {
     })
 }
 
-/// All that are there.
+/// All existing runs.
 #[derive(Debug, Default)]
 pub(crate) struct KnownRuns {
     runs: Vec<KnownRun>,
-    /// Those that cannot be read: somebody else's trouble, unless one turns out to be the run that is asked for.
+    /// Directories whose Ledger cannot be read. They are skipped, unless one has the name of the run that is wanted.
     unreadable: Vec<PathBuf>,
 }
 
 impl KnownRuns {
-    /// Looks into all places.
+    /// Reads the runs in all places.
     pub(crate) fn look(places: &RunPlaces) -> Result<Self, Error> {
         let mut known = Self::default();
         places.runs()?.into_iter().for_each(|path| known.add(path));
         Ok(known)
     }
 
-    /// Looks at one directory, in which there need not be a run.
+    /// Reads the run in one directory, if it holds one.
     pub(crate) fn look_at(directory: &Path) -> Self {
         let mut known = Self::default();
         if layout::ledger(directory).is_file() {
@@ -82,7 +83,7 @@ impl KnownRuns {
         }
     }
 
-    /// The run whose files are the same, by name, size and time, as those given: they need not be read again.
+    /// The run whose input files are unchanged by path, inode, size and modification time: they need not be read again.
     pub(crate) fn with_unchanged_inputs(&self, options: &RunOptions, identity: &Identity) -> Option<&Path> {
         let wanted: Option<Vec<FileIdentity>> = options
             .inputs
@@ -95,20 +96,20 @@ impl KnownRuns {
         let wanted = wanted?;
         let is_same = |run: &&KnownRun| {
             let parts = run.meta.parts.iter().map(|part| part.identity.as_ref());
-            // Lines that were passed over are defects to somebody who has not asked for that.
-            let says_the_same = options.skip_invalid || run.meta.lines == run.meta.requests;
-            parts.eq(wanted.iter().map(Some)) && says_the_same && *identity == Identity::of_run(&run.meta)
+            // Without --skip-invalid, lines that were skipped then are defects now.
+            let accepts_lines = options.skip_invalid || run.meta.lines == run.meta.requests;
+            parts.eq(wanted.iter().map(Some)) && accepts_lines && *identity == Identity::of_run(&run.meta)
         };
         furthest(self.runs.iter().filter(is_same).collect()).map(|run| run.path.as_path())
     }
 
-    /// Those that can be read.
+    /// All runs whose Ledgers can be read.
     pub(crate) fn readable(&self) -> impl Iterator<Item = &KnownRun> {
         self.runs.iter()
     }
 
-    /// The run over the lines of this scan; or one that cannot be read and has its name.
-    pub(crate) fn over_lines(&self, options: &RunOptions, identity: &Identity, scan: &Scan) -> Option<&Path> {
+    /// The run with the lines of this scan; or an unreadable one that has its name.
+    pub(crate) fn with_lines(&self, options: &RunOptions, identity: &Identity, scan: &Scan) -> Option<&Path> {
         let names = identity.names(scan, &options.service.identity());
         let has_its_name = |run: &&PathBuf| {
             let name = run.file_name().unwrap_or_default().to_string_lossy();
@@ -120,7 +121,7 @@ impl KnownRuns {
     }
 }
 
-/// What the directory of a run is called.
+/// The name of a run's directory.
 pub(crate) fn directory_name(fingerprint: &str) -> &str {
     fingerprint.get(..16).unwrap_or(fingerprint)
 }

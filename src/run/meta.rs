@@ -1,6 +1,6 @@
-//! What the Ledger says of a run as a whole.
+//! Metadata of a run as a whole: the Ledger's table `meta`.
 //!
-//! In: what a run is made from. Out: the rows of the Ledger's table `meta`, and the same read back, also from runs of earlier versions.
+//! In: what a run is made from. Out: rows, and the same read back, also from Ledgers of earlier versions.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::input::source::{FileIdentity, Input, Source};
 pub(crate) struct RunMeta {
     /// When it was begun, in RFC 3339.
     pub(crate) created_at: String,
-    /// What it is found by: see [`super::identity`].
+    /// See [`super::identity`].
     pub(crate) fingerprint: String,
     /// The provider and where it is, as they were named when the run was begun.
     pub(crate) service: String,
@@ -69,7 +69,7 @@ impl RunMeta {
         Self::from_rows(&ledger.meta_rows()?).map_err(|what| ledger.damaged(what))
     }
 
-    /// Reads it from the Ledger in a run directory, and nothing else there.
+    /// Reads it from a run directory without opening the rest of the Ledger.
     pub(crate) fn peek(run: &Path) -> Result<Self, LedgerError> {
         Self::read(&Ledger::peek(&layout::ledger(run))?)
     }
@@ -121,7 +121,7 @@ impl RunMeta {
             lines: number("lines")?,
             requests: number("requests")?,
             begun_in: rows.get("begun_in").and_then(|text| serde_json::from_str(text).ok()),
-            // An earlier version left this empty where a path was not UTF-8. Nothing of such a run was ever sent.
+            // Earlier versions left this empty where a path was not UTF-8, and could not resume such a run.
             parts: match parts.as_str() {
                 "" => Vec::new(),
                 text => serde_json::from_str(text).map_err(|error| format!("its parts: {error}"))?,
@@ -154,7 +154,7 @@ impl RunMeta {
     }
 }
 
-/// How the Ledger says what is not just a word or a number.
+/// The JSON text of a value that is not just a word or a number.
 pub(crate) fn json_text(value: &impl Serialize) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|error| Error::Internal { what: format!("the Ledger's meta: {error}") })
 }

@@ -153,7 +153,7 @@ pub(super) fn own_token(id_key: u64) -> Token {
 pub struct RunOptions {
     /// The inputs, in order.
     pub inputs: Vec<Input>,
-    /// Where runs are kept, and looked for.
+    /// Where runs are kept and looked up.
     pub places: RunPlaces,
     /// This run's directory, if it is not to be named after its fingerprint.
     pub directory: Option<PathBuf>,

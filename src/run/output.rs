@@ -62,12 +62,12 @@ enum Told {
     Counted(u64, u64),
 }
 
-/// What came of the output.
+/// The result of writing the output.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Written {
     /// What was written.
     pub(crate) merged: Merged,
-    /// Whether all lines were, and are with somebody who keeps them.
+    /// Whether all lines were written, to files that have appeared or readers that have read to the end.
     pub(crate) delivered: bool,
 }
 
@@ -276,7 +276,7 @@ impl OpenOutput {
         }
     }
 
-    /// Brings it to its end, and says whether all of it is with somebody who keeps it.
+    /// Writes the rest, and returns whether it is delivered.
     fn finish(self) -> Result<bool, Error> {
         match self {
             Self::Writer(mut writer) => {
@@ -315,7 +315,7 @@ impl OpenOutputs {
         flushed.map_err(|error| ResultsError::Output(error).into())
     }
 
-    /// Brings them to their end, and says whether all of them are delivered.
+    /// Writes the rest, and returns whether both are delivered.
     pub(crate) fn finish(self) -> Result<bool, Error> {
         let output = self.output.finish()?;
         let errors = self.errors.map_or(Ok(true), OpenOutput::finish)?;

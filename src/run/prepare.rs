@@ -67,8 +67,8 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
         Some(directory) => directory.clone(),
         None => options.places.home.join(directory_name(&fingerprint)),
     };
-    // Whatever is there under the name may have come meanwhile.
-    let there = known.over_lines(options, &identity, &scan).unwrap_or(&target);
+    // Another process may have made it meanwhile.
+    let there = known.with_lines(options, &identity, &scan).unwrap_or(&target);
     if layout::ledger(there).is_file() {
         return go_on_with(there, (&identity, &scan), &source, incoming.path(), options);
     }
@@ -95,7 +95,7 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
     publish(incoming, &target, &meta, &scan)
 }
 
-/// The runs that may be the one that is asked for.
+/// The runs that may be the one to resume.
 fn known_runs(options: &RunOptions) -> Result<KnownRuns, Error> {
     match &options.directory {
         Some(directory) => {
@@ -106,7 +106,7 @@ fn known_runs(options: &RunOptions) -> Result<KnownRuns, Error> {
     }
 }
 
-/// Nothing is paid for a second time without a word.
+/// Asks for confirmation if an earlier run has paid for some of the input.
 fn ask_about_earlier(
     options: &RunOptions,
     known: &KnownRuns,
@@ -117,7 +117,7 @@ fn ask_about_earlier(
     if options.on_earlier == OnEarlier::SendAll {
         return Ok(());
     }
-    // A run with a directory of its own has looked at nothing else yet. It may have one because the home cannot be used.
+    // With --run-dir nothing else has been read yet. The home may be unusable: that may be why a directory was named.
     let home = options.directory.as_ref().map(|_| KnownRuns::look(&options.places).unwrap_or_default());
     let others = home.as_ref().unwrap_or(known);
     match earlier::find(others.readable(), options, new, target) {
@@ -186,8 +186,8 @@ pub(crate) fn open_run(directory: RunDirectory, ledger: Option<Ledger>, resumed:
         return Err(Error::Directory { path: path.to_owned(), what, hint });
     }
     if parts.is_empty() && lines > 0 {
-        // It was cut off while it was pointed at its input, or comes from a version that lost a path.
-        let (what, hint) = ("has no input", "run its own command again: it looks for the input by its lines");
+        // A crash during relocation, or a version that lost paths that are not UTF-8.
+        let (what, hint) = ("has no input", "run its own command again: it finds the input by its lines");
         return Err(Error::Directory { path: path.to_owned(), what: what.to_owned(), hint: hint.to_owned() });
     }
     let places = parts.into_iter().map(|part| (part.name, path.join(part.path), part.spooled));

@@ -1,9 +1,10 @@
-//! The lines of a run that stand somewhere else than they did: in another file, or between other line ends and blanks.
+//! Relocation: a run whose lines are now in another file, or at other offsets.
 //!
-//! In: a run, and an input that was read and has the same lines. Out: a run that reads its lines from there.
+//! In: a run, and a scanned input with the same lines. Out: the run's request index and parts refer to that input.
 //!
-//! What always holds: the lines themselves are those that the run began with, as their hashes say, and a shard's checksum is compared once
-//! more when it goes up. A run is pointed at its new input by the last step: cut off before it, the run looks for its input again.
+//! Invariants: the lines are the same by their hashes, and each shard's checksum is verified again when it is uploaded.
+//! The last step is the one that names the new input: after a crash before it, the run has no input and is relocated
+//! again.
 
 use std::path::Path;
 
@@ -17,12 +18,12 @@ use crate::input::request_index::{IndexWriter, Record, RequestIndex};
 /// Records compared at a time.
 const STRETCH_RECORDS: u64 = 4096;
 
-/// Points the run at `run` to what was checked in the directory `incoming`.
+/// Makes the run at `run` read its lines from the input whose index is in the directory `incoming`.
 pub(crate) fn relocate(ledger: &mut Ledger, run: &Path, incoming: &Path, parts: &[RecordedPart]) -> Result<(), Error> {
     let index = layout::requests(run);
     let moved = index.with_extension("moved");
     durable::remove_file(&moved)?;
-    let Some(has_moved) = place_anew(&index, &layout::requests(incoming), &moved)? else {
+    let Some(has_moved) = rewrite(&index, &layout::requests(incoming), &moved)? else {
         durable::remove_file(&moved)?;
         return Err(Error::Directory {
             path: run.to_owned(),
@@ -30,7 +31,7 @@ pub(crate) fn relocate(ledger: &mut Ledger, run: &Path, incoming: &Path, parts: 
             hint: "put the original file back where it was".to_owned(),
         });
     };
-    // Without parts a run has no input, whatever there is: it looks for it, and comes here again.
+    // A run without parts has no input: the next start comes here again.
     ledger.set_meta("parts", &json_text(&Vec::<RecordedPart>::new())?)?;
     for part in parts.iter().filter(|part| part.spooled) {
         durable::transfer(&incoming.join(&part.path), &run.join(&part.path))?;
@@ -43,8 +44,8 @@ pub(crate) fn relocate(ledger: &mut Ledger, run: &Path, incoming: &Path, parts: 
     Ok(ledger.set_meta("parts", &json_text(&parts)?)?)
 }
 
-/// Writes the index of the run with the places of the other one; whether any has moved. `None` if the lines do not fit.
-fn place_anew(own: &Path, other: &Path, moved: &Path) -> Result<Option<bool>, FileError> {
+/// Writes the run's index with the offsets of the other one; whether any has changed. `None` if the lines do not match.
+fn rewrite(own: &Path, other: &Path, moved: &Path) -> Result<Option<bool>, FileError> {
     let (own, other) = (RequestIndex::open(own)?, RequestIndex::open(other)?);
     if own.len() != other.len() {
         return Ok(None);
@@ -67,16 +68,16 @@ fn place_anew(own: &Path, other: &Path, moved: &Path) -> Result<Option<bool>, Fi
     Ok(Some(has_moved))
 }
 
-/// Where the line of `before` stands if it is that of `now`. An earlier version took a line with the blanks around it: such a line has to
-/// be where it was.
+/// The offset of a line in the new input; `None` if it is another line. Indexes of earlier versions include the
+/// whitespace around a line: such a line has to be where it was.
 fn offset_in(before: &Record, now: &Record) -> Option<u64> {
     let end = |record: &Record| record.offset + u64::from(record.length);
-    let has_blanks_around = before.offset <= now.offset && end(now) <= end(before);
+    let includes_whitespace = before.offset <= now.offset && end(now) <= end(before);
     if before.state != now.state {
         None
     } else if before.length == now.length {
         Some(now.offset)
     } else {
-        has_blanks_around.then_some(before.offset)
+        includes_whitespace.then_some(before.offset)
     }
 }

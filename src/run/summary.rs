@@ -59,7 +59,8 @@ pub struct Summary {
     pub bytes: u64,
     /// What went wrong and was dealt with, in this run's whole life.
     pub incidents: Vec<String>,
-    /// Whether the output is whole, and with somebody who keeps it: a file, or a reader that has read to the end.
+    /// Whether the output is complete and delivered: in a file that has appeared, or to a reader that has read to the
+    /// end.
     pub delivered: bool,
     /// Whether the run was there before.
     pub resumed: bool,

@@ -6,13 +6,14 @@
 use std::borrow::Cow;
 
 use super::json;
-use crate::lines::without_blanks;
+use crate::lines::trim_json_whitespace;
 pub(super) use crate::remote::Dialect;
 
 impl Dialect {
-    /// A request line as digests know it: without the blanks around it, and in OpenAI's dialect without its `method` and `url`.
+    /// A request line as digests know it: without the whitespace around it, and in OpenAI's dialect without its
+    /// `method` and `url`.
     pub(super) fn bare(self, line: &[u8]) -> Cow<'_, [u8]> {
-        let (line, _) = without_blanks(line);
+        let (line, _) = trim_json_whitespace(line);
         match self {
             Self::Together => Cow::Borrowed(line),
             Self::OpenAi => json::without(line, &["method", "url"]),

@@ -14,7 +14,7 @@ use super::dialect::Dialect;
 use super::hex::hex;
 use super::json;
 use super::row::{self, Answered, quoted};
-use crate::lines::without_blanks;
+use crate::lines::trim_json_whitespace;
 
 /// Models whose name starts so do not exist, and a request for one fails.
 pub(super) const NO_SUCH_MODEL: &str = "nonexistent/";
@@ -43,11 +43,11 @@ pub(super) enum Kind {
     Error,
 }
 
-/// The digest by which echoes and billing records name a request line: XXH3-128 of its bytes without the newline and the blanks around it,
-/// and in OpenAI's dialect without `method` and `url`, as 32 lowercase hex digits.
+/// The digest by which echoes and billing records name a request line: XXH3-128 of its bytes without the newline and
+/// the whitespace around it, and in OpenAI's dialect without `method` and `url`, as 32 lowercase hex digits.
 #[must_use]
 pub fn request_digest(line: &[u8]) -> String {
-    let (line, _) = without_blanks(line);
+    let (line, _) = trim_json_whitespace(line);
     hex(&xxh3_128(line).to_be_bytes())
 }
 

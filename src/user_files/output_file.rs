@@ -50,7 +50,7 @@ impl OutputFile {
         &self.path
     }
 
-    /// Makes it appear, and says whether somebody keeps all of it: a file does, and a reader that has read to the end.
+    /// Makes it appear, and returns whether it is delivered: it is a file, or its reader has read to the end.
     pub fn deliver(self) -> Result<bool, FileError> {
         match self.sink {
             Sink::Whole(pending) => pending.publish().map(|()| true),

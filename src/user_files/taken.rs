@@ -1,7 +1,7 @@
-//! Whether what was written to a stream has reached somebody who keeps it.
+//! Detection of delivery: whether what was written to a stream has been consumed.
 //!
-//! In: a stream that all has been written to. Out: whether all of it has been taken. The system takes what is written to a pipe long before
-//! its reader does; one that goes away before it has seen the end, as `head -n 1` does, has not taken it.
+//! In: a stream that everything was written to. Out: whether its reader has taken all of it. The kernel buffers what is
+//! written to a pipe; a reader that closes it before the end of file, as `head -n 1` does, has not taken it.
 
 use std::fs::File;
 use std::io;
@@ -14,17 +14,17 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::durable::{self, FileError};
 
-/// How long a reader is waited for that has not taken all yet. One that takes longer is left alone with the rest.
+/// How long to wait for a slow reader.
 const READER_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The time between two looks at what is left in a pipe.
+/// Poll interval of the bytes left in a pipe.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How long a reader that has taken all must stay: it waits for the end, which has not come yet. One that wanted no more is gone by then.
+/// How long the reader must keep the pipe open after it has taken all: it has to wait for the end of file, which only
+/// comes later.
 const READER_STAYS: Duration = Duration::from_millis(100);
 
-/// Whether all that was written has been taken; a regular file is synced for it. A terminal shows it and keeps nothing, other devices may not
-/// even do that.
+/// Whether all that was written has been taken. A regular file is synced. Terminals and other devices keep nothing.
 pub(super) fn is_taken(stream: &File, path: &Path) -> Result<bool, FileError> {
     let kind = stream.metadata().map_err(FileError::on("look at", path))?.file_type();
     if kind.is_file() {
@@ -49,7 +49,7 @@ fn has_no_reader(pipe: &File, within: Duration) -> io::Result<bool> {
     let mut asked = [PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::empty())];
     let within = Timespec::try_from(within).map_err(io::Error::other)?;
     match poll(&mut asked, Some(&within)) {
-        // A signal: the caller looks again, or takes the reader for one that stays.
+        // Interrupted by a signal: counts as no hang-up.
         Err(rustix::io::Errno::INTR) => Ok(false),
         polled => Ok(polled? > 0),
     }
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_is_taken_by_who_waits_for_its_end() {
+    fn a_pipe_is_taken_by_a_reader_that_waits_for_the_end_of_file() {
         let read = |count: usize| {
             move |mut from: File| {
                 let mut some = vec![0; count];
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_nothing_has_taken_nothing() {
+    fn a_device_takes_nothing_and_a_file_all() {
         let null = durable::open_stream(Path::new("/dev/null")).unwrap();
         assert!(!is_taken(&null, Path::new("/dev/null")).unwrap());
         assert!(is_taken(&tempfile::tempfile().unwrap(), Path::new("file")).unwrap());

@@ -58,7 +58,7 @@ fn what_is_delivered_whole_goes_after_a_yes() {
 
         let shown = place.run("clean --dry-run").with_code(0).text();
         assert_eq!(shown, format!("would remove {}: done; 20 requests of in.jsonl\n", run.display()));
-        place.run("clean").with_code(2).saying("nobody can be asked").saying("--yes").saying(run.to_str().unwrap());
+        place.run("clean").with_code(2).saying("no terminal to ask on").saying("--yes").saying(run.to_str().unwrap());
         for no in ["n\n", "\n", "\u{4}"] {
             let told = place.program("clean").typing(no).run().with_code(6);
             told.saying("done; 20 requests of in.jsonl").saying("Remove 1 run, with all replies? [y/N]");

@@ -122,7 +122,7 @@ fn a_command_that_changes_a_run_takes_none_of_another_directory_for_it() {
     }
     for command in ["retry", "cancel"] {
         let ended = place.program(command).within(place.path("elsewhere")).run().with_code(2);
-        ended.saying("none of 2 runs was begun here").saying("batchline ls");
+        ended.saying("no run was started in this directory: name one of 2 runs").saying("batchline ls");
         assert_ne!(place.run(command).status.code(), Some(2), "{command}");
     }
     // Whoever only looks is shown the newest.
@@ -168,7 +168,8 @@ fn set_meta(ledger: &rusqlite::Connection, key: &str, value: &str) {
     assert_eq!(changed, 1, "{key}");
 }
 
-/// Names the only run of a place as earlier versions did, which told more spellings apart. `lines` is the hash of its lines.
+/// Names the only run of a place as earlier versions did, which told more spellings apart. `lines` is the hash of its
+/// lines.
 fn name_as_earlier_versions_did(place: &Place, lines: u128, service: &str, skip_invalid: bool) {
     let run = place.run_directory();
     let fingerprint = record_as_earlier_versions_did(&run, lines, service, skip_invalid);
@@ -437,7 +438,7 @@ fn state_behind_a_link_or_of_another_owner_is_refused_before_anything_is_done() 
     refused(&place, &place.path("other"), &run, "is a symbolic link");
     std::fs::remove_file(place.path(".batchline")).unwrap();
     place.write("file", "");
-    refused(&place, &place.path("file"), &run, "is no directory");
+    refused(&place, &place.path("file"), &run, "is not a directory");
 
     if rustix::process::geteuid().is_root() {
         let give = |path: PathBuf, owner: u32| {

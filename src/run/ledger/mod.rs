@@ -127,7 +127,8 @@ impl Ledger {
         }
     }
 
-    /// Opens an existing Ledger to look at what it says of the run as a whole, which is the same in all versions. Nothing is changed.
+    /// Opens an existing Ledger to look at what it says of the run as a whole, which is the same in all versions.
+    /// Nothing is changed.
     pub fn peek(path: &Path) -> Result<Self, LedgerError> {
         let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY);
         let connection = connection.map_err(|source| LedgerError::Sqlite { path: path.to_owned(), source })?;
