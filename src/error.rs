@@ -9,6 +9,7 @@ use crate::input::InputError;
 use crate::remote::{RemoteError, SetupError};
 use crate::results::ResultsError;
 use crate::run::EarlierRun;
+use crate::run::directory::CREATE_HOME;
 use crate::run::ledger::LedgerError;
 use crate::serve::{JournalError, ServeError};
 use crate::shown::Name;
@@ -238,6 +239,9 @@ impl Error {
             ),
             Self::Input(InputError::Shrunk { .. } | InputError::Changed { .. }) => {
                 Some("leave the input as it is until the run has ended".to_owned())
+            }
+            Self::File(error) if error.action == CREATE_HOME => {
+                Some("name another directory for runs: BATCHLINE_HOME for all of them, --run-dir for one".to_owned())
             }
             Self::File(error)
             | Self::Results(ResultsError::File(error))

@@ -37,6 +37,9 @@ const LOCK_PAUSE: Duration = Duration::from_millis(30);
 
 const INCOMING_PREFIX: &str = ".incoming-";
 
+/// What fails where the directory for runs cannot be made.
+pub(crate) const CREATE_HOME: &str = "create the state directory";
+
 /// Where runs are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunPlaces {
@@ -144,7 +147,7 @@ impl Incoming {
     /// Makes an empty one in `parent`, and removes those that dead processes left there. Whether `parent` is ours is
     /// for the caller to say: one that was named for a single run may be anywhere.
     pub fn create(parent: &Path) -> Result<Self, Error> {
-        durable::create_directory(parent)?;
+        durable::create_directory(parent).map_err(|error| FileError { action: CREATE_HOME, ..error })?;
         remove_leftovers(parent)?;
         loop {
             let path = leftover_in(parent);

@@ -10,6 +10,7 @@ use rustix::fs::{Gid, Uid};
 use crate::program::{Place, Program, names_in, skipped, wait_until};
 use crate::requests::{assert_same, generated, replies, replies_in};
 use crate::service::{Books, DIALECTS, Service};
+use crate::upstream::{Manner, Upstream};
 
 const LOCAL: &str = "--provider local --poll-interval 50ms";
 
@@ -156,6 +157,22 @@ fn a_service_by_another_spelling_is_the_same_one() {
         place.run(&format!("run in.jsonl {} -o out.jsonl", other.arguments())).with_code(0).saying("starting");
         other.books().assert_billed_once(&requests);
     }
+}
+
+#[test]
+fn a_service_without_a_batch_api_is_the_same_one_by_another_spelling() {
+    let (upstream, requests) = (Upstream::start(Manner::default()), generated(9));
+    let place = place_with(&requests, "elsewhere");
+    let run = |url: &str| {
+        let options = format!("--provider online --base-url {url}");
+        place.run(&format!("run in.jsonl {options} -o out.jsonl")).with_code(0);
+        place.program(&format!("run {options}")).input(requests.clone()).run().with_code(0)
+    };
+    run(&upstream.url());
+    for spelling in ["localhost", "LOCALHOST.", "[::1]"] {
+        run(&upstream.url().replace("127.0.0.1", spelling)).saying("all is done");
+    }
+    assert_eq!((upstream.total(), place.runs().len()), (9, 1));
 }
 
 /// The Ledger of the only run of a place.

@@ -200,7 +200,10 @@ fn an_unwritable_directory_is_named() {
     let Some(program) = with_own_mounts(&place, script) else { return };
     let ended = program.run().with_code(0);
     assert_eq!(ended.text(), "8\n2\n");
-    ended.saying("/d/home: Read-only file system").saying("cannot write the output d/out.jsonl: Read-only file system");
+    ended
+        .saying("/d/home: Read-only file system")
+        .saying("hint: name another directory for runs: BATCHLINE_HOME")
+        .saying("cannot write the output d/out.jsonl: Read-only file system");
     // The second was refused its output before anything was read.
     assert_eq!((place.runs().len(), place.unnamed_runs().len()), (0, 0));
     place.run("run in.jsonl --provider local -o out.jsonl").with_code(0).saying("starting");
