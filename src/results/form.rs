@@ -9,7 +9,8 @@ use std::ops::Range;
 
 use memchr::memchr;
 
-use crate::brackets::{Brackets, Broken, members_of};
+use super::json_tree::{Raw, Scalar, Tree};
+use crate::brackets::{Brackets, Broken};
 use crate::lines;
 
 /// Most bytes of a line that are looked at.
@@ -76,7 +77,7 @@ impl Form {
         }
         let text = lines::without_mark(line);
         match text {
-            _ if objects.iter().any(|object| is_request(&line[object.clone()])) => Some(Self::Requests),
+            _ if objects.iter().any(|object| is_request(Raw(&line[object.clone()]))) => Some(Self::Requests),
             [b'<', ..] if !text.ends_with(b"}") && (is_first || is_page(text)) => Some(Self::Page),
             [b'[', ..] if is_array(text) => Some(Self::Array),
             [b'{', ..] if objects.is_empty() && is_list(text).unwrap_or(false) => Some(Self::Array),
@@ -109,18 +110,19 @@ pub(super) fn goes_on(next: &[u8]) -> bool {
 }
 
 /// Whether an object is a request: a line of an input, whole or its body alone.
-pub(super) fn is_request(object: &[u8]) -> bool {
+pub(super) fn is_request<'l>(object: impl Tree<'l>) -> bool {
     let answers = ["response", "result", "error", "errors", "id", "choices"];
-    let Some([custom_id, body, method, url]) = members_of(object, ["custom_id", "body", "method", "url"]) else {
-        return false;
-    };
-    if !members_of(object, answers).is_some_and(|found| found.iter().all(Option::is_none)) {
+    let request = ["custom_id", "body", "method", "url"];
+    let (Some(answers), Some(request)) = (object.members(answers), object.members(request)) else { return false };
+    if answers.found.iter().any(Option::is_some) {
         return false;
     }
+    let [custom_id, body, method, url] = request.found;
     if custom_id.is_some() {
-        return body.is_some_and(|body| body.starts_with(b"{")) || method.and(url).is_some();
+        return body.is_some_and(|body| body.scalar() == Scalar::Container) || method.and(url).is_some();
     }
-    let Some([model, asked @ ..]) = members_of(object, ["model", "messages", "input", "prompt"]) else { return false };
+    let Some(bare) = object.members(["model", "messages", "input", "prompt"]) else { return false };
+    let [model, asked @ ..] = bare.found;
     model.is_some() && asked.iter().any(Option::is_some)
 }
 

@@ -16,6 +16,7 @@ use super::ResultsError;
 use super::merge::{MISSING, MergeInputs, Merged, Sinks, Unanswered, Window};
 use super::reply::ReplyKind;
 use super::reply_index::{LONG_BYTES, Slot};
+use super::reply_parts::Parts;
 use super::reply_text::ReplyText;
 use super::shape::{self, Shape};
 use crate::aligned::AlignedBuffer;
@@ -173,9 +174,9 @@ impl<'m> Gatherer<'m> {
         match self.inputs.shape {
             Shape::Native => text.each_piece(|piece| sink.write_all(piece).map_err(ResultsError::Output)),
             Shape::Common => {
-                let mut line = Vec::new();
-                self.append_shaped(slot, &mut line)?;
-                sink.write_all(line.trim_ascii_end()).map_err(ResultsError::Output)
+                let failed = slot.kind.is_error();
+                let written = text.ask(|reply| shape::write_parts(&Parts::of(reply)?, failed, sink))?;
+                written.ok_or_else(|| damaged(slot))?.map_err(ResultsError::Output)
             }
         }
     }

@@ -1,16 +1,19 @@
 //! A JSON value as a reader of replies has it.
 //!
-//! In: a value that one of two readers holds: [`Raw`] bytes, of which only strings and brackets are known, or a node of simd-json's tape.
-//! Out: its members, its elements, what it says. Whoever asks need not know which reader it is.
+//! In: a value that one of three readers holds: [`Raw`] bytes, of which only strings and brackets are known, the same in a
+//! [file](super::stored_value), or a node of simd-json's tape. Out: its members, its elements, what it says. Whoever asks need not know
+//! which reader it is.
 //!
-//! What always holds: of a value that is JSON, both say the same. Of a member that is there twice, the first counts.
+//! What always holds: of a value that is JSON, all say the same. Of a member that is there twice, the first counts.
 
 use std::borrow::Cow;
+use std::io::{self, BufRead};
+use std::ops::Range;
 
 use memchr::memchr;
 use simd_json::prelude::{ValueAsScalar, ValueIntoString};
 
-use crate::brackets::{Brackets, is_key};
+use crate::brackets::{Brackets, Broken, is_key};
 
 /// Deepest nesting in which something is looked for that a value may say. What is deeper says something.
 const DEPTH_MAX: u32 = 8;
@@ -26,6 +29,20 @@ pub(super) enum Scalar<'l> {
     Text(Cow<'l, str>),
     /// An object or an array.
     Container,
+}
+
+impl Scalar<'_> {
+    /// The same without what it was read from.
+    pub(super) fn into_owned(self) -> Scalar<'static> {
+        match self {
+            Self::Null => Scalar::Null,
+            Self::Bool(is_true) => Scalar::Bool(is_true),
+            Self::Integer(number) => Scalar::Integer(number),
+            Self::Number(number) => Scalar::Number(number),
+            Self::Text(text) => Scalar::Text(Cow::Owned(text.into_owned())),
+            Self::Container => Scalar::Container,
+        }
+    }
 }
 
 /// Some members of an object.
@@ -85,6 +102,50 @@ fn says_something<'l, T: Tree<'l>>(value: T, depth: u32) -> bool {
     }
 }
 
+/// A value whose bytes are at hand, as they stand in the reply.
+pub(super) trait Stands<'l>: Tree<'l> {
+    /// Whether it is a string.
+    fn is_string(self) -> bool;
+
+    /// Hands over its bytes, in order. The error is that of who takes them.
+    fn each_piece(self, take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>;
+}
+
+/// Passes over an object or array of so many bytes. `child` is given the place of each element, or of each member with its key in quotes.
+pub(super) fn each_child(
+    value: impl BufRead,
+    length: u64,
+    mut child: impl FnMut(&[u8], Range<u64>),
+) -> Result<(), Broken> {
+    let mut brackets = Brackets::new(value);
+    let mut take = |brackets: &mut Brackets<_>, key: &[u8]| {
+        let first = brackets.at();
+        brackets.value()?;
+        child(key, first..brackets.at());
+        Ok(())
+    };
+    brackets.space()?;
+    match brackets.peek()? {
+        Some(b'[') => brackets.elements(|brackets| take(brackets, b""))?,
+        _ => brackets.members(take)?,
+    }
+    brackets.space()?;
+    if brackets.at() == length { Ok(()) } else { Err(Broken::NotWhole) }
+}
+
+/// Finds members among the children that `each_child` hands over, each with its key in quotes.
+pub(super) fn find_members<T, const N: usize>(
+    names: [&str; N],
+    each_child: impl FnOnce(&mut dyn FnMut(&[u8], T)) -> Option<()>,
+) -> Option<Members<T, N>> {
+    let mut members = Members { found: [const { None }; N], others: false };
+    each_child(&mut |key, value| match names.iter().position(|name| is_key(key, name)) {
+        Some(place) => drop(members.found[place].get_or_insert(value)),
+        None => members.others = true,
+    })?;
+    Some(members)
+}
+
 /// A value as it stands in its line, without white space around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Raw<'l>(pub(super) &'l [u8]);
@@ -93,36 +154,26 @@ impl Raw<'_> {
     /// The elements, or members with their keys in quotes; `None` unless the value is whole.
     fn each_child(self, mut child: impl FnMut(&[u8], Self)) -> Option<()> {
         let Self(value) = self;
-        let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
-        let mut brackets = Brackets::new(value);
-        let mut take = |brackets: &mut Brackets<&[u8]>, key: &[u8]| {
-            let first = place(brackets.at());
-            brackets.value()?;
-            child(key, Self(&value[first..place(brackets.at())]));
-            Ok(())
-        };
-        brackets.space().ok()?;
-        let taken = match brackets.peek() {
-            Ok(Some(b'[')) => brackets.elements(|brackets| take(brackets, b"")),
-            _ => brackets.members(take),
-        };
-        taken.ok()?;
-        brackets.space().ok()?;
-        (place(brackets.at()) == value.len()).then_some(())
+        let position = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+        let place = |range: Range<u64>| Self(&value[position(range.start)..position(range.end)]);
+        each_child(value, value.len() as u64, |key, range| child(key, place(range))).ok()
+    }
+}
+
+impl<'l> Stands<'l> for Raw<'l> {
+    fn is_string(self) -> bool {
+        self.0.starts_with(b"\"")
+    }
+
+    fn each_piece(self, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        take(self.0)
     }
 }
 
 impl<'l> Tree<'l> for Raw<'l> {
     fn members<const N: usize>(self, names: [&str; N]) -> Option<Members<Self, N>> {
-        if !self.0.trim_ascii_start().starts_with(b"{") {
-            return None;
-        }
-        let mut members = Members { found: [None; N], others: false };
-        self.each_child(|key, value| match names.iter().position(|name| is_key(key, name)) {
-            Some(place) => drop(members.found[place].get_or_insert(value)),
-            None => members.others = true,
-        })?;
-        Some(members)
+        let is_object = self.0.trim_ascii_start().starts_with(b"{");
+        is_object.then(|| find_members(names, |child| self.each_child(child)))?
     }
 
     fn find_child(self, mut such: impl FnMut(Self) -> bool) -> Option<Self> {

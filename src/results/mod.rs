@@ -25,7 +25,6 @@ pub mod index;
 pub mod join;
 mod json_tree;
 pub mod merge;
-mod outline;
 pub mod reply;
 pub mod reply_file;
 pub mod reply_index;
@@ -36,6 +35,7 @@ pub mod reply_text;
 pub mod retry_class;
 pub mod shape;
 pub mod side_files;
+mod stored_value;
 
 /// Why replies cannot be brought into order.
 #[derive(Debug, thiserror::Error)]

@@ -14,16 +14,17 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::ResultsError;
 use super::form::{self, Form, LOOK_BYTES_MAX};
 use super::index::ReplyFile;
-use super::outline::outline;
+use super::json_tree::Raw;
 use super::reply::{Reply, ReplyRole};
 use super::reply_reader::ReplyReader;
-use super::reply_text::HELD_BYTES_MAX;
+use super::reply_text::{HELD_BYTES_MAX, ReplyText};
 use crate::brackets::{Brackets, Broken, objects_of};
 use crate::custom_id::IdHasher;
 use crate::durable::FileError;
@@ -134,7 +135,7 @@ struct Chunk {
 struct OpenFile<'f> {
     reply_file: &'f ReplyFile,
     strays: Strays,
-    file: File,
+    file: Arc<File>,
     /// Bytes of a byte order mark, which belong to no reply.
     mark_bytes: u64,
     bytes: u64,
@@ -146,7 +147,7 @@ impl<'f> OpenFile<'f> {
         let file = File::open(&reply_file.path).map_err(failed("open"))?;
         let bytes = file.metadata().map_err(failed("read"))?.len();
         let mark_bytes = lines::mark_bytes(&file).map_err(failed("read"))?;
-        Ok(Self { reply_file, strays, file, mark_bytes, bytes })
+        Ok(Self { reply_file, strays, file: Arc::new(file), mark_bytes, bytes })
     }
 
     fn extent(&self) -> Extent<'_> {
@@ -197,6 +198,12 @@ impl<'f> OpenFile<'f> {
         Found { file: self.reply_file.number, offset, length: Some(length), reply, request: None }
     }
 
+    /// So many bytes at this place.
+    fn text(&self, offset: u64, length: u64) -> Result<ReplyText, FileError> {
+        let text = ReplyText::at(self.file.clone(), &self.reply_file.path, offset, Some(length))?;
+        text.ok_or_else(|| self.failed()(io::ErrorKind::UnexpectedEof.into()))
+    }
+
     /// A line that is not one reply: it may be several, or none.
     fn read_refused(
         &self,
@@ -224,7 +231,7 @@ impl<'f> OpenFile<'f> {
         Ok(())
     }
 
-    /// A line that is too long to be held: each of its objects is passed over, and read by its outline.
+    /// A line that is too long to be held: each of its objects is passed over, and read where it stands.
     fn read_long(&self, offset: u64, reader: &mut ReplyReader, chunk: &mut Chunk) -> Result<(), ResultsError> {
         let mut line = Brackets::new(RangeReader::line(&self.file, offset..self.bytes));
         let mut found = Vec::new();
@@ -234,13 +241,19 @@ impl<'f> OpenFile<'f> {
                 break true;
             }
             let first = line.at();
-            let Some(outline) = Broken::found(outline(&mut line)).map_err(self.failed())? else { break false };
-            let reply = reader.read(&outline, self.reply_file.role);
-            if reply.as_ref().is_some_and(|reply| is_request(reply, &outline)) {
+            if Broken::found(line.object()).map_err(self.failed())?.is_none() {
+                break false;
+            }
+            let (place, length) = (offset + first, line.at() - first);
+            let object = self.text(place, length)?;
+            let reply = object.read(reader, self.reply_file.role)?;
+            if reply.as_ref().is_some_and(|reply| reply.kind.is_error())
+                && object.ask(|object| form::is_request(object))?
+            {
                 self.judge(offset, Form::Requests, chunk)?;
                 break false;
             }
-            found.push(self.found(offset + first, line.at() - first, reply));
+            found.push(self.found(place, length, reply));
         };
         if whole {
             chunk.found.append(&mut found);
@@ -316,7 +329,7 @@ impl<'f> OpenFile<'f> {
 
 /// Requests say nothing of an answer, so that nothing but an error is made of them.
 fn is_request(reply: &Reply, object: &[u8]) -> bool {
-    reply.kind.is_error() && form::is_request(object)
+    reply.kind.is_error() && form::is_request(Raw(object))
 }
 
 fn leading_space(line: &[u8]) -> usize {

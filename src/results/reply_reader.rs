@@ -12,6 +12,8 @@
 //! | simd-json | all other JSON: tabs between tokens, escapes in keys, nesting beyond 64 levels | a tape of the line |
 //! | a scan of [brackets](crate::brackets) | what is whole and no JSON: half a surrogate pair, `NaN`, bytes that are not UTF-8, nesting beyond 1,024 levels | a pass over each level that is looked at |
 //!
+//! The last of them also reads what is too large to be held, where it stands in its file ([`StoredValue`]).
+//!
 //! Only a line that is not whole, or in which nothing is called `custom_id`, is unreadable, and even that is kept.
 //!
 //! What always holds: readers that both accept a line read the same in it. Of a member that is there twice, the first counts.
@@ -20,9 +22,10 @@ use std::fmt;
 
 use simd_json::{Buffers, Tape};
 
-use super::json_tree::Raw;
+use super::json_tree::{Raw, Tree};
 use super::reply::{Reply, ReplyRole};
 use super::reply_parts::{self, Parts};
+use super::stored_value::StoredValue;
 use crate::custom_id::IdHasher;
 
 /// Longest line that simd-json gets, in bytes: its tape takes up to 24 bytes for each byte of a hostile line.
@@ -55,7 +58,12 @@ impl ReplyReader {
         if let Some(parts) = reply_parts::walked(line) {
             return Reply::of(&parts, role, self.ids);
         }
-        self.parse(line, role).or_else(|| scan(line, role, self.ids))
+        self.parse(line, role).or_else(|| scan(Raw(line), role, self.ids))
+    }
+
+    /// Reads an object that is too large to be held.
+    pub(super) fn read_stored(&self, object: StoredValue<'_>, role: ReplyRole) -> Option<Reply> {
+        scan(object, role, self.ids)
     }
 
     fn parse(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
@@ -74,8 +82,8 @@ impl ReplyReader {
     }
 }
 
-fn scan(line: &[u8], role: ReplyRole, ids: IdHasher) -> Option<Reply> {
-    Reply::of(&Parts::of(Raw(line))?, role, ids)
+fn scan<'l>(line: impl Tree<'l>, role: ReplyRole, ids: IdHasher) -> Option<Reply> {
+    Reply::of(&Parts::of(line)?, role, ids)
 }
 
 #[cfg(test)]
@@ -108,7 +116,7 @@ pub(super) mod tests {
         match reader {
             Reader::Walk => Reply::of(&reply_parts::walked(line)?, role, IDS),
             Reader::Tape => ReplyReader::new(IDS).parse(line, role),
-            Reader::Scan => scan(line, role, IDS),
+            Reader::Scan => scan(Raw(line), role, IDS),
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! In: a file, a place in it, and a length if it is known. Out: what the reply says, and its bytes, piece by piece.
 //!
-//! What always holds: no more than [`HELD_BYTES_MAX`] of a reply is in memory. A longer one is read by its [outline](super::outline), and
-//! compared and copied in pieces.
+//! What always holds: no more than [`HELD_BYTES_MAX`] of a reply is in memory. A longer one is read where it
+//! [stands](super::stored_value), and compared and copied in pieces.
 
 use std::fs::File;
 use std::io::{self, BufRead};
@@ -12,9 +12,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::outline::outline;
 use super::reply::{Reply, ReplyRole};
 use super::reply_reader::ReplyReader;
+use super::stored_value::{StoredText, StoredValue};
 use crate::brackets::{Brackets, Broken};
 use crate::durable::FileError;
 use crate::lines::RangeReader;
@@ -86,14 +86,17 @@ impl ReplyText {
 
     /// What it says, if it is a reply.
     pub(super) fn read(&self, reader: &mut ReplyReader, role: ReplyRole) -> Result<Option<Reply>, FileError> {
-        let failed = FileError::on("read", &self.path);
         if let Ok(length @ ..=HELD_BYTES_MAX) = usize::try_from(self.bytes()) {
             let mut held = vec![0; length];
-            self.file.read_exact_at(&mut held, self.range.start).map_err(failed)?;
+            self.file.read_exact_at(&mut held, self.range.start).map_err(FileError::on("read", &self.path))?;
             return Ok(reader.read(&held, role));
         }
-        let outline = Broken::found(outline(&mut Brackets::new(self.reader()))).map_err(failed)?;
-        Ok(outline.and_then(|outline| reader.read(&outline, role)))
+        self.ask(|object| reader.read_stored(object, role))
+    }
+
+    /// What `question` makes of it where it stands.
+    pub(super) fn ask<T>(&self, question: impl FnOnce(StoredValue<'_>) -> T) -> Result<T, FileError> {
+        StoredText::ask(&self.file, self.range.clone(), question).map_err(FileError::on("read", &self.path))
     }
 
     /// Hands over all of it, in order.

@@ -22,14 +22,14 @@
 //! puts around an answer besides (`id`, `request_id`, members of its error) is left away: the native shape has it.
 //!
 //! What always holds: the same members in the same order; a reply in this shape stays as it is. The values of a reply are not judged: what
-//! is no JSON inside of a body is none here either. Memory is a reply, which has at most [`REPLY_BYTES_MAX`] bytes, and its copy.
+//! is no JSON inside of a body is none here either. What is in memory of a reply is up to whoever gives its parts.
 //!
 //! [`ReplyShape`]: crate::remote::ReplyShape
-//! [`REPLY_BYTES_MAX`]: super::index::REPLY_BYTES_MAX
 
-use std::borrow::Cow;
+use std::io::{self, Write};
 
-use super::json_tree::{Raw, Tree};
+use self::Piece::{Json, Made, Text, Value};
+use super::json_tree::{Raw, Stands};
 use super::reply::ReplyRole;
 use super::reply_parts::{self, Parts};
 use super::reply_rule::{Failure, NO_ANSWER, NO_ANSWER_MESSAGE, Why};
@@ -68,75 +68,130 @@ impl Shape {
 /// `None`, and nothing is appended, if the line is no reply.
 pub(super) fn write_common(line: &[u8], failed: bool, out: &mut Vec<u8>) -> Option<()> {
     let parts = reply_parts::walked(line).or_else(|| Parts::of(Raw(line)))?;
-    let Raw(custom_id) = parts.custom_id.filter(|id| id.0.starts_with(b"\""))?;
-    put(out, &[br#"{"custom_id":"#, custom_id, br#","response":"#]);
-    if parts.responds() {
-        let body = parts.body().map_or(b"null".as_slice(), |body| body.0);
-        put(out, &[br#"{"status_code":"#, &status(&parts, failed), br#","body":"#, body, b"}"]);
-    } else {
-        put(out, &[b"null"]);
-    }
-    if failed {
+    write_parts(&parts, failed, out)?.ok()
+}
+
+/// Writes a reply, of which these are the parts, in the common shape. `None`, and nothing is written, if it is none.
+pub(super) fn write_parts<'l, T: Stands<'l>>(
+    parts: &Parts<T>,
+    failed: bool,
+    out: &mut (impl Write + ?Sized),
+) -> Option<io::Result<()>> {
+    let custom_id = parts.custom_id.filter(|id| id.is_string())?;
+    let mut write = || {
+        put(out, &[Json(br#"{"custom_id":"#), Value(custom_id), Json(br#","response":"#)])?;
+        if parts.responds() {
+            let body = parts.body().map_or(Json(b"null"), Value);
+            put(out, &[Json(br#"{"status_code":"#), status(parts, failed), Json(br#","body":"#), body, Json(b"}")])?;
+        } else {
+            put::<T>(out, &[Json(b"null")])?;
+        }
+        if !failed {
+            return put::<T>(out, &[Json(br#","error":null}"#)]);
+        }
         // In either file, it is an error.
         let why = parts.why_error(ReplyRole::Error).unwrap_or(Why::File);
         let [code, message] = code_and_message(why, parts.status());
-        put(out, &[br#","error":{"code":"#, &code, br#","message":"#, &message, b"}}"]);
-    } else {
-        put(out, &[br#","error":null}"#]);
-    }
-    Some(())
+        put(out, &[Json(br#","error":{"code":"#), code, Json(br#","message":"#), message, Json(b"}}")])
+    };
+    Some(write())
+}
+
+/// A piece of a line.
+enum Piece<T> {
+    /// JSON that is the same everywhere.
+    Json(&'static [u8]),
+    /// JSON that was made.
+    Made(Vec<u8>),
+    /// A value of the reply, as it stands there.
+    Value(T),
+    /// A value of the reply as a JSON string: itself, if it is one, else what it says.
+    Text(T),
 }
 
 /// The status as a number, or else as the service has it.
-fn status<'l>(parts: &Parts<Raw<'l>>, failed: bool) -> Cow<'l, [u8]> {
+fn status<'l, T: Stands<'l>>(parts: &Parts<T>, failed: bool) -> Piece<T> {
     let said = parts.response.and_then(|response| response.status.filter(|status| !status.is_null()));
     match (parts.status(), said) {
-        (Some(status), _) => status.to_string().into_bytes().into(),
-        (None, Some(Raw(status))) => status.into(),
-        (None, None) if failed => b"null".into(),
-        (None, None) => b"200".into(),
+        (Some(status), _) => Made(status.to_string().into_bytes()),
+        (None, Some(status)) => Value(status),
+        (None, None) if failed => Json(b"null"),
+        (None, None) => Json(b"200"),
     }
 }
 
 /// The code and the message of an error, both as JSON.
-fn code_and_message<'l>(why: Why<'l, Raw<'l>>, status: Option<u64>) -> [Cow<'l, [u8]>; 2] {
-    let of_status = || status.map(|status| quoted(format!("http_{status}").as_bytes()).into());
+fn code_and_message<'l, T: Stands<'l>>(why: Why<'l, T>, status: Option<u64>) -> [Piece<T>; 2] {
+    let of_status = || status.map(|status| Made(quoted(&format!("http_{status}"))));
     let failing_status = || of_status().filter(|_| status.is_some_and(|status| (400..600).contains(&status)));
     let (code, message) = match why {
         Why::Said(error) => {
             let Failure { code, kind, message } = Failure::of(error);
-            let code = code.map(text).or_else(failing_status).or_else(|| kind.map(text));
+            let code = code.map(Text).or_else(failing_status).or_else(|| kind.map(Text));
             (
                 code.or_else(|| of_status().filter(|_| !status.is_some_and(is_success))),
-                Some(text(message.unwrap_or(error))),
+                Some(Text(message.unwrap_or(error))),
             )
         }
-        Why::Ended(kind) => (Some(quoted(kind.as_bytes()).into()), None),
+        Why::Ended(kind) => (Some(Made(quoted(&kind))), None),
         Why::Status => (of_status(), None),
-        Why::Silent => (Some(quoted(NO_ANSWER.as_bytes()).into()), Some(quoted(NO_ANSWER_MESSAGE.as_bytes()).into())),
+        Why::Silent => (Some(Made(quoted(NO_ANSWER))), Some(Made(quoted(NO_ANSWER_MESSAGE)))),
         Why::File => (None, None),
     };
     let no_reason = br#""the service gave no reason""#;
-    [code.unwrap_or(b"null".into()), message.unwrap_or(no_reason.into())]
+    [code.unwrap_or(Json(b"null")), message.unwrap_or(Json(no_reason))]
 }
 
 fn is_success(status: u64) -> bool {
     (200..300).contains(&status)
 }
 
-/// A value as a JSON string: itself, if it is one, else what it says.
-fn text(value: Raw<'_>) -> Cow<'_, [u8]> {
-    if value.0.starts_with(b"\"") { value.0.into() } else { quoted(value.0).into() }
+fn quoted(text: &str) -> Vec<u8> {
+    serde_json::to_vec(text).expect("a string is always JSON")
 }
 
-fn quoted(text: &[u8]) -> Vec<u8> {
-    serde_json::to_vec(&String::from_utf8_lossy(text)).expect("a string is always JSON")
-}
-
-fn put(out: &mut Vec<u8>, pieces: &[&[u8]]) {
+fn put<'l, T: Stands<'l>>(out: &mut (impl Write + ?Sized), pieces: &[Piece<T>]) -> io::Result<()> {
     for piece in pieces {
-        out.extend_from_slice(piece);
+        match piece {
+            Json(json) => out.write_all(json)?,
+            Made(json) => out.write_all(json)?,
+            Text(value) if !value.is_string() => put_quoted(out, *value)?,
+            Value(value) | Text(value) => value.each_piece(|piece| out.write_all(piece))?,
+        }
     }
+    Ok(())
+}
+
+/// Writes what a value says as a JSON string.
+fn put_quoted<'l>(out: &mut (impl Write + ?Sized), value: impl Stands<'l>) -> io::Result<()> {
+    let mut begun = Vec::new();
+    out.write_all(b"\"")?;
+    value.each_piece(|piece| {
+        begun.extend_from_slice(piece);
+        let end = begun.len() - unfinished(&begun);
+        let json = quoted(&String::from_utf8_lossy(&begun[..end]));
+        begun.drain(..end);
+        out.write_all(&json[1..json.len() - 1])
+    })?;
+    let json = quoted(&String::from_utf8_lossy(&begun));
+    out.write_all(&json[1..])
+}
+
+/// How many bytes at the end of a text may be the beginning of a character.
+fn unfinished(text: &[u8]) -> usize {
+    let last = &text[text.len().saturating_sub(3)..];
+    let lead = last.iter().rposition(|byte| *byte >= 0xc0);
+    let begun = lead.map_or(0, |lead| last.len() - lead);
+    let wanted = |lead: u8| {
+        if lead >= 0xf0 {
+            4
+        } else if lead >= 0xe0 {
+            3
+        } else {
+            2
+        }
+    };
+    if lead.is_some_and(|lead| begun < wanted(last[lead])) { begun } else { 0 }
 }
 
 #[cfg(test)]

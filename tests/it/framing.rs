@@ -287,3 +287,34 @@ fn merge_takes_replies_too_large_for_memory_with_what_goes_with_them() {
         assert_same(&place.read("kept-unreadable.jsonl"), &[&error[..error.len() - 1], b"\n"].concat());
     }
 }
+
+#[test]
+fn in_the_common_shape_a_reply_too_large_for_memory_is_what_a_small_one_is() {
+    let (place, requests) = (Place::new(), five_requests());
+    place.write("in.jsonl", &requests);
+    let shaped = |size: usize| {
+        let x = "x".repeat(size);
+        let rows = [
+            format!(r#"{{"id":"b","custom_id":"r1","response":{{"status_code":200,"body":{{"t":"{x}"}}}}}}"#),
+            format!(
+                r#"{{"custom_id":"r2","response":{{"status_code":"400","body":{{"error":{{"message":"{x}\n","code":7}}}}}}}}"#
+            ),
+            // What says no message is told as it stands.
+            format!(r#"{{"custom_id":"r3","error":{{"reason":["{x}",{{"é":"\""}}]}}}}"#),
+            format!(r#"{{"custom_id":"r4","response":null,"error":null,"other":"{x}"}}"#),
+            format!(r#"{{"custom_id":"r5","result":{{"type":"succeeded","message":{{"content":["{x}"]}}}}}}"#),
+        ];
+        place.write("replies.jsonl", rows.join("\n"));
+        let command = format!("{MERGE} replies.jsonl --shape common --memory 256MiB");
+        let (ended, _) = end_within_memory(place.program(&command).start());
+        ended.with_code(6).saying("2 outputs, 3 errors, 0 missing");
+        let files = ["out.jsonl", "failed.jsonl"].map(|name| String::from_utf8(place.read(name)).unwrap());
+        files.map(|file| {
+            assert!(file.lines().all(|line| serde_json::from_str::<serde::de::IgnoredAny>(line).is_ok()));
+            file.replace(&x, "").lines().map(str::to_owned).collect::<Vec<_>>()
+        })
+    };
+    let (small, large) = (shaped(5), shaped(20 << 20));
+    assert_eq!(small.each_ref().map(Vec::len), [2, 3]);
+    assert_eq!(small, large);
+}
