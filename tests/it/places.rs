@@ -313,6 +313,34 @@ fn lines_with_other_blanks_and_ends_are_the_same_lines() {
 }
 
 #[test]
+fn bodies_with_other_blanks_and_ends_are_the_same_bodies() {
+    let body = |number: u32| format!("{{\"model\":\"m\",\"messages\":[{number}]}}\n");
+    let bodies = (0..6).map(body).collect::<Vec<_>>().concat();
+    for dialect in DIALECTS {
+        let service = Service::speaking(dialect, "--batch-time 0ms");
+        let place = place_with(bodies.as_bytes(), "elsewhere");
+        let command = format!("run in.jsonl {} --assign-ids -o out.jsonl", service.arguments());
+        place.run(&command).with_code(0).saying("starting");
+        let (answered, accepted) = (place.read("out.jsonl"), service.books().accepted());
+        for text in [
+            bodies.replace('\n', " \t\r\n"),
+            bodies.replace("{\"model", "  {\"model"),
+            bodies.replace('\n', "\n\n"),
+            bodies.trim_end().to_owned(),
+        ] {
+            place.write("in.jsonl", &text);
+            place.run(&command).with_code(0).saying("all is done: 6 requests");
+            assert_same(&place.read("out.jsonl"), &answered);
+            place.run("doctor").with_code(0);
+        }
+        assert_eq!(service.books().accepted(), accepted);
+        // Numbered otherwise, they are asked about.
+        place.write("in.jsonl", bodies.clone() + &bodies);
+        place.run(&command).with_code(2).saying("answers to 6 of 6 requests");
+    }
+}
+
+#[test]
 fn a_run_goes_on_where_its_lines_have_got_other_blanks_and_ends() {
     for (number, (what, text)) in respelled(&generated(60)).into_iter().enumerate() {
         let dialect = DIALECTS[number % DIALECTS.len()];

@@ -264,6 +264,7 @@ fn a_limit_on_the_size_of_files_is_met_like_a_full_disk() {
     // In blocks of 512 bytes: enough for everything but the output.
     let limited = format!(r#"trap "" XFSZ; ulimit -f 3000; exec "$BATCHLINE" {command}"#);
     place.shell(&limited).run().with_code(8).saying("File too large");
+    place.run("clean --yes").with_code(6).saying("done, not delivered");
     assert!(!place.has("out.jsonl"));
     place.run(&command).with_code(0);
     assert_same(&place.read("out.jsonl"), &replies(&requests));
