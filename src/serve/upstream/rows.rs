@@ -1,9 +1,12 @@
 //! How the upstream's answers, and its failures, look in result files.
 //!
 //! In: what came back for a request. Out: its row, without a line end in it, and the file it belongs to.
-//! What always holds: an answer that is JSON stands in its row byte for byte, but that line ends between its tokens are spaces.
-//! One that is not is kept as text, and is an error: it is no reply, but it may have been paid for.
+//!
+//! Invariants: a row is JSON, in UTF-8. An answer that is JSON stands in its row byte for byte, but that line ends between its tokens
+//! are spaces. One that is not is kept as text, and is an error: it is no reply, but it may have been paid for. Bytes that are not UTF-8
+//! are U+FFFD in the row, and no byte is lost: beside such a `body` stands `body_base64`, which is the answer as it came.
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::json;
 
 use crate::remote::online::Failed;
@@ -21,18 +24,37 @@ pub(super) struct Named<'l> {
     pub(super) custom_id: &'l str,
 }
 
+/// What came back, as it stands in a row.
+#[derive(Clone, Copy)]
+struct Response<'r> {
+    status: u16,
+    /// A JSON value.
+    body: &'r [u8],
+    /// All its bytes in base64, where `body` could not keep them.
+    exact: Option<&'r str>,
+}
+
 /// The row of an answer with a status of success.
-pub(super) fn answered(named: Named<'_>, mut body: Vec<u8>) -> (Kind, Vec<u8>) {
+pub(super) fn answered(named: Named<'_>, body: Vec<u8>) -> (Kind, Vec<u8>) {
+    let (mut body, exact) = match String::from_utf8(body) {
+        Ok(body) => (body.into_bytes(), None),
+        Err(error) => {
+            let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+            (text.into_bytes(), Some(BASE64_STANDARD.encode(error.as_bytes())))
+        }
+    };
+    let exact = exact.as_deref();
     if !is_json(&body) {
         let error = json!({"code": "not_json", "message": "the upstream's answer is not JSON"});
         let body = json!(String::from_utf8_lossy(&body)).to_string();
-        return (Kind::Error, row(named, Some((200, body.as_bytes())), Some(&error.to_string())));
+        let response = Response { status: 200, body: body.as_bytes(), exact };
+        return (Kind::Error, row(named, Some(response), Some(&error.to_string())));
     }
     // In JSON they can only stand between tokens.
     for byte in body.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')) {
         *byte = b' ';
     }
-    (Kind::Output, row(named, Some((200, body.trim_ascii())), None))
+    (Kind::Output, row(named, Some(Response { status: 200, body: body.trim_ascii(), exact }), None))
 }
 
 /// The row of a request that failed.
@@ -46,7 +68,7 @@ pub(super) fn failed(named: Named<'_>, failed: &Failed) -> Vec<u8> {
         Some(body) => json!(body).to_string(),
         None => "null".to_owned(),
     };
-    row(named, Some((status, body.as_bytes())), Some(&error_member))
+    row(named, Some(Response { status, body: body.as_bytes(), exact: None }), Some(&error_member))
 }
 
 /// The row of a request that cannot be sent.
@@ -68,25 +90,29 @@ fn describe(error: &RemoteError) -> (String, &'static str) {
     (code.to_owned(), usual)
 }
 
-fn is_json(body: &[u8]) -> bool {
+/// Whether an answer is JSON.
+pub(super) fn is_json(body: &[u8]) -> bool {
     serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
 }
 
 /// OpenAI's rows have every member, and no error beside an answer in JSON, which says itself what is wrong.
-fn row(named: Named<'_>, response: Option<(u16, &[u8])>, error: Option<&str>) -> Vec<u8> {
+fn row(named: Named<'_>, response: Option<Response<'_>>, error: Option<&str>) -> Vec<u8> {
     let Named { dialect, row_id, custom_id } = named;
     let is_openai = dialect == Dialect::OpenAi;
     let prefix = if is_openai { "batch_req_" } else { "br_" };
     let mut row = format!(r#"{{"id":"{prefix}{row_id}","custom_id":{custom_id}"#).into_bytes();
-    if let Some((status, body)) = response {
+    if let Some(Response { status, body, exact }) = response {
         let request_id = if is_openai { format!(r#""request_id":"{row_id}","#) } else { String::new() };
         row.extend_from_slice(format!(r#","response":{{"status_code":{status},{request_id}"body":"#).as_bytes());
         row.extend_from_slice(body);
+        if let Some(exact) = exact {
+            row.extend_from_slice(format!(r#","body_base64":"{exact}""#).as_bytes());
+        }
         row.push(b'}');
     } else if is_openai {
         row.extend_from_slice(br#","response":null"#);
     }
-    let answered = is_openai && response.is_some_and(|(_, body)| body.starts_with(b"{"));
+    let answered = is_openai && response.is_some_and(|response| response.body.starts_with(b"{"));
     if let Some(error) = error.filter(|_| !answered) {
         row.extend_from_slice(format!(r#","error":{error}"#).as_bytes());
     } else if is_openai {
@@ -116,8 +142,28 @@ mod tests {
             r#"{"n":123456789012345678901234567890,    "t" : "\ud800\n"}}}"#
         );
         assert_eq!(text(row), wanted);
-        let (kind, row) = answered(NAMED, b"{\"t\":\"\xff\"}".to_vec());
-        assert!(kind == Kind::Output && row.contains(&0xff));
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_make_a_row_of_json_and_are_kept() {
+        for dialect in [Dialect::Together, Dialect::OpenAi] {
+            let named = Named { dialect, ..NAMED };
+            for (body, shown, kind) in [
+                (&b"{\"t\":\"\xff\"}\n"[..], json!({"t": "\u{fffd}"}), Kind::Output),
+                (b"{\"t\":\"\xed\xa0\x80\xe4\"}", json!({"t": "\u{fffd}\u{fffd}\u{fffd}\u{fffd}"}), Kind::Output),
+                (b"caf\xe9", json!("caf\u{fffd}"), Kind::Error),
+                (b"\xff\xfe{\0}\0", json!("\u{fffd}\u{fffd}{\0}\0"), Kind::Error),
+            ] {
+                let (found, row) = answered(named, body.to_vec());
+                let row: serde_json::Value = serde_json::from_slice(&row).unwrap();
+                let response = &row["response"];
+                assert_eq!((found, &response["body"]), (kind, &shown));
+                let exact = BASE64_STANDARD.decode(response["body_base64"].as_str().unwrap()).unwrap();
+                assert_eq!(exact, body, "{row}");
+            }
+            let (_, row) = answered(named, "{\"t\":\"caf\u{e9}\"}".into());
+            assert!(!text(row).contains("base64"), "what is UTF-8 is not there twice");
+        }
     }
 
     #[test]
