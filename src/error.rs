@@ -199,6 +199,7 @@ impl Error {
             Self::Setup(_)
             | Self::Serve(ServeError::Setup(_) | ServeError::Listen { .. } | ServeError::WantsUpstream { .. })
             | Self::Configuration { .. } => ErrorKind::Configuration,
+            Self::Serve(ServeError::Hopeless(_)) => ErrorKind::Provider,
             Self::Remote(error) | Self::Serve(ServeError::Upstream(error)) => match error.kind() {
                 Remote::Unauthorized => ErrorKind::Configuration,
                 Remote::LocalFile | Remote::OutOfFiles | Remote::InputChanged => ErrorKind::LocalState,
@@ -254,6 +255,7 @@ impl Error {
                     durable::remedy(&error.source).map(str::to_owned)
                 }
             }
+            Self::Serve(ServeError::Hopeless(hopeless)) => Some(hopeless.hint().to_owned()),
             Self::Serve(ServeError::WantsUpstream { .. }) => {
                 Some("pass the same --upstream as before, or name another directory".to_owned())
             }

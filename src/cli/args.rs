@@ -203,6 +203,9 @@ pub(crate) struct RunArguments {
     /// With online: most requests at the service at a time; fewer when it limits us, is overloaded or slow [default: 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=CONCURRENCY_MAX))]
     pub(crate) concurrency: Option<u16>,
+    /// With online: how long the service may be out of reach, or refuse everything, before the run ends, to be resumed later [default: 30m]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) patience: Option<Duration>,
     /// How often a request is sent at most: later rounds send what is left without an output and worth it; 1 for no second time
     #[arg(long, value_name = "N", default_value_t = batchline::run::options::ROUNDS, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,

@@ -13,7 +13,7 @@ use batchline::input::source::Input;
 use batchline::offline::OfflineOptions;
 use batchline::remote::provider::PROFILES;
 use batchline::remote::{Address, Dialect, LineEnvelope, Profile, Token, profile, profile_speaking};
-use batchline::run::options::MEMORY_SHARE;
+use batchline::run::options::{MEMORY_SHARE, ONLINE_PATIENCE};
 use batchline::run::{OnAmbiguous, OnEarlier, OutputTarget, Outputs, RunOptions, RunPlaces, ServiceChoice};
 use batchline::serve::{UpstreamOptions, upstream::CONCURRENCY};
 use batchline::user_files::{NamedFiles, Role, STDOUT};
@@ -197,7 +197,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
         inputs: inputs(&arguments.input),
         places: run_places(arguments)?,
         directory: arguments.runs.run_dir.clone(),
-        service: with_concurrency(service(profile, &arguments.service)?, arguments.concurrency)?,
+        service: online_options(service(profile, &arguments.service)?, arguments)?,
         endpoint: endpoint.to_owned(),
         completion_window: arguments.completion_window.clone().unwrap_or_else(|| profile.completion_window.to_owned()),
         line,
@@ -243,7 +243,8 @@ pub(crate) fn service(profile: &'static Profile, arguments: &ServiceArguments) -
     let address = Address::parse(typed.as_deref().unwrap_or(profile.base_url))?;
     if profile.name == ONLINE {
         let token = online_token(&address, arguments.api_key_file.as_deref(), profile.key_variable)?;
-        return Ok(ServiceChoice::Online { profile, address, token, concurrency: CONCURRENCY });
+        let (concurrency, patience) = (CONCURRENCY, ONLINE_PATIENCE);
+        return Ok(ServiceChoice::Online { profile, address, token, concurrency, patience });
     }
     let token = match (&arguments.api_key_file, variable(profile.key_variable)) {
         (Some(path), _) => Some(Token::from_file(path)),
@@ -260,13 +261,17 @@ pub(crate) fn service(profile: &'static Profile, arguments: &ServiceArguments) -
     Ok(ServiceChoice::At { profile, address, token })
 }
 
-fn with_concurrency(service: ServiceChoice, typed: Option<u16>) -> Result<ServiceChoice, Failure> {
-    match (service, typed) {
-        (ServiceChoice::Online { profile, address, token, .. }, Some(typed)) => {
-            Ok(ServiceChoice::Online { profile, address, token, concurrency: usize::from(typed) })
-        }
-        (_, Some(_)) => Err(Failure::Usage(format!("--concurrency is for --provider {ONLINE}"))),
-        (service, None) => Ok(service),
+/// The service with the options that only one without a Batch API has.
+fn online_options(mut service: ServiceChoice, arguments: &RunArguments) -> Result<ServiceChoice, Failure> {
+    if let ServiceChoice::Online { concurrency, patience, .. } = &mut service {
+        *concurrency = arguments.concurrency.map_or(*concurrency, usize::from);
+        *patience = arguments.patience.unwrap_or(*patience);
+        return Ok(service);
+    }
+    let typed = [("--concurrency", arguments.concurrency.is_some()), ("--patience", arguments.patience.is_some())];
+    match typed.into_iter().find(|(_, is_typed)| *is_typed) {
+        Some((option, _)) => Err(Failure::Usage(format!("{option} is for --provider {ONLINE}"))),
+        None => Ok(service),
     }
 }
 

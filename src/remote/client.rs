@@ -264,7 +264,39 @@ impl Http {
         self.send_to_api(&self.billing, Method::POST, (segments, &[]), dress).await
     }
 
+    /// Sends a POST to the API at once: it does not wait at the gate, nor shut it. For those who pace their calls themselves.
+    pub(super) async fn post_unpaced(
+        &self,
+        segments: &[&str],
+        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Answer<'_>, RemoteError> {
+        self.exchange(&self.api, Method::POST, (segments, &[]), dress).await
+    }
+
     async fn send_to_api(
+        &self,
+        client: &Client,
+        method: Method,
+        resource: (&[&str], &[(&str, &str)]),
+        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Answer<'_>, RemoteError> {
+        self.gate.wait().await;
+        let answer = self.exchange(client, method, resource, dress).await?;
+        let asked = retry_after(answer.headers());
+        let status = answer.status();
+        if status == 429 || (status == 503 && asked.is_some()) {
+            let was_open = self.gate.shut_for().is_none();
+            let wait = self.gate.shut(asked);
+            if was_open {
+                self.observer.tell(&Notice::Paused { wait });
+            }
+        } else if status < 500 {
+            self.gate.passed();
+        }
+        Ok(answer)
+    }
+
+    async fn exchange(
         &self,
         client: &Client,
         method: Method,
@@ -279,20 +311,8 @@ impl Http {
         if !self.address.is_origin_of(&url) {
             return Err(RemoteError::new(ErrorKind::Protocol, target).with_message("not an address of the API"));
         }
-        self.gate.wait().await;
         let sent = dress(client.request(method, url)).send().await;
         let response = sent.map_err(|error| transport_error(&self.redactor, error, target.clone()))?;
-        let asked = retry_after(response.headers());
-        let status = response.status().as_u16();
-        if status == 429 || (status == 503 && asked.is_some()) {
-            let was_open = self.gate.shut_for().is_none();
-            let wait = self.gate.shut(asked);
-            if was_open {
-                self.observer.tell(&Notice::Paused { wait });
-            }
-        } else if status < 500 {
-            self.gate.passed();
-        }
         Ok(Answer::new(self, response, target, Origin::Api))
     }
 

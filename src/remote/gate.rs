@@ -71,8 +71,7 @@ impl Gate {
         pause
     }
 
-    /// How long the gate stays shut from now; `None` while it is open. For those who pace their calls themselves, and so
-    /// need not be spread.
+    /// How long the gate stays shut from now; `None` while it is open.
     #[must_use]
     pub fn shut_for(&self) -> Option<Duration> {
         let until = self.state().shut_until?;

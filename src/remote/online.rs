@@ -4,7 +4,7 @@
 //!
 //! What always holds:
 //! - The body goes to an endpoint of [`ENDPOINTS`] at the service's own address. No redirect is followed.
-//! - A call is one POST. Whether it is made again is for others to decide.
+//! - A call is one POST. Whether it is made again, and when, is for others to decide: no gate is in its way.
 //! - An answer has at most [`ANSWER_BYTES`]. At most [`LARGE_ANSWERS`] at a time are held that exceed [`SMALL_ANSWER_BYTES`].
 
 use std::time::Duration;
@@ -15,10 +15,9 @@ use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::answer::Answer;
+use super::answer::{Answer, ERROR_BODY_BYTES};
 use super::client::{Address, Http, SetupError, Timeouts};
-use super::error::RemoteError;
-use super::gate::Gate;
+use super::error::{ErrorKind, RemoteError, message_in};
 use super::provider::Auth;
 use super::retry::Observer;
 use super::token::Token;
@@ -60,6 +59,10 @@ impl Endpoint {
         let bare = path.strip_prefix("v1/").unwrap_or(path);
         ENDPOINTS.iter().find(|known| **known == bare).map(|known| Self(known))
     }
+
+    fn segments(&self) -> Vec<&'static str> {
+        self.0.split('/').collect()
+    }
 }
 
 /// A request that got no answer, or one that says no.
@@ -80,6 +83,8 @@ impl From<RemoteError> for Failed {
 /// An answer. As long as it lives, it takes up the room that a large one needs.
 #[derive(Debug)]
 pub struct Said<'o> {
+    /// Its status, which says success.
+    pub status: u16,
     /// Its bytes, as they came.
     pub body: Vec<u8>,
     _room: Option<SemaphorePermit<'o>>,
@@ -117,17 +122,22 @@ impl Online {
         &self.http.address
     }
 
-    /// The gate that is shut when the service asks for a pause.
+    /// What stands in an answer that is no reply at all, as an error: a web page's title, or how it begins.
     #[must_use]
-    pub fn gate(&self) -> &Gate {
-        &self.http.gate
+    pub fn no_reply(&self, endpoint: &Endpoint, status: u16, body: &[u8]) -> RemoteError {
+        let url = self.http.address.join(&endpoint.segments());
+        let beginning = String::from_utf8_lossy(&body[..body.len().min(ERROR_BODY_BYTES)]);
+        let message = message_in(self.http.redactor.beginning(&beginning).as_bytes());
+        let message = if message.is_empty() { "nothing" } else { &message };
+        RemoteError::new(ErrorKind::Protocol, self.http.target(&Method::POST, &url))
+            .with_status(status)
+            .with_message(message)
     }
 
     /// Sends `body` to `endpoint`, once, and gives the answer.
     pub async fn ask(&self, endpoint: &Endpoint, body: Bytes) -> Result<Said<'_>, Failed> {
-        let segments: Vec<&str> = endpoint.0.split('/').collect();
         let dress = |request: reqwest::RequestBuilder| request.header(CONTENT_TYPE, "application/json").body(body);
-        let answer = self.http.call(Method::POST, &segments, dress).await?;
+        let answer = self.http.post_unpaced(&endpoint.segments(), dress).await?;
         if !(200..300).contains(&answer.status()) {
             let (error, body) = answer.into_error_and_body().await;
             return Err(Failed { error, body: Some(body) });
@@ -136,6 +146,7 @@ impl Online {
     }
 
     async fn read(&self, answer: Answer<'_>) -> Result<Said<'_>, RemoteError> {
+        let status = answer.status();
         let mut room = None;
         let mut body = Vec::new();
         let mut pieces = answer.pieces(Some(ANSWER_BYTES));
@@ -147,13 +158,12 @@ impl Online {
             }
             body.extend_from_slice(&piece);
         }
-        Ok(Said { body, _room: room })
+        Ok(Said { status, body, _room: room })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::error::ErrorKind;
     use super::super::testing::{Act, CANARY, Server, answer};
     use super::*;
 

@@ -253,10 +253,10 @@ async fn connect(
             let address = Address::parse(&server.base_url())?;
             Ok((HttpApi::new(profile, address, Some(options::built_in_token()), settings)?, Some(server)))
         }
-        ServiceChoice::Online { profile, address, token, concurrency } => {
+        ServiceChoice::Online { profile, address, token, concurrency, patience } => {
             let upstream = UpstreamOptions {
                 concurrency: *concurrency,
-                give_up_after: Some(options::ONLINE_PATIENCE),
+                give_up_after: Some(*patience),
                 observer,
                 ..UpstreamOptions::new(address.clone(), token.clone())
             };

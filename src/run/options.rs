@@ -34,7 +34,8 @@ pub const ROUNDS: u32 = 3;
 /// Downloads at a time.
 pub const DOWNLOADS: usize = 4;
 
-/// How long a service without a Batch API may be unreachable before the run gives up on it. It can be gone on with later.
+/// How long a service without a Batch API may be out of reach, or refuse everything, before the run ends, unless the user says otherwise.
+/// It can be resumed later.
 pub const ONLINE_PATIENCE: Duration = Duration::from_mins(30);
 
 /// Where the built-in service is, in [`ServiceChoice::identity`].
@@ -58,6 +59,8 @@ pub enum ServiceChoice {
         token: Option<Token>,
         /// Most requests that are there at a time.
         concurrency: usize,
+        /// See [`ONLINE_PATIENCE`].
+        patience: Duration,
     },
     /// One that is somewhere.
     At {

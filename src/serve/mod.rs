@@ -93,7 +93,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::echo::{echo_reply, echo_reply_in, request_digest};
 pub use self::faults::{Faults, FaultsError};
-pub use self::upstream::{Again, JournalError, UpstreamOptions};
+pub use self::upstream::{Again, Hopeless, JournalError, UpstreamOptions};
 
 use self::auth::Account;
 use self::calls::Calls;
@@ -225,6 +225,9 @@ pub enum ServeError {
     /// The upstream cannot be used.
     #[error(transparent)]
     Upstream(RemoteError),
+    /// The upstream is not worth being asked any more.
+    #[error(transparent)]
+    Hopeless(#[from] Hopeless),
     /// Batches in the directory were begun with an upstream, and would now be answered with an echo.
     #[error("batches in {} were begun with an upstream, and none is given now", Name(directory))]
     WantsUpstream {

@@ -41,6 +41,7 @@ mod fuzzing; // what must hold for any bytes
 mod hostile; // lines that are meant to hurt
 mod interrupting; // Ctrl-C and SIGTERM
 mod killed; // SIGKILL at twenty random moments
+mod misdirected; // a base URL that leads elsewhere
 mod online; // a service without a Batch API: order, limits, kills, keys
 mod ordering; // what is synced before what
 mod places; // where runs are, whose they are, and which one is the same
@@ -49,6 +50,7 @@ mod refusing; // keys, servers, locks and disks
 mod secrets; // where the key is, and is not
 mod strangers; // entries of other people, lists that lie or fail, batches that nobody shows
 mod targets; // outputs that are inputs, and what else must not be written
+mod throttled; // a service without a Batch API that refuses now and then, or for a while
 
 // What people and other programs see.
 mod screens; // help, plans, runs, shard files, records in JSON

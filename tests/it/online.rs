@@ -15,13 +15,13 @@ const CANARY: &str = "canary-8c1f6a0b2e9d4735-upstream";
 /// Requests that are at the service at a time, at most.
 const CONCURRENCY: u64 = 32;
 
-fn requests(count: usize) -> Vec<u8> {
+pub(crate) fn requests(count: usize) -> Vec<u8> {
     (0..count).flat_map(|number| (request(&format!("r-{number}"), "m") + "\n").into_bytes()).collect()
 }
 
 /// The last line that was said in JSON: the summary.
 #[track_caller]
-fn summary(ended: &Ended) -> Value {
+pub(crate) fn summary(ended: &Ended) -> Value {
     let last = ended.stderr.lines().last().unwrap();
     let summary: Value = serde_json::from_str(last).unwrap();
     assert_eq!(summary["kind"], "summary", "{summary}");
@@ -30,7 +30,7 @@ fn summary(ended: &Ended) -> Value {
 
 /// Insists on an answer to each request, in order.
 #[track_caller]
-fn assert_answered(output: &[u8], requests: &[u8]) {
+pub(crate) fn assert_answered(output: &[u8], requests: &[u8]) {
     assert_eq!(ids(output), ids(requests));
     for line in lines(output) {
         let row: Value = serde_json::from_slice(line).unwrap();

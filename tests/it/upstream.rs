@@ -1,9 +1,10 @@
 //! An OpenAI-compatible server in the test's own process, with a rate limit: what it let in, and how often, is known afterwards.
 //!
-//! In: chat requests. Out: answers that follow from the last message alone. What the message says decides: `FAIL400` gets that status
-//! each time, `ONCE503` at first, `FAIL200` and `ONCE200` a failure with a status of success, `PROSE` an answer that is not JSON, `SLOW9` an
-//! answer after nine seconds more, `QUOTE400`, `QUOTE200` and at first `QUOTE503` a failure that quotes the key. Nothing is counted that was
-//! turned away.
+//! In: chat requests. Out: answers that follow from the last message alone. What the message says decides: `FAIL400` and `FAIL404` get that
+//! status each time, `WALL403` a web page with it, `ONCE503` at first, `FAIL200` and `ONCE200` a failure with a status of success, `PROSE` an
+//! answer that is not JSON, `LATIN` one that is not UTF-8, `SLOW9` an answer after nine seconds more, `QUOTE400`, `QUOTE200` and at first
+//! `QUOTE503` a failure that quotes the key. Nothing is counted that was turned away. Until it is mended, an upstream may be one that is
+//! not there at all, or that refuses everything.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,14 +20,22 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 
 /// How it treats its clients.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Manner {
     /// Requests a second; beyond, they are turned away.
     pub(crate) per_second: f64,
     /// Requests that a client may save up.
     pub(crate) burst: f64,
-    /// What those that are turned away are told.
+    /// The share that is turned away whatever comes.
+    pub(crate) refuses: f64,
+    /// Everything is turned away for so long from the first request on.
+    pub(crate) dark: Duration,
+    /// With which status.
+    pub(crate) refusal: u16,
+    /// What those that are turned away are told; nothing if it is empty, and the date in two seconds for `date`.
     pub(crate) retry_after: &'static str,
+    /// What it answers to everything until it is mended: a status, a type, and a body.
+    pub(crate) broken: Option<(u16, &'static str, &'static str)>,
     pub(crate) latency: Duration,
     /// The only key that it accepts.
     pub(crate) key: Option<&'static str>,
@@ -34,8 +43,17 @@ pub(crate) struct Manner {
 
 impl Default for Manner {
     fn default() -> Self {
-        let (per_second, burst) = (1e9, 1e9);
-        Self { per_second, burst, retry_after: "1", latency: Duration::from_millis(20), key: None }
+        Self {
+            per_second: 1e9,
+            burst: 1e9,
+            refuses: 0.0,
+            dark: Duration::ZERO,
+            refusal: 429,
+            retry_after: "1",
+            broken: None,
+            latency: Duration::from_millis(20),
+            key: None,
+        }
     }
 }
 
@@ -63,6 +81,11 @@ struct Seen {
     twice_at_a_time: u32,
     being_answered: HashMap<String, u32>,
     hurries: bool,
+    rng: fastrand::Rng,
+    began: Option<Instant>,
+    is_mended: bool,
+    /// How often it answered although it is broken.
+    in_vain: u32,
 }
 
 impl Upstream {
@@ -78,6 +101,10 @@ impl Upstream {
             twice_at_a_time: 0,
             being_answered: HashMap::new(),
             hurries: false,
+            rng: fastrand::Rng::with_seed(7),
+            began: None,
+            is_mended: false,
+            in_vain: 0,
         };
         let shared = Arc::new(Shared { manner, seen: Mutex::new(seen) });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -105,6 +132,16 @@ impl Upstream {
     /// From now on nothing is slow.
     pub(crate) fn hurry(&self) {
         self.shared.seen.lock().unwrap().hurries = true;
+    }
+
+    /// From now on it is as it should be.
+    pub(crate) fn mend(&self) {
+        self.shared.seen.lock().unwrap().is_mended = true;
+    }
+
+    /// How often it answered although it was broken.
+    pub(crate) fn in_vain(&self) -> u32 {
+        self.shared.seen.lock().unwrap().in_vain
     }
 
     pub(crate) fn turned_away(&self) -> u32 {
@@ -140,6 +177,11 @@ impl Shared {
     /// Lets a request in, if the limit has room. Gives how often that was so.
     fn enter(self: &Arc<Self>, message: &str) -> Option<(u32, Out)> {
         let mut seen = self.seen.lock().unwrap();
+        let is_dark = seen.began.get_or_insert_with(Instant::now).elapsed() < self.manner.dark && !seen.is_mended;
+        if is_dark || seen.rng.f64() < self.manner.refuses {
+            seen.turned_away += 1;
+            return None;
+        }
         let earned = seen.at.elapsed().as_secs_f64() * self.manner.per_second;
         seen.at = Instant::now();
         seen.saved = (seen.saved + earned).min(self.manner.burst);
@@ -161,6 +203,28 @@ impl Shared {
 }
 
 impl Shared {
+    /// The answer of one that is broken.
+    fn broken(&self) -> Option<Response> {
+        let (status, kind, body) = self.manner.broken?;
+        let mut seen = self.seen.lock().unwrap();
+        if seen.is_mended {
+            return None;
+        }
+        seen.in_vain += 1;
+        Some((StatusCode::from_u16(status).unwrap(), [("content-type", kind)], body).into_response())
+    }
+
+    fn refusal(&self) -> Response {
+        let mut refusal = failure(StatusCode::from_u16(self.manner.refusal).unwrap(), "Rate limit reached");
+        let when = match self.manner.retry_after {
+            "" => return refusal,
+            "date" => httpdate::fmt_http_date(std::time::SystemTime::now() + Duration::from_secs(2)),
+            when => when.to_owned(),
+        };
+        refusal.headers_mut().insert("retry-after", when.parse().unwrap());
+        refusal
+    }
+
     /// How much longer than others this message takes.
     fn slowness(&self, message: &str) -> Duration {
         let digits = |text: &str| text.split(|digit: char| !digit.is_ascii_digit()).next().unwrap().to_owned();
@@ -176,16 +240,24 @@ async fn chat(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes
         let key = key.unwrap_or_default();
         return failure(StatusCode::UNAUTHORIZED, &format!("Incorrect API key provided: {key}"));
     }
+    if let Some(broken) = shared.broken() {
+        return broken;
+    }
     let body: Value = serde_json::from_slice(&body).unwrap();
     let message = body["messages"].as_array().unwrap().last().unwrap()["content"].as_str().unwrap().to_owned();
-    let Some((times, _out)) = shared.enter(&message) else {
-        let mut refusal = failure(StatusCode::TOO_MANY_REQUESTS, "Rate limit reached");
-        refusal.headers_mut().insert("retry-after", shared.manner.retry_after.parse().unwrap());
-        return refusal;
-    };
+    let Some((times, _out)) = shared.enter(&message) else { return shared.refusal() };
     tokio::time::sleep(shared.manner.latency + shared.slowness(&message)).await;
     if message.contains("FAIL400") {
         return failure(StatusCode::BAD_REQUEST, "this message is not liked");
+    }
+    if message.contains("FAIL404") {
+        return failure(StatusCode::NOT_FOUND, "there is no such model");
+    }
+    if message.contains("WALL403") {
+        return (StatusCode::FORBIDDEN, "<html><title>Attention Required!</title></html>").into_response();
+    }
+    if message.contains("LATIN") {
+        return LATIN.into_response();
     }
     if message.contains("ONCE503") && times == 1 {
         return failure(StatusCode::SERVICE_UNAVAILABLE, "the model is being loaded");
@@ -211,6 +283,9 @@ async fn chat(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes
     }
     serde_json::to_string_pretty(&answer(&message)).unwrap().into_response()
 }
+
+/// An answer that is not UTF-8.
+pub(crate) const LATIN: &[u8] = b"{\"id\":\"1\",\"choices\":[{\"message\":{\"content\":\"caf\xe9\"}}]}";
 
 fn failure(status: StatusCode, message: &str) -> Response {
     (status, Json(json!({"error": {"message": message, "type": "test", "code": null}}))).into_response()

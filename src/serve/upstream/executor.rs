@@ -3,22 +3,20 @@
 //! In: a batch whose input was checked, and its journal, if an earlier server began it. Out: its result files, though it was cancelled or its
 //! window ended: what has its row by then, and in OpenAI's dialect a row for each request that has none.
 //!
-//! What always holds: requests go out in the order of the input; what is in hand is bounded by their number and by the bytes of
-//! their bodies. The result files follow from the journal alone: written again after a kill, they are the same.
+//! Invariant: the result files follow from the journal alone; written again after a kill, they are the same.
 
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::journal::{self, JournalError, Lines, Record, Replay};
 use super::request::Asker;
+use super::sender::{self, Sender};
 use super::writer::{Closed, Writer};
-use super::{Again, BODY_BYTES, LAST_ANSWERS, Upstream};
+use super::{Again, LAST_ANSWERS, Upstream};
 use crate::durable::FileError;
 use crate::remote::online::{ENDPOINTS, Endpoint};
 use crate::serve::echo::{self, Request};
@@ -32,18 +30,18 @@ use crate::serve::store::Batch;
 use crate::serve::{ServeError, Shared};
 
 /// A batch that is being answered.
-struct Work {
+pub(super) struct Work {
     batch: Arc<Batch>,
     input: Arc<File>,
-    places: Vec<Place>,
+    pub(super) places: Vec<Place>,
     /// How many of them are to be answered: all, but for a scripted fault.
-    wanted: usize,
+    pub(super) wanted: usize,
     journal: File,
-    replay: Replay,
+    pub(super) replay: Replay,
 }
 
 /// Why a batch does not go on.
-enum Failure {
+pub(super) enum Failure {
     /// Its own fault.
     Batch(Refusal),
     /// The server's.
@@ -94,15 +92,19 @@ pub(in crate::serve) async fn execute(
     progress: &Arc<Progress>,
 ) -> Result<ResultIds, Stop> {
     let endpoint = Endpoint::find(&batch.endpoint).ok_or_else(|| Refusal::Unfit(unknown_endpoint(&batch.endpoint)))?;
-    let _room = tokio::select! {
+    let wait = async {
+        let open = upstream.open_batches.acquire().await.ok();
+        (open, upstream.batches.clone().acquire_owned().await.ok())
+    };
+    let (_open, turn) = tokio::select! {
         biased;
         () = shared.stopping.cancelled() => return Err(Stop::ServerStopping),
         // It sends nothing more, so it need not wait until it may.
-        () = progress.cancelled.cancelled() => None,
-        room = upstream.batches.acquire() => room.ok(),
+        () = progress.cancelled.cancelled() => (None, None),
+        turn = wait => turn,
     };
     let done = match open(shared, upstream, batch).await {
-        Ok(work) => answer(shared, upstream, work, endpoint, progress).await,
+        Ok(work) => answer(shared, upstream, work, (endpoint, turn), progress).await,
         Err(failure) => Err(failure),
     };
     match done {
@@ -140,9 +142,12 @@ async fn answer(
     shared: &Arc<Shared>,
     upstream: &Arc<Upstream>,
     work: Work,
-    endpoint: Endpoint,
+    (endpoint, turn): (Endpoint, Option<OwnedSemaphorePermit>),
     progress: &Arc<Progress>,
 ) -> Result<Option<ResultIds>, Failure> {
+    if work.replay.has_output {
+        upstream.first.prove();
+    }
     progress.begin_rows(work.places.len());
     (0..work.replay.done.len()).for_each(|_| progress.count_row());
     let path = upstream.journal_path(&work.batch.id);
@@ -155,7 +160,7 @@ async fn answer(
         journal: writer.journal(),
         quit: CancellationToken::new(),
     };
-    let sent = send_unless(shared, &work, asker, progress).await;
+    let sent = send_unless(shared, &work, asker, turn, progress).await;
     writer.close().await?;
     if !sent? && !progress.cancelled.is_cancelled() {
         return Ok(None);
@@ -166,7 +171,13 @@ async fn answer(
 
 /// Sends until every request has its row, or something speaks against sending more; then waits for what is out. Gives whether
 /// every request has its row.
-async fn send_unless(shared: &Shared, work: &Work, asker: Asker, progress: &Arc<Progress>) -> Result<bool, Failure> {
+async fn send_unless(
+    shared: &Shared,
+    work: &Work,
+    asker: Asker,
+    turn: Option<OwnedSemaphorePermit>,
+    progress: &Arc<Progress>,
+) -> Result<bool, Failure> {
     let (upstream, quit) = (asker.upstream.clone(), asker.quit.clone());
     let ends = async {
         tokio::select! {
@@ -174,7 +185,7 @@ async fn send_unless(shared: &Shared, work: &Work, asker: Asker, progress: &Arc<
             () = upstream.failed.cancelled() => {}
         }
     };
-    let sending = send(work, asker, progress);
+    let sending = send(work, asker, turn, progress);
     tokio::pin!(ends, sending);
     tokio::select! {
         biased;
@@ -194,71 +205,30 @@ async fn send_unless(shared: &Shared, work: &Work, asker: Asker, progress: &Arc<
 }
 
 /// Sends every request that has no row. Gives whether all have one in the end.
-async fn send(work: &Work, asker: Asker, progress: &Arc<Progress>) -> Result<bool, Failure> {
+async fn send(
+    work: &Work,
+    asker: Asker,
+    turn: Option<OwnedSemaphorePermit>,
+    progress: &Arc<Progress>,
+) -> Result<bool, Failure> {
     let crashed = work.replay.out.len();
     if crashed > 0 && !progress.cancelled.is_cancelled() {
         asker.journal.keep(Record::Crash(crashed)).await?;
     }
-    let mut tasks = JoinSet::new();
-    let mut all = true;
-    for (number, place) in (1..).zip(&work.places[..work.wanted]) {
-        if work.replay.done.has(number) {
-            continue;
-        }
-        while let Some(ended) = tasks.try_join_next() {
-            all &= answered(ended)?;
-        }
-        while tasks.len() >= asker.upstream.in_hand {
-            let Some(ended) = tasks.join_next().await else { break };
-            all &= answered(ended)?;
-        }
-        let Some(room) = room_for(&asker, place.bytes()).await else {
-            all = false;
-            break;
-        };
-        let line = read(&work.input, *place).await?;
-        let (asker, progress) = (asker.clone(), progress.clone());
-        tasks.spawn(async move {
-            let answered = asker.answer(number, line).await;
-            if let Ok(true) = answered {
-                progress.count_row();
-            }
-            drop(room);
-            answered
-        });
-    }
-    while let Some(ended) = tasks.join_next().await {
-        all &= answered(ended)?;
-    }
-    Ok(all)
+    Sender::new(work, sender::left(work), asker, progress, turn).send().await
 }
 
-fn answered(ended: Result<Result<bool, Closed>, JoinError>) -> Result<bool, Failure> {
-    match ended {
-        Ok(answered) => Ok(answered?),
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => Ok(false),
+impl Work {
+    /// Reads the line at `place`.
+    pub(super) async fn read(&self, place: Place) -> Result<Vec<u8>, Failure> {
+        let input = self.input.clone();
+        blocking(move || {
+            let mut line = Vec::new();
+            place.read(&input, &mut line).map_err(unreadable)?;
+            Ok(line)
+        })
+        .await
     }
-}
-
-/// Waits until there is room for a body; `None` when none is to go out any more.
-async fn room_for(asker: &Asker, bytes: usize) -> Option<OwnedSemaphorePermit> {
-    let bytes = u32::try_from(bytes.min(BODY_BYTES)).unwrap_or(u32::MAX);
-    tokio::select! {
-        biased;
-        () = asker.quit.cancelled() => None,
-        room = asker.upstream.bodies.clone().acquire_many_owned(bytes) => room.ok(),
-    }
-}
-
-async fn read(input: &Arc<File>, place: Place) -> Result<Bytes, Failure> {
-    let input = input.clone();
-    blocking(move || {
-        let mut line = Vec::new();
-        place.read(&input, &mut line).map_err(unreadable)?;
-        Ok(line.into())
-    })
-    .await
 }
 
 /// The input was read before: that it cannot be now is no fault of the batch.

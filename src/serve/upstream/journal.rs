@@ -155,6 +155,8 @@ fn place(line: u64) -> (usize, u64) {
 pub(super) struct Replay {
     /// Requests that have their row.
     pub(super) done: Lines,
+    /// Whether one of them is a row for the output file.
+    pub(super) has_output: bool,
     /// Requests that were at the upstream when the last process ended.
     pub(super) out: Lines,
     /// How many were, in all earlier ends, and so were or will be sent again.
@@ -178,7 +180,10 @@ impl Replay {
         }
         match record {
             Record::Sent(_) => self.out.add(number),
-            Record::Row(..) => self.done.add(number),
+            Record::Row(kind, ..) => {
+                self.has_output |= kind == Kind::Output;
+                self.done.add(number);
+            }
             Record::Lost(_) => self.lost += 1,
             Record::Back(_) | Record::Crash(_) => {}
         }

@@ -9,20 +9,28 @@
 //!
 //! | file | what it knows |
 //! | --- | --- |
-//! | `executor` | a batch: which requests are left, and when it is done |
-//! | `request` | one request: from its turn to its row, through refusals and lost answers |
+//! | `executor` | a batch: what is left of it, and its result files when it is done |
+//! | `sender`, `queue` | its requests: which is next, and what becomes of those that come back |
+//! | `request` | one attempt: from its turn to its row, or to when it is tried again |
+//! | `first` | whether the first answers say that the address is right |
 //! | `rows` | how answers and failures look in result files |
-//! | `pacing`, `window`, `rate` | when the next request may go, how many at a time, how many a second |
+//! | `pacing` | when the next request may go: how many at a time, how many a second, and when nobody |
 //! | `journal`, `writer` | what is on disk about requests that went out and came back |
 //!
 //! # What is sent, and when
 //!
 //! The requests of at most [`BATCHES`] batches go out together, in input order. How many are at the upstream at a time adapts to
-//! how it does: up to [`UpstreamOptions::concurrency`], fewer when it is overloaded or slow. When it limits us, everybody
-//! makes the pause it asks for, and the pace after that follows from what it took before. A refusal for now, an answer
-//! that does not come and a connection that breaks are tried again as [`UpstreamOptions::patience`] says, then are the
-//! request's error. An upstream that cannot be reached, or does not accept the key, is no request's error: one request at a
-//! time finds out when that has changed.
+//! how it does: up to [`UpstreamOptions::concurrency`], fewer when it is overloaded or slow.
+//!
+//! A request that is refused (429, 503, 529) waits as long as its answer asks for (`Retry-After`), and nobody else does. When more is
+//! refused than is tolerated, the pace falls to what was let in, and grows again; refusals that do not depend on the pace do not
+//! slow it down. When nothing is let in any more, everybody pauses, as long as was asked, and one request at a time finds
+//! out whether that is over. A run ends when that takes longer than [`UpstreamOptions::give_up_after`].
+//!
+//! A request that is refused [`REFUSALS`] times while others are answered ends as an error; so does one whose answer does not come, whose
+//! connection breaks, or that the upstream could not answer for another reason, after [`ATTEMPTS`]. An upstream that cannot be
+//! reached, or does not accept the key, is no request's error: one request at a time finds out when that has changed. Nor is an address
+//! that is wrong: [`FIRST_ANSWERS`] first answers that say so end a run.
 //!
 //! # What always holds
 //!
@@ -42,12 +50,13 @@
 //!   [`BODY_BYTES`], answers what [`online`] says, whatever their number.
 
 mod executor;
+mod first;
 mod journal;
 mod pacing;
-mod rate;
+mod queue;
 mod request;
 mod rows;
-mod window;
+mod sender;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -60,10 +69,12 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::first::{FIRST_ANSWERS, Hopeless};
 pub use self::journal::JournalError;
 
 pub(super) use self::executor::execute;
 
+use self::first::{FirstAnswers, Suspicion};
 use self::pacing::Pacing;
 use super::ServeError;
 use super::store::Store;
@@ -76,8 +87,11 @@ pub const CONCURRENCY: usize = 64;
 /// The most requests that can be allowed at the upstream at a time.
 pub const CONCURRENCY_MAX: u16 = 512;
 
-/// Batches that send requests at a time: while the last answers of one are awaited, the next goes on.
+/// Batches that send new requests at a time: while the last answers of one are awaited, the next goes on.
 pub const BATCHES: usize = 2;
+
+/// Batches that are awaited at a time, those included of which some requests wait until they may be tried again.
+pub const OPEN_BATCHES: usize = 32;
 
 /// Bytes of request bodies in memory. A line longer than this does not exist: see [`Limits`](super::Limits).
 pub const BODY_BYTES: usize = 32 << 20;
@@ -88,8 +102,14 @@ pub const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// How often a request is tried before its failure is its error.
 pub const ATTEMPTS: u32 = 4;
 
+/// How often a request is refused, while others are answered, before that is its error: its size may be what is too much.
+pub const REFUSALS: u32 = 20;
+
 /// An upstream that was never reached is given up after this long, where it is given up at all: its address may be wrong.
 pub const FIRST_PATIENCE: Duration = Duration::from_secs(15);
+
+/// When requests are tried again whose answers said that there is no API, where the upstream is not given up.
+const SUSPECTS_AGAIN: Duration = Duration::from_secs(10);
 
 /// The directory of journals, in the server's. It stays, and tells that the server has had an upstream.
 const JOURNALS: &str = "journal";
@@ -110,8 +130,9 @@ pub struct UpstreamOptions {
     pub timeout: Duration,
     /// How often a request is tried again.
     pub patience: Patience,
-    /// When an upstream cannot be reached for this long, or does not accept the key, the server gives up: see
-    /// [`Server::failed`](super::Server::failed). `None`: it goes on trying.
+    /// When an upstream cannot be reached for this long, or lets nothing through, the server gives up: see
+    /// [`Server::failed`](super::Server::failed). At once it does so when the key is not accepted, or there is no API. `None`: it goes on
+    /// trying.
     pub give_up_after: Option<Duration>,
     /// Hears of pauses and failures, not more than one in ten seconds.
     pub observer: Observer,
@@ -126,7 +147,7 @@ impl UpstreamOptions {
             token,
             concurrency: CONCURRENCY,
             timeout: online::ANSWER_TIMEOUT,
-            patience: Patience { attempts: ATTEMPTS, ..Patience::default() },
+            patience: Patience { attempts: ATTEMPTS, rate_limited_attempts: REFUSALS, ..Patience::default() },
             give_up_after: None,
             observer: Observer::default(),
         }
@@ -163,8 +184,11 @@ pub(super) struct Upstream {
     /// Bytes of bodies that are free.
     bodies: Arc<Semaphore>,
     /// Batches that may begin to send.
-    batches: Semaphore,
-    /// Since when the upstream cannot be used.
+    batches: Arc<Semaphore>,
+    /// Batches that may begin at all.
+    open_batches: Semaphore,
+    first: FirstAnswers,
+    /// Since when the upstream cannot be used, or has refused everything.
     trouble_since: Mutex<Option<Instant>>,
     was_reached: AtomicBool,
     failure: Mutex<Option<ServeError>>,
@@ -188,7 +212,9 @@ impl Upstream {
             observer,
             journals,
             bodies: Arc::new(Semaphore::new(BODY_BYTES)),
-            batches: Semaphore::new(BATCHES),
+            batches: Arc::new(Semaphore::new(BATCHES)),
+            open_batches: Semaphore::new(OPEN_BATCHES),
+            first: FirstAnswers::new(!store.batches.select(|batch| batch.details.outputs > 0).is_empty()),
             trouble_since: Mutex::default(),
             was_reached: AtomicBool::new(false),
             failure: Mutex::default(),
@@ -241,22 +267,59 @@ impl Upstream {
         self.failed.cancel();
     }
 
-    /// The upstream answered: whatever was wrong with it is over.
+    /// The upstream answered, and not with a refusal: whatever was wrong with it is over.
     fn reached(&self) {
         *self.trouble_since() = None;
         self.was_reached.store(true, Relaxed);
     }
 
-    /// The upstream cannot be used, by no request at all.
-    fn trouble(&self, error: RemoteError) {
+    /// The upstream cannot be used, by no request at all; everybody pauses for `wait`.
+    fn trouble(&self, error: RemoteError, wait: Duration) {
         let since = *self.trouble_since().get_or_insert_with(Instant::now);
-        self.pacing.feel_the_way();
-        let wait = self.online.gate().shut(None);
         self.observer.tell(&Notice::Retrying { error: &error, attempt: 1, wait });
         let Some(patience) = self.give_up_after else { return };
         let patience = if self.was_reached.load(Relaxed) { patience } else { patience.min(FIRST_PATIENCE) };
-        if error.kind() != ErrorKind::Unreachable || since.elapsed() >= patience {
+        let may_pass = matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::OutOfFiles);
+        if !may_pass || since.elapsed() >= patience {
             self.fail(ServeError::Upstream(error));
+        }
+    }
+
+    /// The upstream refused a request; `pause` is how long everybody pauses, if that is why. Gives whether patience has come to an end.
+    fn refused(&self, pause: Option<Duration>) -> bool {
+        let since = *self.trouble_since().get_or_insert_with(Instant::now);
+        if let Some(wait) = pause {
+            self.observer.tell(&Notice::Paused { wait });
+        }
+        self.give_up_after.is_some_and(|patience| since.elapsed() >= patience)
+    }
+
+    /// The upstream has let nothing through for too long, and said this in the end.
+    fn give_up(&self, error: RemoteError) {
+        let patience = self.give_up_after.unwrap_or_default();
+        self.fail(Hopeless::refuses(self.online.address(), patience, error).into());
+    }
+
+    /// The account at the upstream has nothing left; everybody pauses for `wait`.
+    fn spent(&self, error: RemoteError, wait: Duration) {
+        self.observer.tell(&Notice::Retrying { error: &error, attempt: 1, wait });
+        if self.give_up_after.is_some() {
+            self.fail(Hopeless::spent(self.online.address(), error).into());
+        }
+    }
+
+    /// Whether an answer that raises this suspicion is held back.
+    fn suspects(&self, suspicion: Suspicion) -> bool {
+        // Where nobody gives up, a batch must not wait for ever because of what its own requests ask for.
+        let counts = suspicion == Suspicion::Strong || self.give_up_after.is_some();
+        counts && !self.first.is_proven()
+    }
+
+    /// So many answers said that there is no API, as `error` does.
+    fn condemn(&self, answers: usize, error: RemoteError) {
+        self.observer.tell(&Notice::Retrying { error: &error, attempt: 1, wait: SUSPECTS_AGAIN });
+        if self.give_up_after.is_some() {
+            self.fail(Hopeless::wrong_address(self.online.address(), answers, error).into());
         }
     }
 
