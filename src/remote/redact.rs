@@ -4,7 +4,7 @@
 //! escaped as in JSON or in URLs, or in base64. What only looks like part of a key, as services show it (`sk-…1234`), stays; so does the
 //! beginning of a key that is too short to be of use to anybody.
 //!
-//! Invariants: every text that leaves [`super::answer`] has passed here, so no message, no record and no id has a key in it. Reply
+//! Invariants: every text that leaves `super::answer` has passed here, so no message, no record and no id has a key in it. Reply
 //! files do not pass: their bytes are the user's data, delivered as they came.
 
 use std::borrow::Cow;

@@ -1,6 +1,6 @@
 //! Reply lines: who is answered, and how it went.
 //!
-//! In: the [`Parts`] that the [reader](super::reply_reader) found in one line of an output or error file. Out: the hash of its `custom_id`,
+//! In: the `Parts` that the [reader](super::reply_reader) found in one line of an output or error file. Out: the hash of its `custom_id`,
 //! whether it is an output or an error by the [rule](super::reply_rule), and the tokens it used. The line itself is never rewritten: what
 //! goes on is its place.
 

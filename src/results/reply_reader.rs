@@ -4,7 +4,7 @@
 //!
 //! A reply is one whole JSON object by its brackets. A line that was cut, at whatever byte, is none: what it would have said is not known.
 //! A whole one is paid data, so no parser may lose it, however ugly. Three readers stand in a row, each for what the one before refuses,
-//! and give the same [`Parts`]:
+//! and give the same `Parts`:
 //!
 //! | reader | reads | cost |
 //! | --- | --- | --- |
@@ -12,7 +12,7 @@
 //! | simd-json | all other JSON: tabs between tokens, escapes in keys, nesting beyond 64 levels | a tape of the line |
 //! | a scan of [brackets](crate::brackets) | what is whole and no JSON: half a surrogate pair, `NaN`, bytes that are not UTF-8, nesting beyond 1,024 levels | a pass over each level that is looked at |
 //!
-//! The last of them also reads what is too large to be held, where it stands in its file ([`StoredValue`]).
+//! The last of them also reads what is too large to be held, where it stands in its file (`StoredValue`).
 //!
 //! Only a line that is not whole, or in which nothing is called `custom_id`, is unreadable, and even that is kept.
 //!

@@ -1,6 +1,6 @@
 //! What a reply is: an output, an error, or an error that is worth another attempt.
 //!
-//! In: the [`Parts`] of a reply and the file that it stands in. Out: why it is an error, or that it is none. There is one rule for all
+//! In: the `Parts` of a reply and the file that it stands in. Out: why it is an error, or that it is none. There is one rule for all
 //! dialects, because a line says itself what it is: services put failures into their files of outputs, and outputs into those of errors.
 //! The first row that applies decides.
 //!

@@ -12,7 +12,7 @@ use super::options::RunOptions;
 use crate::input::scan::Scan;
 use crate::input::source::{FileIdentity, Input};
 
-/// See the [module](self).
+/// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EarlierRun {
     /// Its directory.
