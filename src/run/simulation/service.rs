@@ -331,6 +331,15 @@ impl Api for Service {
         Ok(Downloaded { bytes, announced: false })
     }
 
+    async fn file_bytes(&self, file_id: &str) -> Result<Option<u64>, RemoteError> {
+        self.way().await;
+        if file_id == ABSENT_FILE {
+            return Ok(None);
+        }
+        let bytes = rows::bytes_of(&self.world().replies[number(file_id)].lines).len() as u64;
+        Ok(Some(bytes).filter(|bytes| *bytes > 0))
+    }
+
     async fn delete_file(&self, _: &str) -> Result<(), RemoteError> {
         Ok(())
     }
