@@ -82,11 +82,10 @@ async fn settle(http: &Http, part: &Part, file_id: &str, target: &Path) -> Resul
     } else {
         blocking(move || Ok(content::publish(&path, &to))).await?
     };
-    let redact = |text: String| http.token.as_ref().map_or_else(|| text.clone(), |token| token.redact(text.clone()));
     let garbled = |message: &str| RemoteError::new(ErrorKind::Garbled, &*part.asked).with_message(message);
     settled.map_err(|unfit| match unfit {
         Unfit::Local(error) => error.into(),
-        Unfit::Page(text) => garbled(&redact(text)),
+        Unfit::Page(text) => garbled(&http.redactor.text(&text)),
         Unfit::Broken(error) => garbled("it cannot be unpacked").with_source(error),
         Unfit::TooDeep => garbled("it is packed more than twice"),
         Unfit::TooLarge(max) => garbled(&format!("it unpacks to more than {max} bytes")),
@@ -147,7 +146,8 @@ impl Part {
         let target = answer.target().to_owned();
         self.asked.clone_from(&target);
         let packing = Packing::of_answer(answer.headers()).map_err(|word| {
-            RemoteError::new(ErrorKind::Garbled, &*target).with_message(&format!("it is packed as {word:?}"))
+            let message = format!("it is packed as {word:?}");
+            RemoteError::new(ErrorKind::Garbled, &*target).with_message(&http.redactor.text(&message))
         })?;
         match answer.status() {
             // Doubleword's: the batch goes on writing it.
