@@ -75,7 +75,7 @@ pub(super) async fn download(
 async fn settle(http: &Http, part: &Part, file_id: &str, target: &Path) -> Result<u64, RemoteError> {
     let (path, to, said) = (part.path.clone(), target.to_owned(), part.packing);
     let looking = path.clone();
-    let settled = if blocking(move || Ok(content::is_packed(&looking, said)?)).await? {
+    let settled = if blocking(move || content::is_packed(&looking, said)).await? {
         // Without an answer the bytes that came must do.
         let max = content::unpacked_max(part.written, said_bytes(http, file_id).await.unwrap_or(None));
         blocking(move || Ok(content::unpack(&path, said, max, &to))).await?

@@ -106,12 +106,11 @@ impl<'m> Gatherer<'m> {
         with_body: bool,
         buffer: &mut Vec<u8>,
     ) -> Result<(), ResultsError> {
-        match slot {
-            Some(slot) => self.append_shaped(slot, buffer)?,
-            None => {
-                let unanswered = (self.inputs.unanswered)(seq, held_by)?;
-                buffer.extend_from_slice(&synthetic_line(&unanswered, self.inputs.shape));
-            }
+        if let Some(slot) = slot {
+            self.append_shaped(slot, buffer)?;
+        } else {
+            let unanswered = (self.inputs.unanswered)(seq, held_by)?;
+            buffer.extend_from_slice(&synthetic_line(&unanswered, self.inputs.shape));
         }
         if with_body
             && buffer.ends_with(b"}\n")

@@ -40,7 +40,8 @@ impl HeldSeqs {
         for seq in seqs {
             if first + row.len() as u64 / ENTRY_BYTES != seq {
                 self.write(first, &row)?;
-                (first, _) = (seq, row.clear());
+                row.clear();
+                first = seq;
             }
             row.extend_from_slice(&entry);
         }

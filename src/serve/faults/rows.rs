@@ -207,6 +207,7 @@ pub(in crate::serve) struct RowFaults<'s> {
 }
 
 /// A row on its way into a file, while faults act on it.
+#[expect(clippy::struct_excessive_bools, reason = "each is what another fault does")]
 struct Row {
     kind: Kind,
     bytes: Vec<u8>,
