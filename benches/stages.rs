@@ -135,7 +135,7 @@ fn results(criterion: &mut Criterion, data: &Data) {
     let lines = data.ids.len() as u64;
     let replies = ReplyIndex::open_or_create(&data.directory.path().join("replies.idx"), lines).unwrap();
     replies.write(0, &slots).unwrap();
-    let unanswered = |_| Ok(Unanswered { custom_id: None, code: "missing", message: String::new() });
+    let unanswered = |_, _| Ok(Unanswered { custom_id: None, code: "missing", message: String::new() });
     let mut group = criterion.benchmark_group("merge");
     group.sample_size(10).throughput(Throughput::Bytes(bytes));
     // The file held in memory, and read reply by reply.
@@ -148,6 +148,7 @@ fn results(criterion: &mut Criterion, data: &Data) {
                     replies: &replies,
                     path: &path,
                     unanswered: &unanswered,
+                    held_seqs: None,
                     body: &|_| Ok(None),
                     held: &held,
                     shape: Shape::Native,

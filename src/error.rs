@@ -189,6 +189,7 @@ impl Error {
                 ErrorKind::ClosedPipe
             }
             Self::Input(InputError::File(error)) => input_file_kind(error),
+            Self::Input(InputError::Altered { .. }) => ErrorKind::LocalState,
             Self::Input(_)
             | Self::Results(ResultsError::NotReplies { .. })
             | Self::Target(_)
@@ -238,6 +239,12 @@ impl Error {
             Self::Defects { .. } => Some(
                 "mend the lines, or pass --skip-invalid to give each of them an error line in the output".to_owned(),
             ),
+            Self::Input(InputError::Altered { .. }) => Some(ALTERED.to_owned()),
+            Self::Results(ResultsError::Request { source, .. })
+                if matches!(source.downcast_ref(), Some(InputError::Altered { .. })) =>
+            {
+                Some(ALTERED.to_owned())
+            }
             Self::Input(InputError::Shrunk { .. } | InputError::Changed { .. }) => {
                 Some("leave the input as it is until the run has ended".to_owned())
             }
@@ -267,6 +274,10 @@ impl Error {
         }
     }
 }
+
+/// What to do about an input that is not what was sent.
+const ALTERED: &str = "put the input back as it was when the run was begun, then run the same command again: nothing more was sent, and \
+                       every reply that has come is kept in the run directory";
 
 /// What to do about local state that is not what it was.
 const DOCTOR: &str = "`batchline doctor RUN_DIR` tells what is damaged; with --mend it mends what can be mended";

@@ -206,11 +206,12 @@ pub fn merge(
     let indexed = indexed.map_err(|error| by_name(error, &files, replies))?;
     let aside = side_files.finish()?;
     let lines = requests.len();
-    let unanswered = Unanswering { source: &scanned.source, requests: &requests, line };
+    let unanswered = Unanswering { source: &scanned.source, requests: &requests, line, recheck: None };
     let inputs = MergeInputs {
         replies: &slots,
         path: &|number| Ok(files[number as usize].path.clone()),
-        unanswered: &|seq| unanswered.explain(seq, &|_| None),
+        unanswered: &|seq, _| unanswered.explain(seq, None, &|_| None),
+        held_seqs: None,
         body: &|seq| unanswered.body(seq),
         held: &Held::new(memory_bytes),
         shape: outputs.shape,

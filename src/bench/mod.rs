@@ -37,6 +37,7 @@ use crate::in_order::in_order;
 use crate::input::check::LineLimits;
 use crate::input::envelope::Envelope;
 use crate::input::pack::{Shard, ShardLimits};
+use crate::input::recheck::Recheck;
 use crate::input::request_index::RequestIndex;
 use crate::input::scan::{self, Scan, ScanOptions};
 use crate::input::source::{Input, Source};
@@ -50,8 +51,9 @@ use crate::results::merge::{self, MergeInputs, Sinks, Unanswered};
 use crate::results::reply_index::ReplyIndex;
 use crate::results::shape::Shape;
 use crate::run::directory::{Incoming, layout};
+use crate::run::indexing::{self, Indexing, ShardIndexed, WhenShort};
 use crate::run::state::EndedBatch;
-use crate::run::steps::{self, Files, ShardIndexed, ShardPayload};
+use crate::run::steps::{self, Files, ShardPayload};
 use gauge::Gauge;
 
 /// Bytes copied at a time.
@@ -213,10 +215,12 @@ fn plan(options: &BenchOptions, input: &Path, place: &Path) -> Result<(Files, Ve
     let Scan { shards, bytes, requests, .. } = scanned;
     let measured = gauge.stop("plan", Some(READ), (bytes, requests));
     durable::create_directory(&layout::replies(place))?;
+    let (source, index) = (Arc::new(source), Arc::new(RequestIndex::open(&path)?));
     let files = Files {
         run: place.to_owned(),
-        source: Arc::new(source),
-        requests: Arc::new(RequestIndex::open(&path)?),
+        recheck: Recheck::new(source.clone(), index.clone(), scan_options.ids, place, shards.clone()),
+        source,
+        requests: index,
         replies: ReplyIndex::open_or_create(&layout::replies_index(place), requests)?,
         ids: scan_options.ids,
         envelope: scan_options.line.envelope,
@@ -291,9 +295,11 @@ async fn download(
 ) -> Result<Measured, Error> {
     let gauge = Gauge::start();
     let downloads = futures::stream::iter(batches.iter().enumerate()).map(|(shard, batch)| {
-        steps::download(api, &files.run, submission(shard), batch, (false, false), |_| Progress::default())
+        let fetching =
+            steps::download(api, &files.run, submission(shard), batch.clone(), None, |_| Progress::default());
+        async { fetching.await?.trouble.map_or(Ok(()), |(_, error)| Err(error)) }
     });
-    let () = downloads.buffered(options.transfers).map_err(|(_, error)| error).try_collect().await?;
+    let () = downloads.buffered(options.transfers).try_collect().await?;
     Ok(gauge.stop("download", Some(COPY), (reply_bytes(files)?, generated.requests)))
 }
 
@@ -309,7 +315,16 @@ fn index(files: &Files, shards: &[Shard], batches: &[EndedBatch], generated: Gen
     let bytes = reply_bytes(files)?;
     let gauge = Gauge::start();
     for (number, (shard, batch)) in shards.iter().zip(batches).enumerate() {
-        let ShardIndexed::Whole(..) = steps::index(files, shard, submission(number), batch, false, false)? else {
+        let task = Indexing {
+            shard: shard.clone(),
+            submission: submission(number),
+            batch: batch.clone(),
+            said: Vec::new(),
+            when_short: WhenShort::FetchAgain,
+            followed: false,
+            recheck: false,
+        };
+        let ShardIndexed::Whole(..) = indexing::index(files, &task)? else {
             return Err(Error::Internal { what: format!("the replies of shard {number} are not complete") });
         };
     }
@@ -317,11 +332,12 @@ fn index(files: &Files, shards: &[Shard], batches: &[EndedBatch], generated: Gen
 }
 
 fn merge(files: &Files, target: &Path) -> Result<Measured, Error> {
-    let unanswered = |seq| Ok(Unanswered { custom_id: None, code: merge::MISSING, message: format!("line {seq}") });
+    let unanswered = |seq, _| Ok(Unanswered { custom_id: None, code: merge::MISSING, message: format!("line {seq}") });
     let inputs = MergeInputs {
         replies: &files.replies,
         path: &|number| Ok(layout::reply_file(&files.run, number)),
         unanswered: &unanswered,
+        held_seqs: None,
         body: &|_| Ok(None),
         held: &Held::new(files.memory_bytes),
         shape: Shape::Native,

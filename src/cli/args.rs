@@ -221,7 +221,8 @@ pub(crate) struct RunArguments {
     /// When every request has an output, delete the run's files at the service
     #[arg(long)]
     pub(crate) delete_remote: bool,
-    /// How long the service's list is watched before a submission in doubt is held [default: 10m]
+    /// How long to look for what is not certain before it is held: for a batch whose create was not answered in the service's list, for
+    /// replies that the service says it has and that have not come [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) settle: Option<Duration>,
     /// Say nothing but errors
@@ -331,9 +332,13 @@ pub(crate) struct RetryArguments {
     /// The run: its directory, or its name [default: the newest that was begun here]
     #[arg(value_name = "RUN_DIR")]
     pub(crate) run: Option<PathBuf>,
-    /// Submit held shards again, too: if the lost answer was a yes, they are paid for twice
+    /// Repeat unresolved submissions, too: if the lost answer was a yes, they are paid for twice
     #[arg(long)]
     pub(crate) ambiguous: bool,
+    /// Instead, take what could be fetched of incomplete batches as all that they answered: requests that lack their reply are held no
+    /// longer but missing, and sent again as long as there are --rounds; if the service did answer them, they are paid for twice
+    #[arg(long, conflicts_with = "ambiguous")]
+    pub(crate) accept_incomplete: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

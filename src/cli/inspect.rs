@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use batchline::error::Error;
 use batchline::remote::{Api, HttpApi, Settings};
+use batchline::run::held::HeldReason;
 use batchline::run::inspect::{self, RunState, RunStatus};
 use batchline::run::options::BUILT_IN;
 use batchline::run::state::Outcomes;
@@ -54,23 +55,40 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
         let batch_status = shard.batch_status.as_deref().map(|status| format!(" ({status})")).unwrap_or_default();
         let note = shard.note.as_deref().map(|note| format!(": {note}")).unwrap_or_default();
         let (requests, bytes) = (plural(shard.requests, "request"), size(shard.bytes));
-        print(&format!("shard {}: {requests}, {bytes}, {}{batch}{batch_status}{note}", shard.number, shard.state))?;
+        let held = match shard.held_requests {
+            0 => String::new(),
+            number => format!(", {} held", plural(number, "request")),
+        };
+        print(&format!(
+            "shard {}: {requests}, {bytes}, {}{held}{batch}{batch_status}{note}",
+            shard.number, shard.state
+        ))?;
     }
     for incident in &status.incidents {
         print(&format!("incident: {incident}"))?;
     }
-    if status.shards.iter().any(|shard| shard.state == "held") {
+    let held = |reason| status.shards.iter().any(|shard| shard.held == Some(reason));
+    if held(HeldReason::UnresolvedSubmission) {
         say_line("");
         say!(
             "hint: a held shard was sent, but no answer came and the service's list shows no batch for it. Look for its file at the \
-             provider's console. `batchline run` looks at the list again; `batchline retry --ambiguous` decides to submit it again."
+             provider's console. {}.",
+            HeldReason::UnresolvedSubmission.remedy(&status.directory)
         );
     }
-    if status.shards.iter().any(|shard| shard.state == "lost") {
+    if held(HeldReason::IncompleteAnswer) {
+        say_line("");
+        say!(
+            "hint: the batch of an incomplete shard has answered more than could be fetched, as far as its service says. {}.",
+            HeldReason::IncompleteAnswer.remedy(&status.directory)
+        );
+    }
+    if held(HeldReason::LostBatch) {
         say_line("");
         say!(
             "hint: a lost shard has a batch that the service does not show. Look at the key, the address and the provider's console. \
-             `batchline run` asks for it again; `batchline retry --ambiguous` decides to submit the shard again."
+             {}.",
+            HeldReason::LostBatch.remedy(&status.directory)
         );
     }
     Ok(Exit::Success)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use batchline::error::Error;
+use batchline::run::held::HeldReason;
 use batchline::run::{self, Summary};
 use batchline::shown::Name;
 use serde_json::json;
@@ -80,7 +81,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 fn exit_of(summary: &Summary) -> Exit {
-    if !summary.held.is_empty() || !summary.surplus_batches.is_empty() {
+    if !summary.held_shards.is_empty() || !summary.surplus_batches.is_empty() {
         Exit::Held
     } else if summary.is_complete() {
         Exit::Success
@@ -93,7 +94,7 @@ fn describe(summary: &Summary) -> Vec<String> {
     let mut lines = Vec::new();
     let mut parts = vec![plural(summary.outputs, "output"), plural(summary.errors, "error")];
     parts.push(format!("{} missing", count(summary.missing)));
-    for (number, what) in [(summary.invalid, "invalid and skipped"), (summary.open, "still open")] {
+    for (number, what) in [(summary.invalid, "invalid and skipped"), (summary.held, "held")] {
         if number > 0 {
             parts.push(format!("{} {what}", count(number)));
         }
@@ -134,15 +135,8 @@ fn describe(summary: &Summary) -> Vec<String> {
         size(summary.bytes),
         seconds(summary.seconds)
     ));
-    if !summary.held.is_empty() {
-        let shown: Vec<String> = summary.held.iter().take(HELD_SHOWN).map(ToString::to_string).collect();
-        let more = if summary.held.len() > HELD_SHOWN { ", …" } else { "" };
-        lines.push(format!(
-            "held: {} ({}{more}): nobody knows whether their batches were created; `batchline status {}` explains",
-            plural(summary.held.len() as u64, "shard"),
-            shown.join(", "),
-            Name(&summary.directory)
-        ));
+    for reason in [HeldReason::UnresolvedSubmission, HeldReason::LostBatch, HeldReason::IncompleteAnswer] {
+        lines.extend(describe_held(summary, reason));
     }
     if !summary.surplus_batches.is_empty() {
         let shown: Vec<&str> = summary.surplus_batches.iter().take(HELD_SHOWN).map(String::as_str).collect();
@@ -155,4 +149,22 @@ fn describe(summary: &Summary) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// Which shards are held for a reason, and what settles it.
+fn describe_held(summary: &Summary, reason: HeldReason) -> Option<String> {
+    let held: Vec<u32> =
+        summary.held_shards.iter().filter(|held| held.reason == reason).map(|held| held.shard).collect();
+    let shown: Vec<String> = held.iter().take(HELD_SHOWN).map(ToString::to_string).collect();
+    let more = if held.len() > HELD_SHOWN { ", …" } else { "" };
+    (!held.is_empty()).then(|| {
+        format!(
+            "held: {} ({}{more}): {}; `batchline status {}` explains. {}",
+            plural(held.len() as u64, "shard"),
+            shown.join(", "),
+            reason.words(),
+            Name(&summary.directory),
+            reason.remedy(&summary.directory)
+        )
+    })
 }

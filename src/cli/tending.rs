@@ -1,7 +1,7 @@
 //! The commands that take care of runs: `retry`, `doctor`.
 
 use batchline::run::doctor::{self, Remedy};
-use batchline::run::inspect;
+use batchline::run::inspect::{self, Decision};
 use batchline::shown::Name;
 use serde_json::json;
 
@@ -13,10 +13,11 @@ use super::terminal::{print, print_json, say, say_line};
 
 pub(crate) fn retry(arguments: &RetryArguments) -> Result<Exit, Failure> {
     let run = find(arguments.run.as_deref(), Purpose::Change)?;
-    let decided = inspect::retry(&run, arguments.ambiguous)?;
+    let decided = inspect::retry(&run, decision(arguments))?;
     if arguments.json {
         print_json(&json!({
             "schema": 1, "kind": "retry", "requests": decided.requests, "shards": decided.shards, "submissions": decided.submissions,
+            "accepted": decided.accepted, "missing": decided.missing, "held": decided.held,
         }))?;
         return Ok(Exit::Success);
     }
@@ -27,12 +28,27 @@ pub(crate) fn retry(arguments: &RetryArguments) -> Result<Exit, Failure> {
     if decided.submissions > 0 {
         print(&format!("{} in doubt will be repeated", plural(decided.submissions, "submission")))?;
     }
-    if decided.requests + decided.submissions == 0 {
+    if decided.accepted > 0 {
+        let shards = plural(decided.accepted, "incomplete shard");
+        print(&format!("{shards} taken as complete: {} missing", plural(decided.missing, "request")))?;
+    }
+    if decided.held > 0 {
+        say!("{} held still: `batchline status` says why, and what decides", plural(decided.held, "shard"));
+    }
+    if decided.requests + decided.submissions + decided.accepted == 0 {
         say_line("nothing to send again");
     } else {
         say!("the run's own command does it: `batchline run …`");
     }
     Ok(Exit::Success)
+}
+
+fn decision(arguments: &RetryArguments) -> Decision {
+    match (arguments.ambiguous, arguments.accept_incomplete) {
+        (_, true) => Decision::AcceptIncomplete,
+        (true, false) => Decision::SendAmbiguous,
+        (false, false) => Decision::SendLeftOver,
+    }
 }
 
 pub(crate) fn doctor(arguments: &DoctorArguments) -> Result<Exit, Failure> {

@@ -24,6 +24,7 @@ pub mod envelope;
 mod grammar;
 pub mod members;
 pub mod pack;
+pub mod recheck;
 pub mod request_index;
 pub mod scan;
 pub mod shard_reader;
@@ -65,6 +66,16 @@ pub enum InputError {
         /// The line, counted from 1.
         line: u64,
     },
+    /// A line is not what it was when it was checked, although the file looks as if nobody had touched it.
+    #[error("{}:{}", Name(Path::new(file)), lines_altered(*first, *last))]
+    Altered {
+        /// The input, as the user named it.
+        file: String,
+        /// The first line that it may be, counted from 1.
+        first: u64,
+        /// The last one.
+        last: u64,
+    },
     /// Standard input was named twice.
     #[error("standard input can be read only once")]
     StdinTwice,
@@ -80,4 +91,13 @@ pub enum InputError {
     /// So many ids repeat that they are no ids.
     #[error("more than {} lines repeat an earlier custom_id", unique::DUPLICATES_MAX)]
     TooManyDuplicates,
+}
+
+/// Where a line has changed, and that it has.
+fn lines_altered(first: u64, last: u64) -> String {
+    if first == last {
+        format!("{first} is not what it was when it was checked")
+    } else {
+        format!("{first}-{last} are not what they were when they were checked")
+    }
 }

@@ -91,11 +91,18 @@ impl<'a> Answer<'a> {
             .map_err(|why| self.nonsense(why))
     }
 
-    /// The answer, if its status says success and its body is not encoded; the error it stands for otherwise.
+    /// The answer, if its status says success; the error it stands for otherwise. Its body may be packed.
+    pub(super) async fn with_success(self) -> Result<Self, RemoteError> {
+        if self.response.status().is_success() { Ok(self) } else { Err(self.into_error().await) }
+    }
+
+    /// The answer, if its status says success and its body is not packed; the error it stands for otherwise.
     pub(super) async fn successful(self) -> Result<Self, RemoteError> {
-        if !self.response.status().is_success() {
-            return Err(self.into_error().await);
-        }
+        let answer = self.with_success().await?;
+        answer.not_packed()
+    }
+
+    fn not_packed(self) -> Result<Self, RemoteError> {
         let encoding = self.headers().get(CONTENT_ENCODING);
         if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
             return Err(self.nonsense("the body is encoded, though no encoding was asked for"));

@@ -1,7 +1,7 @@
 //! A file on its way down.
 //!
 //! In: the content of a remote file. Out: a local file that appears whole and durable, or not at all. Until then it
-//! stands beside its place as `<name>.part`.
+//! stands beside its place as `<name>.part`. What is packed is [unpacked](super::content), and what is no file of replies is an error.
 //!
 //! A transfer that broke off goes on only where that is provably the same content: the first answer had a strong
 //! `ETag`, the next is a 206 with the same one, and it begins with the last [`OVERLAP_BYTES`] that are here already. In
@@ -22,10 +22,12 @@ use tokio::task::JoinHandle;
 
 use super::answer::Answer;
 use super::client::Http;
+use super::content::{self, Packing, Unfit};
 use super::error::{ErrorKind, RemoteError};
 use super::redirect;
 use super::retry::{Attempts, Patience};
 use super::service::{Downloaded, Progress};
+use super::wire::RawFile;
 use crate::aligned::BlockWriter;
 use crate::durable::{self, FileError};
 
@@ -51,21 +53,59 @@ pub(super) async fn download(
     let mut attempts = Attempts::new(patience, &http.observer);
     loop {
         let before = part.written;
-        let Err(error) = part.fetch(http, file_id).await else { break };
+        let error = match part.fetch(http, file_id).await {
+            Ok(()) => break,
+            Err(error) => error,
+        };
         if part.written >= before + RENEWING_BYTES {
             attempts.renew();
         }
         if let Err(error) = attempts.after(error).await {
-            // The transfer's error is the one to tell, whatever becomes of its remains.
-            let _ = durable::remove_file(&part.path);
+            part.remove();
             return Err(error);
         }
     }
-    let downloaded = Downloaded { bytes: part.written, announced: part.length.is_some() };
-    let (path, target) = (part.path, target.to_owned());
-    let published = tokio::task::spawn_blocking(move || durable::publish(&path, &target)).await;
-    published.map_err(|panic| RemoteError::new(ErrorKind::LocalFile, "publishing a download").with_source(panic))??;
-    Ok(downloaded)
+    let settled = settle(http, &part, file_id, target).await;
+    // What was packed has been unpacked to a file of its own.
+    part.remove();
+    Ok(Downloaded { bytes: settled?, announced: part.length.is_some() })
+}
+
+/// Gives what came, once it is whole, its place as the file that it stands for. Returns the file's size.
+async fn settle(http: &Http, part: &Part, file_id: &str, target: &Path) -> Result<u64, RemoteError> {
+    let (path, to, said) = (part.path.clone(), target.to_owned(), part.packing);
+    let looking = path.clone();
+    let settled = if blocking(move || content::is_packed(&looking, said)).await? {
+        // Without an answer the bytes that came must do.
+        let max = content::unpacked_max(part.written, said_bytes(http, file_id).await.unwrap_or(None));
+        blocking(move || Ok(content::unpack(&path, said, max, &to))).await?
+    } else {
+        blocking(move || Ok(content::publish(&path, &to))).await?
+    };
+    let garbled = |message: &str| RemoteError::new(ErrorKind::Garbled, &*part.asked).with_message(message);
+    settled.map_err(|unfit| match unfit {
+        Unfit::Local(error) => error.into(),
+        Unfit::Page(text) => garbled(&http.redactor.text(&text)),
+        Unfit::Broken(error) => garbled("it cannot be unpacked").with_source(error),
+        Unfit::TooDeep => garbled("it is packed more than twice"),
+        Unfit::TooLarge(max) => garbled(&format!("it unpacks to more than {max} bytes")),
+    })
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FileError> + Send + 'static,
+) -> Result<T, RemoteError> {
+    let failed = |panic| RemoteError::new(ErrorKind::LocalFile, "keeping a download").with_source(panic);
+    Ok(tokio::task::spawn_blocking(work).await.map_err(failed)??)
+}
+
+/// How many bytes the service says that a file has; `None` where it does not say. An empty one says nothing: services that do not count
+/// say 0.
+pub(super) async fn said_bytes(http: &Http, file_id: &str) -> Result<Option<u64>, RemoteError> {
+    let answer = http.call(Method::GET, &["files", file_id], |request| request).await?.successful().await?;
+    let file: RawFile = answer.json().await?;
+    let is_it = file.id.as_ref().is_none_or(|id| id == file_id);
+    Ok(file.bytes().filter(|bytes| is_it && *bytes > 0))
 }
 
 /// The file while it is on its way.
@@ -77,6 +117,10 @@ struct Part {
     length: Option<u64>,
     /// What names this very content, if the service said.
     tag: Option<HeaderValue>,
+    /// What it is packed in, if the service said.
+    packing: Option<Packing>,
+    /// The request that was answered last, as messages name it.
+    asked: String,
     progress: Progress,
 }
 
@@ -86,7 +130,12 @@ impl Part {
         name.push(".part");
         let path = target.with_file_name(name);
         let file = Arc::new(durable::open_or_create(&path)?);
-        Ok(Self { file, path, written: 0, length: None, tag: None, progress })
+        Ok(Self { file, path, written: 0, length: None, tag: None, packing: None, asked: String::new(), progress })
+    }
+
+    /// What is left is in nobody's way, should this fail; what there is to tell is something else.
+    fn remove(&self) {
+        let _ = durable::remove_file(&self.path);
     }
 
     /// One attempt: the rest of the content, or all of it.
@@ -95,6 +144,11 @@ impl Part {
         let mut from = self.written.saturating_sub(OVERLAP_BYTES);
         let answer = content(http, file_id, resume.as_ref().map(|tag| (from, tag))).await?;
         let target = answer.target().to_owned();
+        self.asked.clone_from(&target);
+        let packing = Packing::of_answer(answer.headers()).map_err(|word| {
+            let message = format!("it is packed as {word:?}");
+            RemoteError::new(ErrorKind::Garbled, &*target).with_message(&http.redactor.text(&message))
+        })?;
         match answer.status() {
             // Doubleword's: the batch goes on writing it.
             200 | 206 if answer.headers().get("x-incomplete").is_some_and(|value| value == "true") => {
@@ -103,9 +157,10 @@ impl Part {
             }
             200 => {
                 self.start_over(&answer)?;
+                self.packing = packing;
                 from = 0;
             }
-            206 if resume.is_some() && self.is_continued_by(answer.headers(), from) => {}
+            206 if resume.is_some() && packing == self.packing && self.is_continued_by(answer.headers(), from) => {}
             206 | 416 => return Err(self.of_another(target)),
             _ => return Err(answer.into_error().await),
         }
@@ -244,7 +299,7 @@ async fn content<'a>(
     for _ in 0..=redirect::HOPS {
         if !redirect::is_redirect(answer.status()) {
             // A 416 is no error here: it says that there is nothing to go on with.
-            return if answer.status() == 416 { Ok(answer) } else { answer.successful().await };
+            return if answer.status() == 416 { Ok(answer) } else { answer.with_success().await };
         }
         let url = answer.location()?;
         answer = http.blob(Method::GET, url, dress).await?;
@@ -387,12 +442,16 @@ mod tests {
         for (act, kind) in [
             (answer(404, "", r#"{"error":{"message":"File not found"}}"#), ErrorKind::Refused),
             (answer(401, "", ""), ErrorKind::Unauthorized),
-            (answer(200, "Content-Encoding: gzip\r\n", "bomb"), ErrorKind::Protocol),
+            (answer(200, "Content-Encoding: deflate\r\n", "bomb"), ErrorKind::Garbled),
+            (answer(200, "Content-Encoding: br\r\n", "bomb"), ErrorKind::Garbled),
+            (answer(200, "", [0x1f, 0x8b, 8, 0]), ErrorKind::Garbled),
+            (answer(200, "", "<html><title>502 Bad Gateway</title></html>"), ErrorKind::Garbled),
             (answer(302, "Location: file:///etc/passwd\r\n", ""), ErrorKind::Protocol),
         ] {
             let (result, server, directory) = fetch(vec![act]).await;
             assert_eq!(result.unwrap_err().kind(), kind);
-            assert_eq!((server.seen().len(), names(&directory).len()), (1, 0));
+            let downloads = server.count("GET /v1/files/file-1/content");
+            assert_eq!((downloads, names(&directory).len()), (1, 0));
         }
     }
 

@@ -43,6 +43,8 @@ pub enum ErrorKind {
     TooLarge,
     /// An answer that makes no sense, or that must not be obeyed.
     Protocol,
+    /// What came is not the content of the file: a page, or something that cannot be unpacked.
+    Garbled,
     /// The payload's bytes are no longer those that were promised.
     InputChanged,
     /// A file on this machine could not be read or written.
@@ -188,6 +190,7 @@ impl fmt::Display for RemoteError {
             ErrorKind::Timeout => "timed out",
             ErrorKind::TooLarge => "too large",
             ErrorKind::Protocol => "unexpected answer",
+            ErrorKind::Garbled => "what came is not the content of the file",
             ErrorKind::InputChanged => "the input changed",
             ErrorKind::LocalFile => "",
             ErrorKind::OutOfFiles => "no connection could be opened",

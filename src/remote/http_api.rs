@@ -162,6 +162,18 @@ impl Api for HttpApi {
         download::download(&self.http, &self.patience, file_id, target, progress).await
     }
 
+    async fn file_bytes(&self, file_id: &str) -> Result<Option<u64>, RemoteError> {
+        check_id(file_id, "GET files")?;
+        let mut attempts = self.attempts();
+        loop {
+            match download::said_bytes(&self.http, file_id).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) if error.kind() == ErrorKind::Refused => return Ok(None),
+                Err(error) => attempts.after(error).await?,
+            }
+        }
+    }
+
     async fn delete_file(&self, id: &str) -> Result<(), RemoteError> {
         check_id(id, "DELETE files")?;
         let mut attempts = self.attempts();
@@ -340,6 +352,26 @@ mod tests {
         assert_eq!(batch.status, BatchStatus::Cancelled);
         let (api, _server) = always(answer(200, "", r#"{"id":"b-1","status":"CANCELING"}"#)).await;
         assert_eq!(api.cancel("b-1").await.unwrap().status, BatchStatus::Cancelling);
+    }
+
+    #[tokio::test]
+    async fn a_file_is_as_large_as_the_service_says_if_it_says_anything() {
+        for (status, body, bytes) in [
+            (200, r#"{"id":"file-1","bytes":174}"#, Some(174)),
+            (200, r#"{"id":"file-1","bytes":"174"}"#, Some(174)),
+            (200, r#"{"id":"file-1","bytes":0}"#, None),
+            (200, r#"{"id":"file-2","bytes":174}"#, None),
+            (200, r#"{"id":"file-1","bytes":null}"#, None),
+            (404, "", None),
+            (405, "", None),
+        ] {
+            let (api, server) = always(answer(status, "", body)).await;
+            assert_eq!(api.file_bytes("file-1").await.unwrap(), bytes, "{status} {body}");
+            assert_eq!(server.count("GET /v1/files/file-1"), 1);
+        }
+        let (api, server) = always(answer(503, "", "")).await;
+        assert!(api.file_bytes("file-1").await.unwrap_err().is_transient());
+        assert_eq!(server.seen().len(), 3);
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@
 mod answer;
 mod body;
 pub mod client;
+mod content;
 mod download;
 pub mod error;
 pub mod gate;

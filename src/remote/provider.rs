@@ -231,12 +231,6 @@ impl Profile {
         own.unwrap_or_else(|| address.canonical())
     }
 
-    /// Whether an ended batch may name files that are not there: empty ones that were never written, or are deleted by now.
-    #[must_use]
-    pub fn names_absent_files(&self) -> bool {
-        self.dialect == Dialect::OpenAi
-    }
-
     /// The endpoint that batches are created for, unless the user names another.
     #[must_use]
     pub fn endpoint(&self) -> &'static str {

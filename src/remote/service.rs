@@ -47,7 +47,8 @@ pub trait Api: Send + Sync + 'static {
     /// Asks for a batch to be cancelled. One that has ended already is returned as it is.
     fn cancel(&self, id: &str) -> impl Future<Output = Result<Batch, RemoteError>> + Send;
 
-    /// Fetches a file's content as `target`, which appears whole and durable or not at all. What is on the way
+    /// Fetches a file's content as `target`, which appears whole and durable or not at all, unpacked if it comes packed. A page instead of
+    /// it is an error of [`ErrorKind::Garbled`]. What is on the way
     /// stands beside it as `<name>.part`. An interrupted transfer goes on where it broke off if the service can prove
     /// that the content is the same; after a restart of the program it begins anew.
     fn download(
@@ -56,6 +57,9 @@ pub trait Api: Send + Sync + 'static {
         target: &Path,
         progress: Progress,
     ) -> impl Future<Output = Result<Downloaded, RemoteError>> + Send;
+
+    /// How many bytes the service says that a file has; `None` where it does not say, or says 0, which services do that do not count.
+    fn file_bytes(&self, file_id: &str) -> impl Future<Output = Result<Option<u64>, RemoteError>> + Send;
 
     /// Deletes a file. One that is not there is as good as deleted.
     fn delete_file(&self, id: &str) -> impl Future<Output = Result<(), RemoteError>> + Send;

@@ -177,7 +177,7 @@ pub(super) struct RawFile {
 impl RawFile {
     /// The file's size, if the service said it.
     pub(super) fn bytes(&self) -> Option<u64> {
-        self.bytes.as_u64()
+        self.bytes.as_u64().or_else(|| self.bytes.as_str()?.parse().ok())
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::ResultsError;
-use super::merge::{MISSING, MergeInputs, Merged, Sinks, Unanswered, Window};
+use super::merge::{MISSING, MergeInputs, Merged, Sinks, Standing, Unanswered, Window};
 use super::reply::ReplyKind;
 use super::reply_index::{LONG_BYTES, Slot};
 use super::reply_parts::Parts;
@@ -69,36 +69,48 @@ impl<'m> Gatherer<'m> {
         if !large {
             window.outputs.reserve_exact(usize::try_from(bytes).unwrap_or(0));
         }
-        for (seq, slot) in seqs.zip(slots) {
-            match slot.map(|slot| slot.kind) {
-                Some(ReplyKind::Output) => window.merged.outputs += 1,
-                Some(ReplyKind::Error | ReplyKind::Retryable) => window.merged.errors += 1,
-                None if (self.inputs.unanswered)(seq)?.code == MISSING => window.merged.missing += 1,
-                None => window.merged.invalid += 1,
-            }
-            match slot {
-                _ if large => window.large.push((seq, slot)),
+        let held = self.inputs.held_seqs.map(|held| held.read(seqs.clone())).transpose()?.unwrap_or_default();
+        for (place, (seq, slot)) in seqs.zip(slots).enumerate() {
+            let held_by = held.get(place).copied().flatten();
+            // What an earlier round left is not what the request has in the end.
+            let standing = Standing { slot: slot.filter(|_| held_by.is_none()), held_by };
+            self.count(seq, standing, &mut window.merged)?;
+            match standing.slot {
+                _ if large => window.large.push((seq, standing)),
                 Some(slot) if !slot.kind.is_error() => self.append_shaped(slot, &mut window.outputs)?,
-                slot => {
+                _ => {
                     let buffer = if split { &mut window.errors } else { &mut window.outputs };
-                    self.append_failed(seq, slot, split, buffer)?;
+                    self.append_failed(seq, standing, split, buffer)?;
                 }
             }
         }
         Ok(window)
     }
 
+    fn count(&self, seq: u64, standing: Standing, merged: &mut Merged) -> Result<(), ResultsError> {
+        *match standing.slot.map(|slot| slot.kind) {
+            Some(ReplyKind::Output) => &mut merged.outputs,
+            Some(ReplyKind::Error | ReplyKind::Retryable) => &mut merged.errors,
+            None if standing.held_by.is_some() => &mut merged.held,
+            None if (self.inputs.unanswered)(seq, None)?.code == MISSING => &mut merged.missing,
+            None => &mut merged.invalid,
+        } += 1;
+        Ok(())
+    }
+
     /// Appends what stands for a request without an output; with its `body` if it is to be sent again one day.
     fn append_failed(
         &mut self,
         seq: u64,
-        slot: Option<Slot>,
+        Standing { slot, held_by }: Standing,
         with_body: bool,
         buffer: &mut Vec<u8>,
     ) -> Result<(), ResultsError> {
-        match slot {
-            Some(slot) => self.append_shaped(slot, buffer)?,
-            None => buffer.extend_from_slice(&synthetic_line(&(self.inputs.unanswered)(seq)?, self.inputs.shape)),
+        if let Some(slot) = slot {
+            self.append_shaped(slot, buffer)?;
+        } else {
+            let unanswered = (self.inputs.unanswered)(seq, held_by)?;
+            buffer.extend_from_slice(&synthetic_line(&unanswered, self.inputs.shape));
         }
         if with_body
             && buffer.ends_with(b"}\n")
@@ -150,7 +162,12 @@ impl<'m> Gatherer<'m> {
 
     /// Writes what stands for a request of a window that is too large to be gathered, with little of it in memory. Returns its bytes, which
     /// go to `errors` only if there is no output.
-    pub(super) fn copy(&mut self, seq: u64, slot: Option<Slot>, sinks: &mut Sinks<'_>) -> Result<u64, ResultsError> {
+    pub(super) fn copy(
+        &mut self,
+        seq: u64,
+        Standing { slot, held_by }: Standing,
+        sinks: &mut Sinks<'_>,
+    ) -> Result<u64, ResultsError> {
         let failed = slot.is_none_or(|slot| slot.kind.is_error());
         let (sink, with_body) = match &mut sinks.errors {
             Some(errors) if failed => (&mut **errors, true),
@@ -160,7 +177,7 @@ impl<'m> Gatherer<'m> {
         if let Some(slot) = slot {
             self.copy_shaped(slot, &mut object)?;
         } else {
-            let line = synthetic_line(&(self.inputs.unanswered)(seq)?, self.inputs.shape);
+            let line = synthetic_line(&(self.inputs.unanswered)(seq, held_by)?, self.inputs.shape);
             object.write_all(line.trim_ascii_end()).map_err(ResultsError::Output)?;
         }
         let body = if with_body { (self.inputs.body)(seq)? } else { None };

@@ -6,7 +6,7 @@
 //! Threads gather (`gather.rs`) windows of replies, from files that are [held](super::held) in memory or else with one `pread` each, straight to where
 //! they stand in the output; the calling thread writes the windows in order.
 //!
-//! What always holds: every Seq of the stretch gives exactly one line, and outputs + errors + missing + invalid is their number. Memory
+//! What always holds: every Seq of the stretch gives exactly one line, and outputs + errors + missing + held + invalid is their number. Memory
 //! is a few windows; a window with huge replies is not gathered but copied line by line, in pieces.
 
 use std::io::Write;
@@ -18,6 +18,7 @@ use serde::Serialize;
 use super::ResultsError;
 use super::gather::Gatherer;
 use super::held::Held;
+use super::held_seqs::HeldSeqs;
 use super::reply_index::{ReplyIndex, Slot};
 use super::shape::Shape;
 use crate::in_order::in_order;
@@ -39,6 +40,9 @@ pub struct Unanswered {
 /// The code of an [`Unanswered`] request that was sent.
 pub const MISSING: &str = "missing";
 
+/// The code of an [`Unanswered`] request whose shard waits for a decision.
+pub const HELD: &str = "held";
+
 /// What the merge reads.
 #[derive(Clone, Copy)]
 #[expect(missing_debug_implementations, reason = "it borrows functions")]
@@ -47,8 +51,10 @@ pub struct MergeInputs<'m> {
     pub replies: &'m ReplyIndex,
     /// The path of a reply file.
     pub path: &'m (dyn Fn(u32) -> Result<PathBuf, ResultsError> + Sync),
-    /// Why a Seq has no reply.
-    pub unanswered: &'m (dyn Fn(u64) -> Result<Unanswered, ResultsError> + Sync),
+    /// Why a Seq has no reply. The number is that of the shard that holds it, if one does.
+    pub unanswered: &'m (dyn Fn(u64, Option<u32>) -> Result<Unanswered, ResultsError> + Sync),
+    /// Which Seqs are held, whatever replies they have from earlier rounds; `None` when none is.
+    pub held_seqs: Option<&'m HeldSeqs>,
     /// The `body` of a Seq's request, as it stands in the input; `None` for a line that is no request.
     pub body: &'m (dyn Fn(u64) -> Result<Option<Vec<u8>>, ResultsError> + Sync),
     /// Reply files in memory.
@@ -68,6 +74,8 @@ pub struct Merged {
     pub errors: u64,
     /// Requests without either.
     pub missing: u64,
+    /// Requests that wait for a decision.
+    pub held: u64,
     /// Lines that were no requests and were skipped.
     pub invalid: u64,
     /// Bytes written, to both files together.
@@ -78,7 +86,7 @@ impl Merged {
     /// All lines written.
     #[must_use]
     pub fn lines(&self) -> u64 {
-        self.outputs + self.errors + self.missing + self.invalid
+        self.outputs + self.errors + self.missing + self.held + self.invalid
     }
 
     /// Adds what was written elsewhere.
@@ -86,6 +94,7 @@ impl Merged {
         self.outputs += other.outputs;
         self.errors += other.errors;
         self.missing += other.missing;
+        self.held += other.held;
         self.invalid += other.invalid;
         self.bytes += other.bytes;
     }
@@ -96,7 +105,7 @@ impl Merged {
 pub struct Sinks<'m> {
     /// Takes every line, or only outputs if there is a sink for the rest.
     pub outputs: &'m mut dyn Write,
-    /// Takes errors, missing and invalid lines, each with the `body` of its request, so that they can be sent again.
+    /// Takes errors, missing, held and invalid lines, each with the `body` of its request, so that they can be sent again.
     pub errors: Option<&'m mut dyn Write>,
 }
 
@@ -124,12 +133,19 @@ pub fn merge(seqs: Range<u64>, inputs: MergeInputs<'_>, sinks: &mut Sinks<'_>) -
     Ok(merged)
 }
 
+/// What a Seq has: its reply, if there is one, and the shard that holds it, if one does. What is held has no reply.
+#[derive(Clone, Copy)]
+pub(super) struct Standing {
+    pub(super) slot: Option<Slot>,
+    pub(super) held_by: Option<u32>,
+}
+
 /// A stretch of the output.
 pub(super) struct Window {
     pub(super) outputs: Vec<u8>,
     pub(super) errors: Vec<u8>,
     /// Too large to be gathered: these are still to be copied.
-    pub(super) large: Vec<(u64, Option<Slot>)>,
+    pub(super) large: Vec<(u64, Standing)>,
     pub(super) merged: Merged,
 }
 
@@ -142,8 +158,8 @@ impl Window {
             errors.write_all(&self.errors).map_err(ResultsError::Output)?;
         }
         let mut gatherer = Gatherer::new(inputs);
-        for (seq, slot) in self.large {
-            bytes += gatherer.copy(seq, slot, sinks)?;
+        for (seq, standing) in self.large {
+            bytes += gatherer.copy(seq, standing, sinks)?;
         }
         Ok(bytes)
     }
@@ -263,7 +279,8 @@ mod tests {
             let inputs = MergeInputs {
                 replies: &replies_index,
                 path: &|number| Ok(reply_files[number as usize].path.clone()),
-                unanswered: &|seq| {
+                held_seqs: None,
+                unanswered: &|seq, _| {
                     Ok(Unanswered { custom_id: Some(format!("id-{seq}")), code: MISSING, message: "lost".to_owned() })
                 },
                 body: &|_| Ok(None),
@@ -307,11 +324,12 @@ mod tests {
             Some(Slot { offset: n * (lines[0].len() as u64 + 2), length: length.and_then(Slot::length), file: 0, kind })
         };
         let replies = ReplyIndex::open_or_create(&directory.path().join("replies.idx"), 4).unwrap();
-        let unanswered = |_| Ok(Unanswered { custom_id: None, code: "not-utf8", message: "bad".to_owned() });
+        let unanswered = |_, _| Ok(Unanswered { custom_id: None, code: "not-utf8", message: "bad".to_owned() });
         let inputs = MergeInputs {
             replies: &replies,
             path: &|_| Ok(path.clone()),
             unanswered: &unanswered,
+            held_seqs: None,
             body: &|_| Ok(Some(b"{}".to_vec())),
             held: &Held::new(0),
             shape: Shape::Native,

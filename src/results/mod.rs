@@ -20,6 +20,7 @@ use crate::shown::Name;
 pub mod form;
 mod gather;
 pub mod held;
+pub mod held_seqs;
 pub mod id_table;
 pub mod index;
 pub mod join;

@@ -13,7 +13,6 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3Default;
@@ -22,7 +21,7 @@ use super::ResultsError;
 use super::form::{self, Form, LOOK_BYTES_MAX};
 use super::index::ReplyFile;
 use super::json_tree::Raw;
-use super::reply::{Reply, ReplyRole};
+use super::reply::Reply;
 use super::reply_reader::ReplyReader;
 use super::reply_text::{HELD_BYTES_MAX, ReplyText};
 use crate::brackets::{Brackets, Broken, objects_of};
@@ -105,19 +104,6 @@ pub(super) fn read(
         checksums.push(checksum.digest128());
     }
     Ok(checksums)
-}
-
-/// Whether what is at `path` is something else than a reply file: there is no reply in it, and it looks like nothing that is to have some.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn is_stray(path: &Path) -> Result<bool, FileError> {
-    let (file, ids) = (ReplyFile { number: 0, path: path.to_owned(), role: ReplyRole::Output }, IdHasher { key: 0 });
-    match read(&[file], ids, 1, Strays::RefuseWhole, &|_| None, &|_| (), |_| Ok(())) {
-        Err(ResultsError::NotReplies { .. }) => Ok(true),
-        Err(ResultsError::File(error)) => Err(error),
-        _ => Ok(false),
-    }
 }
 
 /// What a thread hands over.

@@ -100,6 +100,17 @@ fn of_status(status: u64) -> Option<bool> {
     }
 }
 
+/// Codes of requests that a batch ended before it came to them.
+const UNTRIED_CODES: [&str; 2] = ["batch_expired", "batch_cancelled"];
+
+/// Whether an error that is counted under this label says that the request was never tried.
+#[must_use]
+pub fn is_untried(label: &str) -> bool {
+    UNTRIED_CODES
+        .iter()
+        .any(|code| label.strip_prefix(code).is_some_and(|rest| rest.is_empty() || rest.starts_with(": ")))
+}
+
 /// Whether the requests of a batch that failed as a whole, with this error, are worth sending again.
 #[must_use]
 pub fn failed_batch_worth_retrying(error: Option<&str>) -> bool {
@@ -157,6 +168,17 @@ mod tests {
             |status, kind| super::worth_retrying(status, ErrorWords { kind: Some(kind), ..ErrorWords::default() });
         assert!(of_kind(None, "overloaded_error") && !of_kind(None, "invalid_request_error"));
         assert!(!of_kind(Some(400), "overloaded_error"), "the status is nearer to what happened");
+    }
+
+    #[test]
+    fn what_was_never_tried_says_so() {
+        for label in ["batch_expired: This request could not be executed", "batch_cancelled", "batch_expired: too late"]
+        {
+            assert!(is_untried(label), "{label}");
+        }
+        for label in ["batch_expired_differently", "server_error: batch_expired", "error without a message", ""] {
+            assert!(!is_untried(label), "{label}");
+        }
     }
 
     #[test]

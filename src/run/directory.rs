@@ -9,6 +9,7 @@
 //!     requests.idx                  the request index
 //!     replies.idx                   the reply index
 //!     replies/000001-output.jsonl   reply files as the service sent them, by submission
+//!     replies/000001-output.again   one that was fetched once more, until the better version is known
 //!     replies/000001-unknown.jsonl  replies set aside, by submission
 //!     spool-0000.jsonl              input that cannot be read again from where it came
 //!     local/                        the state of the built-in service: `--provider local` and `online`
@@ -226,6 +227,12 @@ pub mod layout {
     pub fn reply_number(submission: i64, role: ReplyRole) -> u32 {
         let submission = u32::try_from(submission).expect("submissions are counted from one");
         submission * 2 + u32::from(role == ReplyRole::Error)
+    }
+
+    /// Whether a number is that of a reply file of a submission.
+    #[must_use]
+    pub fn is_of(number: u32, submission: i64) -> bool {
+        i64::from(number / 2) == submission
     }
 
     /// The reply file with a number.

@@ -126,6 +126,8 @@ fn examine_replies(
     for number in reply_numbers(*submission, batch) {
         let path = layout::reply_file(run, number);
         match index::file_checksum(&path) {
+            // It was not to be had, and somebody decided to go on without it.
+            Err(_) if known.accepted && prepared.ledger.reply_checksum(number)?.is_none() => {}
             Err(error) => return Ok(Some((error.to_string(), Remedy::DownloadAgain))),
             Ok(found) if prepared.ledger.reply_checksum(number)? != Some(format!("{found:032x}")) => {
                 let what = format!("{} is not what it was when it was indexed", Name(&path));

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::directory::{self, RunDirectory, RunPlaces, layout};
+use super::held::HeldReason;
 use super::ledger::Ledger;
 use super::meta::RunMeta;
 use super::prepare;
@@ -16,6 +17,7 @@ use super::state::{Outcomes, Recorded, ShardState};
 use super::steps::BatchWorth;
 use crate::error::Error;
 use crate::input::members::Members;
+use crate::input::pack::Shard;
 use crate::remote::Api;
 use crate::results::reply_index::ReplyIndex;
 
@@ -40,6 +42,8 @@ pub struct RunStatus {
     /// What has become of the requests so far.
     #[serde(flatten)]
     pub outcomes: Outcomes,
+    /// Requests that wait for a decision.
+    pub held_requests: u64,
     /// Requests that are sent again by the next `run`, because somebody decided so.
     pub queued_requests: u64,
     /// Shards that wait to be submitted again: their last submission was refused, or somebody gave it up.
@@ -85,7 +89,7 @@ impl RunState {
         let is = |wanted: fn(&ShardState) -> bool| move |known: &Recorded| wanted(&known.state);
         if !was_submitted && !shards.is_empty() {
             Self::Unsent
-        } else if shards.iter().any(is(|state| matches!(state, ShardState::Held { .. }))) {
+        } else if shards.iter().any(is(ShardState::is_held)) {
             Self::Held
         } else if shards.iter().all(|known| matches!(known.state, ShardState::Indexed { .. }) && queued(known) == 0) {
             Self::Done
@@ -118,6 +122,10 @@ pub struct ShardStatus {
     pub bytes: u64,
     /// Where it stands, in the Ledger's words.
     pub state: &'static str,
+    /// Why it is held, if it is.
+    pub held: Option<HeldReason>,
+    /// How many of its requests are held.
+    pub held_requests: u64,
     /// Its file at the service.
     pub file_id: Option<String>,
     /// Its batch.
@@ -146,12 +154,15 @@ fn read(run: &Path) -> Result<RunStatus, Error> {
         (recorded.iter().map(queued).sum(), recorded.iter().filter(|known| is_queued(known)).count() as u64);
     for Recorded { shard, state, note, file_id, batch_status, .. } in recorded {
         *shards_by_state.entry(state.name()).or_default() += 1;
+        let held_requests = held_requests(&ledger, &shard, &state)?;
         shards.push(ShardStatus {
             number: shard.number,
             model: shard.model,
             requests: shard.requests,
             bytes: shard.bytes,
             state: state.name(),
+            held: HeldReason::of(&state),
+            held_requests,
             file_id,
             batch_id: state.batch_id().map(str::to_owned),
             batch_status,
@@ -167,6 +178,7 @@ fn read(run: &Path) -> Result<RunStatus, Error> {
         invalid: meta.lines.saturating_sub(meta.requests),
         state,
         outcomes: ledger.outcomes_so_far()?,
+        held_requests: shards.iter().map(|shard| shard.held_requests).sum(),
         queued_requests,
         queued_shards,
         delivered_at: ledger.delivered_at()?,
@@ -174,6 +186,18 @@ fn read(run: &Path) -> Result<RunStatus, Error> {
         shards_by_state,
         shards,
         incidents: ledger.incidents()?,
+    })
+}
+
+/// How many requests of a shard are held.
+fn held_requests(ledger: &Ledger, shard: &Shard, state: &ShardState) -> Result<u64, Error> {
+    Ok(match HeldReason::of(state) {
+        None => 0,
+        Some(HeldReason::UnresolvedSubmission | HeldReason::LostBatch) => shard.requests,
+        Some(HeldReason::IncompleteAnswer) => {
+            let (outputs, errors) = ledger.outcomes(shard.number)?;
+            shard.requests.saturating_sub(outputs + errors)
+        }
     })
 }
 
@@ -231,22 +255,45 @@ pub struct Decided {
     pub shards: u64,
     /// Submissions in doubt that will be repeated.
     pub submissions: u64,
+    /// Incomplete shards whose replies are taken as they are.
+    pub accepted: u64,
+    /// Their requests without a reply, which are held no longer and count as missing.
+    pub missing: u64,
+    /// Shards that stay held.
+    pub held: u64,
 }
 
-/// Decides that everything a run left without an output is sent again by the next `run`, whatever the rounds say: errors
-/// that may fare better, missing requests, what cancelled or failed batches left. With `ambiguous`, held shards are submitted
-/// again, too.
-pub fn retry(run: &Path, ambiguous: bool) -> Result<Decided, Error> {
+/// What [`retry`] is to decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Everything that was left without an output is sent again by the next `run`, whatever the rounds say: errors that may fare better,
+    /// missing requests, what cancelled or failed batches left.
+    SendLeftOver,
+    /// The same, and unresolved submissions are repeated, too.
+    SendAmbiguous,
+    /// What could be fetched of incomplete shards is all of their replies; nothing else. What lacks counts as missing, and is sent again as
+    /// long as there are rounds.
+    AcceptIncomplete,
+}
+
+/// Decides what becomes of requests without an output.
+pub fn retry(run: &Path, decision: Decision) -> Result<Decided, Error> {
     let mut prepared = prepare::open_run(RunDirectory::open(run)?, None, true)?;
     let replies = ReplyIndex::open_or_create(&layout::replies_index(run), prepared.requests.len())?;
     let mut decided = Decided::default();
     for Recorded { shard, state, followed, .. } in prepared.ledger.shards()? {
         match state {
-            ShardState::Held { .. } | ShardState::Lost { .. } if ambiguous => {
+            ShardState::Held { .. } | ShardState::Lost { .. } if decision == Decision::SendAmbiguous => {
                 prepared.ledger.submit_again(shard.number)?;
                 decided.submissions += 1;
             }
-            ShardState::Indexed { batch, .. } if !followed => {
+            ShardState::Incomplete { .. } if decision == Decision::AcceptIncomplete => {
+                decided.missing += held_requests(&prepared.ledger, &shard, &state)?;
+                prepared.ledger.accept(shard.number)?;
+                decided.accepted += 1;
+            }
+            state if state.is_held() => decided.held += 1,
+            ShardState::Indexed { batch, .. } if !followed && decision != Decision::AcceptIncomplete => {
                 let members = Members::collect(&shard, &prepared.requests, run)?;
                 let seqs: Vec<u64> = members.into_iter().map(|(seq, _)| seq).collect();
                 let left = BatchWorth::of(&batch, true).left_over(&seqs, &replies.read_each(&seqs)?);

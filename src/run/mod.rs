@@ -14,7 +14,10 @@
 //! | [`intents`] | what was sent, once more, in case the Ledger forgets it |
 //! | [`state`] | where a shard stands and what it needs next |
 //! | `steps` | what is done |
+//! | `indexing` | what replies say, and where each stands |
+//! | `verdict` | whether they are all that the service has answered |
 //! | `rounds` | what is sent again |
+//! | [`held`] | what waits for a decision |
 //! | `driver` | when it is done, and what came of it |
 //! | `targets` | what is to be written, looked at before anything is read |
 //! | `output` | the output as it grows |
@@ -48,6 +51,7 @@ use tokio_util::sync::CancellationToken;
 use crate::custom_id::IdHasher;
 use crate::durable;
 use crate::error::Error;
+use crate::input::recheck::Recheck;
 use crate::remote::{Address, Api, HttpApi, Notice, Observer, Settings};
 use crate::results::reply_index::ReplyIndex;
 use crate::serve::{ServeOptions, Server, UpstreamOptions};
@@ -56,7 +60,9 @@ pub mod directory;
 pub mod doctor;
 mod driver;
 mod earlier;
+pub mod held;
 mod identity;
+pub(crate) mod indexing;
 pub mod inspect;
 pub mod intents;
 mod known;
@@ -74,6 +80,7 @@ pub mod state;
 pub(crate) mod steps;
 pub mod summary;
 pub(crate) mod targets;
+pub(crate) mod verdict;
 
 pub use directory::RunPlaces;
 pub use earlier::EarlierRun;
@@ -85,7 +92,7 @@ pub use summary::Summary;
 
 use directory::layout;
 use driver::{Driver, Parts};
-use output::{Merger, Notes, OpenOutputs};
+use output::{Ending, Merger, Notes, OpenOutputs};
 use prepare::Prepared;
 use state::ShardState;
 use steps::Files;
@@ -101,7 +108,7 @@ const LOST: &str = "the answer was lost on its way";
 /// `stop` interrupts the run: it can be gone on with.
 ///
 /// # Errors
-/// Whatever keeps the run from going on. Failed requests and unresolved submissions are no errors: the [`Summary`] has them.
+/// Whatever keeps the run from going on. Requests that failed or are held are no errors: the [`Summary`] has them.
 pub async fn run(
     options: RunOptions,
     outputs: Outputs,
@@ -161,10 +168,13 @@ async fn work<A: Api>(
     let Prepared { ledger, source, requests, ids, line, resumed, directory } = prepared;
     let replies = ReplyIndex::open_or_create(&layout::replies_index(&run), requests.len())?;
     let (threads, memory_bytes) = (options.threads, options.memory_bytes / options::MEMORY_SHARE);
+    let packed = ledger.shards()?.into_iter().map(|known| known.shard).filter(|shard| shard.stretch.is_none());
+    let recheck = Recheck::new(source.clone(), requests.clone(), ids, &run, packed);
     let files = Arc::new(Files {
         run: run.clone(),
         source,
         requests,
+        recheck,
         replies,
         ids,
         envelope: line.envelope,
@@ -181,10 +191,14 @@ async fn work<A: Api>(
     let parts = Parts { api: api.clone(), files: files.clone(), ledger, options, monitor, merger, notes, stop };
     let (driven, mut ledger, merger) = Driver::new(parts)?.drive().await?;
     let totals = ledger.totals()?;
-    let counted = driven.held.is_empty().then_some((totals.outputs, totals.errors));
-    let writing = tokio::task::spawn_blocking(move || merger.finish(counted));
+    let (lines, looking) = (files.requests.len(), files.clone());
+    let writing = tokio::task::spawn_blocking(move || {
+        let (held, held_lines) = held::look_up(&looking, &driven.held)?;
+        let ending = Ending { lines, held: held_lines, counted: (totals.outputs, totals.errors) };
+        Ok::<_, Error>((driven, held, merger.finish(Some(ending))?))
+    });
     let written = writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-    let summary = Summary::new(&ledger, run, &driven, written, files.requests.len(), resumed, begun.elapsed())?;
+    let summary = Summary::new(&ledger, run, written, lines, resumed, begun.elapsed())?;
     if summary.delivered {
         ledger.delivered()?;
     }

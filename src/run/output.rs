@@ -1,6 +1,7 @@
 //! The output as it grows: a thread that merges whatever has become final.
 //!
-//! In: the frontier, the first Seq whose outcome may still change. Out: all lines before it, in order, and at the end the totals.
+//! In: the frontier, the first Seq whose outcome may still change. Out: all lines before it, in order; at the end the rest, in which
+//! there may be requests that are held, and the totals.
 //!
 //! A file appears whole, when all is written; a writer gets the lines as they become final.
 //!
@@ -16,6 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::directory::layout;
+use super::held::HeldLines;
 use super::monitor::{Event, Monitor};
 use super::options::OutputTarget;
 use super::steps::Files;
@@ -25,10 +27,11 @@ use crate::error::Error;
 use crate::input::InputError;
 use crate::input::check::{self, LineLimits};
 use crate::input::defect::Defect;
+use crate::input::recheck::Recheck;
 use crate::input::request_index::{LineState, RequestIndex};
 use crate::input::source::Source;
 use crate::results::held::Held;
-use crate::results::merge::{self, MISSING, MergeInputs, Merged, Sinks, Unanswered};
+use crate::results::merge::{self, HELD, MISSING, MergeInputs, Merged, Sinks, Unanswered};
 use crate::results::shape::Shape;
 use crate::results::{ResultsError, index};
 use crate::user_files::OutputFile;
@@ -58,6 +61,8 @@ pub struct Outputs {
 enum Told {
     /// Everything before this Seq is final.
     Frontier(u64),
+    /// The run has come to its end: these requests have no outcome and get none in this process.
+    Held(HeldLines),
     /// Outputs and errors that were counted in all.
     Counted(u64, u64),
 }
@@ -69,6 +74,17 @@ pub(crate) struct Written {
     pub(crate) merged: Merged,
     /// Whether all lines were written, to files that have appeared or readers that have read to the end.
     pub(crate) delivered: bool,
+}
+
+/// How a run has ended.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    /// Lines that there must be.
+    pub(crate) lines: u64,
+    /// What is held.
+    pub(crate) held: Option<HeldLines>,
+    /// Outputs and errors that there must be among them.
+    pub(crate) counted: (u64, u64),
 }
 
 /// Merges on a thread of its own.
@@ -104,7 +120,7 @@ impl Merger {
         let (frontier, moves) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let (unseen, held) = (Unseen(Mutex::new(recorded)), Held::new(files.memory_bytes));
-            let merging = Merging { files, line, notes, unseen, held, shape };
+            let mut merging = Merging { files, line, notes, unseen, held, held_lines: None, shape };
             let mut merged = Merged::default();
             let mut from = 0;
             for told in moves {
@@ -113,6 +129,7 @@ impl Merger {
                         merging.merge(from..to, &mut open, &mut merged, &*monitor)?;
                         from = to.max(from);
                     }
+                    Told::Held(lines) => merging.held_lines = Some(lines),
                     Told::Counted(outputs, errors) if (outputs, errors) != (merged.outputs, merged.errors) => {
                         return Err(ResultsError::Lost { outputs, errors, merged }.into());
                     }
@@ -137,10 +154,16 @@ impl Merger {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Waits until all that is final has been written. `counted` are the outputs and errors that there must be.
-    pub(crate) fn finish(mut self, counted: Option<(u64, u64)>) -> Result<Written, Error> {
-        if let (Some(frontier), Some((outputs, errors))) = (self.frontier.take(), counted) {
-            let _ = frontier.send(Told::Counted(outputs, errors));
+    /// Waits until all has been written: without an ending, all that was final.
+    pub(crate) fn finish(mut self, ending: Option<Ending>) -> Result<Written, Error> {
+        if let (Some(frontier), Some(Ending { lines, held, counted: (outputs, errors) })) =
+            (self.frontier.take(), ending)
+        {
+            let held = held.map(Told::Held).into_iter();
+            for told in held.chain([Told::Frontier(lines), Told::Counted(outputs, errors)]) {
+                // As above.
+                let _ = frontier.send(told);
+            }
         }
         let thread = self.thread.take().expect("it is taken here only");
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -173,6 +196,7 @@ struct Merging {
     notes: Notes,
     unseen: Unseen,
     held: Held,
+    held_lines: Option<HeldLines>,
     shape: Shape,
 }
 
@@ -185,13 +209,18 @@ impl Merging {
         merged: &mut Merged,
         monitor: &dyn Monitor,
     ) -> Result<(), Error> {
-        let Self { files, line, notes, unseen, held, shape } = self;
-        let unanswering = Unanswering { source: &files.source, requests: &files.requests, line: *line };
+        let Self { files, line, notes, unseen, held, held_lines, shape } = self;
+        let recheck = Some(&files.recheck);
+        let unanswering = Unanswering { source: &files.source, requests: &files.requests, line: *line, recheck };
         let note = |shard| notes.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned();
         let inputs = MergeInputs {
             replies: &files.replies,
             path: &|number| unseen.path(&files.run, number),
-            unanswered: &|seq| unanswering.explain(seq, &note),
+            unanswered: &|seq, held_by| {
+                let message = held_by.and_then(|shard| held_lines.as_ref()?.messages.get(&shard).cloned());
+                unanswering.explain(seq, message, &note)
+            },
+            held_seqs: held_lines.as_ref().map(|lines| &lines.seqs),
             body: &|seq| unanswering.body(seq),
             held,
             shape: *shape,
@@ -214,6 +243,8 @@ pub(crate) struct Unanswering<'u> {
     pub(crate) source: &'u Source,
     pub(crate) requests: &'u RequestIndex,
     pub(crate) line: LineLimits,
+    /// Without one the input has just been checked.
+    pub(crate) recheck: Option<&'u Recheck>,
 }
 
 impl Unanswering<'_> {
@@ -224,13 +255,20 @@ impl Unanswering<'_> {
             return Ok(None);
         }
         let failed = |source: InputError| ResultsError::Request { seq, source: source.into() };
+        self.recheck.map_or(Ok(()), |recheck| recheck.line(&record)).map_err(failed)?;
         let mut line = vec![0; record.length as usize];
         self.source.read_at(record.offset, &mut line).map_err(failed)?;
         Ok(record.body(&line).map(<[u8]>::to_vec))
     }
 
-    /// Looks at the line again. `note` tells what became of a shard's batch, where that explains it.
-    pub(crate) fn explain(&self, seq: u64, note: &dyn Fn(u32) -> Option<String>) -> Result<Unanswered, ResultsError> {
+    /// Looks at the line again. `held` says why its request is held, if it is; `note` tells what became of a shard's batch, where that
+    /// explains it.
+    pub(crate) fn explain(
+        &self,
+        seq: u64,
+        held: Option<String>,
+        note: &dyn Fn(u32) -> Option<String>,
+    ) -> Result<Unanswered, ResultsError> {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| ResultsError::Request { seq, source };
         let record = self.requests.record(seq)?;
         let mut text =
@@ -239,7 +277,13 @@ impl Unanswering<'_> {
             // What was checked ends before the blanks behind it.
             text.truncate(record.length as usize);
         }
+        if let Some(recheck) = self.recheck.filter(|_| record.state == LineState::Request) {
+            recheck.id(seq, &record, &text).map_err(|error| failed(error.into()))?;
+        }
         let custom_id = record.custom_id(seq, &text);
+        if let Some(message) = held {
+            return Ok(Unanswered { custom_id, code: HELD, message });
+        }
         Ok(match record.state {
             LineState::Request => {
                 let nothing = || "the service returned no reply for this request".to_owned();

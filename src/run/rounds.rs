@@ -2,7 +2,7 @@
 //!
 //! In: shards that are indexed. Out: new shards that hold only those of their requests that may fare better.
 //!
-//! What always holds: a request is in at most one shard of each round. The list of a round is on disk, synced, before the Ledger knows
+//! What always holds: what is sent again is what was checked, whatever has become of the input. A request is in at most one shard of each round. The list of a round is on disk, synced, before the Ledger knows
 //! its shards; packed again after a crash, it comes out the same. A shard's requests stand in input order.
 
 use std::collections::BTreeMap;
@@ -58,6 +58,7 @@ pub(crate) fn pack(
     let mut placed: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
     for (seq, model) in again {
         let record = files.requests.record(seq)?;
+        files.recheck.line(&record)?;
         let mut line = vec![0; record.length as usize];
         files.source.read_at(record.offset, &mut line)?;
         let written = record.length.saturating_add(files.envelope.added_bytes(record.lacks, seq));

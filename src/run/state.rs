@@ -5,12 +5,15 @@
 //!
 //! ```text
 //! packed ─upload─► uploaded ─intend, create─► intended ─► submitted ─poll─► ended ─download─► downloaded ─index─► indexed
-//!                     ▲                           │  ▲
-//!                     └──── refused: nothing ─────┤  └ unknown: reconcile │ ▲
-//!                           was created           │                       ▼ │ seen again
-//!                                                 │                       lost: the service does not show it, a decision is needed
-//!                                                 └──► held: nobody knows, a decision is needed
+//!                     ▲                           │  ▲           │ ▲      ▲                          │
+//!                     └──── refused: nothing ─────┤  └ unknown:  │ │      └── there is more than ─────┤
+//!                           was created           │    reconcile ▼ │ seen     is here: fetch again    ▼
+//!                                                 ▼             lost                            incomplete
+//!                                                held
 //! ```
+//!
+//! *Held* (nobody knows whether there is a batch) and *incomplete* (its service says that it has answered more than could be fetched)
+//! wait for a decision: what they ask for is not sent again without one. Every run looks once more whether they can be settled.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -104,6 +107,14 @@ pub enum ShardState {
         /// The batch.
         batch: EndedBatch,
     },
+    /// What could be fetched of its replies is in the index, and there is more, as far as anybody knows. Fetched again by the next
+    /// run, or taken as it is if somebody decides so.
+    Incomplete {
+        /// The submission's row in the Ledger.
+        submission: i64,
+        /// The batch.
+        batch: EndedBatch,
+    },
     /// Its replies are in the index. Nothing more is to be done.
     Indexed {
         /// The submission's row in the Ledger.
@@ -141,14 +152,14 @@ impl ShardState {
             Self::Submitted { .. } => Step::Poll,
             Self::Ended { .. } => Step::Download,
             Self::Downloaded { .. } => Step::Index,
-            Self::Held { .. } | Self::Lost { .. } | Self::Indexed { .. } => return None,
+            Self::Held { .. } | Self::Lost { .. } | Self::Incomplete { .. } | Self::Indexed { .. } => return None,
         })
     }
 
     /// Whether it waits for a decision.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        matches!(self, Self::Held { .. } | Self::Lost { .. })
+        matches!(self, Self::Held { .. } | Self::Lost { .. } | Self::Incomplete { .. })
     }
 
     /// The name that the Ledger and `status` use.
@@ -163,6 +174,7 @@ impl ShardState {
             Self::Lost { .. } => "lost",
             Self::Ended { .. } => "ended",
             Self::Downloaded { .. } => "downloaded",
+            Self::Incomplete { .. } => "incomplete",
             Self::Indexed { .. } => "indexed",
         }
     }
@@ -172,7 +184,18 @@ impl ShardState {
     pub fn batch_id(&self) -> Option<&str> {
         match self {
             Self::Submitted { batch_id, .. } | Self::Lost { batch_id, .. } => Some(batch_id),
-            Self::Ended { batch, .. } | Self::Downloaded { batch, .. } | Self::Indexed { batch, .. } => Some(&batch.id),
+            _ => self.ended_batch().map(|batch| batch.id.as_str()),
+        }
+    }
+
+    /// The batch that worked on the shard, once it has ended.
+    #[must_use]
+    pub fn ended_batch(&self) -> Option<&EndedBatch> {
+        match self {
+            Self::Ended { batch, .. }
+            | Self::Downloaded { batch, .. }
+            | Self::Incomplete { batch, .. }
+            | Self::Indexed { batch, .. } => Some(batch),
             _ => None,
         }
     }
@@ -233,8 +256,8 @@ pub struct Recorded {
     pub batch_status: Option<String>,
     /// What its batch left, once it is indexed.
     pub left_over: LeftOver,
-    /// Whether its reply files were fetched a second time.
-    pub refetched: bool,
+    /// Whether somebody decided that what could be fetched of its replies is all of them.
+    pub accepted: bool,
     /// Whether a later round has taken up what it left.
     pub followed: bool,
     /// Whether somebody decided that what it left is to be sent again, whatever speaks against it.
@@ -255,7 +278,7 @@ impl Recorded {
             abandoned: false,
             batch_status: None,
             left_over: LeftOver::default(),
-            refetched: false,
+            accepted: false,
             followed: false,
             decided: false,
         }

@@ -8,27 +8,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::directory::layout;
+use super::indexing::ShardIndexed;
 use super::state::{EndedBatch, LeftOver};
+use super::verdict::{FileEvidence, SaidBytes};
 use crate::custom_id::IdHasher;
-use crate::durable::{self, FileError};
 use crate::error::Error;
 use crate::input::envelope::Envelope;
-use crate::input::members::Members;
 use crate::input::pack::Shard;
-use crate::input::request_index::{Record, RequestIndex};
+use crate::input::recheck::Recheck;
+use crate::input::request_index::RequestIndex;
 use crate::input::shard_reader::ShardReader;
 use crate::input::source::Source;
 use crate::remote::{
     Api, Batch, BatchStatus, Listing, Payload, Progress, Redactor, RemoteError, RemoteFile, Submission,
 };
-use crate::results::ResultsError;
-use crate::results::id_table::IdTable;
-use crate::results::index::{self, Indexed, ReplyFile};
+use crate::results::index;
 use crate::results::reply::{ReplyKind, ReplyRole};
-use crate::results::reply_file::{self, Strays};
 use crate::results::reply_index::{ReplyIndex, Slot};
 use crate::results::retry_class::failed_batch_worth_retrying;
-use crate::results::side_files::SideFiles;
 
 /// What came of a step.
 #[derive(Debug)]
@@ -39,7 +36,7 @@ pub(crate) enum Outcome {
     Listed(Result<Listing, RemoteError>),
     Looked { shard: u32, result: Result<Batch, RemoteError> },
     Cancelled { batch_id: String, result: Result<Batch, RemoteError> },
-    Downloaded { shard: u32, result: Result<(), (ReplyRole, RemoteError)> },
+    Downloaded { shard: u32, result: Result<Fetched, RemoteError> },
     Indexed { shard: u32, result: Result<ShardIndexed, Error> },
 }
 
@@ -49,6 +46,8 @@ pub(crate) struct Files {
     pub(crate) run: PathBuf,
     pub(crate) source: Arc<Source>,
     pub(crate) requests: Arc<RequestIndex>,
+    /// Whether the input still is what was checked.
+    pub(crate) recheck: Recheck,
     pub(crate) replies: ReplyIndex,
     pub(crate) ids: IdHasher,
     /// What lines have around their bodies at the service.
@@ -82,137 +81,99 @@ impl Payload for ShardPayload {
     }
 }
 
-/// Fetches the files that a batch left, those that are not here yet. `again` fetches those that are here a second time, and keeps the
-/// longer of the two: what the service keeps under an id does not change, so the shorter one was cut off, unless the longer one is no reply
-/// file. `absent` takes a file of
-/// errors that is not at the service for an empty one; one of outputs never, because what it would have answered is paid for.
+/// What is fetched again of a shard whose replies did not add up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// Every file that is not whole by its own size.
+    Unproven,
+    /// Every file: what stands in them makes no sense.
+    All,
+}
+
+/// What came of fetching a batch's reply files.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    /// The batch as it was last seen; its files may show late.
+    pub(crate) batch: EndedBatch,
+    /// What the service says of the sizes of its files.
+    pub(crate) said: Vec<(ReplyRole, SaidBytes)>,
+    /// The first file that could not be fetched, and why.
+    pub(crate) trouble: Option<(ReplyRole, RemoteError)>,
+}
+
+/// Fetches the files that a batch left, those that are not here yet. With `again` the batch is looked at once more, and the service is
+/// asked how large its files are; a file that is here already is then fetched beside it, for the index to choose between the two.
 ///
-/// An error comes with the file that it is about.
+/// One file that cannot be fetched does not keep the other from coming. An error is this machine's fault.
 pub(crate) async fn download<A: Api>(
     api: &A,
     run: &Path,
     submission: i64,
-    batch: &EndedBatch,
-    (again, absent): (bool, bool),
+    batch: EndedBatch,
+    again: Option<Again>,
     progress: impl Fn(ReplyRole) -> Progress,
-) -> Result<(), (ReplyRole, RemoteError)> {
-    for (role, file_id) in reply_files(batch) {
+) -> Result<Fetched, RemoteError> {
+    let batch = if again.is_some() { look_again(api, batch).await } else { batch };
+    let (mut said, mut trouble) = (Vec::new(), None);
+    for (role, file_id) in reply_files(&batch) {
         let target = layout::reply_file(run, layout::reply_number(submission, role));
         // Whole as far as anybody knew, because it has its name.
-        let is_here = target.is_file();
-        if is_here && !again {
+        let here = target.metadata().ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
+        let bytes = if again.is_some() { said_bytes(api, file_id).await } else { SaidBytes::Unasked };
+        said.push((role, bytes));
+        let is_proven = FileEvidence { role, here, said: bytes }.is_proven();
+        let is_wanted = match again {
+            _ if here.is_none() => true,
+            // A process that died had it fetched again. The index chooses first.
+            _ if beside(&target).is_file() => false,
+            None => false,
+            Some(Again::Unproven) => !is_proven,
+            Some(Again::All) => true,
+        };
+        if !is_wanted {
             continue;
         }
-        let to = if is_here { target.with_extension("again") } else { target.clone() };
-        let of_role = |error: FileError| (role, error.into());
+        let to = if here.is_some() { beside(&target) } else { target };
         match api.download(file_id, &to, progress(role)).await {
-            Err(error) if absent && role == ReplyRole::Error && error.is_gone() => {
-                durable::publish_bytes(&to, b"").map_err(of_role)?;
+            Err(error) if error.is_local() => return Err(error),
+            Err(error) => trouble = trouble.or(Some((role, error))),
+            Ok(_) => {}
+        }
+    }
+    Ok(Fetched { batch, said, trouble })
+}
+
+/// Where a reply file is put that is fetched although it is here.
+pub(crate) fn beside(target: &Path) -> PathBuf {
+    target.with_extension("again")
+}
+
+/// The batch as the service shows it now, if it does; what it once named stays named.
+async fn look_again<A: Api>(api: &A, batch: EndedBatch) -> EndedBatch {
+    match api.batch(&batch.id).await {
+        Ok(seen) if seen.status.is_terminal() => {
+            let seen = EndedBatch::of(&seen);
+            EndedBatch {
+                output_file_id: seen.output_file_id.or(batch.output_file_id),
+                error_file_id: seen.error_file_id.or(batch.error_file_id),
+                error: seen.error.or(batch.error),
+                counts: seen.counts.or(batch.counts),
+                ..seen
             }
-            fetched => drop(fetched.map_err(|error| (role, error))?),
         }
-        if is_here {
-            keep_better(&to, &target).map_err(of_role)?;
-        }
+        _ => batch,
     }
-    Ok(())
 }
 
-/// Puts `second` into the place of `first` if it is longer, or the first one was never a reply file, and removes it otherwise.
-fn keep_better(second: &Path, first: &Path) -> Result<(), FileError> {
-    let bytes = |path: &Path| Ok(path.metadata().map_err(FileError::on("read", path))?.len());
-    let is_better = bytes(second)? > bytes(first)? || reply_file::is_stray(first)? && !reply_file::is_stray(second)?;
-    if is_better { durable::publish(second, first) } else { durable::remove_file(second) }
+async fn said_bytes<A: Api>(api: &A, file_id: &str) -> SaidBytes {
+    match api.file_bytes(file_id).await {
+        Ok(Some(bytes)) => SaidBytes::Bytes(bytes),
+        Ok(None) => SaidBytes::Nothing,
+        Err(_) => SaidBytes::Unknown,
+    }
 }
 
-/// What became of a shard's replies.
-#[derive(Debug)]
-pub(crate) enum ShardIndexed {
-    /// They are in the index: what they were, what they left, and the numbers and checksums of their files.
-    Whole(Indexed, LeftOver, Vec<(u32, u128)>),
-    /// So many requests stand in no reply file, which should not be. Nothing was written.
-    Lacking(u64),
-}
-
-/// Puts the replies to a shard into the reply index. `lacking` says that requests without a reply are taken as they are, `followed`
-/// that a later round has taken up what they left, and counts it.
-pub(crate) fn index(
-    files: &Files,
-    shard: &Shard,
-    submission: i64,
-    batch: &EndedBatch,
-    lacking: bool,
-    followed: bool,
-) -> Result<ShardIndexed, Error> {
-    let members = Members::collect(shard, &files.requests, &files.run)?;
-    if members.len() as u64 != shard.requests {
-        return Err(damaged(
-            files,
-            format!("has {} requests of shard {}'s {}", members.len(), shard.number, shard.requests),
-        ));
-    }
-    let seqs: Vec<u64> = members.iter().map(|(seq, _)| *seq).collect();
-    let table = IdTable::new(members.iter().map(|(_, record)| record.id_hash));
-    let own: Vec<ReplyFile> = reply_files(batch)
-        .map(|(role, _)| {
-            let number = layout::reply_number(submission, role);
-            ReplyFile { number, path: layout::reply_file(&files.run, number), role }
-        })
-        .collect();
-    let is_own = |slot: &Slot| own.iter().any(|file| file.number == slot.file);
-    let mut slots = files.replies.read_each(&seqs)?;
-    for slot in &mut slots {
-        // Left by an attempt that was cut off before it was recorded.
-        slot.take_if(|slot| is_own(slot));
-    }
-    let mut aside = SideFiles::new(&layout::aside(&files.run, submission));
-    // What came in the place of a reply file may come right when it is fetched again; if not, what can be read of it counts.
-    let strays = if lacking || followed { Strays::SetAside } else { Strays::RefuseWhole };
-    let indexed = index::index(&own, &table, files.ids, files.threads, strays, &mut slots, &mut aside);
-    let mut indexed = match indexed {
-        Err(ResultsError::NotReplies { .. }) => return Ok(ShardIndexed::Lacking(seqs.len() as u64)),
-        indexed => indexed?,
-    };
-    indexed.rename_labels(|label| files.redactor.beginning(&label).into_owned());
-    let unnamed = seqs.len() as u64 - indexed.outputs - indexed.errors;
-    if unnamed > 0 && indexed.unknown > 0 {
-        // Before they are taken for strangers, and what they answer is sent and paid for again.
-        know_ids(files, &members)?;
-    }
-    if unnamed > 0 && !lacking && !followed {
-        return Ok(ShardIndexed::Lacking(unnamed));
-    }
-    aside.finish()?;
-    let before = layout::reply_number(submission, ReplyRole::Output);
-    for slot in slots.iter().flatten().filter(|slot| slot.file < before) {
-        // The error of an earlier round stands, because this one brought nothing.
-        indexed.count_error(&error_label(files, *slot)?);
-    }
-    let worth = BatchWorth::of(batch, false);
-    for slot in slots.iter().flatten().filter(|slot| followed && is_own(slot) && worth.again(Some(**slot))) {
-        // The later round has brought nothing either, and counts it.
-        indexed.forget_error(&error_label(files, *slot)?);
-    }
-    files.replies.write_each(&seqs, &slots)?;
-    let left_over = worth.left_over(&seqs, &slots);
-    let files = own.iter().map(|file| file.number).zip(indexed.checksums.iter().copied()).collect();
-    Ok(ShardIndexed::Whole(indexed, left_over, files))
-}
-
-/// Makes sure that the request index still knows the requests by the ids that stand in their lines.
-fn know_ids(files: &Files, members: &[(u64, Record)]) -> Result<(), Error> {
-    for (seq, record) in members {
-        let mut line = vec![0; record.length as usize];
-        files.source.read_at(record.offset, &mut line)?;
-        let hash = record.custom_id(*seq, &line).map(|custom_id| files.ids.hash(&custom_id));
-        if hash != Some(record.id_hash) {
-            return Err(damaged(files, format!("does not know request {seq} by the id that it has in the input")));
-        }
-    }
-    Ok(())
-}
-
-fn damaged(files: &Files, what: String) -> Error {
+pub(crate) fn damaged(files: &Files, what: String) -> Error {
     let hint = "restore the directory or the input; nothing is submitted meanwhile".to_owned();
     Error::Directory { path: files.run.clone(), what, hint }
 }
@@ -262,7 +223,7 @@ impl BatchWorth {
     }
 }
 
-fn reply_files(batch: &EndedBatch) -> impl Iterator<Item = (ReplyRole, &str)> {
+pub(crate) fn reply_files(batch: &EndedBatch) -> impl Iterator<Item = (ReplyRole, &str)> {
     let output = batch.output_file_id.as_deref().map(|id| (ReplyRole::Output, id));
     let errors = batch.error_file_id.as_deref().map(|id| (ReplyRole::Error, id));
     output.into_iter().chain(errors)

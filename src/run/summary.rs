@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::driver::Driven;
+use super::held::HeldShard;
 use super::ledger::Ledger;
 use super::output::Written;
 use crate::error::Error;
@@ -31,8 +32,8 @@ pub struct Summary {
     pub missing: u64,
     /// Lines that were no requests and were skipped.
     pub invalid: u64,
-    /// Lines whose outcome is still open, because a submission is held.
-    pub open: u64,
+    /// Requests that wait for a decision: sent, and with no outcome that is known.
+    pub held: u64,
     /// Replies that said the same as another one.
     pub duplicates: u64,
     /// Replies that said something else than the one kept.
@@ -47,8 +48,8 @@ pub struct Summary {
     pub batches: usize,
     /// Batches that ended without being completed.
     pub batches_unsound: usize,
-    /// Shards whose submissions are unresolved.
-    pub held: Vec<u32>,
+    /// The shards that hold them, and why.
+    pub held_shards: Vec<HeldShard>,
     /// Batches on the run's files that do not work for it, by id: they may have been paid for in vain.
     pub surplus_batches: Vec<String>,
     /// Tokens of the prompts, as the service counted them.
@@ -72,8 +73,7 @@ impl Summary {
     pub(super) fn new(
         ledger: &Ledger,
         directory: PathBuf,
-        driven: &Driven,
-        Written { merged, delivered }: Written,
+        (driven, held_shards, Written { merged, delivered }): (Driven, Vec<HeldShard>, Written),
         lines: u64,
         resumed: bool,
         took: Duration,
@@ -81,12 +81,12 @@ impl Summary {
         let totals = ledger.totals()?;
         let Indexed { duplicates, conflicts, unknown, unreadable, usage, labels, .. } = totals;
         let Usage { prompt, completion } = usage;
-        let open = lines - merged.lines();
-        if driven.held.is_empty() && open != 0 {
+        let delivered = delivered && held_shards.is_empty();
+        if merged.lines() != lines {
             let what = format!("{} of {lines} lines were written", merged.lines());
             return Err(Error::Internal { what });
         }
-        if open == 0 && (totals.outputs, totals.errors) != (merged.outputs, merged.errors) {
+        if (totals.outputs, totals.errors) != (merged.outputs, merged.errors) {
             let what = format!(
                 "{} outputs and {} errors were indexed, {} and {} were written",
                 totals.outputs, totals.errors, merged.outputs, merged.errors
@@ -101,7 +101,7 @@ impl Summary {
             errors_by_kind: labels,
             missing: merged.missing,
             invalid: merged.invalid,
-            open,
+            held: merged.held,
             duplicates,
             conflicts,
             unknown,
@@ -109,13 +109,13 @@ impl Summary {
             sent_again: ledger.resent()?,
             batches: driven.batches,
             batches_unsound: driven.unsound,
-            held: driven.held.clone(),
+            held_shards,
             surplus_batches: ledger.surplus()?.into_keys().collect(),
             prompt_tokens: prompt,
             completion_tokens: completion,
             bytes: merged.bytes,
             incidents: ledger.incidents()?,
-            delivered: delivered && open == 0 && driven.held.is_empty(),
+            delivered,
             resumed,
             seconds: took.as_secs_f64(),
         })

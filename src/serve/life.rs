@@ -189,7 +189,7 @@ async fn finalize(shared: &Shared, id: &str, ids: &ResultIds) -> Result<(), Brea
         if is_whole {
             batch.status = Status::Finalizing;
             batch.details.finalizing_at = Some(Timestamp::now().as_microsecond());
-            (batch.details.outputs, batch.details.failures) = ids.rows;
+            (batch.details.outputs, batch.details.failures) = ids.counted;
         }
         is_whole
     })?;
@@ -247,9 +247,9 @@ fn end(shared: &Shared, id: &str, ids: Result<ResultIds, Stop>) -> Result<(), Fi
                     _ => Status::Completed,
                 };
                 (batch.output_file_id, batch.error_file_id) = (ids.output, ids.error);
-                (batch.details.outputs, batch.details.failures) = ids.rows;
+                (batch.details.outputs, batch.details.failures) = ids.counted;
                 // One that was never checked: all of its requests have a row.
-                batch.details.requests = batch.details.requests.max(ids.rows.0 + ids.rows.1);
+                batch.details.requests = batch.details.requests.max(ids.counted.0 + ids.counted.1);
                 if let Some(ending) = shared.faults.ending(batch).filter(|_| !cancelled) {
                     broke_off = break_off(batch, ending);
                 }

@@ -29,8 +29,8 @@ const PURPOSE: &str = "batch-api";
 pub(super) struct ResultIds {
     pub(super) output: Option<String>,
     pub(super) error: Option<String>,
-    /// Rows of the one and of the other.
-    pub(super) rows: (u64, u64),
+    /// Requests that count as answered, and as failed.
+    pub(super) counted: (u64, u64),
 }
 
 /// Which request was answered.
@@ -50,6 +50,7 @@ pub(super) struct Results<'s> {
     output: Rows,
     errors: Rows,
     billing: Rows,
+    counted: (u64, u64),
 }
 
 impl<'s> Results<'s> {
@@ -62,13 +63,23 @@ impl<'s> Results<'s> {
             output: content(Kind::Output)?,
             errors: content(Kind::Error)?,
             billing: Rows::create(&store.billing_path(&batch.id), Forms::default())?,
+            counted: (0, 0),
         })
     }
 
     /// Adds a row, given without a newline, and bills it if it is an output.
     pub(super) fn add(&mut self, kind: Kind, row: &[u8], receipt: &Receipt<'_>) -> Result<(), FileError> {
         self.add_row(kind, row)?;
+        self.count(kind);
         if kind == Kind::Output { self.bill(receipt) } else { Ok(()) }
+    }
+
+    /// Counts a request as answered, or as failed, as the batch shows it.
+    pub(super) fn count(&mut self, kind: Kind) {
+        match kind {
+            Kind::Output => self.counted.0 += 1,
+            Kind::Error => self.counted.1 += 1,
+        }
     }
 
     /// Bills a request.
@@ -117,17 +128,17 @@ impl<'s> Results<'s> {
             let lines = content.lines;
             if lines == 0 {
                 self.store.discard(&id)?;
-                return Ok((None, 0));
+                return Ok(None);
             }
             let mut file = StoredFile::new(&self.batch.account, name.into(), PURPOSE.into(), "jsonl".into());
             file.id.clone_from(&id);
             file.generated = true;
             self.store.keep(file, pending, content)?;
-            Ok((Some(id), lines))
+            Ok(Some(id))
         };
-        let (output, outputs) = publish(self.output, Kind::Output)?;
-        let (error, errors) = publish(self.errors, Kind::Error)?;
-        Ok(ResultIds { output, error, rows: (outputs, errors) })
+        let output = publish(self.output, Kind::Output)?;
+        let error = publish(self.errors, Kind::Error)?;
+        Ok(ResultIds { output, error, counted: self.counted })
     }
 }
 

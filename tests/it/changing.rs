@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::program::{Place, wait_until};
-use crate::requests::{assert_same, generated, replies};
+use crate::requests::{assert_same, generated, replies, request};
 use crate::service::Service;
 
 /// Shards of nine requests: three for each of three models.
@@ -18,6 +18,22 @@ fn edit(path: &Path) {
     let at = memchr::memmem::rfind(&text, b"\"content\"").unwrap() + 12;
     let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
     file.write_all_at(b"Hello", at as u64).unwrap();
+}
+
+/// Does something to a file and gives it back the time that it had.
+fn unseen(path: &Path, change: impl FnOnce(&Path)) {
+    let modified = std::fs::metadata(path).unwrap().modified().unwrap();
+    change(path);
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_modified(modified).unwrap();
+}
+
+/// Changes a letter of the last request's id, in place.
+fn rename(path: &Path) {
+    let text = std::fs::read(path).unwrap();
+    let at = memchr::memmem::rfind(&text, b"\"custom_id\":\"").unwrap() + b"\"custom_id\":\"".len();
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(if text[at] == b'x' { b"y" } else { b"x" }, at as u64).unwrap();
 }
 
 /// A run that stands still after its first batches, because its service does; `change` happens meanwhile.
@@ -103,4 +119,100 @@ fn between_two_processes_an_input_is_known_by_its_content() {
     assert_same(&place.read("out.jsonl"), &replies(&generated(60)));
     assert_eq!(service.books().accepted(), SHARDS);
     service.books().assert_billed_once(&generated(60));
+}
+
+/// A run whose process was killed when all its batches were at work.
+fn killed_when_all_was_sent(requests: &[u8]) -> (Place, Service, String) {
+    let (place, service) = (Place::new(), Service::start_with("--batch-time 1s"));
+    place.write("in.jsonl", requests);
+    let arguments = format!("run in.jsonl -o out.jsonl {OPTIONS} {}", service.arguments());
+    let mut running = place.program(&arguments).start();
+    wait_until(|| service.books().accepted() == SHARDS);
+    running.kill();
+    assert!(running.end().was_killed());
+    (place, service, arguments)
+}
+
+#[test]
+fn an_input_that_was_edited_unseen_is_found_before_its_answers_are_matched() {
+    let requests = generated(60);
+    let cut = |path: &Path| {
+        let text = std::fs::read(path).unwrap();
+        // As long as it was, so that it still looks untouched: the last line has become two.
+        let at = memchr::memmem::rfind(&text, b"\"content\"").unwrap() + 12;
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(b"\n", at as u64).unwrap();
+    };
+    let changes: [(&dyn Fn(&Path), &str); 3] = [
+        (&edit, "are not what they were when they were checked"),
+        (&rename, "in.jsonl:60 is not what it was when it was checked"),
+        (&cut, "in.jsonl:60 is not what it was when it was checked"),
+    ];
+    for (change, words) in changes {
+        let (place, service, arguments) = killed_when_all_was_sent(&requests);
+        unseen(&place.path("in.jsonl"), change);
+        for _ in 0..2 {
+            let ended = place.run(&arguments).with_code(8);
+            ended.saying("error: in.jsonl:").saying(words).saying("hint: put the input back as it was");
+            assert!(!place.has("out.jsonl"));
+        }
+        // What was paid for has come home meanwhile.
+        let replies_here = crate::program::names_in(&place.run_directory().join("replies"));
+        assert_eq!(replies_here.len(), SHARDS, "{replies_here:?}");
+        place.write("in.jsonl", &requests);
+        place.run(&arguments).with_code(0);
+        assert_same(&place.read("out.jsonl"), &replies(&requests));
+        service.books().assert_billed_once(&requests);
+    }
+}
+
+/// Requests of which some fail, for good or for the time being.
+fn failing_requests() -> Vec<u8> {
+    let line = |number: usize| request(&format!("id-{number}"), "m") + "\n";
+    (0..54).flat_map(|number| line(number).into_bytes()).collect()
+}
+
+#[test]
+fn an_input_that_was_edited_unseen_is_not_given_out_with_the_errors() {
+    let requests = failing_requests();
+    let host = Place::new();
+    host.write("faults.toml", "[[fault]]\ndo = \"error_rows\"\nshare = 0.3\nmessage = \"no good\"\n");
+    let (place, service) = (Place::new(), Service::start_in(host, "--batch-time 0ms --faults faults.toml"));
+    place.write("in.jsonl", &requests);
+    let arguments = format!("run in.jsonl -o out.jsonl --shard-requests 6 {}", service.arguments());
+    place.run(&arguments).with_code(6);
+    unseen(&place.path("in.jsonl"), edit);
+    // Replies alone need nothing of it.
+    place.run(&arguments).with_code(6).saying("all is done");
+    std::fs::remove_file(place.path("out.jsonl")).unwrap();
+    let with_errors = format!("{arguments} --errors errors.jsonl");
+    let refused = place.run(&with_errors).with_code(8);
+    refused.saying("cannot look up request").saying("are not what they were").saying("hint: put the input back");
+    assert!(!place.has("errors.jsonl") && !place.has("out.jsonl"));
+    place.write("in.jsonl", &requests);
+    place.run(&with_errors).with_code(6);
+    assert_eq!(service.books().calls("create_batch"), SHARDS);
+}
+
+#[test]
+fn an_input_that_was_edited_unseen_is_not_sent_again() {
+    let requests = failing_requests();
+    let host = Place::new();
+    let script = "[[fault]]\ndo = \"error_rows\"\nshare = 1.0\nonce = true\nmessage = \"Internal server error\"\n";
+    host.write("faults.toml", script);
+    let (place, service) = (Place::new(), Service::start_in(host, "--batch-time 500ms --faults faults.toml"));
+    place.write("in.jsonl", &requests);
+    let arguments = format!("run in.jsonl -o out.jsonl --shard-requests 6 {}", service.arguments());
+    let running = place.program(&arguments).start();
+    wait_until(|| service.books().accepted() == SHARDS);
+    service.freeze();
+    unseen(&place.path("in.jsonl"), edit);
+    service.thaw();
+    let ended = running.end().with_code(8);
+    ended.saying("error: in.jsonl:49-54 are not what they were");
+    assert_eq!(service.books().calls("create_batch"), SHARDS, "nothing that was not checked is sent");
+    place.write("in.jsonl", &requests);
+    place.run(&arguments).with_code(0);
+    assert_same(&place.read("out.jsonl"), &replies(&requests));
+    service.books().assert_billed_once(&requests);
 }

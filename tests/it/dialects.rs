@@ -120,20 +120,21 @@ fn a_batch_is_found_on_whatever_page_it_stands() {
 }
 
 #[test]
-fn a_named_error_file_that_is_not_there_counts_as_empty() {
+fn a_named_error_file_that_is_not_there_counts_as_empty_where_nothing_lacks() {
     let script = "[[fault]]\ndo = \"show\"\nset = { error_file_id = \"file-deleted-since\" }\nwhile = \"completed\"\n";
     let (place, service, requests) = (Place::new(), faulty(script), generated(6));
-    run(&place, &service, &requests, "").with_code(0).saying("counts as empty");
+    run(&place, &service, &requests, "").with_code(0);
     assert_same(&place.read("out.jsonl"), &openai_replies(&requests));
 }
 
 #[test]
-fn outputs_that_are_not_there_end_the_run_and_are_never_paid_for_again() {
+fn outputs_that_are_not_there_are_held_and_never_paid_for_again() {
     let script = "[[fault]]\ndo = \"show\"\nset = { output_file_id = \"file-deleted-since\" }\nwhile = \"completed\"\n";
     let (place, service, requests) = (Place::new(), faulty(script), generated(6));
     for _ in 0..2 {
-        run(&place, &service, &requests, "").with_code(5).saying("file-deleted-since").saying("HTTP 404");
-        assert!(!place.has("out.jsonl"));
+        let ended = run(&place, &service, &requests, "--settle 300ms").with_code(7);
+        ended.saying("file-deleted-since").saying("HTTP 404").saying("held: 3 shards").saying("--accept-incomplete");
+        assert_eq!(ids(&place.read("out.jsonl")), ids(&requests));
         service.books().assert_billed_once(&requests);
     }
 }

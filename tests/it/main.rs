@@ -9,6 +9,7 @@
 #![expect(clippy::print_stdout, reason = "what a failing test was about; the harness keeps it to itself otherwise")]
 
 // What the tests are made of.
+mod between; // a proxy that spoils downloads
 mod program; // the program as a child process
 mod requests; // requests, and the replies that they must get
 mod service; // `batchline serve` as a child process, its calls and its bill
@@ -30,6 +31,7 @@ mod running; // every way in, every way out, and nothing twice
 mod shapes; // one shape for the replies of all services
 
 // What goes wrong around it.
+mod answers; // answers that do not come, or not whole
 mod besieged; // a service that means harm
 mod changing; // inputs that change under a run
 mod cleaning; // what is removed, what stays, and what everybody is told of it

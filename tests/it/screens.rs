@@ -161,7 +161,7 @@ fn the_records_of_a_run_add_up() {
     let kinds = kinds(&records);
     assert_eq!((kinds[0], kinds[1], kinds[kinds.len() - 1]), ("defect", "started", "summary"), "{kinds:?}");
     let (summary, number) = (records.last().unwrap(), |field: &str| records.last().unwrap()[field].as_u64().unwrap());
-    for (field, wanted) in [("lines", 92), ("outputs", 90), ("errors", 1), ("missing", 0), ("invalid", 1), ("open", 0)]
+    for (field, wanted) in [("lines", 92), ("outputs", 90), ("errors", 1), ("missing", 0), ("invalid", 1), ("held", 0)]
     {
         assert_eq!(number(field), wanted, "{field} in {summary}");
     }

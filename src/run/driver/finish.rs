@@ -1,110 +1,174 @@
 //! Bringing replies home: downloads, the index, further rounds, and how far the output may grow.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::Driver;
+use super::poll::is_final;
+use super::waits::Delay;
 use crate::error::Error;
-use crate::remote::{Api, BatchStatus, RemoteError};
+use crate::remote::Api;
 use crate::results::reply::ReplyRole;
+use crate::run::indexing::{self, Indexing, ShardIndexed, Taken, WhenShort};
 use crate::run::monitor::Event;
 use crate::run::rounds;
 use crate::run::state::{Recorded, ShardState};
-use crate::run::steps::{self, Outcome, ShardIndexed};
+use crate::run::steps::{self, Again, Fetched, Outcome};
+use crate::run::verdict::{SaidBytes, name};
 
-/// How often a reply file that is not there is asked for again: files become visible late.
-const ABSENT_LOOKUPS: u32 = 5;
+/// How long the next attempt waits after replies that were not all there, at first; doubled each time. The first attempt follows at once.
+const FETCH_AGAIN: Duration = Duration::from_secs(1);
 
-/// How often a batch is asked again which files it has when one of them is not there: what it named may have been wrong.
-const GONE_LOOKUPS: u32 = 3;
+/// Longest of these waits.
+const FETCH_AGAIN_MAX: Duration = Duration::from_secs(60);
+
+/// How long a shard that an earlier process held is fetched again before it is held again.
+const HELD_AGAIN: Duration = Duration::from_secs(30);
+
+/// A shard whose replies are fetched again, because what is here is not all of them.
+#[derive(Debug)]
+pub(super) struct Fetching {
+    /// Since when.
+    since: Instant,
+    /// How often they were found not to be all there.
+    times: u32,
+    /// After this time what lacks is held.
+    patience: Duration,
+    /// What is fetched next.
+    again: Again,
+    /// What the service said last of the sizes of the files.
+    said: Vec<(ReplyRole, SaidBytes)>,
+    /// Why a file could not be fetched, the last time.
+    trouble: Option<String>,
+}
+
+impl Fetching {
+    fn new(patience: Duration) -> Self {
+        Self { since: Instant::now(), times: 0, patience, again: Again::Unproven, said: Vec::new(), trouble: None }
+    }
+
+    /// For a shard that an earlier process held.
+    pub(super) fn held_before(settle: Duration) -> Self {
+        Self { times: 1, again: Again::All, ..Self::new(settle.min(HELD_AGAIN)) }
+    }
+
+    fn is_over(&self) -> bool {
+        self.times > 1 && self.since.elapsed() >= self.patience
+    }
+
+    /// How long the next attempt waits: not beyond the end of all patience.
+    fn wait(&self) -> Duration {
+        let Some(failures) = self.times.checked_sub(1) else { return Duration::ZERO };
+        let wait = FETCH_AGAIN.saturating_mul(2_u32.saturating_pow(failures)).min(FETCH_AGAIN_MAX);
+        wait.mul_f64(0.5 + fastrand::f64() / 2.0).min(self.patience.saturating_sub(self.since.elapsed()))
+    }
+}
 
 impl<A: Api> Driver<A> {
     pub(super) fn begin_download(&mut self, shard: u32) {
-        let known = &self.shards[shard as usize];
-        let again = known.refetched;
-        let absent = self.absent.contains(&shard);
-        let ShardState::Ended { submission, batch } = known.state.clone() else { return };
+        let ShardState::Ended { submission, batch } = self.shards[shard as usize].state.clone() else { return };
+        let again = self.fetching.get(&shard).filter(|fetching| fetching.times > 0).map(|fetching| fetching.again);
         let (api, run) = (self.api.clone(), self.files.run.clone());
         let progress = self.transfer(&self.downloaded, |bytes| Event::Downloaded { bytes });
         self.tasks.spawn(async move {
-            let result = steps::download(&*api, &run, submission, &batch, (again, absent), |_| progress.clone()).await;
+            let result = steps::download(&*api, &run, submission, batch, again, |_| progress.clone()).await;
             Outcome::Downloaded { shard, result }
         });
     }
 
     pub(super) fn begin_index(&mut self, shard: u32) {
-        let known = self.shards[shard as usize].clone();
-        let Recorded { shard: packed, refetched, followed, .. } = known;
-        let ShardState::Downloaded { submission, batch } = known.state else { return };
-        // A batch that has completed has tried every request; one that has not leaves some.
-        let lacking = refetched || BatchStatus::read(&batch.status) != BatchStatus::Completed;
-        let files = self.files.clone();
-        self.tasks.spawn_blocking(move || {
-            let result = steps::index(&files, &packed, submission, &batch, lacking, followed);
-            Outcome::Indexed { shard, result }
-        });
+        let Recorded { shard: packed, accepted, followed, state, .. } = self.shards[shard as usize].clone();
+        let ShardState::Downloaded { submission, batch } = state else { return };
+        let fetching = self.fetching.get(&shard);
+        let when_short = match fetching {
+            _ if accepted => WhenShort::Accept,
+            Some(fetching) if fetching.is_over() => WhenShort::Hold,
+            _ => WhenShort::FetchAgain,
+        };
+        let recheck = !self.uploaded_here.contains(&shard);
+        let said = fetching.map(|fetching| fetching.said.clone()).unwrap_or_default();
+        let (task, files) =
+            (Indexing { shard: packed, submission, batch, said, when_short, followed, recheck }, self.files.clone());
+        self.tasks.spawn_blocking(move || Outcome::Indexed { shard, result: indexing::index(&files, &task) });
     }
 
-    /// A shard's reply files are on disk.
-    pub(super) fn downloaded(&mut self, shard: u32) -> Result<(), Error> {
+    /// A shard's reply files are on disk, or as much of them as could be fetched. What keeps for a long time from coming does not keep the
+    /// rest from being given out.
+    pub(super) fn downloaded(&mut self, shard: u32, fetched: Fetched) -> Result<(), Error> {
         let ShardState::Ended { submission, batch } = self.shards[shard as usize].state.clone() else { return Ok(()) };
-        self.delayed.remove(&shard);
-        self.ledger.downloaded(shard)?;
-        self.set_state(shard, ShardState::Downloaded { submission, batch });
-        Ok(())
-    }
-
-    /// A shard's reply files could not be fetched. Where services name files that they have not written, or have deleted since, a file of
-    /// errors that is not there however often it is asked for is as good as empty; what it would have answered counts as not answered.
-    /// Without its outputs the run ends: nobody knows what they answered, and it is paid for.
-    pub(super) fn not_downloaded(&mut self, shard: u32, role: ReplyRole, error: RemoteError) -> Result<(), Error> {
-        let may_be_absent = role == ReplyRole::Error && self.options.service.profile().names_absent_files();
-        let times = self.delayed.get(&shard).map_or(0, |delay| delay.times);
-        if error.is_gone() && times < GONE_LOOKUPS {
-            if let ShardState::Ended { submission, batch } = self.shards[shard as usize].state.clone() {
-                // The Ledger has it as ended, and where it ends once more that is written over.
-                self.set_state(shard, ShardState::Submitted { submission, batch_id: batch.id });
+        let Fetched { batch: seen, said, trouble } = fetched;
+        let too_long = trouble.as_ref().is_some_and(|(_, error)| self.has_failed_for_long(shard, error));
+        let trouble = match trouble {
+            Some((_, error)) if is_final(&error) || error.is_transient() && !too_long => {
+                let passing = error.is_transient();
+                self.put_off(shard, error, passing);
+                return Ok(());
             }
-            self.put_off(shard, error, true);
-            return Ok(());
+            other => other,
+        };
+        self.delayed.remove(&shard);
+        if seen != batch {
+            self.ledger.ended(shard, &seen)?;
         }
-        if !error.is_gone() || !may_be_absent {
-            let passing = error.is_transient();
-            self.put_off(shard, error, passing);
-            return Ok(());
+        self.ledger.downloaded(shard)?;
+        if trouble.is_some() || self.fetching.contains_key(&shard) {
+            let patience = self.options.settle;
+            let fetching = self.fetching.entry(shard).or_insert_with(|| Fetching::new(patience));
+            fetching.said = said;
+            fetching.trouble = trouble.map(|(role, error)| format!("its {} cannot be fetched: {error}", name(role)));
+            if too_long {
+                (fetching.times, fetching.patience) = (fetching.times.max(2), Duration::ZERO);
+            }
         }
-        if times >= ABSENT_LOOKUPS {
-            let text = format!(
-                "shard {shard}: the file of errors that its batch names is not there and counts as empty: {error}"
-            );
-            self.absent.insert(shard);
-            self.incident(Some(shard), &text)?;
-            self.delayed.remove(&shard);
-            self.enqueue(shard);
-        } else {
-            self.put_off(shard, error, true);
-        }
+        self.set_state(shard, ShardState::Downloaded { submission, batch: seen });
         Ok(())
     }
 
-    /// A shard's replies are in the index; or they do not add up, and its batch is looked at and its files fetched once more.
+    /// A shard's replies are in the index; or there is more of them at the service.
     pub(super) fn indexed(&mut self, shard: u32, result: ShardIndexed) -> Result<(), Error> {
         let ShardState::Downloaded { submission, batch } = self.shards[shard as usize].state.clone() else {
             return Ok(());
         };
         match result {
-            ShardIndexed::Lacking(requests) => {
-                let text =
-                    format!("shard {shard}: {requests} requests stand in neither reply file; fetching them again");
-                self.monitor.event(Event::Note(&text));
-                self.ledger.refetch(shard)?;
-                self.shards[shard as usize].refetched = true;
-                self.set_state(shard, ShardState::Submitted { submission, batch_id: batch.id });
-            }
-            ShardIndexed::Whole(indexed, left_over, files) => {
+            ShardIndexed::Whole(Taken { indexed, left_over, files }) => {
                 self.ledger.indexed(shard, &indexed, left_over, &files)?;
+                self.fetching.remove(&shard);
                 self.close(shard);
                 self.shards[shard as usize].left_over = left_over;
+                self.shards[shard as usize].note = None;
                 self.set_state(shard, ShardState::Indexed { submission, batch });
             }
+            ShardIndexed::Held(Taken { indexed, files, .. }, why) => {
+                let why = self.fetching.remove(&shard).and_then(|fetching| fetching.trouble).unwrap_or(why);
+                self.ledger.incomplete(shard, &indexed, &files, &why)?;
+                let held = self.shards[shard as usize].shard.requests - indexed.outputs - indexed.errors;
+                let text = format!("shard {shard}: {why}; {held} of its requests are held and not sent again");
+                self.monitor.event(Event::Warning(&text));
+                self.shards[shard as usize].note = Some(why);
+                self.set_state(shard, ShardState::Incomplete { submission, batch });
+            }
+            ShardIndexed::Short { why, strays } => self.fetch_again(shard, why, strays)?,
         }
+        Ok(())
+    }
+
+    /// What is here of a shard's replies is not all of them: its batch is looked at and its files are fetched once more, after a while.
+    fn fetch_again(&mut self, shard: u32, why: Option<String>, strays: bool) -> Result<(), Error> {
+        let ShardState::Downloaded { submission, batch } = self.shards[shard as usize].state.clone() else {
+            return Ok(());
+        };
+        let patience = self.options.settle;
+        let fetching = self.fetching.entry(shard).or_insert_with(|| Fetching::new(patience));
+        let wait = fetching.wait();
+        fetching.times += 1;
+        fetching.again = if strays { Again::All } else { Again::Unproven };
+        if let Some(why) = fetching.trouble.clone().or(why) {
+            self.monitor.event(Event::Note(&format!("shard {shard}: {why}; fetching its replies again")));
+        }
+        self.ledger.take_back(shard, true)?;
+        self.delayed.insert(shard, Delay::until(Instant::now() + wait));
+        self.set_state(shard, ShardState::Ended { submission, batch });
         Ok(())
     }
 

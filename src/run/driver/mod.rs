@@ -1,6 +1,7 @@
 //! The driver: takes every shard from where it stands to its end.
 //!
-//! In: shards as the Ledger has them. Out: shards that are indexed, or held. Steps run as tasks and report what came of them; the driver
+//! In: shards as the Ledger has them. Out: shards that are indexed, or held: because nobody knows whether they have a batch, or because
+//! their service has answered more than could be fetched. Steps run as tasks and report what came of them; the driver
 //! alone owns the Ledger, so what is recorded and what is done next are decided in one place, one after the other.
 //!
 //! What always holds:
@@ -34,6 +35,7 @@ use crate::run::options::RunOptions;
 use crate::run::output::{Merger, Notes};
 use crate::run::state::{Recorded, ShardState, Step};
 use crate::run::steps::{Files, Outcome};
+use finish::Fetching;
 use look::Looks;
 use waits::Delay;
 
@@ -46,8 +48,8 @@ const LAST_ANSWER: Duration = Duration::from_secs(5);
 /// How the driver ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Driven {
-    /// Shards whose submissions are unresolved.
-    pub(crate) held: Vec<u32>,
+    /// Shards that are held.
+    pub(crate) held: Vec<Recorded>,
     /// Batches that are at the service.
     pub(crate) batches: usize,
     /// Batches that did not complete.
@@ -86,9 +88,11 @@ pub(crate) struct Driver<A: Api> {
     /// Looks at single batches.
     looks: Looks,
     /// How often a batch was seen ended without naming any file.
-    fileless: HashMap<u32, u32>,
-    /// Shards whose batch names a file that is not there.
-    absent: BTreeSet<u32>,
+    fileless: HashMap<u32, (Instant, u32)>,
+    /// Shards whose lines this process has sent, and seen to be what was checked.
+    uploaded_here: BTreeSet<u32>,
+    /// Shards whose replies are fetched again.
+    fetching: HashMap<u32, Fetching>,
     /// Statuses that nobody here knows, as far as they have been told.
     strange: BTreeSet<String>,
     /// Batches that are too many, and whether they are still to be stopped.
@@ -155,7 +159,8 @@ impl<A: Api> Driver<A> {
             progress: (0, 0),
             looks: Looks::default(),
             fileless: HashMap::new(),
-            absent: BTreeSet::new(),
+            uploaded_here: BTreeSet::new(),
+            fetching: HashMap::new(),
             strange: BTreeSet::new(),
             surplus,
             next_poll: Instant::now(),
@@ -172,15 +177,19 @@ impl<A: Api> Driver<A> {
             downloaded: Arc::default(),
         };
         for index in 0..driver.shards.len() {
-            let Recorded { shard, state, .. } = &driver.shards[index];
+            let Recorded { shard, state, .. } = &mut driver.shards[index];
             let number = shard.number;
-            if let ShardState::Ended { batch, .. }
-            | ShardState::Downloaded { batch, .. }
-            | ShardState::Indexed { batch, .. } = state
-            {
-                driver.take_note(number, &batch.clone());
+            if let ShardState::Incomplete { submission, batch } = state {
+                // Held until now; what lacks may be there by now.
+                let settle = driver.options.settle;
+                driver.fetching.insert(number, Fetching::held_before(settle));
+                *state = ShardState::Ended { submission: *submission, batch: batch.clone() };
             }
-            *place(&mut driver.counts, state) += 1;
+            let state = state.clone();
+            if let Some(batch) = state.ended_batch() {
+                driver.take_note(number, batch);
+            }
+            *place(&mut driver.counts, &state) += 1;
             driver.enqueue(number);
         }
         driver.want_lost();
@@ -200,14 +209,12 @@ impl<A: Api> Driver<A> {
         if let Some(failure) = self.failure {
             return Err(failure);
         }
-        let held = self.shards.iter().filter(|known| known.state.is_held());
-        let held = held.map(|known| known.shard.number).collect();
-        let ended = self.shards.iter().filter_map(|known| match &known.state {
-            ShardState::Indexed { batch, .. } => Some(BatchStatus::read(&batch.status)),
-            _ => None,
-        });
+        let ended = self.shards.iter().filter_map(|known| known.state.ended_batch());
+        let ended = ended.map(|batch| BatchStatus::read(&batch.status));
         let (sound, unsound): (Vec<_>, Vec<_>) = ended.partition(|status| *status == BatchStatus::Completed);
-        let driven = Driven { held, batches: sound.len() + unsound.len(), unsound: unsound.len() };
+        let (batches, unsound) = (sound.len() + unsound.len(), unsound.len());
+        let held = self.shards.into_iter().filter(|known| known.state.is_held()).collect();
+        let driven = Driven { held, batches, unsound };
         Ok((driven, self.ledger, self.merger))
     }
 
@@ -346,15 +353,15 @@ impl<A: Api> Driver<A> {
             Outcome::Cancelled { batch_id, result } => self.cancelled(batch_id, result)?,
             Outcome::Downloaded { shard, result } => {
                 self.done(Step::Download);
-                match result {
-                    Ok(()) => self.downloaded(shard)?,
-                    Err((_, error)) if error.is_local() => return Err(error.into()),
-                    Err((role, error)) => self.not_downloaded(shard, role, error)?,
-                }
+                self.downloaded(shard, result?)?;
             }
             Outcome::Indexed { shard, result } => {
                 self.done(Step::Index);
-                self.indexed(shard, result?)?;
+                match result {
+                    // What is at the service comes home all the same.
+                    Err(error @ Error::Input(_)) => self.give_up(error),
+                    result => self.indexed(shard, result?)?,
+                }
             }
         }
         Ok(())
@@ -393,6 +400,6 @@ fn place<'c>(counts: &'c mut ShardCounts, state: &ShardState) -> &'c mut usize {
         ShardState::Submitted { .. } => &mut counts.submitted,
         ShardState::Ended { .. } | ShardState::Downloaded { .. } => &mut counts.ended,
         ShardState::Indexed { .. } => &mut counts.indexed,
-        ShardState::Held { .. } | ShardState::Lost { .. } => &mut counts.held,
+        ShardState::Held { .. } | ShardState::Lost { .. } | ShardState::Incomplete { .. } => &mut counts.held,
     }
 }

@@ -20,6 +20,9 @@ use crate::run::steps::Outcome;
 /// Looks that must find a batch ended and without any file before that is believed: files can show later than the end.
 const FILELESS_LOOKS: u32 = 3;
 
+/// And how long they must have found it so, where what it has not answered is sent again.
+const FILELESS_TIME: Duration = Duration::from_secs(120);
+
 /// Time between two looks, at least, for each batch that the last one listed: the list of 20,000 has ten megabytes.
 const LOOKS_APART: Duration = Duration::from_micros(200);
 
@@ -77,9 +80,11 @@ impl<A: Api> Driver<A> {
         }
         let fileless = batch.output_file_id.is_none() && batch.error_file_id.is_none();
         if fileless && batch.status != BatchStatus::Failed {
-            let looks = self.fileless.entry(shard).or_default();
+            let time = FILELESS_TIME.min(self.options.settle);
+            let (since, looks) = self.fileless.entry(shard).or_insert((Instant::now(), 0));
             *looks += 1;
-            if *looks < FILELESS_LOOKS {
+            let is_repeated = batch.status != BatchStatus::Cancelled;
+            if *looks < FILELESS_LOOKS || is_repeated && since.elapsed() < time {
                 return Ok(());
             }
         }

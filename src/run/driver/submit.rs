@@ -36,6 +36,7 @@ impl<A: Api> Driver<A> {
     /// The shard's file is at the service.
     pub(super) fn uploaded(&mut self, shard: u32, file: RemoteFile) -> Result<(), Error> {
         self.ledger.uploaded(shard, &file.id, file.reused)?;
+        self.uploaded_here.insert(shard);
         self.delayed.remove(&shard);
         let known = &mut self.shards[shard as usize];
         known.file_id = Some(file.id.clone());

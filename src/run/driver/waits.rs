@@ -34,16 +34,28 @@ pub(super) struct Delay {
     pub(super) times: u32,
 }
 
+impl Delay {
+    /// A wait that is no failure.
+    pub(super) fn until(until: Instant) -> Self {
+        Self { since: until, until, times: 0 }
+    }
+}
+
 impl<A: Api> Driver<A> {
+    /// Whether a shard's next step has failed for longer than any trouble that passes.
+    pub(super) fn has_failed_for_long(&self, shard: u32, error: &RemoteError) -> bool {
+        // A service that limits us is there, and knows when it has room: only silence counts as failing.
+        error.kind() != ErrorKind::RateLimited
+            && self.delayed.get(&shard).is_some_and(|delay| delay.since.elapsed() > UNREACHABLE_MAX)
+    }
+
     /// A shard's next step has failed. `passing` says that it may succeed later.
     pub(super) fn put_off(&mut self, shard: u32, error: RemoteError, passing: bool) {
         let now = Instant::now();
-        let delay = self.delayed.entry(shard).or_insert(Delay { since: now, until: now, times: 0 });
-        // A service that limits us is there, and knows when it has room: only silence counts as failing.
-        let enough = error.kind() != ErrorKind::RateLimited && delay.since.elapsed() > UNREACHABLE_MAX;
-        if !passing || enough {
+        if !passing || self.has_failed_for_long(shard, &error) {
             self.give_up(error.into());
         } else {
+            let delay = self.delayed.entry(shard).or_insert(Delay { since: now, until: now, times: 0 });
             let wait = (PUT_OFF * 2_u32.saturating_pow(delay.times)).min(PUT_OFF_MAX);
             delay.until = now + wait.mul_f64(0.5 + fastrand::f64() / 2.0);
             delay.times += 1;

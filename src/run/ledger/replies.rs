@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::rows::{insert_shards, signed};
 use super::{Ledger, LedgerError, NextRound, now};
@@ -30,36 +30,10 @@ impl Ledger {
         left_over: LeftOver,
         files: &[(u32, u128)],
     ) -> Result<(), LedgerError> {
-        let labels = serde_json::to_string(&indexed.labels).unwrap_or_default();
         self.write(|connection| {
             let transaction = connection.transaction()?;
-            transaction.execute(
-                "INSERT OR REPLACE INTO indexed VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-                params![
-                    shard,
-                    signed(indexed.replies),
-                    signed(indexed.outputs),
-                    signed(indexed.errors),
-                    signed(indexed.duplicates),
-                    signed(indexed.conflicts),
-                    signed(indexed.unknown),
-                    signed(indexed.unreadable),
-                    signed(indexed.usage.prompt),
-                    signed(indexed.usage.completion),
-                    labels,
-                    signed(left_over.count),
-                    signed(left_over.first)
-                ],
-            )?;
-            for (number, checksum) in files {
-                transaction.execute(
-                    "INSERT OR REPLACE INTO reply_file (number, shard, checksum) VALUES (?1, ?2, ?3)",
-                    params![number, shard, format!("{checksum:032x}")],
-                )?;
-            }
-            transaction.execute("UPDATE shard SET state = 'indexed' WHERE number = ?1", [shard])?;
-            // What was delivered before lacks these.
-            transaction.execute("DELETE FROM meta WHERE key = ?1", [DELIVERED])?;
+            insert_indexed(&transaction, shard, indexed, left_over, files)?;
+            transaction.execute("UPDATE shard SET state = 'indexed', note = NULL WHERE number = ?1", [shard])?;
             transaction.commit()
         })
     }
@@ -74,16 +48,42 @@ impl Ledger {
         Ok(self.meta_rows()?.remove(DELIVERED))
     }
 
-    /// What has become of the requests of all indexed shards. One that a later round has taken up counts there.
+    /// What has become of the requests of all indexed shards, and of incomplete ones as far as is known. One that a later round has taken up
+    /// counts there.
     pub fn outcomes_so_far(&self) -> Result<Outcomes, LedgerError> {
         self.read(|connection| {
             let query = "SELECT coalesce(sum(outputs), 0), coalesce(sum(errors), 0), coalesce(sum(conflicts + unknown + unreadable), 0),
-                    coalesce(sum(max(0, requests - outputs - errors - iif(followed, left_over, 0))), 0)
-             FROM shard JOIN indexed ON indexed.shard = shard.number WHERE state = 'indexed'";
+                    coalesce(sum(iif(state = 'indexed', max(0, requests - outputs - errors - iif(followed, left_over, 0)), 0)), 0)
+             FROM shard JOIN indexed ON indexed.shard = shard.number WHERE state IN ('indexed', 'incomplete')";
             connection.query_row(query, [], |row| {
                 let count = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
                 Ok(Outcomes { outputs: count(0)?, errors: count(1)?, set_aside: count(2)?, missing: count(3)? })
             })
+        })
+    }
+
+    /// Records what could be fetched of a shard's replies, which is not all of them, and why that is known.
+    pub fn incomplete(
+        &mut self,
+        shard: u32,
+        indexed: &Indexed,
+        files: &[(u32, u128)],
+        note: &str,
+    ) -> Result<(), LedgerError> {
+        self.write(|connection| {
+            let transaction = connection.transaction()?;
+            insert_indexed(&transaction, shard, indexed, LeftOver::default(), files)?;
+            transaction
+                .execute("UPDATE shard SET state = 'incomplete', note = ?2 WHERE number = ?1", params![shard, note])?;
+            transaction.commit()
+        })
+    }
+
+    /// Records the decision that what could be fetched of an incomplete shard's replies is all of them.
+    pub fn accept(&mut self, shard: u32) -> Result<(), LedgerError> {
+        self.write(|connection| {
+            let change = "UPDATE shard SET state = 'downloaded', accepted = 1, note = NULL WHERE number = ?1";
+            connection.execute(change, [shard]).map(drop)
         })
     }
 
@@ -110,15 +110,6 @@ impl Ledger {
                 });
             }
             Ok(totals)
-        })
-    }
-
-    /// Records that a shard's batch is to be looked at, and its reply files fetched, a second time.
-    pub fn refetch(&mut self, shard: u32) -> Result<(), LedgerError> {
-        self.write(|connection| {
-            connection
-                .execute("UPDATE shard SET state = 'submitted', refetched = 1 WHERE number = ?1", [shard])
-                .map(drop)
         })
     }
 
@@ -210,4 +201,41 @@ impl Ledger {
     pub fn take_back(&mut self, shard: u32, to_service: bool) -> Result<(), LedgerError> {
         self.set_state(shard, if to_service { "ended" } else { "downloaded" })
     }
+}
+
+fn insert_indexed(
+    transaction: &Transaction<'_>,
+    shard: u32,
+    indexed: &Indexed,
+    left_over: LeftOver,
+    files: &[(u32, u128)],
+) -> rusqlite::Result<()> {
+    let labels = serde_json::to_string(&indexed.labels).unwrap_or_default();
+    // What was delivered before lacks these.
+    transaction.execute("DELETE FROM meta WHERE key = ?1", [DELIVERED])?;
+    transaction.execute(
+        "INSERT OR REPLACE INTO indexed VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+        params![
+            shard,
+            signed(indexed.replies),
+            signed(indexed.outputs),
+            signed(indexed.errors),
+            signed(indexed.duplicates),
+            signed(indexed.conflicts),
+            signed(indexed.unknown),
+            signed(indexed.unreadable),
+            signed(indexed.usage.prompt),
+            signed(indexed.usage.completion),
+            labels,
+            signed(left_over.count),
+            signed(left_over.first)
+        ],
+    )?;
+    for (number, checksum) in files {
+        transaction.execute(
+            "INSERT OR REPLACE INTO reply_file (number, shard, checksum) VALUES (?1, ?2, ?3)",
+            params![number, shard, format!("{checksum:032x}")],
+        )?;
+    }
+    Ok(())
 }

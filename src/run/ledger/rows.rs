@@ -64,7 +64,7 @@ pub(super) fn read_shard(row: &Row<'_>) -> rusqlite::Result<Result<Recorded, Str
     };
     let abandoned = row.get("abandoned")?;
     let decided = row.get("decided")?;
-    let (file_reused, refetched, followed) = (row.get("file_reused")?, row.get("refetched")?, row.get("followed")?);
+    let (file_reused, accepted, followed) = (row.get("file_reused")?, row.get("accepted")?, row.get("followed")?);
     let last_submission = match read_submission(row)? {
         Ok(submission) => submission,
         Err(what) => return Ok(Err(format!("the submission of shard {number}: {what}"))),
@@ -79,7 +79,7 @@ pub(super) fn read_shard(row: &Row<'_>) -> rusqlite::Result<Result<Recorded, Str
         abandoned,
         batch_status,
         left_over,
-        refetched,
+        accepted,
         followed,
         decided,
     };
@@ -122,6 +122,9 @@ fn read_state(row: &Row<'_>, name: &str) -> rusqlite::Result<Option<ShardState>>
         "ended" => submission.zip(ended()?).map(|(submission, batch)| ShardState::Ended { submission, batch }),
         "downloaded" => {
             submission.zip(ended()?).map(|(submission, batch)| ShardState::Downloaded { submission, batch })
+        }
+        "incomplete" => {
+            submission.zip(ended()?).map(|(submission, batch)| ShardState::Incomplete { submission, batch })
         }
         "indexed" => submission.zip(ended()?).map(|(submission, batch)| ShardState::Indexed { submission, batch }),
         _ => None,

@@ -3,14 +3,20 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// The schema that this program writes.
-pub(super) const SCHEMA_VERSION: i64 = 2;
+pub(super) const SCHEMA_VERSION: i64 = 3;
 
 /// What takes a Ledger from each older schema to the next one, from version 1 on. Together with the oldest schema they give [`SCHEMA`].
-pub(super) const MIGRATIONS: [&str; 1] = ["
+pub(super) const MIGRATIONS: [&str; 2] = [
+    "
 ALTER TABLE batch ADD COLUMN total INTEGER;
 ALTER TABLE batch ADD COLUMN completed INTEGER;
 ALTER TABLE batch ADD COLUMN failed INTEGER;
-"];
+",
+    "
+ALTER TABLE shard DROP COLUMN refetched;
+ALTER TABLE shard ADD COLUMN accepted INTEGER NOT NULL DEFAULT 0;
+",
+];
 
 pub(super) const SCHEMA: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -21,10 +27,12 @@ CREATE TABLE shard (
     -- The round, from 1; for later rounds the list of Seqs that it sends again, and its first place in it.
     round INTEGER NOT NULL, list INTEGER, list_start INTEGER,
     state TEXT NOT NULL DEFAULT 'packed', file_id TEXT, file_reused INTEGER NOT NULL DEFAULT 0, note TEXT,
-    -- Whether its reply files were fetched a second time, and whether a later round has taken up what it left.
-    refetched INTEGER NOT NULL DEFAULT 0, followed INTEGER NOT NULL DEFAULT 0,
+    -- Whether a later round has taken up what it left.
+    followed INTEGER NOT NULL DEFAULT 0,
     -- Whether somebody decided that what it left is to be sent again, whatever speaks against it.
-    decided INTEGER NOT NULL DEFAULT 0
+    decided INTEGER NOT NULL DEFAULT 0,
+    -- Whether somebody decided that what could be fetched of its replies is all of them, whatever the service says.
+    accepted INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 -- One row for each POST that may create a batch, written before it is sent. answer is null until there is one.
 CREATE TABLE submission (

@@ -97,15 +97,39 @@ pub(super) enum Fault {
     UploadForeign,
     /// A download fails.
     DownloadError,
-    /// A download is cut at the end of a line, which nothing shows.
+    /// A download is cut at the end of a line, which nothing shows; like each of those that follow, for a while.
     DownloadCut,
+    /// A download is cut inside of a line.
+    DownloadCutInside,
+    /// What is downloaded is empty.
+    DownloadEmpty,
+    /// What is downloaded is a page, or cannot be unpacked.
+    DownloadGarbled,
+    /// What is downloaded is an error object, under a status that says success.
+    DownloadJunk,
+    /// Fewer bytes are downloaded than were announced.
+    DownloadShort,
+    /// The file is not there.
+    DownloadGone,
+    /// The service does not count what its batches have tried.
+    CountsAbsent,
+    /// It counts requests as answered that stand in neither reply file.
+    CountsDropped,
+    /// Its counts are not up to date.
+    CountsLow,
+    /// It cannot say now how large a file is.
+    SizeError,
+    /// It never says how large a file is.
+    SizeAbsent,
+    /// It says that a file is smaller than it is.
+    SizeLow,
     /// A cancellation fails.
     CancelError,
 }
 
 impl Fault {
     /// All of them.
-    pub(super) const ALL: [Self; 45] = [
+    pub(super) const ALL: [Self; 57] = [
         Self::CreateLost,
         Self::CreateSlow,
         Self::CreateNotSent,
@@ -150,8 +174,36 @@ impl Fault {
         Self::UploadForeign,
         Self::DownloadError,
         Self::DownloadCut,
+        Self::DownloadCutInside,
+        Self::DownloadEmpty,
+        Self::DownloadGarbled,
+        Self::DownloadJunk,
+        Self::DownloadShort,
+        Self::DownloadGone,
+        Self::CountsAbsent,
+        Self::CountsDropped,
+        Self::CountsLow,
+        Self::SizeError,
+        Self::SizeAbsent,
+        Self::SizeLow,
         Self::CancelError,
     ];
+
+    /// Troubles of downloads that last for a while.
+    pub(super) const OF_DOWNLOADS: [Self; 7] = [
+        Self::DownloadCut,
+        Self::DownloadCutInside,
+        Self::DownloadEmpty,
+        Self::DownloadGarbled,
+        Self::DownloadJunk,
+        Self::DownloadShort,
+        Self::DownloadGone,
+    ];
+
+    /// Whether the download looks whole, so that only what the service says beside it can tell.
+    pub(super) fn looks_whole(self) -> bool {
+        matches!(self, Self::DownloadCut | Self::DownloadCutInside | Self::DownloadEmpty | Self::DownloadJunk)
+    }
 
     /// How often it happens where it can, in seeds that play it.
     fn probability(self) -> f64 {
@@ -169,9 +221,13 @@ impl Fault {
         match self {
             // Together's service knows content again; OpenAI's keeps metadata, and names files that are not there.
             Self::UploadReused | Self::UploadForeign => dialect == Dialect::Together,
-            Self::ListAnonymous | Self::ListUnmarked | Self::ListStranger | Self::FileNeverWritten => {
-                dialect == Dialect::OpenAi
-            }
+            Self::ListAnonymous
+            | Self::ListUnmarked
+            | Self::ListStranger
+            | Self::FileNeverWritten
+            | Self::CountsAbsent
+            | Self::CountsDropped
+            | Self::CountsLow => dialect == Dialect::OpenAi,
             _ => true,
         }
     }

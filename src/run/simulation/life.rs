@@ -24,7 +24,10 @@ use crate::input::pack::ShardLimits;
 use crate::input::source::Input;
 use crate::remote::{Address, LineEnvelope, profile};
 use crate::results::shape::Shape;
-use crate::run::ledger::fuse;
+use crate::run::directory::layout;
+use crate::run::held::HeldReason;
+use crate::run::inspect::{self, Decision};
+use crate::run::ledger::{Ledger, fuse};
 use crate::run::{
     self, Event, Monitor, OnAmbiguous, OnEarlier, OutputTarget, Outputs, RunOptions, RunPlaces, ServiceChoice, Silent,
     Summary, prepare,
@@ -179,7 +182,7 @@ impl Scenario {
         let mut rng = fastrand::Rng::with_seed(self.seed ^ 0xdead);
         let mut longest: Vec<u8> = Vec::new();
         let mut run = PathBuf::new();
-        let (mut pause, mut looked_again) = (Duration::ZERO, false);
+        let (mut pause, mut looked_again, mut accepted) = (Duration::ZERO, false, false);
         let live = self.mode == Mode::Liveness;
         for life in 1..=LIVES_MAX {
             let mut fate = if life <= self.deaths { Fate::draw(&mut rng) } else { Fate::LONG };
@@ -189,22 +192,30 @@ impl Scenario {
             let (end, output) = self.live(world, fate, &mut run, pause);
             pause = Duration::from_millis(rng.u64(..3_000_000));
             let mut world = world.lock().unwrap_or_else(PoisonError::into_inner);
-            let (shorter, longer) =
-                if output.len() < longest.len() { (&output, &longest) } else { (&longest, &output) };
+            let last = self.last_lines(&run, &output);
+            let (shorter, longer) = if last.len() < longest.len() { (last, &*longest) } else { (&*longest, last) };
             assert!(longer.starts_with(shorter), "what was final has changed");
-            if output.len() > longest.len() {
-                longest.clone_from(&output);
+            if last.len() > longest.len() {
+                longest = last.to_vec();
             }
             world.note(match &end {
-                End::Finished(summary) => format!("finished, held: {:?}", summary.held),
+                End::Finished(summary) => format!("finished, held: {:?}", summary.held_shards),
+                // Its path is another one each time.
+                End::Failed(Error::Ledger(_)) => "failed: the ledger".to_owned(),
                 End::Failed(error) => format!("failed: {error}: {:?}", std::error::Error::source(error)),
                 End::Died => "died".to_owned(),
             });
             match end {
                 // Now that the list tells the truth, what is held is looked for once more.
-                End::Finished(summary) if live && !summary.held.is_empty() && !looked_again => {
+                End::Finished(summary) if live && !summary.held_shards.is_empty() && !looked_again => {
                     looked_again = true;
                     pause = world.until_all_is_well();
+                }
+                // And what lacks still will never come.
+                End::Finished(summary) if live && is_incomplete(&summary) && !accepted => {
+                    accepted = true;
+                    world.count("accepted as it is");
+                    inspect::retry(&run, Decision::AcceptIncomplete).expect("the run can be decided about");
                 }
                 End::Finished(summary) => return Ended { summary: Some(summary), output, run, lives: life },
                 End::Failed(Error::Internal { what }) => panic!("{what}"),
@@ -217,6 +228,16 @@ impl Scenario {
             }
         }
         Ended { summary: None, output: Vec::new(), run, lives: LIVES_MAX }
+    }
+
+    /// The lines that nothing will change any more.
+    fn last_lines<'o>(&self, run: &Path, output: &'o [u8]) -> &'o [u8] {
+        let Ok(ledger) = Ledger::open(&layout::ledger(run)) else { return &[] };
+        let shards = ledger.shards().expect("the ledger makes sense");
+        let open = shards.iter().filter_map(|known| known.open_from(self.options.rounds)).min();
+        let lines = usize::try_from(open.unwrap_or(self.requests)).expect("there are few requests");
+        let end = memchr::memchr_iter(b'\n', output).take(lines).last().map_or(0, |end| end + 1);
+        &output[..end]
     }
 
     /// One process.
@@ -290,6 +311,10 @@ impl Scenario {
         let output = std::mem::take(&mut *written.lock().unwrap_or_else(PoisonError::into_inner));
         (end, output)
     }
+}
+
+fn is_incomplete(summary: &Summary) -> bool {
+    summary.held_shards.iter().any(|held| held.reason == HeldReason::IncompleteAnswer)
 }
 
 /// Keeps what is written, and lets go of a channel when its thread has ended.

@@ -29,6 +29,8 @@ pub(super) struct Oracle<'o> {
 #[derive(Debug, Clone, Default)]
 struct Standing<'w> {
     line: Option<&'w ReplyLine>,
+    /// Whether the shard that it was in last is held, and has no reply to it.
+    held: bool,
     /// The batch that it was in last.
     last: Option<usize>,
     round: u32,
@@ -51,11 +53,11 @@ impl<'o> Oracle<'o> {
             assert_eq!(self.scenario.mode, Mode::Safety, "the run has not ended after {} lives", self.ended.lives);
             return;
         };
-        assert_eq!(summary.outputs + summary.errors + summary.missing + summary.open, self.scenario.requests);
+        assert_eq!(summary.outputs + summary.errors + summary.missing + summary.held, self.scenario.requests);
         self.output_is_what_was_given();
         self.what_is_worth_it_was_sent_again();
         self.held_are_in_doubt();
-        if self.scenario.mode == Mode::Liveness && summary.held.is_empty() {
+        if self.scenario.mode == Mode::Liveness && summary.held_shards.is_empty() {
             for (seq, standing) in self.standings() {
                 let kind = standing.line.and_then(|line| line.means).map(|(_, kind)| kind);
                 assert_eq!(
@@ -133,19 +135,31 @@ impl<'o> Oracle<'o> {
         own().find(|line| is_output(line)).or_else(|| own().next())
     }
 
+    /// What a batch of ours has answered is in no later round, whether the answer has come here or not.
     fn nothing_answered_is_sent_again(&self) {
-        let mut answered: BTreeMap<u64, u32> = BTreeMap::new();
+        let mut answered: BTreeMap<u64, (u32, usize)> = BTreeMap::new();
         for known in &self.shards {
-            let members = self.members(known.shard.number);
+            let (members, number) = (self.members(known.shard.number), known.shard.number);
             for seq in &members {
-                let earlier = answered.get(seq).filter(|round| **round < known.shard.round);
-                assert!(earlier.is_none(), "request {seq} had an output and was sent again");
+                if let Some((round, batch)) = answered.get(seq) {
+                    assert!(
+                        *round >= known.shard.round,
+                        "request {seq}: shard {number} repeats it after batch {batch}"
+                    );
+                }
             }
-            if let (Some(batch), ShardState::Indexed { .. }) = (batch_of(known), &known.state) {
-                let outputs = members.iter().filter(|seq| self.reply(batch, **seq).is_some_and(is_output));
-                answered.extend(outputs.map(|seq| (*seq, known.shard.round)));
+            if let Some(batch) = batch_of(known) {
+                let outputs = members.iter().filter(|seq| self.is_answered(batch, **seq));
+                answered.extend(outputs.map(|seq| (*seq, (known.shard.round, batch))));
             }
         }
+    }
+
+    /// Whether an output stands in a batch's reply files at the service.
+    fn is_answered(&self, batch: usize, seq: u64) -> bool {
+        let files = self.world.batches[batch].left.as_ref().map(|left| left.files).into_iter().flatten().flatten();
+        let mut lines = files.flat_map(|file| &self.world.replies[file].lines);
+        lines.any(|line| line.means == Some((seq, ReplyKind::Output)))
     }
 
     fn standings(&self) -> BTreeMap<u64, Standing<'o>> {
@@ -153,13 +167,16 @@ impl<'o> Oracle<'o> {
             (0..self.scenario.requests).map(|seq| (seq, Standing::default())).collect();
         for known in &self.shards {
             let batch = batch_of(known).filter(|_| matches!(known.state, ShardState::Indexed { .. }));
+            let here = batch_of(known)
+                .filter(|_| matches!(known.state, ShardState::Indexed { .. } | ShardState::Incomplete { .. }));
             for seq in self.members(known.shard.number) {
                 let standing = standings.get_mut(&seq).expect("requests of the input alone are sent");
                 standing.last = batch;
                 standing.round = known.shard.round;
-                if let Some(line) = batch.and_then(|batch| self.reply(batch, seq)) {
-                    standing.line = Some(line);
-                }
+                let line = here.and_then(|batch| self.reply(batch, seq));
+                let may_pass = |line: &ReplyLine| line.means.is_some_and(|(_, kind)| kind == ReplyKind::Retryable);
+                standing.held = known.state.is_held() && line.is_none_or(may_pass);
+                standing.line = if standing.held { None } else { line.or(standing.line) };
             }
         }
         standings
@@ -169,9 +186,7 @@ impl<'o> Oracle<'o> {
         let mut lines: Vec<&[u8]> = self.ended.output.split(|byte| *byte == b'\n').collect();
         assert_eq!(lines.pop(), Some(&b""[..]), "the output ends in a line end");
         let standings = self.standings();
-        let open = |standing: &Standing<'_>| standing.last.is_none();
-        let closed = standings.values().position(open).unwrap_or(standings.len());
-        assert_eq!(lines.len(), closed, "the output ends before the first open request");
+        assert_eq!(lines.len(), standings.len(), "there is a line for each request");
         for (line, (seq, standing)) in lines.iter().zip(standings) {
             if let Some(given) = standing.line {
                 let (line, given) = (String::from_utf8_lossy(line), String::from_utf8_lossy(&given.bytes));
@@ -180,7 +195,7 @@ impl<'o> Oracle<'o> {
             }
             let value: serde_json::Value = serde_json::from_slice(line).expect("a line of our own is JSON");
             assert_eq!(value["custom_id"], rows::custom_id(seq));
-            assert_eq!(value["error"]["code"], "missing");
+            assert_eq!(value["error"]["code"], if standing.held { "held" } else { "missing" }, "request {seq}");
         }
     }
 
@@ -188,6 +203,7 @@ impl<'o> Oracle<'o> {
         for (seq, standing) in self.standings() {
             let (Some(batch), rounds) = (standing.last, self.scenario.options.rounds) else { continue };
             let left = self.world.batches[batch].left.as_ref().expect("it was indexed");
+            assert!(!standing.held);
             let kind = standing.line.and_then(|line| line.means).map(|(_, kind)| kind);
             let worth = match (kind, &left.status) {
                 (_, BatchStatus::Cancelled) | (Some(ReplyKind::Output | ReplyKind::Error), _) => false,

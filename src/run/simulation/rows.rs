@@ -6,6 +6,8 @@
 //! What a request deserves depends on the seed and its id alone: an output, or an error of its own fault. The faults decide whether
 //! it gets that.
 
+use std::collections::BTreeSet;
+
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::faults::Fault;
@@ -52,6 +54,41 @@ pub(super) fn fate(seed: u64, seq: u64) -> ReplyKind {
 /// The first lines of a file as bytes.
 pub(super) fn bytes_of(lines: &[ReplyLine]) -> Vec<u8> {
     lines.iter().flat_map(|line| [line.bytes.as_slice(), line.ending]).flatten().copied().collect()
+}
+
+/// How many requests have an output, an error, or a line that says that they were not tried.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) outputs: u64,
+    pub(super) errors: u64,
+    pub(super) untried: u64,
+}
+
+/// Whether a request has an output and an error.
+pub(super) fn has_both(outputs: &ReplyLines, errors: &ReplyLines) -> bool {
+    let seqs = |lines: &ReplyLines| lines.iter().filter_map(|line| line.means).map(|(seq, _)| seq).collect();
+    let (outputs, errors): (BTreeSet<u64>, BTreeSet<u64>) = (seqs(outputs), seqs(errors));
+    !outputs.is_disjoint(&errors)
+}
+
+/// Counts the requests that reply lines answer, each once.
+pub(super) fn tally(outputs: &ReplyLines, errors: &ReplyLines) -> Tally {
+    let is_untried = |line: &ReplyLine| line.bytes.windows(13).any(|window| window == b"batch_expired");
+    let mut seen = BTreeSet::new();
+    let mut tally = Tally::default();
+    let is_output = |line: &&ReplyLine| line.means.is_some_and(|(_, kind)| kind == ReplyKind::Output);
+    let all = || outputs.iter().chain(errors);
+    for line in all().filter(is_output).chain(all().filter(|line| !is_output(line))) {
+        let Some((seq, kind)) = line.means else { continue };
+        if seen.insert(seq) {
+            *match kind {
+                ReplyKind::Output => &mut tally.outputs,
+                _ if is_untried(line) => &mut tally.untried,
+                _ => &mut tally.errors,
+            } += 1;
+        }
+    }
+    tally
 }
 
 /// The output and the error lines of a batch.

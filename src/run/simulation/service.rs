@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::faults::Fault;
 use super::rows;
-use super::world::{GivenList, LATE_CREATE_MAX, StoredFile, World};
+use super::world::{GivenList, LATE_CREATE_MAX, Says, StoredFile, World};
 use crate::durable;
 use crate::remote::{
     Api, Batch, BatchStatus, CreateBatch, Downloaded, ErrorKind, Listing, Mark, Payload, Progress, RemoteError,
@@ -101,10 +101,11 @@ impl Service {
         let frozen = now < stored.frozen;
         let (mut mark, mut input_file_id) = (stored.mark.clone(), Some(format!("file-{file}")));
         let absent = stored.names_absent_file.then(|| ABSENT_FILE.to_owned());
-        let (mut status, mut error, mut files) = (BatchStatus::InProgress, None, [None, None]);
+        let (mut status, mut error, mut files, mut counts) = (BatchStatus::InProgress, None, [None, None], None);
         if let Some(left) = &stored.left {
             status = left.status.clone();
             error.clone_from(&left.error);
+            counts = left.counts;
             if shown {
                 files = left.files;
             }
@@ -121,8 +122,9 @@ impl Service {
         } else if !look && world.happens(Fault::ListUnmarked) {
             mark = None;
         }
+        let is_over = status.is_terminal();
         let file_id = |number: Option<usize>| number.map(|number| format!("reply-{number}"));
-        let [output_file_id, mut error_file_id] = if status.is_terminal() { files.map(file_id) } else { [None, None] };
+        let [output_file_id, mut error_file_id] = if is_over { files.map(file_id) } else { [None, None] };
         if output_file_id.is_some() {
             error_file_id = error_file_id.or(absent);
         }
@@ -131,7 +133,7 @@ impl Service {
             input_file_id,
             status,
             progress: None,
-            counts: None,
+            counts: counts.filter(|_| is_over),
             output_file_id,
             error_file_id,
             error,
@@ -317,18 +319,57 @@ impl Api for Service {
                 return Err(failed(ErrorKind::Interrupted, "GET file"));
             }
             let lines = world.replies[number(file_id)].lines.len();
-            let cut = lines > 0 && !world.replies[number(file_id)].was_cut && world.happens(Fault::DownloadCut);
-            let given = if cut { world.faults.rng.usize(..lines) } else { lines };
+            let mut of_next = 0;
+            let given = match world.trouble_of(number(file_id)) {
+                None => lines,
+                Some(Fault::DownloadCutInside) => {
+                    let given = world.faults.rng.usize(..lines);
+                    let next = world.replies[number(file_id)].lines[given].bytes.len();
+                    of_next = world.faults.rng.usize(1..next);
+                    given
+                }
+                Some(Fault::DownloadCut) => world.faults.rng.usize(..lines),
+                Some(Fault::DownloadGone) => {
+                    return Err(failed(ErrorKind::Refused, "GET file").with_status(404));
+                }
+                Some(Fault::DownloadShort) => return Err(failed(ErrorKind::Interrupted, "GET file")),
+                Some(Fault::DownloadGarbled) => return Err(failed(ErrorKind::Garbled, "GET file")),
+                Some(Fault::DownloadJunk) => {
+                    let junk = b"{\"error\":{\"message\":\"try again\"}}";
+                    durable::publish_bytes(target, junk).expect("the run directory can be written to");
+                    world.note(format!("downloaded {file_id}: junk"));
+                    return Ok(Downloaded { bytes: junk.len() as u64, announced: true });
+                }
+                Some(_) => 0,
+            };
             let stored = &mut world.replies[number(file_id)];
-            stored.was_cut |= cut;
             stored.given = stored.given.max(Some(given));
-            let bytes = rows::bytes_of(&stored.lines[..given]);
+            let mut bytes = rows::bytes_of(&stored.lines[..given]);
+            bytes.extend(stored.lines.get(given).into_iter().flat_map(|line| &line.bytes[..of_next]));
             durable::publish_bytes(target, &bytes).expect("the run directory can be written to");
             world.note(format!("downloaded {file_id}: {given} of {lines} lines"));
             bytes.len() as u64
         };
         self.way().await;
         Ok(Downloaded { bytes, announced: false })
+    }
+
+    async fn file_bytes(&self, file_id: &str) -> Result<Option<u64>, RemoteError> {
+        self.way().await;
+        if file_id == ABSENT_FILE {
+            return Ok(None);
+        }
+        let mut world = self.world();
+        if world.happens(Fault::SizeError) {
+            return Err(failed(ErrorKind::Unavailable, "GET file").with_status(503));
+        }
+        let stored = &world.replies[number(file_id)];
+        let bytes = rows::bytes_of(&stored.lines).len() as u64;
+        Ok(match stored.says {
+            Says::Truth => Some(bytes),
+            Says::Nothing => None,
+            Says::TooLittle => Some(bytes / 2),
+        })
     }
 
     async fn delete_file(&self, _: &str) -> Result<(), RemoteError> {

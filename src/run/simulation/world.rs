@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::faults::{Fault, Faults};
 use super::rows::{self, ReplyLines};
-use crate::remote::{BatchStatus, Dialect, Mark};
+use crate::remote::{BatchStatus, Dialect, Mark, RequestCounts};
 
 /// How long after its answer a create may take effect.
 pub(super) const LATE_CREATE_MAX: Duration = Duration::from_secs(3000);
@@ -61,6 +61,16 @@ pub(super) struct Left {
     pub(super) error: Option<String>,
     /// Numbers of the output and the error file.
     pub(super) files: [Option<usize>; 2],
+    /// What the service counts, where the dialect has counts.
+    pub(super) counts: Option<RequestCounts>,
+}
+
+/// What the service says of the size of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Says {
+    Truth,
+    Nothing,
+    TooLittle,
 }
 
 /// A reply file, and how it was given out.
@@ -69,8 +79,16 @@ pub(super) struct StoredReplies {
     pub(super) lines: ReplyLines,
     /// How many lines the longest download had.
     pub(super) given: Option<usize>,
-    pub(super) was_cut: bool,
+    /// What is wrong with its downloads, and until when.
+    pub(super) trouble: Option<(Fault, Duration)>,
+    pub(super) says: Says,
+    /// Whether something tells when a download that looks whole is not: its size, the batch's counts, or that the batch has completed and
+    /// nobody says anything.
+    pub(super) is_witnessed: bool,
 }
+
+/// How long a trouble of downloads lasts at most: ten minutes.
+const TROUBLE_MAX: Duration = Duration::from_secs(600);
 
 /// A list as it was given out.
 #[derive(Debug)]
@@ -166,7 +184,7 @@ impl World {
 
     /// How long until there are no faults any more and the list shows all there is.
     pub(super) fn until_all_is_well(&self) -> Duration {
-        self.faults.until.saturating_sub(self.last_seen) + LATE_CREATE_MAX + LIST_LAG_MAX
+        self.faults.until.saturating_sub(self.last_seen) + LATE_CREATE_MAX + LIST_LAG_MAX + TROUBLE_MAX
     }
 
     pub(super) fn note(&mut self, text: impl Into<String>) {
@@ -275,17 +293,62 @@ impl World {
     fn end(&mut self, number: usize) -> Left {
         let (status, error) = self.batches[number].end.clone();
         if let Some(error) = error {
-            return Left { status, error: Some(error.to_owned()), files: [None, None] };
+            return Left { status, error: Some(error.to_owned()), files: [None, None], counts: None };
         }
         let content = self.files[self.batches[number].file].content.clone();
         let [outputs, errors] = rows::answer(self, number, &content, &status);
+        let (counts, tells) = self.counts(&content, &outputs, &errors);
+        // With an error at hand, nothing tells of an output that has not come.
+        let silence_tells = status == BatchStatus::Completed && counts.is_none() && !rows::has_both(&outputs, &errors);
         let mut store = |lines: ReplyLines| {
             (!lines.is_empty()).then(|| {
-                self.replies.push(StoredReplies { lines, given: None, was_cut: false });
+                let says = match () {
+                    () if self.happens(Fault::SizeAbsent) => Says::Nothing,
+                    () if self.happens(Fault::SizeLow) => Says::TooLittle,
+                    () => Says::Truth,
+                };
+                let is_witnessed = says == Says::Truth || tells || silence_tells && says == Says::Nothing;
+                self.replies.push(StoredReplies { lines, given: None, trouble: None, says, is_witnessed });
                 self.replies.len() - 1
             })
         };
         let files = [store(outputs), store(errors)];
-        Left { status, error: None, files }
+        Left { status, error: None, files, counts }
+    }
+
+    /// What the service counts of a batch, and whether that tells what it has answered.
+    fn counts(&mut self, content: &[u8], outputs: &ReplyLines, errors: &ReplyLines) -> (Option<RequestCounts>, bool) {
+        if self.dialect != Dialect::OpenAi || self.happens(Fault::CountsAbsent) {
+            return (None, false);
+        }
+        let total = rows::seqs_of(content).count() as u64;
+        let tally = rows::tally(outputs, errors);
+        let mut counts = RequestCounts { total, completed: tally.outputs, failed: tally.errors };
+        if self.faults.rng.bool() {
+            counts.failed += tally.untried;
+        }
+        let dropped = total - tally.outputs - tally.errors - tally.untried;
+        if dropped > 0 && self.happens(Fault::CountsDropped) {
+            counts.completed += dropped;
+        }
+        let low = self.happens(Fault::CountsLow);
+        if low {
+            counts.completed /= 2;
+        }
+        (Some(counts), !low)
+    }
+
+    /// What is wrong with a download of a reply file.
+    pub(super) fn trouble_of(&mut self, file: usize) -> Option<Fault> {
+        let now = self.last_seen;
+        if let Some((fault, _)) = self.replies[file].trouble.filter(|(_, until)| now < *until) {
+            return Some(fault);
+        }
+        let is_witnessed = self.replies[file].is_witnessed;
+        let may = |fault: &Fault| is_witnessed || !fault.looks_whole();
+        let fault = Fault::OF_DOWNLOADS.into_iter().filter(may).find(|fault| self.happens(*fault))?;
+        let until = now + self.faults.seconds(1, TROUBLE_MAX.as_secs());
+        self.replies[file].trouble = Some((fault, until));
+        Some(fault)
     }
 }

@@ -104,7 +104,7 @@
 //!
 //! | `do` | what goes wrong | plays |
 //! |---|---|---|
-//! | `drop_rows` | rows are missing | lost results |
+//! | `drop_rows` | rows are missing; with `counted = true` the batch counts them as answered | lost results |
 //! | `duplicate_rows`, `different = false` | rows come twice, the second time with another text | a worker that was retried |
 //! | `unknown_ids`, `id = "unknown"` | rows name a request that nobody sent; with `"case"` or `"space"`, almost the right one | mixed-up batches, ids that were normalised |
 //! | `both_files`, `code`, `message` | requests have an output and an error | a retry after a timeout |

@@ -41,8 +41,8 @@ pub(super) struct RowFault {
 /// What happens to a row, or to a file of rows.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
-    /// `drop_rows`: the row is missing. It is billed all the same.
-    Drop,
+    /// `drop_rows`: the row is missing. It is billed all the same; with `counted` it is among what the batch counts as answered.
+    Drop { counted: bool },
     /// `duplicate_rows`: the row comes twice, word for word or not.
     Duplicate { different: bool },
     /// `unknown_ids`: the row names a request that nobody sent.
@@ -143,7 +143,7 @@ impl Change {
     fn read(verb: &str, fields: &mut Fields<'_>) -> Result<Option<Self>, FaultsError> {
         let insert = |member: &[u8]| Self::Insert { member: member.to_vec() };
         Ok(Some(match verb {
-            "drop_rows" => Self::Drop,
+            "drop_rows" => Self::Drop { counted: fields.take("counted")?.unwrap_or_default() },
             "duplicate_rows" => Self::Duplicate { different: fields.take("different")?.unwrap_or_default() },
             "unknown_ids" => Self::UnknownId { id: fields.take("id")?.unwrap_or_default() },
             "both_files" => Self::BothFiles { error: Failure::read(fields)? },
@@ -207,10 +207,13 @@ pub(in crate::serve) struct RowFaults<'s> {
 }
 
 /// A row on its way into a file, while faults act on it.
+#[expect(clippy::struct_excessive_bools, reason = "each is what another fault does")]
 struct Row {
     kind: Kind,
     bytes: Vec<u8>,
     copies: usize,
+    /// Whether the request is among those that the batch counts as answered, or as failed.
+    counted: bool,
     /// What a second copy says on top.
     different: bool,
     also_error: Option<Vec<u8>>,
@@ -261,6 +264,7 @@ impl RowFaults<'_> {
             kind,
             bytes: std::mem::take(bytes),
             copies: 1,
+            counted: true,
             different: false,
             also_error: None,
             padding: 0,
@@ -270,6 +274,9 @@ impl RowFaults<'_> {
         let row = self.changed(row, number, line, receipt);
         if row.kind == Kind::Output {
             results.bill(receipt)?;
+        }
+        if row.counted {
+            results.count(row.kind);
         }
         row.write(results)?;
         *bytes = row.bytes;
@@ -340,7 +347,7 @@ impl Row {
     /// Lets a fault act, and gives whether it did.
     fn change(&mut self, change: &Change, dialect: Dialect, receipt: &Receipt<'_>) -> bool {
         match change {
-            Change::Drop => self.copies = 0,
+            Change::Drop { counted } => (self.copies, self.counted) = (0, *counted),
             Change::Duplicate { different } => (self.copies, self.different) = (2, *different),
             Change::UnknownId { id } => return self.rename(*id, receipt),
             Change::BothFiles { error } => {

@@ -31,6 +31,7 @@ pub(in crate::serve) fn leave_undone(
         row.clear();
         row::failure(shared.dialect, Answered { id: &id, custom_id: request.custom_id }, code, message, &mut row);
         results.add_row(Kind::Error, &row)?;
+        results.count(Kind::Error);
     }
     Ok(())
 }

@@ -1,0 +1,133 @@
+//! Whether lines of the input are still those that were checked.
+//!
+//! In: a shard, or the number of the one that a line went up with first. Out: nothing, or the place of what has changed.
+//!
+//! A file's time and size are easily kept while a byte of it changes, so what an input says is believed only after its checksum: before
+//! the answer to a line is matched in another process than the one that sent it, and before a line is sent or given out again. A shard is
+//! looked at once in a process; that costs one read of its lines, which is as fast as the disk (from the page cache 2 GB a second).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, BufRead};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::InputError;
+use super::members::Members;
+use super::pack::Shard;
+use super::request_index::{Record, RequestIndex};
+use super::shard_reader::ShardReader;
+use super::source::Source;
+use crate::custom_id::IdHasher;
+use crate::durable::FileError;
+
+/// Bytes read at a time when lines are counted.
+const COUNTED_BYTES: u64 = 256 * 1024;
+
+/// Looks at shards. See the [module](self).
+#[derive(Debug)]
+pub struct Recheck {
+    source: Arc<Source>,
+    requests: Arc<RequestIndex>,
+    ids: IdHasher,
+    /// Where lists of Seqs are.
+    lists: PathBuf,
+    /// The shards that were packed from the input, by number.
+    packed: BTreeMap<u32, Shard>,
+    /// Those that are what they were.
+    sound: Mutex<BTreeSet<u32>>,
+}
+
+impl Recheck {
+    /// Nothing is looked at yet. `packed` are the shards of the first round.
+    pub fn new(
+        source: Arc<Source>,
+        requests: Arc<RequestIndex>,
+        ids: IdHasher,
+        lists: &Path,
+        packed: impl IntoIterator<Item = Shard>,
+    ) -> Self {
+        let packed = packed.into_iter().map(|shard| (shard.number, shard)).collect();
+        Self { source, requests, ids, lists: lists.to_owned(), packed, sound: Mutex::default() }
+    }
+
+    /// Makes sure that the lines of the shard which a line went up with first are what they were.
+    ///
+    /// # Errors
+    /// [`InputError::Altered`] when they are not.
+    pub fn line(&self, record: &Record) -> Result<(), InputError> {
+        self.packed.get(&record.shard).map_or(Ok(()), |shard| self.shard(shard))
+    }
+
+    /// Makes sure that the lines of a shard are what they were.
+    ///
+    /// # Errors
+    /// [`InputError::Altered`] when they are not.
+    pub fn shard(&self, shard: &Shard) -> Result<(), InputError> {
+        if self.sound.lock().unwrap_or_else(PoisonError::into_inner).contains(&shard.number) {
+            return Ok(());
+        }
+        let mut reader = ShardReader::open(self.source.clone(), self.requests.clone(), shard.clone(), &self.lists)?;
+        loop {
+            let read = match reader.fill_buf() {
+                Ok(bytes) => bytes.len(),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(self.find(shard)?),
+                Err(error) => return Err(FileError::on("read", &self.lists)(error).into()),
+            };
+            if read == 0 {
+                break;
+            }
+            reader.consume(read);
+        }
+        self.sound.lock().unwrap_or_else(PoisonError::into_inner).insert(shard.number);
+        Ok(())
+    }
+
+    /// Insists that a line still has the id that it had.
+    pub fn id(&self, seq: u64, record: &Record, line: &[u8]) -> Result<(), InputError> {
+        if self.has_id(seq, record, line) { Ok(()) } else { Err(self.altered(record.offset, record.offset)?) }
+    }
+
+    fn has_id(&self, seq: u64, record: &Record, line: &[u8]) -> bool {
+        record.custom_id(seq, line).is_some_and(|custom_id| self.ids.hash(&custom_id) == record.id_hash)
+    }
+
+    /// What has changed: the line, where it is no request any more or another one; or the lines that it is among.
+    fn find(&self, shard: &Shard) -> Result<InputError, InputError> {
+        let mut members = Members::start(shard, &self.lists)?;
+        let (mut lines, mut last) = (Vec::new(), 0);
+        let mut first = None;
+        while members.read(&self.requests, &mut lines)? {
+            for (seq, record) in &lines {
+                let mut line = vec![0; record.length as usize];
+                let is_there = self.source.read_at(record.offset, &mut line).is_ok();
+                if !is_there || !self.has_id(*seq, record, &line) || record.body(&line).is_none() {
+                    return self.altered(record.offset, record.offset);
+                }
+                (first, last) = (first.or(Some(record.offset)), record.offset);
+            }
+        }
+        self.altered(first.unwrap_or(last), last)
+    }
+
+    fn altered(&self, first: u64, last: u64) -> Result<InputError, InputError> {
+        let file = self.source.part_at(first).name.clone();
+        let last = if self.source.part_number(last) == self.source.part_number(first) { last } else { first };
+        Ok(InputError::Altered { file, first: self.line_number(first)?, last: self.line_number(last)? })
+    }
+
+    /// The line, counted from 1, that begins at `offset`. Of a file that is shorter by now, as far as it goes.
+    fn line_number(&self, offset: u64) -> Result<u64, InputError> {
+        let mut at = self.source.part_at(offset).start;
+        let mut line = 1;
+        while at < offset {
+            let mut bytes = vec![0; usize::try_from(COUNTED_BYTES.min(offset - at)).unwrap_or_default()];
+            match self.source.read_at(at, &mut bytes) {
+                Err(InputError::Shrunk { .. }) => break,
+                read => read?,
+            }
+            line += memchr::memchr_iter(b'\n', &bytes).count() as u64;
+            at += bytes.len() as u64;
+        }
+        Ok(line)
+    }
+}

@@ -1,0 +1,372 @@
+//! What came, taken for what it is: unpacked where it is packed, and never a page that something on the way sent instead.
+//!
+//! In: the bytes of a transfer, whole, in a file, and what the answer said that they are packed in. Out: the file that they stand for,
+//! whole and durable, or not at all.
+//!
+//! What always holds:
+//! - Nobody asked for packed content, but proxies and storages send it: gzip and Zstandard are recognised by their first bytes, Brotli,
+//!   which has none of its own, by the answer's header alone.
+//! - Memory is bounded: windows of at most [`ZSTD_WINDOW_LOG`] bits, and a buffer for each layer.
+//! - No more is written to the disk than the service says that the file has, or [`UNPACKED_RATIO`] times what came where it says nothing.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::Path;
+
+use memchr::memmem;
+use reqwest::header::{CONTENT_ENCODING, HeaderMap};
+
+use super::error::message_in;
+use crate::aligned::BlockWriter;
+use crate::durable::{self, FileError, PendingFile};
+
+/// Bytes that are read at a time.
+const READ_BYTES: usize = 256 << 10;
+
+/// Layers that content is unpacked from: what a proxy has packed once more, and no Russian dolls.
+const LAYERS_MAX: usize = 2;
+
+/// Logarithm of the largest window of a Zstandard frame that is unpacked, in bytes: 8 MiB, as RFC 9659 has it for HTTP.
+const ZSTD_WINDOW_LOG: u32 = 23;
+
+/// Times that the bytes which came may grow where nobody says how many they stand for. Replies shrink to a twentieth at best.
+const UNPACKED_RATIO: u64 = 100;
+
+/// Bytes that they may have in any case.
+const UNPACKED_BYTES: u64 = 64 << 20;
+
+/// Bytes of a page that are looked at for its title.
+const PAGE_BYTES: usize = 4 << 10;
+
+/// What every reply has, and no page.
+const IN_A_REPLY: &[u8] = b"\"custom_id\"";
+
+/// What content is packed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packing {
+    Gzip,
+    Zstd,
+    Brotli,
+}
+
+/// Why content is not that of the file.
+#[derive(Debug)]
+pub(super) enum Unfit {
+    /// It is a page of HTML or XML, with this to say.
+    Page(String),
+    /// It cannot be unpacked.
+    Broken(io::Error),
+    /// It is packed more often than anybody packs a file.
+    TooDeep,
+    /// It stands for more bytes than this.
+    TooLarge(u64),
+    /// It cannot be read or written here.
+    Local(FileError),
+}
+
+impl From<FileError> for Unfit {
+    fn from(error: FileError) -> Self {
+        Self::Local(error)
+    }
+}
+
+impl Packing {
+    /// What the body of an answer is packed in, as its headers say. The error is a word that nobody here knows.
+    pub(super) fn of_answer(headers: &HeaderMap) -> Result<Option<Self>, String> {
+        let Some(value) = headers.get(CONTENT_ENCODING) else { return Ok(None) };
+        let word = String::from_utf8_lossy(value.as_bytes()).trim().to_ascii_lowercase();
+        match word.as_str() {
+            "" | "identity" => Ok(None),
+            "gzip" | "x-gzip" => Ok(Some(Self::Gzip)),
+            "zstd" => Ok(Some(Self::Zstd)),
+            "br" => Ok(Some(Self::Brotli)),
+            _ => Err(word),
+        }
+    }
+
+    /// What content with these first bytes is packed in.
+    fn of_content(first: &[u8]) -> Option<Self> {
+        // The magic numbers of RFC 1952 and RFC 8878, the latter also of the frames that parallel compressors begin with.
+        match first {
+            [0x1f, 0x8b, ..] => Some(Self::Gzip),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+
+    fn unpack(self, packed: Box<dyn BufRead>) -> io::Result<Box<dyn BufRead>> {
+        Ok(match self {
+            Self::Gzip => {
+                let reader = flate2::bufread::MultiGzDecoder::new(packed);
+                Box::new(BufReader::with_capacity(READ_BYTES, reader))
+            }
+            Self::Zstd => {
+                let mut reader = zstd::stream::read::Decoder::with_buffer(packed)?;
+                reader.window_log_max(ZSTD_WINDOW_LOG)?;
+                Box::new(BufReader::with_capacity(READ_BYTES, reader))
+            }
+            Self::Brotli => {
+                let reader = brotli_decompressor::Decompressor::new(packed, READ_BYTES);
+                Box::new(BufReader::with_capacity(READ_BYTES, reader))
+            }
+        })
+    }
+}
+
+/// Whether the content at `path` is packed.
+pub(super) fn is_packed(path: &Path, said: Option<Packing>) -> Result<bool, FileError> {
+    let file = File::open(path).map_err(FileError::on("open", path))?;
+    let mut content = BufReader::with_capacity(READ_BYTES, file);
+    let first = content.fill_buf().map_err(FileError::on("read", path))?;
+    Ok(outermost(first, said).is_some())
+}
+
+/// What the content with these first bytes is packed in. A header that speaks of gzip where there is none is one that outlived it.
+fn outermost(first: &[u8], said: Option<Packing>) -> Option<Packing> {
+    if said == Some(Packing::Brotli) && !first.is_empty() { said } else { Packing::of_content(first) }
+}
+
+/// Most bytes that `packed` bytes may stand for, of a file that has `said` bytes as far as the service says.
+pub(super) fn unpacked_max(packed: u64, said: Option<u64>) -> u64 {
+    // A file that has as many bytes as came is one that is packed at the service, which then says nothing of what is in it.
+    said.filter(|said| *said != packed).unwrap_or_else(|| packed.saturating_mul(UNPACKED_RATIO).max(UNPACKED_BYTES))
+}
+
+/// Gives the content at `path`, which is not packed, the name `target`. Returns its size.
+pub(super) fn publish(path: &Path, target: &Path) -> Result<u64, Unfit> {
+    let file = File::open(path).map_err(FileError::on("open", path))?;
+    let bytes = file.metadata().map_err(FileError::on("read", path))?.len();
+    let mut content = BufReader::with_capacity(READ_BYTES, file);
+    let mut look = Look::default();
+    while !look.is_done() {
+        let piece = content.fill_buf().map_err(FileError::on("read", path))?;
+        let read = piece.len();
+        if read == 0 {
+            break;
+        }
+        look.at(piece);
+        content.consume(read);
+    }
+    look.judge()?;
+    durable::publish(path, target)?;
+    Ok(bytes)
+}
+
+/// Unpacks the content at `path` and gives what was in it, at most `max` bytes, the name `target`. Returns its size.
+pub(super) fn unpack(path: &Path, said: Option<Packing>, max: u64, target: &Path) -> Result<u64, Unfit> {
+    let file = File::open(path).map_err(FileError::on("open", path))?;
+    let mut content: Box<dyn BufRead> = Box::new(BufReader::with_capacity(READ_BYTES, file));
+    for layer in 0.. {
+        let first = content.fill_buf().map_err(Unfit::Broken)?;
+        let packing = if layer == 0 { outermost(first, said) } else { Packing::of_content(first) };
+        let Some(packing) = packing else { break };
+        if layer == LAYERS_MAX {
+            return Err(Unfit::TooDeep);
+        }
+        content = packing.unpack(content).map_err(Unfit::Broken)?;
+    }
+    let mut look = Look::default();
+    let mut pending = BlockWriter::new(PendingFile::create(target)?);
+    let mut bytes = 0;
+    loop {
+        let piece = content.fill_buf().map_err(Unfit::Broken)?;
+        let read = piece.len();
+        if read == 0 {
+            break;
+        }
+        bytes += read as u64;
+        if bytes > max {
+            return Err(Unfit::TooLarge(max));
+        }
+        look.at(piece);
+        pending.write_all(piece).map_err(FileError::on("write", target))?;
+        content.consume(read);
+    }
+    look.judge()?;
+    pending.into_inner().map_err(FileError::on("write", target))?.publish()?;
+    Ok(bytes)
+}
+
+/// Finds out whether content is a page instead of replies: it begins as one, and no reply stands in it. A service may have written a page
+/// of its own into a file among replies that were paid for.
+#[derive(Default)]
+struct Look {
+    begun: bool,
+    /// The beginning of what begins as a page.
+    page: Option<Vec<u8>>,
+    has_replies: bool,
+    /// The last bytes of the piece before.
+    tail: Vec<u8>,
+}
+
+impl Look {
+    fn at(&mut self, piece: &[u8]) {
+        let text = piece.strip_prefix(b"\xef\xbb\xbf").filter(|_| !self.begun).unwrap_or(piece).trim_ascii_start();
+        if !self.begun && !text.is_empty() {
+            self.begun = true;
+            self.page = text.starts_with(b"<").then(|| text[..text.len().min(PAGE_BYTES)].to_vec());
+        }
+        if self.page.is_some() && !self.has_replies {
+            self.tail.extend_from_slice(piece);
+            self.has_replies = memmem::find(&self.tail, IN_A_REPLY).is_some();
+            let kept = self.tail.len().saturating_sub(IN_A_REPLY.len() - 1);
+            self.tail.drain(..kept);
+        }
+    }
+
+    /// Whether more of the content would change nothing.
+    fn is_done(&self) -> bool {
+        self.begun && (self.page.is_none() || self.has_replies)
+    }
+
+    fn judge(self) -> Result<(), Unfit> {
+        match self.page {
+            Some(page) if !self.has_replies => Err(Unfit::Page(message_in(&page))),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    const REPLY: &[u8] = b"{\"custom_id\":\"a\",\"response\":{\"status_code\":200,\"body\":{}}}\n";
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut packed = Vec::new();
+        flate2::read::GzEncoder::new(bytes, flate2::Compression::fast()).read_to_end(&mut packed).unwrap();
+        packed
+    }
+
+    fn zstd(bytes: &[u8]) -> Vec<u8> {
+        zstd::encode_all(bytes, 1).unwrap()
+    }
+
+    /// Blocks of bytes as they are, which is Brotli, too (RFC 7932, section 9.2).
+    fn brotli(bytes: &[u8]) -> Vec<u8> {
+        let mut packed = Vec::new();
+        for (number, block) in bytes.chunks(1 << 16).enumerate() {
+            // Window bits 16 in the first block; not the last, four nibbles of length, as it is.
+            let length = u32::try_from(block.len() - 1).unwrap();
+            let header = (length << 3) | (1 << 19);
+            let shift = u32::from(number == 0);
+            packed.extend_from_slice(&(header << shift).to_le_bytes()[..3]);
+            packed.extend_from_slice(block);
+        }
+        packed.push(3);
+        packed
+    }
+
+    /// What becomes of content: its bytes as published, or why not.
+    fn settle(content: &[u8], said: Option<Packing>, max: u64) -> Result<Vec<u8>, Unfit> {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, target) = (directory.path().join("x.part"), directory.path().join("x"));
+        durable::publish_bytes(&path, content).unwrap();
+        let settled = match is_packed(&path, said).unwrap() {
+            true => unpack(&path, said, max, &target),
+            false => publish(&path, &target),
+        };
+        let names = std::fs::read_dir(directory.path()).unwrap().count();
+        assert_eq!(target.exists(), settled.is_ok());
+        assert!(names <= 2, "only what came and what it stands for may be left");
+        let bytes = settled?;
+        let content = std::fs::read(&target).unwrap();
+        assert_eq!(content.len() as u64, bytes);
+        Ok(content)
+    }
+
+    #[test]
+    fn whatever_it_is_packed_in_the_file_is_found() {
+        use Packing::{Brotli, Gzip, Zstd};
+        let file: Vec<u8> = REPLY.repeat(20_000);
+        let max = file.len() as u64;
+        for (content, said) in [
+            (file.clone(), None),
+            // A header that outlived what it spoke of.
+            (file.clone(), Some(Gzip)),
+            (file.clone(), Some(Zstd)),
+            (gzip(&file), None),
+            (gzip(&file), Some(Gzip)),
+            ([gzip(&file[..1000]), gzip(&file[1000..])].concat(), Some(Gzip)),
+            (gzip(&gzip(&file)), Some(Gzip)),
+            (zstd(&file), None),
+            (zstd(&file), Some(Zstd)),
+            (zstd(&gzip(&file)), Some(Zstd)),
+            (brotli(&file), Some(Brotli)),
+            (brotli(&gzip(&file)), Some(Brotli)),
+        ] {
+            assert!(settle(&content, said, max).unwrap() == file, "{said:?}, {} bytes", content.len());
+        }
+        assert_eq!(settle(b"", Some(Brotli), 0).unwrap(), b"");
+        assert_eq!(settle(b"", None, 0).unwrap(), b"");
+    }
+
+    #[test]
+    fn what_is_no_file_of_replies_is_never_published() {
+        let page = b" \r\n<html><head><title>502 Bad Gateway</title></head></html>".as_slice();
+        for content in [page, b"\xef\xbb\xbf<?xml version=\"1.0\"?><Error/>", &gzip(page), &b"<".repeat(3 * READ_BYTES)]
+        {
+            assert!(matches!(settle(content, None, u64::MAX), Err(Unfit::Page(_))));
+        }
+        let titled = settle(page, None, 0).unwrap_err();
+        assert!(matches!(titled, Unfit::Page(text) if text.contains("502 Bad Gateway")));
+        // A page among replies that were paid for is one more line that answers nobody.
+        let mixed = [b"<html>\n".as_slice(), &b" ".repeat(READ_BYTES - 10), REPLY].concat();
+        assert_eq!(settle(&mixed, None, 0).unwrap(), mixed);
+        assert_eq!(settle(&gzip(&mixed), None, u64::MAX).unwrap(), mixed);
+    }
+
+    #[test]
+    fn what_cannot_be_unpacked_is_never_published() {
+        let file = REPLY.repeat(2000);
+        for (packed, said) in [(gzip(&file), None), (zstd(&file), None), (brotli(&file), Some(Packing::Brotli))] {
+            for cut in [5, packed.len() / 2, packed.len() - 1] {
+                assert!(settle(&packed[..cut], said, u64::MAX).is_err(), "{said:?} cut at {cut}");
+            }
+        }
+        let mut changed = gzip(&file);
+        let middle = changed.len() / 2;
+        changed[middle] ^= 0x10;
+        assert!(settle(&changed, None, u64::MAX).is_err());
+        assert!(matches!(settle(&gzip(&gzip(&gzip(&file))), None, u64::MAX), Err(Unfit::TooDeep)));
+    }
+
+    #[test]
+    fn no_more_is_unpacked_than_the_service_says_that_there_is() {
+        let file = REPLY.repeat(20_000);
+        let max = file.len() as u64;
+        for packed in [gzip(&file), zstd(&file)] {
+            assert!(settle(&packed, None, max).is_ok());
+            assert!(matches!(settle(&packed, None, max - 1), Err(Unfit::TooLarge(_))));
+            assert_eq!(unpacked_max(packed.len() as u64, Some(max)), max);
+        }
+        assert_eq!(unpacked_max(1000, None), UNPACKED_BYTES);
+        assert_eq!(unpacked_max(1 << 30, None), (1 << 30) * UNPACKED_RATIO);
+        assert_eq!(unpacked_max(1 << 30, Some(1 << 30)), (1 << 30) * UNPACKED_RATIO, "it is packed at the service");
+    }
+
+    #[test]
+    fn words_for_packing_are_known_or_refused() {
+        let of = |word: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_ENCODING, word.parse().unwrap());
+            Packing::of_answer(&headers)
+        };
+        assert_eq!(Packing::of_answer(&HeaderMap::new()), Ok(None));
+        for (word, packing) in [
+            ("identity", None),
+            ("GZIP", Some(Packing::Gzip)),
+            ("x-gzip", Some(Packing::Gzip)),
+            ("zstd", Some(Packing::Zstd)),
+            (" br ", Some(Packing::Brotli)),
+        ] {
+            assert_eq!(of(word), Ok(packing), "{word}");
+        }
+        for word in ["deflate", "gzip, br", "compress"] {
+            assert_eq!(of(word), Err(word.to_owned()));
+        }
+    }
+}

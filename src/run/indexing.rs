@@ -1,0 +1,230 @@
+//! The step that puts a shard's replies into the reply index.
+//!
+//! In: a shard, the reply files of its batch, and what the service says of them. Out: slots, counts, and what is left over; or that
+//! what is here is not the answer, and nothing is written.
+//!
+//! What always holds: of a file that was fetched more than once the version is kept that answers more requests. A request that lacks
+//! its reply while the service says that it has answered more is neither counted nor sent again.
+
+use super::directory::layout;
+use super::state::{EndedBatch, LeftOver};
+use super::steps::{self, BatchWorth, Files, damaged, error_label, reply_files};
+use super::verdict::{Evidence, FileEvidence, SaidBytes, Verdict};
+use crate::durable;
+use crate::error::Error;
+use crate::input::members::Members;
+use crate::input::pack::Shard;
+use crate::input::request_index::Record;
+use crate::remote::BatchStatus;
+use crate::results::ResultsError;
+use crate::results::id_table::IdTable;
+use crate::results::index::{self, Indexed, ReplyFile};
+use crate::results::reply::{ReplyKind, ReplyRole};
+use crate::results::reply_file::Strays;
+use crate::results::reply_index::Slot;
+use crate::results::retry_class::is_untried;
+use crate::results::side_files::SideFiles;
+
+/// What is done when there is more at the service than is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhenShort {
+    /// Nothing is written: it is fetched again.
+    FetchAgain,
+    /// What is here is given out, and what lacks is held.
+    Hold,
+    /// What is here is taken as all there is.
+    Accept,
+}
+
+/// What is to be indexed.
+#[derive(Debug)]
+pub(crate) struct Indexing {
+    pub(crate) shard: Shard,
+    pub(crate) submission: i64,
+    pub(crate) batch: EndedBatch,
+    /// What the service says of the sizes of its files.
+    pub(crate) said: Vec<(ReplyRole, SaidBytes)>,
+    pub(crate) when_short: WhenShort,
+    /// Whether a later round has taken up what they left, and counts it.
+    pub(crate) followed: bool,
+    /// Whether another process sent its requests, so that the input may have changed since.
+    pub(crate) recheck: bool,
+}
+
+/// Replies that are in the index.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    /// What they were.
+    pub(crate) indexed: Indexed,
+    /// What they left.
+    pub(crate) left_over: LeftOver,
+    /// The numbers of their files, and their checksums.
+    pub(crate) files: Vec<(u32, u128)>,
+}
+
+/// What became of a shard's replies.
+#[derive(Debug)]
+pub(crate) enum ShardIndexed {
+    /// They are in the index, all of them.
+    Whole(Taken),
+    /// What is here of them is in the index; there is more, and why that is known.
+    Held(Taken, String),
+    /// There is more at the service, or it must be asked whether there is. Nothing was written.
+    Short {
+        /// Why there is more; without a reason it is only to be asked.
+        why: Option<String>,
+        /// Whether there are replies that cannot be read or answer nobody.
+        strays: bool,
+    },
+}
+
+/// Puts the replies to a shard into the reply index.
+pub(crate) fn index(files: &Files, task: &Indexing) -> Result<ShardIndexed, Error> {
+    if task.recheck {
+        files.recheck.shard(&task.shard)?;
+    }
+    let members = Members::collect(&task.shard, &files.requests, &files.run)?;
+    if members.len() as u64 != task.shard.requests {
+        let (number, requests) = (task.shard.number, task.shard.requests);
+        return Err(damaged(files, format!("has {} requests of shard {number}'s {requests}", members.len())));
+    }
+    let seqs: Vec<u64> = members.iter().map(|(seq, _)| *seq).collect();
+    let table = IdTable::new(members.iter().map(|(_, record)| record.id_hash));
+    let own = own_files(files, task, &table)?;
+    let is_own = |slot: &Slot| layout::is_of(slot.file, task.submission);
+    let mut slots = files.replies.read_each(&seqs)?;
+    for slot in &mut slots {
+        // Left by an attempt that was cut off before it was recorded, or that had less.
+        slot.take_if(|slot| is_own(slot));
+    }
+    let mut aside = SideFiles::new(&layout::aside(&files.run, task.submission));
+    // What came in the place of a reply file may come right when it is fetched again; if not, what can be read of it counts.
+    let is_fetched_again = task.when_short == WhenShort::FetchAgain && !task.followed;
+    let strays = if is_fetched_again { Strays::RefuseWhole } else { Strays::SetAside };
+    let indexed = index::index(&own, &table, files.ids, files.threads, strays, &mut slots, &mut aside);
+    let mut indexed = match indexed {
+        Err(error @ ResultsError::NotReplies { .. }) => {
+            return Ok(ShardIndexed::Short { why: Some(error.to_string()), strays: true });
+        }
+        indexed => indexed?,
+    };
+    indexed.rename_labels(|label| files.redactor.beginning(&label).into_owned());
+    let retryable = slots.iter().flatten().filter(|slot| is_own(slot) && slot.kind == ReplyKind::Retryable).count();
+    let evidence = task.evidence(files, &indexed, retryable as u64);
+    if evidence.answered < evidence.requests && indexed.unknown > 0 {
+        // Before they are taken for strangers, and what they answer is sent and paid for again.
+        know_ids(files, &members)?;
+    }
+    let short = match evidence.judge() {
+        Verdict::Short(why) => Some(Some(why)),
+        Verdict::Unproven => Some(None),
+        Verdict::Settled => None,
+    };
+    let held = match (short, task.when_short) {
+        (Some(why), WhenShort::FetchAgain) if !task.followed => {
+            return Ok(ShardIndexed::Short { why, strays: evidence.has_stray_answers() });
+        }
+        (Some(why), WhenShort::Hold) if !task.followed => {
+            Some(why.unwrap_or_else(|| "the service was not asked how large its files are".to_owned()))
+        }
+        _ => None,
+    };
+    aside.finish()?;
+    let before = layout::reply_number(task.submission, ReplyRole::Output);
+    for slot in slots.iter().flatten().filter(|slot| held.is_none() && slot.file < before) {
+        // The error of an earlier round stands, because this one brought nothing.
+        indexed.count_error(&error_label(files, *slot)?);
+    }
+    for slot in slots.iter().flatten().filter(|slot| held.is_some() && is_held_too(slot, task.submission)) {
+        indexed.forget_error(&error_label(files, *slot)?);
+    }
+    let worth = BatchWorth::of(&task.batch, false);
+    for slot in slots.iter().flatten().filter(|slot| task.followed && is_own(slot) && worth.again(Some(**slot))) {
+        // The later round has brought nothing either, and counts it.
+        indexed.forget_error(&error_label(files, *slot)?);
+    }
+    files.replies.write_each(&seqs, &slots)?;
+    let left_over = if held.is_some() { LeftOver::default() } else { worth.left_over(&seqs, &slots) };
+    let files = own.iter().map(|file| file.number).zip(indexed.checksums.iter().copied()).collect();
+    let taken = Taken { indexed, left_over, files };
+    Ok(match held {
+        Some(why) => ShardIndexed::Held(taken, why),
+        None => ShardIndexed::Whole(taken),
+    })
+}
+
+/// Whether a reply of an incomplete shard is held like one that lacks: an error that may pass, with an output where nobody has seen it.
+pub(crate) fn is_held_too(slot: &Slot, submission: i64) -> bool {
+    layout::is_of(slot.file, submission) && slot.kind == ReplyKind::Retryable
+}
+
+impl Indexing {
+    fn evidence(&self, files: &Files, indexed: &Indexed, retryable: u64) -> Evidence {
+        let said = |role| self.said.iter().find(|(of, _)| *of == role).map_or(SaidBytes::Unasked, |(_, said)| *said);
+        let evidence = |role| FileEvidence {
+            role,
+            here: layout::reply_file(&files.run, layout::reply_number(self.submission, role))
+                .metadata()
+                .ok()
+                .map(|metadata| metadata.len()),
+            said: said(role),
+        };
+        let untried = indexed.labels.iter().filter(|(label, _)| is_untried(label)).map(|(_, count)| count).sum();
+        Evidence {
+            requests: self.shard.requests,
+            answered: indexed.outputs + indexed.errors,
+            outputs: indexed.outputs,
+            retryable,
+            untried,
+            strays: indexed.unknown + indexed.unreadable,
+            status: BatchStatus::read(&self.batch.status),
+            counts: self.batch.counts,
+            files: reply_files(&self.batch).map(|(role, _)| evidence(role)).collect(),
+        }
+    }
+}
+
+/// The reply files that are here, each in its better version.
+fn own_files(files: &Files, task: &Indexing, table: &IdTable) -> Result<Vec<ReplyFile>, Error> {
+    let mut own = Vec::new();
+    for (role, _) in reply_files(&task.batch) {
+        let number = layout::reply_number(task.submission, role);
+        let file = ReplyFile { number, path: layout::reply_file(&files.run, number), role };
+        let newer = ReplyFile { path: steps::beside(&file.path), ..file.clone() };
+        if newer.path.is_file() {
+            // What a service keeps under an id does not change: the version with fewer replies was cut off.
+            if !file.path.is_file() || answers(files, &newer, task, table)? >= answers(files, &file, task, table)? {
+                durable::publish(&newer.path, &file.path)?;
+            } else {
+                durable::remove_file(&newer.path)?;
+            }
+        }
+        if file.path.is_file() {
+            own.push(file);
+        }
+    }
+    Ok(own)
+}
+
+/// How many of the requests of `table` a file answers.
+fn answers(files: &Files, file: &ReplyFile, task: &Indexing, table: &IdTable) -> Result<u64, Error> {
+    let mut slots = vec![None; usize::try_from(task.shard.requests).unwrap_or(usize::MAX)];
+    // Never finished, so nothing is set aside.
+    let mut aside = SideFiles::new(&file.path);
+    let own = std::slice::from_ref(file);
+    let indexed = index::index(own, table, files.ids, files.threads, Strays::SetAside, &mut slots, &mut aside)?;
+    Ok(indexed.outputs + indexed.errors)
+}
+
+/// Makes sure that the request index still knows the requests by the ids that stand in their lines.
+fn know_ids(files: &Files, members: &[(u64, Record)]) -> Result<(), Error> {
+    for (seq, record) in members {
+        let mut line = vec![0; record.length as usize];
+        files.source.read_at(record.offset, &mut line)?;
+        let hash = record.custom_id(*seq, &line).map(|custom_id| files.ids.hash(&custom_id));
+        if hash != Some(record.id_hash) {
+            return Err(damaged(files, format!("does not know request {seq} by the id that it has in the input")));
+        }
+    }
+    Ok(())
+}
