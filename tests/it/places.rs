@@ -10,6 +10,7 @@ use rustix::fs::{Gid, Uid};
 use crate::program::{Place, Program, names_in, skipped, wait_until};
 use crate::requests::{assert_same, generated, replies, replies_in};
 use crate::service::{Books, DIALECTS, Service};
+use crate::tracing::{is_available, killed_at};
 use crate::upstream::{Manner, Upstream};
 
 const LOCAL: &str = "--provider local --poll-interval 50ms";
@@ -310,6 +311,30 @@ fn lines_with_other_blanks_and_ends_are_the_same_lines() {
         assert_eq!(place.runs().len(), 1);
         service.books().assert_billed_once(&requests);
     }
+}
+
+#[test]
+fn killed_while_it_moves_to_other_lines_a_run_moves_again() {
+    if !is_available() {
+        return skipped("strace is not installed, so no run was killed while it moved");
+    }
+    let (service, requests) = (Service::start(), generated(20));
+    let place = place_with(&requests, "elsewhere");
+    let command = format!("run in.jsonl {} -o out.jsonl", service.arguments());
+    place.run(&command).with_code(0);
+    let spellings = respelled(&requests);
+    let cuts = [("fsync", 8), ("rename", 2), ("pwrite64", 8), ("unlink", 3)];
+    let (mut killed, mut number) = (0, 0);
+    for (call, nth) in cuts.into_iter().flat_map(|(call, most)| (1..=most).map(move |nth| (call, nth))) {
+        number += 1;
+        place.write("in.jsonl", &spellings[number % spellings.len()].1);
+        killed += usize::from(killed_at(&place, call, nth, &command).run().was_killed());
+        place.run(&command).with_code(0).saying("all is done: 20 requests");
+        assert_same(&place.read("out.jsonl"), &replies(&requests));
+        place.run("doctor").with_code(0);
+    }
+    assert!(killed > number / 2, "{killed} of {number}");
+    service.books().assert_billed_once(&requests);
 }
 
 #[test]
