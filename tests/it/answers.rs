@@ -21,8 +21,14 @@ const SHARDS: usize = 9;
 /// As long as a held shard is to be waited for here.
 const SHORT: &str = "--shard-requests 6 --settle 1s";
 
+/// Makes a body end at a byte.
+type Cut = fn(&[u8], usize) -> Vec<u8>;
+
+/// Makes a bad answer of a good body.
+type Trouble = fn(&[u8]) -> Vec<u8>;
+
 /// Ways to send the beginning of a file as if that were all.
-const CUTS: [(&str, fn(&[u8], usize) -> Vec<u8>); 3] = [
+const CUTS: [(&str, Cut); 3] = [
     ("in chunks", |body, end| chunked(&body[..end])),
     ("with a length that lies", |body, end| lying("", body.len(), &body[..end])),
     ("until the connection closes", |body, end| closing(&body[..end])),
@@ -121,7 +127,7 @@ fn half(body: &[u8]) -> &[u8] {
 }
 
 /// What comes in the place of a file for a while.
-const TROUBLES: [fn(&[u8]) -> Vec<u8>; 14] = [
+const TROUBLES: [Trouble; 14] = [
     |_| announced("", b""),
     |body| announced("", half(body)),
     |body| chunked(half(body)),
@@ -162,7 +168,7 @@ fn whatever_comes_in_the_place_of_an_answer_for_a_while_costs_nothing() {
 #[test]
 fn an_answer_that_does_not_come_is_held_and_the_rest_is_given_out() {
     let requests = input();
-    let troubles: [(&str, fn(&[u8]) -> Vec<u8>); 3] =
+    let troubles: [(&str, Trouble); 3] =
         [("cut", |body| chunked(half(body))), ("gone", |_| gone()), ("a page", |_| announced("", b"<html>"))];
     for (dialect, (what, trouble)) in DIALECTS.into_iter().flat_map(|dialect| troubles.map(|each| (dialect, each))) {
         let (service, place, healed) = (service(dialect), Place::new(), Arc::new(AtomicBool::new(false)));

@@ -50,6 +50,9 @@ fn changed_amid(change: impl Fn(&Place)) -> (Place, Service, String, crate::prog
     (place, service, arguments, ended)
 }
 
+/// Changes a file.
+type Change<'c> = &'c dyn Fn(&Path);
+
 #[test]
 fn an_input_that_is_edited_or_cut_under_a_run_is_not_sent() {
     let cut = |place: &Place| {
@@ -143,7 +146,7 @@ fn an_input_that_was_edited_unseen_is_found_before_its_answers_are_matched() {
         let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
         file.write_all_at(b"\n", at as u64).unwrap();
     };
-    let changes: [(&dyn Fn(&Path), &str); 3] = [
+    let changes: [(Change<'_>, &str); 3] = [
         (&edit, "are not what they were when they were checked"),
         (&rename, "in.jsonl:60 is not what it was when it was checked"),
         (&cut, "in.jsonl:60 is not what it was when it was checked"),
