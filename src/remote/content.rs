@@ -265,10 +265,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (path, target) = (directory.path().join("x.part"), directory.path().join("x"));
         durable::publish_bytes(&path, content).unwrap();
-        let settled = match is_packed(&path, said).unwrap() {
-            true => unpack(&path, said, max, &target),
-            false => publish(&path, &target),
-        };
+        let packed = is_packed(&path, said).unwrap();
+        let settled = if packed { unpack(&path, said, max, &target) } else { publish(&path, &target) };
         let names = std::fs::read_dir(directory.path()).unwrap().count();
         assert_eq!(target.exists(), settled.is_ok());
         assert!(names <= 2, "only what came and what it stands for may be left");

@@ -74,7 +74,7 @@ mod tests {
         held.hold(5, []).unwrap();
         let wanted = |seq: u64| match seq {
             0..=2 | 500 | 999 => Some(0),
-            10..300 if seq % 3 == 0 => Some(70_000),
+            10..300 if seq.is_multiple_of(3) => Some(70_000),
             _ => None,
         };
         assert!(held.read(0..1000).unwrap().into_iter().eq((0..1000).map(wanted)));

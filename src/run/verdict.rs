@@ -173,6 +173,7 @@ mod tests {
         FileEvidence { role: ReplyRole::Output, here: here.into(), said }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "evidence may lack counts; these are some")]
     fn counts(completed: u64, failed: u64) -> Option<RequestCounts> {
         Some(RequestCounts { total: 10, completed, failed })
     }
