@@ -14,9 +14,12 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 
 use memchr::memmem;
+use reqwest::Method;
 use reqwest::header::{CONTENT_ENCODING, HeaderMap};
 
-use super::error::message_in;
+use super::client::Http;
+use super::error::{RemoteError, message_in};
+use super::wire::RawFile;
 use crate::aligned::BlockWriter;
 use crate::durable::{self, FileError, PendingFile};
 
@@ -130,6 +133,15 @@ fn outermost(first: &[u8], said: Option<Packing>) -> Option<Packing> {
 pub(super) fn unpacked_max(packed: u64, said: Option<u64>) -> u64 {
     // A file that has as many bytes as came is one that is packed at the service, which then says nothing of what is in it.
     said.filter(|said| *said != packed).unwrap_or_else(|| packed.saturating_mul(UNPACKED_RATIO).max(UNPACKED_BYTES))
+}
+
+/// How many bytes the service says that a file has; `None` where it does not say. An empty one says nothing: services that do not count
+/// say 0.
+pub(super) async fn said_bytes(http: &Http, file_id: &str) -> Result<Option<u64>, RemoteError> {
+    let answer = http.call(Method::GET, &["files", file_id], |request| request).await?.successful().await?;
+    let file: RawFile = answer.json().await?;
+    let is_it = file.id.as_ref().is_none_or(|id| id == file_id);
+    Ok(file.bytes().filter(|bytes| is_it && *bytes > 0))
 }
 
 /// Gives the content at `path`, which is not packed, the name `target`. Returns its size.

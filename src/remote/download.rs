@@ -27,7 +27,6 @@ use super::error::{ErrorKind, RemoteError};
 use super::redirect;
 use super::retry::{Attempts, Patience};
 use super::service::{Downloaded, Progress};
-use super::wire::RawFile;
 use crate::aligned::BlockWriter;
 use crate::durable::{self, FileError};
 
@@ -77,7 +76,7 @@ async fn settle(http: &Http, part: &Part, file_id: &str, target: &Path) -> Resul
     let looking = path.clone();
     let settled = if blocking(move || content::is_packed(&looking, said)).await? {
         // Without an answer the bytes that came must do.
-        let max = content::unpacked_max(part.written, said_bytes(http, file_id).await.unwrap_or(None));
+        let max = content::unpacked_max(part.written, content::said_bytes(http, file_id).await.unwrap_or(None));
         blocking(move || Ok(content::unpack(&path, said, max, &to))).await?
     } else {
         blocking(move || Ok(content::publish(&path, &to))).await?
@@ -97,15 +96,6 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, RemoteError> {
     let failed = |panic| RemoteError::new(ErrorKind::LocalFile, "keeping a download").with_source(panic);
     Ok(tokio::task::spawn_blocking(work).await.map_err(failed)??)
-}
-
-/// How many bytes the service says that a file has; `None` where it does not say. An empty one says nothing: services that do not count
-/// say 0.
-pub(super) async fn said_bytes(http: &Http, file_id: &str) -> Result<Option<u64>, RemoteError> {
-    let answer = http.call(Method::GET, &["files", file_id], |request| request).await?.successful().await?;
-    let file: RawFile = answer.json().await?;
-    let is_it = file.id.as_ref().is_none_or(|id| id == file_id);
-    Ok(file.bytes().filter(|bytes| is_it && *bytes > 0))
 }
 
 /// The file while it is on its way.

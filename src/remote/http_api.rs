@@ -14,7 +14,7 @@ use super::service::{
     Api, Batch, CreateBatch, Downloaded, Listing, Payload, Progress, RemoteFile, Submission, check_id,
 };
 use super::token::Token;
-use super::{download, list, openai, together};
+use super::{content, download, list, openai, together};
 
 /// The statuses by which a service says that it did not create a batch, and will not on account of this request.
 const DEFINITE_REFUSALS: [u16; 8] = [400, 401, 402, 403, 404, 413, 422, 429];
@@ -166,7 +166,7 @@ impl Api for HttpApi {
         check_id(file_id, "GET files")?;
         let mut attempts = self.attempts();
         loop {
-            match download::said_bytes(&self.http, file_id).await {
+            match content::said_bytes(&self.http, file_id).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) if error.kind() == ErrorKind::Refused => return Ok(None),
                 Err(error) => attempts.after(error).await?,

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::error::{ErrorKind, RemoteError, clean, message_of};
 use super::mark::Mark;
 use super::service::{Batch, BatchStatus, RequestCounts, check_id, is_valid_id};
-use crate::brackets::members_of;
+use crate::brackets::whole::members_of;
 
 /// Errors in lines that are told of a batch, of which there may be one for each line; others are counted.
 const ERRORS_TOLD: usize = 3;

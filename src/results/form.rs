@@ -176,7 +176,7 @@ fn is_member(text: &[u8]) -> Result<bool, Broken> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::brackets::objects_of;
+    use crate::brackets::whole::objects_of;
 
     fn form(line: &[u8], is_first: bool) -> Option<Form> {
         Form::of(line, &objects_of(line).unwrap_or_default(), is_first)

@@ -146,6 +146,20 @@ pub(super) fn find_members<T, const N: usize>(
     Some(members)
 }
 
+/// Finds the first that is such a one among the children that `each_child` hands over. They are read to the end: what is not whole has none.
+pub(super) fn find_child<T: Copy>(
+    mut such: impl FnMut(T) -> bool,
+    each_child: impl FnOnce(&mut dyn FnMut(&[u8], T)) -> Option<()>,
+) -> Option<T> {
+    let mut found = None;
+    each_child(&mut |_, value| {
+        if found.is_none() && such(value) {
+            found = Some(value);
+        }
+    })?;
+    found
+}
+
 /// A value as it stands in its line, without white space around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Raw<'l>(pub(super) &'l [u8]);
@@ -176,14 +190,8 @@ impl<'l> Tree<'l> for Raw<'l> {
         is_object.then(|| find_members(names, |child| self.each_child(child)))?
     }
 
-    fn find_child(self, mut such: impl FnMut(Self) -> bool) -> Option<Self> {
-        let mut found = None;
-        self.each_child(|_, value| {
-            if found.is_none() && such(value) {
-                found = Some(value);
-            }
-        })?;
-        found
+    fn find_child(self, such: impl FnMut(Self) -> bool) -> Option<Self> {
+        find_child(such, |child| self.each_child(child))
     }
 
     fn is_null(self) -> bool {

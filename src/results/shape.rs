@@ -203,7 +203,7 @@ pub(super) mod tests {
     use super::super::reply::{Reply, ReplyRole};
     use super::super::reply_reader::ReplyReader;
     use super::*;
-    use crate::brackets::is_whole_object;
+    use crate::brackets::whole::is_whole_object;
     use crate::custom_id::IdHasher;
 
     const IDS: IdHasher = IdHasher { key: 1 };

@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::ops::Range;
 
-use super::json_tree::{Members, Raw, Scalar, Stands, Tree, each_child, find_members};
+use super::json_tree::{Members, Raw, Scalar, Stands, Tree, each_child, find_child, find_members};
 use crate::brackets::Broken;
 use crate::lines::RangeReader;
 
@@ -101,14 +101,8 @@ impl<'t> Tree<'t> for StoredValue<'t> {
         (self.first_byte() == Some(b'{')).then(|| find_members(names, |child| self.each_child(child)))?
     }
 
-    fn find_child(self, mut such: impl FnMut(Self) -> bool) -> Option<Self> {
-        let mut found = None;
-        self.each_child(|_, value| {
-            if found.is_none() && such(value) {
-                found = Some(value);
-            }
-        })?;
-        found
+    fn find_child(self, such: impl FnMut(Self) -> bool) -> Option<Self> {
+        find_child(such, |child| self.each_child(child))
     }
 
     fn scalar(self) -> Scalar<'t> {

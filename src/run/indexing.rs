@@ -83,67 +83,43 @@ pub(crate) fn index(files: &Files, task: &Indexing) -> Result<ShardIndexed, Erro
     if task.recheck {
         files.recheck.shard(&task.shard)?;
     }
-    let members = Members::collect(&task.shard, &files.requests, &files.run)?;
-    if members.len() as u64 != task.shard.requests {
-        let (number, requests) = (task.shard.number, task.shard.requests);
-        return Err(damaged(files, format!("has {} requests of shard {number}'s {requests}", members.len())));
-    }
+    let members = members_of(files, &task.shard)?;
     let seqs: Vec<u64> = members.iter().map(|(seq, _)| *seq).collect();
     let table = IdTable::new(members.iter().map(|(_, record)| record.id_hash));
     let own = own_files(files, task, &table)?;
-    let is_own = |slot: &Slot| layout::is_of(slot.file, task.submission);
     let mut slots = files.replies.read_each(&seqs)?;
     for slot in &mut slots {
         // Left by an attempt that was cut off before it was recorded, or that had less.
-        slot.take_if(|slot| is_own(slot));
+        slot.take_if(|slot| task.is_own(slot));
     }
     let mut aside = SideFiles::new(&layout::aside(&files.run, task.submission));
     // What came in the place of a reply file may come right when it is fetched again; if not, what can be read of it counts.
-    let is_fetched_again = task.when_short == WhenShort::FetchAgain && !task.followed;
-    let strays = if is_fetched_again { Strays::RefuseWhole } else { Strays::SetAside };
-    let indexed = index::index(&own, &table, files.ids, files.threads, strays, &mut slots, &mut aside);
-    let mut indexed = match indexed {
+    let strays = if task.when_short() == WhenShort::FetchAgain { Strays::RefuseWhole } else { Strays::SetAside };
+    let mut indexed = match index::index(&own, &table, files.ids, files.threads, strays, &mut slots, &mut aside) {
         Err(error @ ResultsError::NotReplies { .. }) => {
             return Ok(ShardIndexed::Short { why: Some(error.to_string()), strays: true });
         }
         indexed => indexed?,
     };
     indexed.rename_labels(|label| files.redactor.beginning(&label).into_owned());
-    let retryable = slots.iter().flatten().filter(|slot| is_own(slot) && slot.kind == ReplyKind::Retryable).count();
-    let evidence = task.evidence(files, &indexed, retryable as u64);
+    let evidence = task.evidence(files, &indexed, &slots);
     if evidence.answered < evidence.requests && indexed.unknown > 0 {
         // Before they are taken for strangers, and what they answer is sent and paid for again.
         know_ids(files, &members)?;
     }
-    let short = match evidence.judge() {
-        Verdict::Short(why) => Some(Some(why)),
-        Verdict::Unproven => Some(None),
-        Verdict::Settled => None,
-    };
-    let held = match (short, task.when_short) {
-        (Some(why), WhenShort::FetchAgain) if !task.followed => {
+    let held = match (evidence.judge(), task.when_short()) {
+        (Verdict::Settled, _) | (_, WhenShort::Accept) => None,
+        (Verdict::Short(why), WhenShort::Hold) => Some(why),
+        (Verdict::Unproven, WhenShort::Hold) => Some("nobody knows how large its files are".to_owned()),
+        (verdict, WhenShort::FetchAgain) => {
+            let why = if let Verdict::Short(why) = verdict { Some(why) } else { None };
             return Ok(ShardIndexed::Short { why, strays: evidence.has_stray_answers() });
         }
-        (Some(why), WhenShort::Hold) if !task.followed => {
-            Some(why.unwrap_or_else(|| "the service was not asked how large its files are".to_owned()))
-        }
-        _ => None,
     };
     aside.finish()?;
-    let before = layout::reply_number(task.submission, ReplyRole::Output);
-    for slot in slots.iter().flatten().filter(|slot| held.is_none() && slot.file < before) {
-        // The error of an earlier round stands, because this one brought nothing.
-        indexed.count_error(&error_label(files, *slot)?);
-    }
-    for slot in slots.iter().flatten().filter(|slot| held.is_some() && is_held_too(slot, task.submission)) {
-        indexed.forget_error(&error_label(files, *slot)?);
-    }
-    let worth = BatchWorth::of(&task.batch, false);
-    for slot in slots.iter().flatten().filter(|slot| task.followed && is_own(slot) && worth.again(Some(**slot))) {
-        // The later round has brought nothing either, and counts it.
-        indexed.forget_error(&error_label(files, *slot)?);
-    }
+    count_others(files, task, held.is_some(), &slots, &mut indexed)?;
     files.replies.write_each(&seqs, &slots)?;
+    let worth = BatchWorth::of(&task.batch, false);
     let left_over = if held.is_some() { LeftOver::default() } else { worth.left_over(&seqs, &slots) };
     let files = own.iter().map(|file| file.number).zip(indexed.checksums.iter().copied()).collect();
     let taken = Taken { indexed, left_over, files };
@@ -153,13 +129,56 @@ pub(crate) fn index(files: &Files, task: &Indexing) -> Result<ShardIndexed, Erro
     })
 }
 
+/// The requests of a shard, all of them.
+fn members_of(files: &Files, shard: &Shard) -> Result<Vec<(u64, Record)>, Error> {
+    let members = Members::collect(shard, &files.requests, &files.run)?;
+    if members.len() as u64 != shard.requests {
+        let (number, requests) = (shard.number, shard.requests);
+        return Err(damaged(files, format!("has {} requests of shard {number}'s {requests}", members.len())));
+    }
+    Ok(members)
+}
+
+/// Counts the errors that are not, or not only, this batch's.
+fn count_others(
+    files: &Files,
+    task: &Indexing,
+    is_held: bool,
+    slots: &[Option<Slot>],
+    indexed: &mut Indexed,
+) -> Result<(), Error> {
+    let (before, worth) =
+        (layout::reply_number(task.submission, ReplyRole::Output), BatchWorth::of(&task.batch, false));
+    for slot in slots.iter().flatten() {
+        if is_held && is_held_too(slot, task.submission) {
+            indexed.forget_error(&error_label(files, *slot)?);
+        } else if !is_held && slot.file < before {
+            // The error of an earlier round stands, because this one brought nothing.
+            indexed.count_error(&error_label(files, *slot)?);
+        } else if task.followed && task.is_own(slot) && worth.again(Some(*slot)) {
+            // The later round has brought nothing either, and counts it.
+            indexed.forget_error(&error_label(files, *slot)?);
+        }
+    }
+    Ok(())
+}
+
 /// Whether a reply of an incomplete shard is held like one that lacks: an error that may pass, with an output where nobody has seen it.
 pub(crate) fn is_held_too(slot: &Slot, submission: i64) -> bool {
     layout::is_of(slot.file, submission) && slot.kind == ReplyKind::Retryable
 }
 
 impl Indexing {
-    fn evidence(&self, files: &Files, indexed: &Indexed, retryable: u64) -> Evidence {
+    /// What is done when there is more: what a later round has taken up is not asked for once more.
+    fn when_short(&self) -> WhenShort {
+        if self.followed { WhenShort::Accept } else { self.when_short }
+    }
+
+    fn is_own(&self, slot: &Slot) -> bool {
+        layout::is_of(slot.file, self.submission)
+    }
+
+    fn evidence(&self, files: &Files, indexed: &Indexed, slots: &[Option<Slot>]) -> Evidence {
         let said = |role| self.said.iter().find(|(of, _)| *of == role).map_or(SaidBytes::Unasked, |(_, said)| *said);
         let evidence = |role| FileEvidence {
             role,
@@ -169,6 +188,7 @@ impl Indexing {
                 .map(|metadata| metadata.len()),
             said: said(role),
         };
+        let retryable = slots.iter().flatten().filter(|slot| is_held_too(slot, self.submission)).count() as u64;
         let untried = indexed.labels.iter().filter(|(label, _)| is_untried(label)).map(|(_, count)| count).sum();
         Evidence {
             requests: self.shard.requests,

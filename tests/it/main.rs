@@ -37,6 +37,7 @@ mod changing; // inputs that change under a run
 mod cleaning; // what is removed, what stays, and what everybody is told of it
 mod cutting; // killed at every durable system call
 mod damaged; // local state that is not what it was
+mod earlier; // runs that earlier versions left
 mod failing; // files, threads, writes and syncs that the system refuses
 mod faults; // a service that misbehaves by script
 mod fuzzing; // what must hold for any bytes

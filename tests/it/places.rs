@@ -16,7 +16,7 @@ use crate::upstream::{Manner, Upstream};
 const LOCAL: &str = "--provider local --poll-interval 50ms";
 
 /// A place with requests, and a directory in it.
-fn place_with(requests: &[u8], directory: &str) -> Place {
+pub(crate) fn place_with(requests: &[u8], directory: &str) -> Place {
     let place = Place::new();
     place.write("in.jsonl", requests);
     std::fs::create_dir(place.path(directory)).unwrap();
@@ -75,36 +75,6 @@ fn a_run_is_found_from_any_directory_whatever_leads_to_its_input() {
         place.program(&format!("status {name}")).within(&elsewhere).run().with_code(0);
         assert!(!elsewhere.join(".batchline").exists());
     }
-}
-
-#[test]
-fn runs_that_an_earlier_version_left_in_the_working_directory_are_found_there_and_new_ones_go_home() {
-    let (service, requests) = (Service::start(), generated(60));
-    let place = place_with(&requests, "elsewhere");
-    let home = place.path("home");
-    let with_home = |command: &str| place.program(command).env("BATCHLINE_HOME", home.to_str().unwrap());
-    let command = format!("run in.jsonl {} --shard-requests 9 --uploads 1 -o out.jsonl", service.arguments());
-    // As earlier versions had it.
-    let mut begun = place.program(&command).start();
-    wait_until(|| service.books().accepted() >= 2);
-    begun.kill();
-    begun.end();
-    let left = place.run_directory();
-
-    with_home(&command).run().with_code(0).saying("going on with 60 requests").saying(".batchline/");
-    assert_same(&place.read("out.jsonl"), &replies(&requests));
-    service.books().assert_billed_once(&requests);
-    let piped = with_home(&format!("run {}", service.arguments())).input(requests.clone()).run();
-    piped.with_code(0).saying("all is done");
-    assert_eq!(names_in(&home), [""; 0]);
-    let name = left.file_name().unwrap().to_str().unwrap();
-    assert!(with_home("ls").run().with_code(0).text().contains(name));
-    assert_eq!(with_home("ls").within(place.path("elsewhere")).run().with_code(0).text(), "");
-
-    place.write("other.jsonl", generated(7));
-    with_home(&format!("run other.jsonl {} -o other", service.arguments())).run().with_code(0);
-    assert_eq!((names_in(&home).len(), place.runs()), (1, vec![left]));
-    assert_eq!(with_home("ls").run().with_code(0).text().lines().count(), 2);
 }
 
 #[test]
@@ -177,103 +147,13 @@ fn a_service_without_a_batch_api_is_the_same_one_by_another_spelling() {
 }
 
 /// The Ledger of the only run of a place.
-fn ledger(place: &Place) -> rusqlite::Connection {
+pub(crate) fn ledger(place: &Place) -> rusqlite::Connection {
     rusqlite::Connection::open(place.run_directory().join("ledger.sqlite")).unwrap()
 }
 
-fn set_meta(ledger: &rusqlite::Connection, key: &str, value: &str) {
+pub(crate) fn set_meta(ledger: &rusqlite::Connection, key: &str, value: &str) {
     let changed = ledger.execute("UPDATE meta SET value = ?2 WHERE key = ?1", [key, value]).unwrap();
     assert_eq!(changed, 1, "{key}");
-}
-
-/// Names the only run of a place as earlier versions did, which told more spellings apart. `lines` is the hash of its
-/// lines.
-fn name_as_earlier_versions_did(place: &Place, lines: u128, service: &str, skip_invalid: bool) {
-    let run = place.run_directory();
-    let fingerprint = record_as_earlier_versions_did(&run, lines, service, skip_invalid);
-    std::fs::rename(&run, run.with_file_name(&fingerprint[..16])).unwrap();
-}
-
-/// Makes its Ledger say what those of earlier versions said; the fingerprint that it has now.
-fn record_as_earlier_versions_did(run: &Path, lines: u128, service: &str, skip_invalid: bool) -> String {
-    let named = format!("{lines:032x}\n{service}\n/v1/chat/completions\n{skip_invalid}");
-    let fingerprint = format!("{:032x}", xxhash_rust::xxh3::xxh3_128(named.as_bytes()));
-    let ledger = rusqlite::Connection::open(run.join("ledger.sqlite")).unwrap();
-    set_meta(&ledger, "fingerprint", &fingerprint);
-    set_meta(&ledger, "service", service);
-    set_meta(&ledger, "skip_invalid", &skip_invalid.to_string());
-    ledger.execute("DELETE FROM meta WHERE key = 'begun_in'", []).unwrap();
-    fingerprint
-}
-
-/// The hash of these lines, each with its blanks, as earlier versions had it.
-fn hash_of(lines: &[&[u8]]) -> u128 {
-    let hashes: Vec<u8> = lines.iter().flat_map(|line| xxhash_rust::xxh3::xxh3_64(line).to_le_bytes()).collect();
-    xxhash_rust::xxh3::xxh3_128(&hashes)
-}
-
-#[test]
-fn a_run_that_an_earlier_version_named_after_a_spelling_is_found_by_all_others() {
-    let requests = generated(9);
-    let hash = hash_of(&crate::requests::lines(&requests));
-    let together = "https://api.together.xyz/v1";
-    for (provider, recorded, asked) in [
-        (
-            "together",
-            format!("together {together}"),
-            vec!["", "--base-url https://api.together.ai", "--base-url https://API.together.xyz:443/v1/"],
-        ),
-        (
-            "local",
-            "local http://localhost:9/v1".to_owned(),
-            vec!["--base-url http://127.0.0.1:9", "--base-url http://localhost:9/v1"],
-        ),
-    ] {
-        for skip_invalid in [false, true] {
-            // Nobody is asked anything by a run that is done, so any service will do to make one.
-            let (place, service) = (place_with(&requests, "elsewhere"), Service::start());
-            place.run(&format!("run in.jsonl {} -o out.jsonl", service.arguments())).with_code(0);
-            name_as_earlier_versions_did(&place, hash, &recorded, skip_invalid);
-            for options in &asked {
-                for skipping in ["", "--skip-invalid"] {
-                    let options = format!("--provider {provider} {options} {skipping}");
-                    let run = |input: &str| {
-                        place.program(&format!("run {input} {options} -o out.jsonl")).env("TOGETHER_API_KEY", "key")
-                    };
-                    run("in.jsonl").run().with_code(0).saying("all is done: 9 requests");
-                    run("-").input(requests.clone()).run().with_code(0).saying("all is done: 9 requests");
-                }
-            }
-            assert_eq!(place.runs().len(), 1);
-        }
-    }
-}
-
-#[test]
-fn of_several_runs_that_earlier_versions_made_of_one_the_furthest_is_gone_on_with() {
-    let requests = generated(9);
-    let hash = hash_of(&crate::requests::lines(&requests));
-    for answered in ["in.jsonl", "copy.jsonl"] {
-        // One of them was answered, the other one never sent.
-        let (place, service, nowhere) = (place_with(&requests, "elsewhere"), Service::start(), "http://127.0.0.1:9/v1");
-        place.write("copy.jsonl", &requests);
-        for (input, options) in [("in.jsonl", "--run-dir first"), ("copy.jsonl", "--run-dir second")] {
-            let url = if input == answered { service.base_url() } else { nowhere };
-            let options = format!("{options} --provider local --poll-interval 50ms --base-url {url}");
-            let mut running = place.program(&format!("run {input} {options} --yes -o out.jsonl")).start();
-            let run = place.path(if input == "in.jsonl" { "first" } else { "second" });
-            wait_until(|| run.join("ledger.sqlite").exists() && (input != answered || place.has("out.jsonl")));
-            running.kill();
-            running.end();
-            let service = "local http://localhost:9/v1";
-            let name = record_as_earlier_versions_did(&run, hash, service, input == "in.jsonl");
-            std::fs::create_dir_all(place.path(".batchline")).unwrap();
-            std::fs::rename(&run, place.path(".batchline").join(&name[..16])).unwrap();
-        }
-        assert_eq!(place.runs().len(), 2);
-        let run = "run - --provider local --base-url http://127.0.0.1:9";
-        place.program(run).input(requests.clone()).run().with_code(0).saying("all is done");
-    }
 }
 
 /// The same requests as `requests`, between other line ends and blanks.
@@ -391,22 +271,6 @@ fn a_run_goes_on_where_its_lines_have_got_other_blanks_and_ends() {
 }
 
 #[test]
-fn a_run_over_lines_with_blanks_that_an_earlier_version_began_is_found() {
-    let requests = generated(9);
-    let spaced =
-        [b"  ".as_slice(), &String::from_utf8(requests.clone()).unwrap().replace('\n', " \n  ").into_bytes()].concat();
-    let place = place_with(&spaced, "elsewhere");
-    place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0);
-    let lines: Vec<&[u8]> = crate::requests::lines(&spaced);
-    name_as_earlier_versions_did(&place, hash_of(&lines), "local built in", false);
-    place.program(&format!("run {LOCAL}")).input(spaced.clone()).run().with_code(0).saying("all is done");
-    place.write("in.jsonl", &spaced);
-    place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0).saying("all is done");
-    assert_same(&place.read("out.jsonl"), &replies(&requests));
-    assert_eq!(place.runs().len(), 1);
-}
-
-#[test]
 fn passing_over_lines_changes_nothing_where_there_are_none_to_pass_over() {
     let requests = generated(9);
     let place = place_with(&requests, "elsewhere");
@@ -452,20 +316,6 @@ fn a_path_that_is_not_utf8_is_as_good_as_any_other() {
         named.with_code(0);
         shell(r#""$BATCHLINE" status --json odd* && exec "$BATCHLINE" doctor --json odd*"#.to_owned()).with_code(0);
     }
-}
-
-#[test]
-fn a_run_that_lost_its_paths_in_an_earlier_version_stands_in_nobodys_way() {
-    let place = place_with(&generated(9), "elsewhere");
-    // Such a run was never sent: the version that made it could not open it.
-    place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0);
-    set_meta(&ledger(&place), "parts", "");
-    place.write("other.jsonl", generated(3));
-    place.run(&format!("run other.jsonl {LOCAL} -o other")).with_code(0);
-    assert_eq!(place.run("ls").with_code(0).text().lines().count(), 2);
-    // Its own input finds it, and gives it back what it lost.
-    place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0).saying("all is done");
-    assert_eq!(place.runs().len(), 2);
 }
 
 #[test]

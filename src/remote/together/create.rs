@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::brackets::members_of;
+use crate::brackets::whole::members_of;
 use crate::remote::client::Http;
 use crate::remote::error::{ErrorKind, RemoteError, clean, message_of};
 use crate::remote::retry::Notice;

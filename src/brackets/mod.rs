@@ -8,15 +8,16 @@
 //! generic over where the bytes come from, so that a line of 10 GB is read as one of 10 KB is.
 //!
 //! What always holds: every byte is looked at once and in order. Memory is what is captured, which has a limit, and one bit for each open
-//! bracket, up to `KINDS_MAX`; deeper brackets are only counted.
+//! bracket, up to [64 Mi of them](open); deeper brackets are only counted.
 
 use std::io::{self, BufRead};
-use std::ops::Range;
 
 use memchr::{memchr, memchr2};
 
-/// Open brackets whose kinds are known, so that none is closed by the other kind: 8 MiB of bits.
-const KINDS_MAX: u64 = 64 * 1024 * 1024;
+mod open;
+pub mod whole;
+
+use open::Open;
 
 /// Most bytes of a key that are kept: no key that anybody looks for is longer, even if every letter is an escape.
 pub const KEY_BYTES_MAX: usize = 256;
@@ -199,7 +200,7 @@ impl<R: BufRead> Brackets<R> {
             match mark {
                 b'"' => self.string_rest()?,
                 b'{' | b'[' => open.push(mark == b'{'),
-                b'}' | b']' => open.pop(mark == b'}')?,
+                b'}' | b']' => open.pop(mark == b'}').ok_or(Broken::NotWhole)?,
                 _ => {}
             }
             if open.depth == 0 {
@@ -285,40 +286,6 @@ impl<R: BufRead> Brackets<R> {
     }
 }
 
-/// Brackets that are open.
-#[derive(Default)]
-struct Open {
-    depth: u64,
-    /// A bit for each: whether it is an object's.
-    kinds: Vec<u64>,
-}
-
-impl Open {
-    fn push(&mut self, is_object: bool) {
-        if let Some((word, bit)) = place_of(self.depth) {
-            if word == self.kinds.len() {
-                self.kinds.push(0);
-            }
-            self.kinds[word] = self.kinds[word] & !bit | if is_object { bit } else { 0 };
-        }
-        self.depth += 1;
-    }
-
-    fn pop(&mut self, is_object: bool) -> Result<(), Broken> {
-        self.depth = self.depth.checked_sub(1).ok_or(Broken::NotWhole)?;
-        match place_of(self.depth) {
-            Some((word, bit)) if (self.kinds[word] & bit != 0) != is_object => Err(Broken::NotWhole),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Where the kind of a bracket stands.
-fn place_of(depth: u64) -> Option<(usize, u64)> {
-    let word = usize::try_from(depth / u64::from(u64::BITS)).ok()?;
-    (depth < KINDS_MAX).then_some((word, 1 << (depth % u64::from(u64::BITS))))
-}
-
 /// The bytes outside of strings that are no part of a number or a word.
 const STRUCTURAL: [bool; 256] = {
     let mut these = [false; 256];
@@ -346,67 +313,13 @@ pub fn is_key(key: &[u8], name: &str) -> bool {
     key.len() == name.len() + 2 && key[1..=name.len()] == *name.as_bytes()
 }
 
-/// Where the object ends with which `text` begins; `None` when it begins with something else, or ends too early.
-#[must_use]
-pub fn object_end(text: &[u8]) -> Option<usize> {
-    let mut brackets = Brackets::new(text);
-    brackets.object().ok()?;
-    Some(position(brackets.at()))
-}
-
-/// Whether a line is one whole object, with nothing around it but white space.
-#[must_use]
-pub fn is_whole_object(line: &[u8]) -> bool {
-    let object = line.trim_ascii();
-    object_end(object) == Some(object.len())
-}
-
-/// The objects that a line consists of, one or more, with nothing between and around them but white space.
-#[must_use]
-pub fn objects_of(line: &[u8]) -> Option<Vec<Range<usize>>> {
-    let mut objects = Vec::new();
-    let mut brackets = Brackets::new(line);
-    loop {
-        brackets.space().ok()?;
-        if brackets.peek().ok()?.is_none() {
-            return (!objects.is_empty()).then_some(objects);
-        }
-        let first = position(brackets.at());
-        brackets.object().ok()?;
-        objects.push(first..position(brackets.at()));
-    }
-}
-
-/// A place in what is in memory.
-fn position(at: u64) -> usize {
-    usize::try_from(at).unwrap_or(usize::MAX)
-}
-
-/// Some members of an object, as they stand there, the first of each name; `None` for what is no whole object, and where anything follows.
-#[must_use]
-pub fn members_of<'l, const N: usize>(object: &'l [u8], names: [&str; N]) -> Option<[Option<&'l [u8]>; N]> {
-    let mut found = [None; N];
-    let mut brackets = Brackets::new(object);
-    brackets.space().ok()?;
-    let members = brackets.members(|brackets, key| {
-        let first = position(brackets.at());
-        brackets.value()?;
-        if let Some(which) = names.iter().position(|name| is_key(key, name)) {
-            found[which].get_or_insert(&object[first..position(brackets.at())]);
-        }
-        Ok(())
-    });
-    members.ok()?;
-    brackets.space().ok()?;
-    (position(brackets.at()) == object.len()).then_some(found)
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::BufReader;
 
     use proptest::prelude::*;
 
+    use super::whole::{is_whole_object, members_of, object_end, objects_of};
     use super::*;
 
     const UGLY: [&[u8]; 6] = [
@@ -468,10 +381,6 @@ mod tests {
         let mut crossed = line;
         crossed[depth / 2] = b'{';
         assert!(!is_whole_object(&crossed));
-        let mut open = Open { depth: KINDS_MAX, kinds: Vec::new() };
-        open.push(true);
-        assert!(open.pop(false).is_ok(), "deeper ones are counted");
-        assert_eq!((open.depth, open.kinds.len()), (KINDS_MAX, 0));
     }
 
     #[test]
