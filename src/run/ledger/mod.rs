@@ -85,7 +85,7 @@ pub struct Ledger {
 impl Ledger {
     /// Makes a new Ledger with its shards, all in one transaction.
     pub fn create(path: &Path, meta: &[(&str, String)], shards: &[Shard]) -> Result<Self, LedgerError> {
-        let mut ledger = Self::connect(path)?;
+        let mut ledger = Self::connect(path, OpenFlags::default())?;
         ledger.intents = Some(Intents::open(&ledger.intents_path())?);
         ledger.write(|connection| {
             let transaction = connection.transaction()?;
@@ -114,7 +114,8 @@ impl Ledger {
 
     /// Opens an existing Ledger whatever it has forgotten; nothing may be sent on its word.
     pub fn open_unverified(path: &Path) -> Result<Self, LedgerError> {
-        let mut ledger = Self::connect(path)?;
+        // Without the right to make one: a path that is wrong must not leave an empty Ledger behind.
+        let mut ledger = Self::connect(path, OpenFlags::default() - OpenFlags::SQLITE_OPEN_CREATE)?;
         let found = ledger.read(|connection| connection.pragma_query_value(None, "user_version", |row| row.get(0)))?;
         match found {
             SCHEMA_VERSION => Ok(ledger),
@@ -140,9 +141,9 @@ impl Ledger {
         }
     }
 
-    fn connect(path: &Path) -> Result<Self, LedgerError> {
+    fn connect(path: &Path, flags: OpenFlags) -> Result<Self, LedgerError> {
         let open = || {
-            let connection = Connection::open(path)?;
+            let connection = Connection::open_with_flags(path, flags)?;
             connection.pragma_update(None, "journal_mode", "WAL")?;
             connection.pragma_update(None, "synchronous", "FULL")?;
             connection.pragma_update(None, "foreign_keys", true)?;
@@ -337,5 +338,22 @@ pub(crate) mod fuse {
         let left = LEFT.get();
         LEFT.set(left.map(|left| left.saturating_sub(1)));
         left == Some(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_that_is_not_there_is_an_error_and_none_is_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ledger.sqlite");
+        for opened in [Ledger::open(&path), Ledger::open_unverified(&path), Ledger::peek(&path)] {
+            assert!(matches!(opened, Err(LedgerError::Sqlite { .. })));
+            assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        }
+        drop(Ledger::create(&path, &[], &[]).unwrap());
+        assert!(Ledger::open(&path).is_ok());
     }
 }
