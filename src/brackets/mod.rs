@@ -8,7 +8,7 @@
 //! generic over where the bytes come from, so that a line of 10 GB is read as one of 10 KB is.
 //!
 //! What always holds: every byte is looked at once and in order. Memory is what is captured, which has a limit, and one bit for each open
-//! bracket, up to [64 Mi of them](open); deeper brackets are only counted.
+//! bracket, up to 64 Mi of them (`open`); deeper brackets are only counted.
 
 use std::io::{self, BufRead};
 
