@@ -7,8 +7,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use batchline::custom_id::IdHasher;
-use batchline::durable;
 use batchline::generate::{Amount, GenerateOptions, generate};
 use batchline::input::check::LineLimits;
 use batchline::input::envelope::Envelope;
@@ -17,16 +15,18 @@ use batchline::input::request_index::RequestIndex;
 use batchline::input::scan::{Scan, ScanOptions, scan};
 use batchline::input::shard_reader::ShardReader;
 use batchline::input::source::{Input, Source};
-use batchline::results::held::Held;
+use batchline::model::custom_id::IdHasher;
+use batchline::model::reply::ReplyRole;
 use batchline::results::id_table::IdTable;
 use batchline::results::index::{ReplyFile, index};
 use batchline::results::merge::{MergeInputs, Sinks, Unanswered, merge};
-use batchline::results::reply::ReplyRole;
+use batchline::results::normalize::Shape;
+use batchline::results::reply_cache::Held;
 use batchline::results::reply_file::Strays;
 use batchline::results::reply_index::ReplyIndex;
-use batchline::results::shape::Shape;
 use batchline::results::side_files::SideFiles;
 use batchline::serve::echo_reply;
+use batchline::storage::durable;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 /// Bytes of requests: enough to leave the caches.

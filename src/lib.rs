@@ -51,23 +51,15 @@
 //! - **Bad data is a value.** A line that is no request is a [`input::defect::Defect`], a reply that is an error is an outcome; an
 //!   [`error::Error`] means that the run cannot go on.
 
-mod aligned;
 pub mod bench;
-pub mod brackets;
-pub mod custom_id;
-pub mod durable;
-pub mod error;
+pub mod dialect;
 pub mod generate;
-pub mod in_order;
 pub mod input;
-pub mod lines;
-pub mod offline;
-pub mod partitions;
-mod path_text;
+pub mod json;
+pub mod ledger;
+pub mod model;
 pub mod remote;
 pub mod results;
 pub mod run;
 pub mod serve;
-pub mod shown;
-pub mod user_files;
-mod walk;
+pub mod storage;

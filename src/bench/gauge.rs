@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use crate::durable;
+use crate::storage::durable;
 
 /// What a stage took.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

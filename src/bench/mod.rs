@@ -28,12 +28,7 @@ use futures::{StreamExt, TryStreamExt};
 
 pub use gauge::Measured;
 
-use crate::aligned::{AlignedBuffer, BlockWriter};
-use crate::custom_id::IdHasher;
-use crate::durable::{self, FileError, PendingFile};
-use crate::error::Error;
 use crate::generate::{Amount, GenerateOptions, Generated, generate};
-use crate::in_order::in_order;
 use crate::input::check::LineLimits;
 use crate::input::envelope::Envelope;
 use crate::input::pack::{Shard, ShardLimits};
@@ -41,19 +36,25 @@ use crate::input::recheck::Recheck;
 use crate::input::request_index::RequestIndex;
 use crate::input::scan::{self, Scan, ScanOptions};
 use crate::input::source::{Input, Source};
-use crate::lines::BLOCK_BYTES;
+use crate::model::custom_id::IdHasher;
+use crate::model::shard_state::EndedBatch;
 use crate::remote::{
     Address, Api, BatchStatus, CreateBatch, HttpApi, Profile, Progress, Redactor, RemoteFile, Settings, Submission,
     Token,
 };
-use crate::results::held::Held;
 use crate::results::merge::{self, MergeInputs, Sinks, Unanswered};
+use crate::results::normalize::Shape;
+use crate::results::reply_cache::Held;
 use crate::results::reply_index::ReplyIndex;
-use crate::results::shape::Shape;
 use crate::run::directory::{Incoming, layout};
+use crate::run::error::Error;
 use crate::run::indexing::{self, Indexing, ShardIndexed, WhenShort};
-use crate::run::state::EndedBatch;
 use crate::run::steps::{self, Files, ShardPayload};
+use crate::storage::aligned::{AlignedBuffer, BlockWriter};
+use crate::storage::durable;
+use crate::storage::durable::{FileError, PendingFile};
+use crate::storage::lines::BLOCK_BYTES;
+use crate::storage::ordered::in_order;
 use gauge::Gauge;
 
 /// Bytes copied at a time.

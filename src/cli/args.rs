@@ -168,7 +168,7 @@ pub(crate) struct OutputArguments {
     pub(crate) errors: Option<PathBuf>,
     /// What replies look like: native, as the service sent them, or common, the same for every service
     #[arg(long, value_name = "NAME", default_value = "native", value_parser = shape)]
-    pub(crate) shape: batchline::results::shape::Shape,
+    pub(crate) shape: batchline::results::normalize::Shape,
 }
 
 /// Where runs are kept, and whether to ask about earlier ones.

@@ -4,11 +4,11 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use batchline::bench::{BenchOptions, Measured, bench as measure};
-use batchline::durable::FileError;
-use batchline::error::Error;
 use batchline::generate::Amount;
 use batchline::remote::{Address, Token};
 use batchline::run::directory::Incoming;
+use batchline::run::error::Error;
+use batchline::storage::durable::FileError;
 use serde_json::json;
 
 use super::args::BenchArguments;

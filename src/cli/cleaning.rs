@@ -8,9 +8,9 @@
 
 use std::path::{Path, PathBuf};
 
-use batchline::error::Error;
+use batchline::model::shown::Name;
+use batchline::run::error::Error;
 use batchline::run::inspect::{self, RunState, RunStatus};
-use batchline::shown::Name;
 
 use super::args::CleanArguments;
 use super::asking::confirmed;

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::process::ExitCode;
 
-use batchline::error::{Error, ErrorKind};
+use batchline::run::error::{Error, ErrorKind};
 use serde_json::json;
 
 use super::terminal::{say, say_json, say_line};
@@ -78,14 +78,14 @@ where
 
 /// The errors of the library's parts, so that `?` works on each of them.
 pub(crate) trait NotFailure {}
-impl NotFailure for batchline::durable::FileError {}
+impl NotFailure for batchline::storage::durable::FileError {}
 impl NotFailure for batchline::input::InputError {}
 impl NotFailure for batchline::results::ResultsError {}
-impl NotFailure for batchline::run::ledger::LedgerError {}
+impl NotFailure for batchline::ledger::LedgerError {}
 impl NotFailure for batchline::remote::RemoteError {}
 impl NotFailure for batchline::remote::SetupError {}
 impl NotFailure for batchline::serve::ServeError {}
-impl NotFailure for batchline::user_files::TargetError {}
+impl NotFailure for batchline::storage::user_files::TargetError {}
 
 impl Failure {
     fn exit(&self) -> Exit {

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use batchline::error::Error;
+use batchline::model::shard_state::Outcomes;
+use batchline::model::shown::Name;
 use batchline::remote::{Api, HttpApi, Settings};
+use batchline::run::error::Error;
 use batchline::run::held::HeldReason;
 use batchline::run::inspect::{self, RunState, RunStatus};
 use batchline::run::options::BUILT_IN;
-use batchline::run::state::Outcomes;
 use batchline::run::{ServiceChoice, inspect::Cancelled};
-use batchline::shown::Name;
 use serde_json::json;
 
 use super::args::{CancelArguments, LsArguments, ServiceArguments, StatusArguments};

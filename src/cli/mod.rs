@@ -25,7 +25,7 @@ use std::ffi::OsString;
 use std::panic::catch_unwind;
 use std::process::ExitCode;
 
-use batchline::shown;
+use batchline::model::shown;
 use clap::Parser;
 
 use args::{Arguments, Command};

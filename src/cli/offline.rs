@@ -3,14 +3,14 @@
 use std::io::BufWriter;
 use std::path::Path;
 
-use batchline::durable::FileError;
-use batchline::error::Error;
 use batchline::generate::{Amount, GenerateOptions};
 use batchline::input::pack::Shard;
 use batchline::input::scan::Scan;
-use batchline::offline::{self, MergedReplies};
-use batchline::shown::Name;
-use batchline::user_files::{NamedFiles, OutputFile, Role};
+use batchline::model::shown::Name;
+use batchline::run::error::Error;
+use batchline::run::offline::{self, MergedReplies};
+use batchline::storage::durable::FileError;
+use batchline::storage::user_files::{NamedFiles, OutputFile, Role};
 use serde_json::json;
 
 use super::args::{CheckArguments, GenerateArguments, MergeArguments, PlanArguments, SplitArguments};

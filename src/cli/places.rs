@@ -3,9 +3,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use batchline::error::Error;
 use batchline::run::RunPlaces;
 use batchline::run::directory::layout;
+use batchline::run::error::Error;
 
 use super::exit::Failure;
 

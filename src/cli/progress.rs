@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use batchline::model::shown::Name;
 use batchline::results::merge::Merged;
 use batchline::run::monitor::ShardCounts;
 use batchline::run::{EarlierRun, Event, Monitor};
-use batchline::shown::Name;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 

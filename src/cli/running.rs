@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use batchline::error::Error;
+use batchline::model::shown::Name;
+use batchline::run::error::Error;
 use batchline::run::held::HeldReason;
 use batchline::run::{self, Summary};
-use batchline::shown::Name;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -75,7 +75,7 @@ async fn stop_on_signals(stop: CancellationToken, terminated: Arc<AtomicBool>) {
 
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|source| {
-        let error = batchline::durable::FileError { action: "start threads in", path: ".".into(), source };
+        let error = batchline::storage::durable::FileError { action: "start threads in", path: ".".into(), source };
         Failure::Run(error.into())
     })
 }

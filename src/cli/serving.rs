@@ -1,8 +1,8 @@
 //! `batchline serve`.
 
+use batchline::model::shown::Name;
 use batchline::remote::{Observer, Token};
 use batchline::serve::{Faults, FaultsError, ServeOptions, Server, UpstreamOptions};
-use batchline::shown::Name;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::ServeArguments;
@@ -15,7 +15,7 @@ pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     let token = match &arguments.api_key_file {
         Some(path) => {
             let token = Token::from_file(path).map_err(|error| {
-                Failure::Run(batchline::error::Error::Configuration { what: error.to_string(), hint: None })
+                Failure::Run(batchline::run::error::Error::Configuration { what: error.to_string(), hint: None })
             })?;
             Some(token.into_secret())
         }
@@ -74,7 +74,7 @@ fn unusable(error: &FaultsError) -> Failure {
         FaultsError::Invalid { .. } => error.to_string(),
     };
     let hint = "data/faults has examples, and `cargo doc` for batchline::serve::faults all that a script can say";
-    Failure::Run(batchline::error::Error::Configuration { what, hint: Some(hint.to_owned()) })
+    Failure::Run(batchline::run::error::Error::Configuration { what, hint: Some(hint.to_owned()) })
 }
 
 /// Reads standard input to its end, on a thread that nobody has to wait for.

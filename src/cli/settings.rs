@@ -3,20 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use batchline::custom_id::IdHasher;
-use batchline::error::Error;
+use batchline::dialect::provider::PROFILES;
 use batchline::input::check::LineLimits;
 use batchline::input::envelope::Envelope;
 use batchline::input::pack::ShardLimits;
 use batchline::input::scan::ScanOptions;
 use batchline::input::source::Input;
-use batchline::offline::OfflineOptions;
-use batchline::remote::provider::PROFILES;
+use batchline::model::custom_id::IdHasher;
 use batchline::remote::{Address, Dialect, LineEnvelope, Profile, Token, profile, profile_speaking};
+use batchline::run::error::Error;
+use batchline::run::offline::OfflineOptions;
 use batchline::run::options::{MEMORY_SHARE, ONLINE_PATIENCE};
 use batchline::run::{OnAmbiguous, OnEarlier, OutputTarget, Outputs, RunOptions, RunPlaces, ServiceChoice};
 use batchline::serve::{UpstreamOptions, upstream::CONCURRENCY};
-use batchline::user_files::{NamedFiles, Role, STDOUT};
+use batchline::storage::user_files::{NamedFiles, Role, STDOUT};
 
 use super::args::{
     DefectArguments, InputArguments, OutputArguments, RunArguments, ServeArguments, ServiceArguments, ShardArguments,

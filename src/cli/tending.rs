@@ -1,8 +1,8 @@
 //! The commands that take care of runs: `retry`, `doctor`.
 
+use batchline::model::shown::Name;
 use batchline::run::doctor::{self, Remedy};
 use batchline::run::inspect::{self, Decision};
-use batchline::shown::Name;
 use serde_json::json;
 
 use super::args::{DoctorArguments, RetryArguments};

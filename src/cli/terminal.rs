@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
-use batchline::shown::{self, Name};
+use batchline::model::shown::{self, Name};
 use serde_json::Value;
 
 use super::exit::Failure;

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use batchline::remote::Dialect;
-use batchline::results::shape::Shape;
+use batchline::results::normalize::Shape;
 use batchline::run::OnAmbiguous;
 
 /// Reads `5000`, `20MB`, `256MiB`. K, M, G, T are decimal, with `i` binary; the `B` may be left out.

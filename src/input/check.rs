@@ -15,10 +15,10 @@ use serde::Deserialize;
 use serde::de::{self, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::bare;
-use super::defect::{DEPTH_MAX, Defect, DefectKind};
 use super::envelope::{Envelope, Lacks};
 use super::grammar;
+use crate::input::body_only;
+use crate::model::defect::{DEPTH_MAX, Defect, DefectKind};
 
 /// What a line must keep to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +134,7 @@ pub fn diagnose(line: &[u8], limits: &LineLimits) -> Result<Diagnosed, Defect> {
 /// What is wrong with a line, bare or not, if anything is.
 #[must_use]
 pub fn defect(line: &[u8], limits: &LineLimits) -> Option<Defect> {
-    if limits.assign_ids { bare::model(line, limits).err() } else { diagnose(line, limits).err() }
+    if limits.assign_ids { body_only::model(line, limits).err() } else { diagnose(line, limits).err() }
 }
 
 /// A line that is a JSON object.

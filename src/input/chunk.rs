@@ -10,14 +10,15 @@ use std::borrow::Cow;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::InputError;
-use super::bare;
 use super::check::{self, LineLimits};
-use super::defect::{Defect, DefectKind};
 use super::envelope::Lacks;
 use super::source::{Part, Source};
-use crate::custom_id::IdHasher;
-use crate::durable::FileError;
-use crate::lines::{self, Block, Line};
+use crate::input::body_only;
+use crate::model::custom_id::IdHasher;
+use crate::model::defect::{Defect, DefectKind};
+use crate::storage::durable::FileError;
+use crate::storage::lines;
+use crate::storage::lines::{Block, Line};
 
 /// First bytes of UTF-16 text, little and big endian.
 const UTF16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
@@ -118,7 +119,7 @@ impl Chunk {
             model: None,
             lacks: limits.presumed(),
         };
-        match bare::model(line, limits) {
+        match body_only::model(line, limits) {
             Ok(model) => {
                 let model = Some(self.model_number(&model));
                 self.push(CheckedLine { model, ..checked }, xxh3_64(body));

@@ -1,6 +1,6 @@
 //! What a line has around its `body`, and what it is given on its way up.
 //!
-//! In: a good line, as Together's (`custom_id`, `body`), as OpenAI's (`custom_id`, `method`, `url`, `body`), or [bare](super::bare). Out: what
+//! In: a good line, as Together's (`custom_id`, `body`), as OpenAI's (`custom_id`, `method`, `url`, `body`), or [bare](crate::input::body_only). Out: what
 //! it lacks of what the service wants, and the line with that in it.
 //!
 //! What always holds: what a line has is never touched, and what it lacks is put before it, right behind the opening brace, or around all of
@@ -12,8 +12,8 @@ use std::fmt;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::bare::assigned_id;
-use super::defect::{Defect, DefectKind};
+use crate::input::body_only::assigned_id;
+use crate::model::defect::{Defect, DefectKind};
 
 /// The URLs that lines can name: the endpoints of the providers' tables.
 const URLS: [&str; 6] = [
@@ -49,7 +49,7 @@ pub enum Envelope {
 /// What a line has to be given on its way up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lacks {
-    /// An id and all that is around a body: the line is [bare](super::bare).
+    /// An id and all that is around a body: the line is [bare](crate::input::body_only).
     pub id: bool,
     /// A method.
     pub method: bool,

@@ -1,4 +1,4 @@
-//! The fast check of a line: a [walk](crate::walk) over it that keeps two strings.
+//! The fast check of a line: a [walk](crate::json::scanner) over it that keeps two strings.
 //!
 //! In: the bytes of a line. Out: what its top level and its `body` hold that matters, or nothing.
 //!
@@ -6,7 +6,7 @@
 //!
 //! [`diagnose`]: super::check::diagnose
 
-use crate::walk::{RawString, Walk};
+use crate::json::scanner::{RawString, Walk};
 
 /// Most keys that are compared pairwise at the top level.
 const KEYS_MAX: usize = 8;
@@ -101,7 +101,7 @@ mod tests {
         /// Whatever becomes of a good line, it is accepted only if `serde_json` takes it as a whole.
         #[test]
         fn what_is_accepted_is_json(
-            line in crate::walk::tests::edited(br#"{"custom_id":"id-1","body":{"model":"m","messages":[{"role":"user","content":"h\u00e9 \"q\""}],"n":-1.5e3,"o":[true,null,{}]}}"#),
+            line in crate::json::scanner::tests::edited(br#"{"custom_id":"id-1","body":{"model":"m","messages":[{"role":"user","content":"h\u00e9 \"q\""}],"n":-1.5e3,"o":[true,null,{}]}}"#),
         ) {
             if request(&line).is_some() {
                 prop_assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&line).is_ok(), "{}", String::from_utf8_lossy(&line));

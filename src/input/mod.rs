@@ -13,20 +13,19 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::durable::FileError;
-use crate::shown::Name;
+use crate::model::shown::Name;
+use crate::storage::durable::FileError;
 
-pub mod bare;
+pub mod body_only;
 pub mod check;
 mod chunk;
-pub mod defect;
 pub mod envelope;
 mod grammar;
-pub mod members;
 pub mod pack;
 pub mod recheck;
 pub mod request_index;
 pub mod scan;
+pub mod shard_lines;
 pub mod shard_reader;
 pub mod source;
 pub mod unique;

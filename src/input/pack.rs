@@ -53,7 +53,7 @@ impl Cut {
     }
 }
 
-/// A stretch of a list of Seqs: the lines of a shard that sends requests again. See [`super::members`].
+/// A stretch of a list of Seqs: the lines of a shard that sends requests again. See [`crate::input::shard_lines`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stretch {
     /// Number of the list.

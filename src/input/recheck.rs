@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::InputError;
-use super::members::Members;
 use super::pack::Shard;
 use super::request_index::{Record, RequestIndex};
 use super::shard_reader::ShardReader;
 use super::source::Source;
-use crate::custom_id::IdHasher;
-use crate::durable::FileError;
+use crate::input::shard_lines::Members;
+use crate::model::custom_id::IdHasher;
+use crate::storage::durable::FileError;
 
 /// Bytes read at a time when lines are counted.
 const COUNTED_BYTES: u64 = 256 * 1024;

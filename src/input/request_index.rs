@@ -21,10 +21,11 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::bare::assigned_id;
 use super::check;
 use super::envelope::Lacks;
-use crate::durable::{self, FileError};
+use crate::input::body_only::assigned_id;
+use crate::storage::durable;
+use crate::storage::durable::FileError;
 
 /// Size of a record in bytes.
 pub const RECORD_BYTES: u64 = 32;

@@ -13,17 +13,17 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::InputError;
-use super::bare::assigned_id;
 use super::check::{self, LineLimits};
 use super::chunk::{CHUNK_BYTES, CheckedLine, Chunk, ChunkReader};
-use super::defect::{Defect, DefectKind, PlacedDefect};
 use super::pack::{Packer, Shard, ShardLimits};
 use super::request_index::{IndexWriter, LineState, Record};
 use super::source::Source;
 use super::unique::{Duplicate, SOURCE_BYTES_MAX, UniqueIds};
-use crate::custom_id::IdHasher;
-use crate::durable;
-use crate::in_order::in_order;
+use crate::input::body_only::assigned_id;
+use crate::model::custom_id::IdHasher;
+use crate::model::defect::{Defect, DefectKind, PlacedDefect};
+use crate::storage::durable;
+use crate::storage::ordered::in_order;
 
 /// How to scan.
 #[derive(Debug, Clone)]

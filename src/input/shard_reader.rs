@@ -12,12 +12,12 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::envelope::Envelope;
-use super::members::Members;
 use super::pack::{Shard, ShardChecksum};
 use super::request_index::{Record, RequestIndex};
 use super::source::Source;
-use crate::aligned::AlignedBuffer;
-use crate::durable::FileError;
+use crate::input::shard_lines::Members;
+use crate::storage::aligned::AlignedBuffer;
+use crate::storage::durable::FileError;
 
 /// Bytes gathered before they are given out. At least one line fits whatever its length.
 const GATHER_BYTES: usize = 256 * 1024;
@@ -189,15 +189,15 @@ fn changed(shard: &Shard, why: impl std::fmt::Display) -> io::Error {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::bare::assigned_id;
     use super::super::check::LineLimits;
     use super::super::pack::ShardLimits;
     use super::super::request_index::LineState;
     use super::super::scan::{ScanOptions, scan};
     use super::super::source::Input;
     use super::*;
-    use crate::custom_id::IdHasher;
-    use crate::durable;
+    use crate::input::body_only::assigned_id;
+    use crate::model::custom_id::IdHasher;
+    use crate::storage::durable;
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]

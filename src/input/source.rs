@@ -18,9 +18,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::InputError;
-use crate::aligned::{AlignedBuffer, BlockWriter};
-use crate::durable::{self, FileError};
-use crate::lines::{self, Extent};
+use crate::storage::aligned::{AlignedBuffer, BlockWriter};
+use crate::storage::durable;
+use crate::storage::durable::FileError;
+use crate::storage::lines;
+use crate::storage::lines::Extent;
 
 /// First bytes of a gzip member (RFC 1952).
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
@@ -65,7 +67,7 @@ impl Input {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileIdentity {
     /// Absolute path.
-    #[serde(with = "crate::path_text")]
+    #[serde(with = "crate::storage::path_text")]
     pub path: PathBuf,
     /// Device number.
     pub device: u64,

@@ -17,7 +17,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::InputError;
-use crate::partitions::Partitions;
+use crate::storage::partitions::Partitions;
 
 /// Bits of an entry that hold the offset: Sources of up to 16 TiB.
 const OFFSET_BITS: u32 = 44;
@@ -149,7 +149,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::custom_id::IdHasher;
+    use crate::model::custom_id::IdHasher;
 
     /// Line n stands at offset 10 n and has the id `ids[n]`.
     fn find(ids: &[u16], budget_bytes: usize, hash_bits: u32) -> Vec<Duplicate> {

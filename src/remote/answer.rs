@@ -14,14 +14,14 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
-use crate::durable::is_out_of_files;
+use crate::storage::durable::is_out_of_files;
 
 use super::client::{Http, Timeouts};
 use super::error::{ErrorKind, RemoteError, message_in};
-use super::gate::retry_after;
 use super::redact::Redactor;
 use super::redirect::{self, GivenBy};
-use super::wire::RawBatch;
+use crate::dialect::wire::RawBatch;
+use crate::remote::throttle::retry_after;
 
 /// Most bytes of a list of batches.
 pub(super) const LIST_BYTES: u64 = 64 << 20;

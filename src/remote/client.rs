@@ -15,11 +15,11 @@ use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Url};
 
 use super::answer::{Answer, Origin, transport_error};
 use super::error::{ErrorKind, RemoteError};
-use super::gate::{Gate, retry_after};
-use super::provider::Auth;
 use super::redact::Redactor;
 use super::retry::{Notice, Observer};
 use super::token::Token;
+use crate::dialect::provider::Auth;
+use crate::remote::throttle::{Gate, retry_after};
 
 /// Longest time to make a connection, TLS included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

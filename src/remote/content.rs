@@ -19,9 +19,10 @@ use reqwest::header::{CONTENT_ENCODING, HeaderMap};
 
 use super::client::Http;
 use super::error::{RemoteError, message_in};
-use super::wire::RawFile;
-use crate::aligned::BlockWriter;
-use crate::durable::{self, FileError, PendingFile};
+use crate::dialect::wire::RawFile;
+use crate::storage::aligned::BlockWriter;
+use crate::storage::durable;
+use crate::storage::durable::{FileError, PendingFile};
 
 /// Bytes that are read at a time.
 const READ_BYTES: usize = 256 << 10;

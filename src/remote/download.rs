@@ -27,8 +27,9 @@ use super::error::{ErrorKind, RemoteError};
 use super::redirect;
 use super::retry::{Attempts, Patience};
 use super::service::{Downloaded, Progress};
-use crate::aligned::BlockWriter;
-use crate::durable::{self, FileError};
+use crate::storage::aligned::BlockWriter;
+use crate::storage::durable;
+use crate::storage::durable::FileError;
 
 /// Pieces that wait for the disk at most. A piece is what the connection gave at once, below half a MiB.
 const PIECES: usize = 4;

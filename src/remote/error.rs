@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::durable::{self, FileError};
-use crate::shown::is_unsafe;
+use crate::model::shown::is_unsafe;
+use crate::storage::durable;
+use crate::storage::durable::FileError;
 
 /// Longest message of the service that is kept, in characters; what is longer ends with `…`. It stands in the output once for each
 /// request of a batch that failed with it.

@@ -8,13 +8,13 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 
 use super::client::{Address, Http, SetupError, Timeouts};
 use super::error::{ErrorKind, RemoteError};
-use super::provider::{Dialect, Profile};
 use super::retry::{Attempts, Observer, Patience};
 use super::service::{
     Api, Batch, CreateBatch, Downloaded, Listing, Payload, Progress, RemoteFile, Submission, check_id,
 };
 use super::token::Token;
 use super::{content, download, list, openai, together};
+use crate::dialect::provider::{Dialect, Profile};
 
 /// The statuses by which a service says that it did not create a batch, and will not on account of this request.
 const DEFINITE_REFUSALS: [u16; 8] = [400, 401, 402, 403, 404, 413, 422, 429];

@@ -18,11 +18,11 @@ use serde_json::Value;
 use super::answer::broken_off;
 use super::client::Http;
 use super::error::{ErrorKind, RemoteError};
-use super::provider::Dialect;
 use super::redact::Redactor;
 use super::service::{Listing, is_valid_id};
-use super::wire::{Entry, RawBatch};
-use crate::brackets::{Brackets, Broken, Captured, is_key};
+use crate::dialect::provider::Dialect;
+use crate::dialect::wire::{Entry, RawBatch};
+use crate::json::brackets::{Brackets, Broken, Captured, is_key};
 
 /// Batches asked for at a time, where the dialect has pages: the most that it allows.
 const PAGE_BATCHES: usize = 100;

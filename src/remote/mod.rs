@@ -21,31 +21,29 @@ pub mod client;
 mod content;
 mod download;
 pub mod error;
-pub mod gate;
 mod http_api;
 mod list;
-mod mark;
 pub mod online;
 mod openai;
-mod profiles;
-pub mod provider;
 pub mod redact;
 mod redirect;
 pub mod retry;
 pub mod service;
 mod together;
 pub mod token;
-mod wire;
 
 #[cfg(test)]
 mod testing;
+pub mod throttle;
 
+pub use crate::dialect::provider::{
+    Auth, Dialect, Limits, LineEnvelope, Profile, Proven, ReplyShape, profile, profile_speaking,
+};
+pub use crate::model::tag::Mark;
 pub use client::{Address, SetupError, Timeouts};
 pub use error::{ErrorKind, RemoteError};
 pub use http_api::{HttpApi, Settings};
-pub use mark::Mark;
 pub use online::Online;
-pub use provider::{Auth, Dialect, Limits, LineEnvelope, Profile, Proven, ReplyShape, profile, profile_speaking};
 pub use redact::Redactor;
 pub use retry::{Notice, Observer, Patience};
 pub use service::{

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::error::{ErrorKind, RemoteError};
-use super::mark::Mark;
 use super::redact::REDACTED;
+use crate::model::tag::Mark;
 
 /// Longest id of a file or batch, in bytes.
 pub const ID_BYTES: usize = 4096;

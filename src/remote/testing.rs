@@ -11,10 +11,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::client::{Address, Timeouts};
 use super::http_api::{HttpApi, Settings};
-use super::provider::profile;
 use super::retry::{Backoff, Observer, Patience};
 use super::service::Payload;
 use super::token::Token;
+use crate::dialect::provider::profile;
 
 /// The key that tests use and that must turn up nowhere.
 pub(super) const CANARY: &str = "canary-key-4711";

@@ -11,9 +11,9 @@ use std::path::Path;
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::provider::Auth;
-use crate::durable::FileError;
-use crate::shown::Name;
+use crate::dialect::provider::Auth;
+use crate::model::shown::Name;
+use crate::storage::durable::FileError;
 
 /// Longest token, in bytes. Real ones are far below it; a file above it is not a key.
 pub const TOKEN_BYTES: u64 = 4096;
@@ -110,7 +110,7 @@ mod tests {
 
     fn key_file(directory: &tempfile::TempDir, content: &[u8], mode: u32) -> std::path::PathBuf {
         let path = directory.path().join("key");
-        crate::durable::publish_bytes(&path, content).unwrap();
+        crate::storage::durable::publish_bytes(&path, content).unwrap();
         set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         path
     }

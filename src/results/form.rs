@@ -9,9 +9,9 @@ use std::ops::Range;
 
 use memchr::memchr;
 
-use super::json_tree::{Raw, Scalar, Tree};
-use crate::brackets::{Brackets, Broken};
-use crate::lines;
+use crate::json::brackets::{Brackets, Broken};
+use crate::json::tree::{Raw, Scalar, Tree};
+use crate::storage::lines;
 
 /// Most bytes of a line that are looked at.
 pub(super) const LOOK_BYTES_MAX: usize = 64 * 1024;
@@ -176,7 +176,7 @@ fn is_member(text: &[u8]) -> Result<bool, Broken> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::brackets::whole::objects_of;
+    use crate::json::brackets::whole::objects_of;
 
     fn form(line: &[u8], is_first: bool) -> Option<Form> {
         Form::of(line, &objects_of(line).unwrap_or_default(), is_first)

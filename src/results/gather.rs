@@ -1,6 +1,6 @@
 //! Replies to a window of the output: one read from its file, or from memory, for each.
 //!
-//! In: Seqs. Out: their lines, in order. Memory is a window, and the files that [`Held`](super::held::Held) holds.
+//! In: Seqs. Out: their lines, in order. Memory is a window, and the files that [`Held`](crate::results::reply_cache::Held) holds.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,13 +14,14 @@ use serde::Serialize;
 
 use super::ResultsError;
 use super::merge::{MISSING, MergeInputs, Merged, Sinks, Standing, Unanswered, Window};
-use super::reply::ReplyKind;
 use super::reply_index::{LONG_BYTES, Slot};
-use super::reply_parts::Parts;
 use super::reply_text::ReplyText;
-use super::shape::{self, Shape};
-use crate::aligned::AlignedBuffer;
-use crate::durable::FileError;
+use crate::dialect::reply_parts::Parts;
+use crate::model::reply::ReplyKind;
+use crate::results::normalize;
+use crate::results::normalize::Shape;
+use crate::storage::aligned::AlignedBuffer;
+use crate::storage::durable::FileError;
 
 /// A window with more bytes than this is copied line by line.
 const WINDOW_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -131,7 +132,7 @@ impl<'m> Gatherer<'m> {
         let mut reply = std::mem::take(&mut self.reply);
         reply.clear();
         self.append(slot, &mut reply)?;
-        let written = shape::write_common(reply.trim_ascii_end(), slot.kind.is_error(), buffer);
+        let written = normalize::write_common(reply.trim_ascii_end(), slot.kind.is_error(), buffer);
         buffer.push(b'\n');
         self.reply = reply;
         written.ok_or(ResultsError::Damaged { number: slot.file, offset: slot.offset })
@@ -192,7 +193,7 @@ impl<'m> Gatherer<'m> {
             Shape::Native => text.each_piece(|piece| sink.write_all(piece).map_err(ResultsError::Output)),
             Shape::Common => {
                 let failed = slot.kind.is_error();
-                let written = text.ask(|reply| shape::write_parts(&Parts::of(reply)?, failed, sink))?;
+                let written = text.ask(|reply| normalize::write_parts(&Parts::of(reply)?, failed, sink))?;
                 written.ok_or_else(|| damaged(slot))?.map_err(ResultsError::Output)
             }
         }

@@ -10,7 +10,8 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::durable::{self, FileError};
+use crate::storage::durable;
+use crate::storage::durable::FileError;
 
 /// Bytes of an entry.
 const ENTRY_BYTES: u64 = 4;

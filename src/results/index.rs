@@ -12,17 +12,18 @@ use std::path::{Path, PathBuf};
 
 use super::ResultsError;
 use super::id_table::IdTable;
-use super::reply::{Reply, ReplyKind, ReplyRole, Usage};
 use super::reply_file::{self, Found, Strays};
 use super::reply_index::Slot;
-use super::reply_reader::ReplyReader;
 use super::reply_text::ReplyText;
 use super::side_files::{Aside, SideFiles};
+use crate::dialect::reply_reader::ReplyReader;
+use crate::model::reply::{Reply, ReplyKind, ReplyRole, Usage};
 use xxhash_rust::xxh3::Xxh3Default;
 
-use crate::custom_id::IdHasher;
-use crate::durable::FileError;
-use crate::lines::{self, Block, Extent};
+use crate::model::custom_id::IdHasher;
+use crate::storage::durable::FileError;
+use crate::storage::lines;
+use crate::storage::lines::{Block, Extent};
 
 /// Most kinds of errors that are counted apart; the rest count as [`OTHER_ERRORS`].
 const ERROR_LABELS_MAX: usize = 50;

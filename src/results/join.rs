@@ -20,14 +20,14 @@ use std::path::PathBuf;
 use super::ResultsError;
 use super::id_table::IdTable;
 use super::index::{Indexed, Placing, ReplyFile};
-use super::reply::{Reply, Usage};
 use super::reply_file::{self, Found, Strays};
 use super::reply_index::{ReplyIndex, SLOT_BYTES, Slot};
 use super::side_files::SideFiles;
-use crate::custom_id::IdHasher;
-use crate::durable::FileError;
-use crate::in_order::in_order;
-use crate::partitions::{Fixed, Partitions};
+use crate::model::custom_id::IdHasher;
+use crate::model::reply::{Reply, Usage};
+use crate::storage::durable::FileError;
+use crate::storage::ordered::in_order;
+use crate::storage::partitions::{Fixed, Partitions};
 
 /// Bits of a request's entry that hold its Seq.
 const SEQ_BITS: u32 = 40;
@@ -287,9 +287,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::index::index;
-    use super::super::reply::ReplyRole;
     use super::*;
-    use crate::durable;
+    use crate::model::reply::ReplyRole;
+    use crate::storage::durable;
 
     const IDS: IdHasher = IdHasher { key: 9 };
 

@@ -1,9 +1,9 @@
 //! Slots to one ordered output: the step "merge".
 //!
 //! In: a stretch of Seqs whose replies are final. Out: one line for each, in input order: the service's own, byte for byte or in the
-//! common [`shape`](super::shape), or one that says why there is none.
+//! common [`shape`](crate::results::normalize), or one that says why there is none.
 //!
-//! Threads gather (`gather.rs`) windows of replies, from files that are [held](super::held) in memory or else with one `pread` each, straight to where
+//! Threads gather (`gather.rs`) windows of replies, from files that are [held](crate::results::reply_cache) in memory or else with one `pread` each, straight to where
 //! they stand in the output; the calling thread writes the windows in order.
 //!
 //! What always holds: every Seq of the stretch gives exactly one line, and outputs + errors + missing + held + invalid is their number. Memory
@@ -17,11 +17,11 @@ use serde::Serialize;
 
 use super::ResultsError;
 use super::gather::Gatherer;
-use super::held::Held;
 use super::held_seqs::HeldSeqs;
 use super::reply_index::{ReplyIndex, Slot};
-use super::shape::Shape;
-use crate::in_order::in_order;
+use crate::results::normalize::Shape;
+use crate::results::reply_cache::Held;
+use crate::storage::ordered::in_order;
 
 /// Seqs in a window.
 const WINDOW_SEQS: u64 = 256;
@@ -171,12 +171,12 @@ mod tests {
 
     use super::super::id_table::IdTable;
     use super::super::index::{self, Indexed, ReplyFile};
-    use super::super::reply::{ReplyKind, ReplyRole};
     use super::super::reply_file::Strays;
     use super::super::side_files::SideFiles;
     use super::*;
-    use crate::custom_id::IdHasher;
-    use crate::durable;
+    use crate::model::custom_id::IdHasher;
+    use crate::model::reply::{ReplyKind, ReplyRole};
+    use crate::storage::durable;
 
     /// What a service does to one request.
     #[derive(Debug, Clone, Copy)]

@@ -14,27 +14,21 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::durable::FileError;
-use crate::shown::Name;
+use crate::model::shown::Name;
+use crate::storage::durable::FileError;
 
 pub mod form;
 mod gather;
-pub mod held;
 pub mod held_seqs;
 pub mod id_table;
 pub mod index;
 pub mod join;
-mod json_tree;
 pub mod merge;
-pub mod reply;
+pub mod normalize;
+pub mod reply_cache;
 pub mod reply_file;
 pub mod reply_index;
-mod reply_parts;
-pub mod reply_reader;
-pub mod reply_rule;
 pub mod reply_text;
-pub mod retry_class;
-pub mod shape;
 pub mod side_files;
 mod stored_value;
 

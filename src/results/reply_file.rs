@@ -20,16 +20,17 @@ use xxhash_rust::xxh3::Xxh3Default;
 use super::ResultsError;
 use super::form::{self, Form, LOOK_BYTES_MAX};
 use super::index::ReplyFile;
-use super::json_tree::Raw;
-use super::reply::Reply;
-use super::reply_reader::ReplyReader;
 use super::reply_text::{HELD_BYTES_MAX, ReplyText};
-use crate::brackets::whole::objects_of;
-use crate::brackets::{Brackets, Broken};
-use crate::custom_id::IdHasher;
-use crate::durable::FileError;
-use crate::in_order::in_order;
-use crate::lines::{self, Block, Extent, Line, RangeReader};
+use crate::dialect::reply_reader::ReplyReader;
+use crate::json::brackets::whole::objects_of;
+use crate::json::brackets::{Brackets, Broken};
+use crate::json::tree::Raw;
+use crate::model::custom_id::IdHasher;
+use crate::model::reply::Reply;
+use crate::storage::durable::FileError;
+use crate::storage::lines;
+use crate::storage::lines::{Block, Extent, Line, RangeReader};
+use crate::storage::ordered::in_order;
 
 /// Blocks that a thread reads before it hands over what it found.
 const CHUNK_BLOCKS: u64 = 16;

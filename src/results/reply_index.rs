@@ -22,8 +22,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::reply::ReplyKind;
-use crate::durable::{self, FileError};
+use crate::model::reply::ReplyKind;
+use crate::storage::durable;
+use crate::storage::durable::FileError;
 
 /// Size of a slot in bytes.
 pub const SLOT_BYTES: u64 = 16;

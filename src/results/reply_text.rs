@@ -12,12 +12,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::reply::{Reply, ReplyRole};
-use super::reply_reader::ReplyReader;
 use super::stored_value::{StoredText, StoredValue};
-use crate::brackets::{Brackets, Broken};
-use crate::durable::FileError;
-use crate::lines::RangeReader;
+use crate::dialect::reply_reader::ReplyReader;
+use crate::json::brackets::{Brackets, Broken};
+use crate::model::reply::{Reply, ReplyRole};
+use crate::storage::durable::FileError;
+use crate::storage::lines::RangeReader;
 
 /// Longest line of a reply file that is held in memory, in bytes; each thread that reads replies holds one.
 pub const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -141,8 +141,8 @@ fn object_end(file: &File, range: Range<u64>) -> io::Result<Option<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::custom_id::IdHasher;
-    use crate::durable;
+    use crate::model::custom_id::IdHasher;
+    use crate::storage::durable;
 
     fn file(content: &[u8]) -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().unwrap();

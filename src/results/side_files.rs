@@ -6,8 +6,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::reply_text::ReplyText;
-use crate::durable::FileError;
-use crate::user_files::OutputFile;
+use crate::storage::durable::FileError;
+use crate::storage::user_files::OutputFile;
 
 /// Why a reply is set aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

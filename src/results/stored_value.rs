@@ -14,9 +14,9 @@ use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::ops::Range;
 
-use super::json_tree::{Members, Raw, Scalar, Stands, Tree, each_child, find_child, find_members};
-use crate::brackets::Broken;
-use crate::lines::RangeReader;
+use crate::json::brackets::Broken;
+use crate::json::tree::{Members, Raw, Scalar, Stands, Tree, each_child, find_child, find_members};
+use crate::storage::lines::RangeReader;
 
 /// Most bytes of a value without children that are looked at. A longer string says what begins it.
 const TEXT_BYTES_MAX: u64 = 64 * 1024;
@@ -155,11 +155,11 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::reply::{Reply, ReplyRole};
-    use super::super::reply_parts::Parts;
-    use super::super::shape;
     use super::*;
-    use crate::custom_id::IdHasher;
+    use crate::dialect::reply_parts::Parts;
+    use crate::model::custom_id::IdHasher;
+    use crate::model::reply::{Reply, ReplyRole};
+    use crate::results::normalize;
 
     const IDS: IdHasher = IdHasher { key: 5 };
 
@@ -274,10 +274,10 @@ mod tests {
             let role = if output { ReplyRole::Output } else { ReplyRole::Error };
             let line = format!(r#"{{"response":{response},"custom_id":"a", "error":{error} }}"#);
             let (mut in_memory, mut in_file) = (Vec::new(), Vec::new());
-            shape::write_common(line.as_bytes(), failed, &mut in_memory).unwrap();
+            normalize::write_common(line.as_bytes(), failed, &mut in_memory).unwrap();
             let read = ask(line.as_bytes(), |value| {
                 let parts = Parts::of(value).unwrap();
-                shape::write_parts(&parts, failed, &mut in_file).unwrap().unwrap();
+                normalize::write_parts(&parts, failed, &mut in_file).unwrap().unwrap();
                 Reply::of(&parts, role, IDS)
             });
             prop_assert_eq!(read, Parts::of(Raw(line.as_bytes())).and_then(|parts| Reply::of(&parts, role, IDS)));

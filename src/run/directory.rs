@@ -26,9 +26,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::durable::{self, FileError};
-use crate::error::Error;
-use crate::results::reply::ReplyRole;
+use crate::model::reply::ReplyRole;
+use crate::run::error::Error;
+use crate::storage::durable;
+use crate::storage::durable::FileError;
 
 /// How often a lock is tried. `status` holds one for a moment when it asks who works on a run.
 const LOCK_ATTEMPTS: u32 = 3;

@@ -12,17 +12,18 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::directory::{RunDirectory, layout};
-use super::ledger::Ledger;
-use super::prepare::{self, Prepared};
-use super::state::{EndedBatch, Recorded, ShardState};
-use crate::durable;
-use crate::error::Error;
-use crate::input::members::Members;
+use crate::input::shard_lines::Members;
 use crate::input::shard_reader::ShardReader;
+use crate::ledger::Ledger;
+use crate::model::reply::{ReplyKind, ReplyRole};
+use crate::model::shard_state::{EndedBatch, Recorded, ShardState};
+use crate::model::shown::Name;
 use crate::results::index;
-use crate::results::reply::{ReplyKind, ReplyRole};
 use crate::results::reply_index::{ReplyIndex, Slot};
-use crate::shown::Name;
+use crate::run::error::Error;
+use crate::run::open;
+use crate::run::open::Prepared;
+use crate::storage::durable;
 
 /// Something that is not what it should be.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
@@ -65,7 +66,7 @@ pub fn examine(path: &Path, mend: bool) -> Result<Vec<Finding>, Error> {
         return Ok(forgotten);
     }
     findings.extend(forgotten);
-    let mut prepared = match prepare::open_run(directory, Some(ledger), true) {
+    let mut prepared = match open::open_run(directory, Some(ledger), true) {
         Ok(prepared) => prepared,
         Err(error) => return Ok(vec![whole("run directory", &error.to_string())]),
     };

@@ -10,13 +10,13 @@ use serde::Serialize;
 
 use super::directory::layout;
 use super::indexing::is_held_too;
-use super::state::{Recorded, ShardState};
 use super::steps::Files;
-use crate::error::Error;
-use crate::input::members::Members;
+use crate::input::shard_lines::Members;
+use crate::model::shard_state::{Recorded, ShardState};
+use crate::model::shown::Name;
 use crate::results::held_seqs::HeldSeqs;
 use crate::results::reply_index::Slot;
-use crate::shown::Name;
+use crate::run::error::Error;
 
 /// Why a shard waits for a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

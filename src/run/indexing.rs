@@ -7,23 +7,23 @@
 //! its reply while the service says that it has answered more is neither counted nor sent again.
 
 use super::directory::layout;
-use super::state::{EndedBatch, LeftOver};
 use super::steps::{self, BatchWorth, Files, damaged, error_label, reply_files};
 use super::verdict::{Evidence, FileEvidence, SaidBytes, Verdict};
-use crate::durable;
-use crate::error::Error;
-use crate::input::members::Members;
+use crate::dialect::retry_class::is_untried;
 use crate::input::pack::Shard;
 use crate::input::request_index::Record;
+use crate::input::shard_lines::Members;
+use crate::model::reply::{ReplyKind, ReplyRole};
+use crate::model::shard_state::{EndedBatch, LeftOver};
 use crate::remote::BatchStatus;
 use crate::results::ResultsError;
 use crate::results::id_table::IdTable;
 use crate::results::index::{self, Indexed, ReplyFile};
-use crate::results::reply::{ReplyKind, ReplyRole};
 use crate::results::reply_file::Strays;
 use crate::results::reply_index::Slot;
-use crate::results::retry_class::is_untried;
 use crate::results::side_files::SideFiles;
+use crate::run::error::Error;
+use crate::storage::durable;
 
 /// What is done when there is more at the service than is here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

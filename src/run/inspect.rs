@@ -10,22 +10,22 @@ use serde::Serialize;
 
 use super::directory::{self, RunDirectory, RunPlaces, layout};
 use super::held::HeldReason;
-use super::ledger::Ledger;
 use super::meta::RunMeta;
-use super::prepare;
-use super::state::{Outcomes, Recorded, ShardState};
 use super::steps::BatchWorth;
-use crate::error::Error;
-use crate::input::members::Members;
 use crate::input::pack::Shard;
+use crate::input::shard_lines::Members;
+use crate::ledger::Ledger;
+use crate::model::shard_state::{Outcomes, Recorded, ShardState};
 use crate::remote::Api;
 use crate::results::reply_index::ReplyIndex;
+use crate::run::error::Error;
+use crate::run::open;
 
 /// Where a run stands.
 #[derive(Debug, Clone, Serialize)]
 pub struct RunStatus {
     /// The run directory.
-    #[serde(serialize_with = "crate::path_text::shown")]
+    #[serde(serialize_with = "crate::storage::path_text::shown")]
     pub directory: PathBuf,
     /// The inputs, as they were named.
     pub inputs: Vec<String>,
@@ -278,7 +278,7 @@ pub enum Decision {
 
 /// Decides what becomes of requests without an output.
 pub fn retry(run: &Path, decision: Decision) -> Result<Decided, Error> {
-    let mut prepared = prepare::open_run(RunDirectory::open(run)?, None, true)?;
+    let mut prepared = open::open_run(RunDirectory::open(run)?, None, true)?;
     let replies = ReplyIndex::open_or_create(&layout::replies_index(run), prepared.requests.len())?;
     let mut decided = Decided::default();
     for Recorded { shard, state, followed, .. } in prepared.ledger.shards()? {

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use super::directory::{RunPlaces, layout};
 use super::identity::Identity;
-use super::ledger::{Ledger, LedgerError};
 use super::meta::RunMeta;
 use super::options::RunOptions;
-use super::state::{Recorded, ShardState};
-use crate::error::Error;
 use crate::input::scan::Scan;
 use crate::input::source::{FileIdentity, Input};
+use crate::ledger::{Ledger, LedgerError};
+use crate::model::shard_state::{Recorded, ShardState};
+use crate::run::error::Error;
 
 /// An existing run.
 #[derive(Debug)]

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::directory::layout;
-use super::ledger::{Ledger, LedgerError};
-use crate::custom_id::IdHasher;
-use crate::durable::FileError;
-use crate::error::Error;
 use crate::input::check::LineLimits;
 use crate::input::envelope::Envelope;
 use crate::input::source::{FileIdentity, Input, Source};
+use crate::ledger::{Ledger, LedgerError};
+use crate::model::custom_id::IdHasher;
+use crate::run::error::Error;
+use crate::storage::durable::FileError;
 
 /// A run as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub(crate) struct RunMeta {
 
 /// A directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct BegunIn(#[serde(with = "crate::path_text")] PathBuf);
+pub(crate) struct BegunIn(#[serde(with = "crate::storage::path_text")] PathBuf);
 
 impl BegunIn {
     /// The working directory of this process.
@@ -56,7 +56,7 @@ pub(crate) struct RecordedPart {
     /// What messages call it.
     pub(crate) name: String,
     /// Where it is; for a spool, its name in the run directory.
-    #[serde(with = "crate::path_text")]
+    #[serde(with = "crate::storage::path_text")]
     pub(crate) path: PathBuf,
     pub(crate) spooled: bool,
     /// What the user's file was like; none for standard input.

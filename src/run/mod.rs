@@ -48,53 +48,52 @@ use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::custom_id::IdHasher;
-use crate::durable;
-use crate::error::Error;
 use crate::input::recheck::Recheck;
+use crate::model::custom_id::IdHasher;
 use crate::remote::{Address, Api, HttpApi, Notice, Observer, Settings};
 use crate::results::reply_index::ReplyIndex;
+use crate::run::error::Error;
 use crate::serve::{ServeOptions, Server, UpstreamOptions};
+use crate::storage::durable;
 
 pub mod directory;
 pub mod doctor;
 mod driver;
 mod earlier;
+pub mod error;
 pub mod held;
 mod identity;
 pub(crate) mod indexing;
 pub mod inspect;
-pub mod intents;
 mod known;
-pub mod ledger;
 mod meta;
 pub mod monitor;
+pub mod offline;
+pub(crate) mod open;
 pub mod options;
 pub(crate) mod output;
-mod prepare;
 mod relocate;
 mod rounds;
 #[cfg(test)]
 mod simulation;
-pub mod state;
 pub(crate) mod steps;
 pub mod summary;
 pub(crate) mod targets;
 pub(crate) mod verdict;
 
+pub use crate::run::open::DefectReport;
 pub use directory::RunPlaces;
 pub use earlier::EarlierRun;
 pub use monitor::{Event, Monitor, Silent};
 pub use options::{OnAmbiguous, OnEarlier, OutputTarget, RunOptions, ServiceChoice};
 pub use output::Outputs;
-pub use prepare::DefectReport;
 pub use summary::Summary;
 
+use crate::model::shard_state::ShardState;
+use crate::run::open::Prepared;
 use directory::layout;
 use driver::{Driver, Parts};
 use output::{Ending, Merger, Notes, OpenOutputs};
-use prepare::Prepared;
-use state::ShardState;
 use steps::Files;
 
 /// Why a request was sent again that a service without a Batch API may have answered: said in the [`Summary`].
@@ -241,7 +240,7 @@ async fn prepare_beside(
     stop: &CancellationToken,
 ) -> Result<Prepared, Error> {
     let (options, monitor) = (options.clone(), monitor.clone());
-    let preparing = tokio::task::spawn_blocking(move || prepare::prepare(&options, &*monitor));
+    let preparing = tokio::task::spawn_blocking(move || open::prepare(&options, &*monitor));
     tokio::select! {
         prepared = preparing => prepared.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())),
         () = stop.cancelled() => Err(Error::Interrupted),

@@ -1,7 +1,7 @@
 //! What the engine tells whoever runs it. It never prints.
 
 use super::earlier::EarlierRun;
-use crate::input::defect::PlacedDefect;
+use crate::model::defect::PlacedDefect;
 use crate::results::merge::Merged;
 
 /// Something that happened in a run.

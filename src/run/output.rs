@@ -21,20 +21,20 @@ use super::held::HeldLines;
 use super::monitor::{Event, Monitor};
 use super::options::OutputTarget;
 use super::steps::Files;
-use crate::aligned::BlockWriter;
-use crate::durable::FileError;
-use crate::error::Error;
 use crate::input::InputError;
 use crate::input::check::{self, LineLimits};
-use crate::input::defect::Defect;
 use crate::input::recheck::Recheck;
 use crate::input::request_index::{LineState, RequestIndex};
 use crate::input::source::Source;
-use crate::results::held::Held;
+use crate::model::defect::Defect;
 use crate::results::merge::{self, HELD, MISSING, MergeInputs, Merged, Sinks, Unanswered};
-use crate::results::shape::Shape;
+use crate::results::normalize::Shape;
+use crate::results::reply_cache::Held;
 use crate::results::{ResultsError, index};
-use crate::user_files::OutputFile;
+use crate::run::error::Error;
+use crate::storage::aligned::BlockWriter;
+use crate::storage::durable::FileError;
+use crate::storage::user_files::OutputFile;
 
 /// How long a run that stops early waits for the thread.
 const LAST_WORK: Duration = Duration::from_secs(1);

@@ -9,11 +9,12 @@
 use std::path::Path;
 
 use super::directory::layout;
-use super::ledger::Ledger;
 use super::meta::{RecordedPart, json_text};
-use crate::durable::{self, FileError};
-use crate::error::Error;
 use crate::input::request_index::{IndexWriter, Record, RequestIndex};
+use crate::ledger::Ledger;
+use crate::run::error::Error;
+use crate::storage::durable;
+use crate::storage::durable::FileError;
 
 /// Records compared at a time.
 const STRETCH_RECORDS: u64 = 4096;

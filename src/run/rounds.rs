@@ -9,14 +9,15 @@ use std::collections::BTreeMap;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::ledger::{Ledger, NextRound};
-use super::state::{Recorded, ShardState};
 use super::steps::{self, BatchWorth, Files};
-use crate::error::Error;
-use crate::input::members::{self, Members};
 use crate::input::pack::{Packer, ShardLimits, Stretch};
+use crate::input::shard_lines;
+use crate::input::shard_lines::Members;
+use crate::ledger::{Ledger, NextRound};
+use crate::model::shard_state::{Recorded, ShardState};
 use crate::results::index::Indexed;
 use crate::results::reply_index::Slot;
+use crate::run::error::Error;
 
 /// Why a request without any reply is sent again.
 const NO_REPLY: &str = "no reply";

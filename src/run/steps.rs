@@ -9,23 +9,23 @@ use std::sync::Arc;
 
 use super::directory::layout;
 use super::indexing::ShardIndexed;
-use super::state::{EndedBatch, LeftOver};
 use super::verdict::{FileEvidence, SaidBytes};
-use crate::custom_id::IdHasher;
-use crate::error::Error;
+use crate::dialect::retry_class::failed_batch_worth_retrying;
 use crate::input::envelope::Envelope;
 use crate::input::pack::Shard;
 use crate::input::recheck::Recheck;
 use crate::input::request_index::RequestIndex;
 use crate::input::shard_reader::ShardReader;
 use crate::input::source::Source;
+use crate::model::custom_id::IdHasher;
+use crate::model::reply::{ReplyKind, ReplyRole};
+use crate::model::shard_state::{EndedBatch, LeftOver};
 use crate::remote::{
     Api, Batch, BatchStatus, Listing, Payload, Progress, Redactor, RemoteError, RemoteFile, Submission,
 };
 use crate::results::index;
-use crate::results::reply::{ReplyKind, ReplyRole};
 use crate::results::reply_index::{ReplyIndex, Slot};
-use crate::results::retry_class::failed_batch_worth_retrying;
+use crate::run::error::Error;
 
 /// What came of a step.
 #[derive(Debug)]

@@ -8,17 +8,17 @@ use serde::Serialize;
 
 use super::driver::Driven;
 use super::held::HeldShard;
-use super::ledger::Ledger;
 use super::output::Written;
-use crate::error::Error;
+use crate::ledger::Ledger;
+use crate::model::reply::Usage;
 use crate::results::index::Indexed;
-use crate::results::reply::Usage;
+use crate::run::error::Error;
 
 /// How a run ended: every line of the input accounted for.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
     /// The run directory.
-    #[serde(serialize_with = "crate::path_text::shown")]
+    #[serde(serialize_with = "crate::storage::path_text::shown")]
     pub directory: PathBuf,
     /// Lines of the input that are not blank.
     pub lines: u64,

@@ -8,7 +8,7 @@ use super::directory::layout;
 use super::options::OutputTarget;
 use super::output::Outputs;
 use crate::input::source::Input;
-use crate::user_files::{NamedFiles, Role, TargetError};
+use crate::storage::user_files::{NamedFiles, Role, TargetError};
 
 /// The inputs, to begin with.
 pub(crate) fn reading(inputs: &[Input]) -> Result<NamedFiles, TargetError> {

@@ -6,8 +6,8 @@
 //! What always holds: as long as one of these witnesses says that there is more than is held, what is held is not the answer, and what
 //! lacks in it is not missing: sent again, it would be paid for twice. A witness that is silent, or says 0, proves nothing.
 
+use crate::model::reply::ReplyRole;
 use crate::remote::{BatchStatus, RequestCounts};
-use crate::results::reply::ReplyRole;
 
 /// What the service says of the size of a reply file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

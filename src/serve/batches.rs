@@ -20,7 +20,8 @@ use super::auth::Account;
 use super::reply::Refused;
 use super::store::{Batch, Details, Status};
 use super::upstream::Again;
-use super::{ORGANIZATION_ID, PROJECT_ID, Shared, life};
+use super::{ORGANIZATION_ID, PROJECT_ID, Shared};
+use crate::serve::lifecycle;
 
 /// The completion window of every batch, in microseconds: 24 hours.
 const WINDOW_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
@@ -116,7 +117,7 @@ pub(super) async fn create(
         again: Again::default(),
         details: Details::default(),
     };
-    let batch = life::create(&shared, batch)?;
+    let batch = lifecycle::create(&shared, batch)?;
     Ok((StatusCode::CREATED, Json(json!({"job": BatchJob::of(&shared, &batch)}))))
 }
 
@@ -145,7 +146,7 @@ pub(super) async fn cancel(
     Path(id): Path<String>,
 ) -> Result<Json<BatchJob>, Refused> {
     shared.store.batch_of(&account, &id).ok_or_else(no_batch)?;
-    let (batch, was) = life::cancel(&shared, &id)?.ok_or_else(no_batch)?;
+    let (batch, was) = lifecycle::cancel(&shared, &id)?.ok_or_else(no_batch)?;
     if was.is_terminal() {
         let message = format!("Cannot cancel job - already in terminal state: {}", was.name());
         return Err(Refused::text(StatusCode::CONFLICT, message));

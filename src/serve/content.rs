@@ -18,7 +18,7 @@ use tokio_util::io::ReaderStream;
 use super::Shared;
 use super::auth::Account;
 use super::reply::Refused;
-use crate::durable::FileError;
+use crate::storage::durable::FileError;
 
 /// Bytes read from disk at once.
 const PIECE_BYTES: usize = 256 << 10;

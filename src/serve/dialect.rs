@@ -6,8 +6,8 @@
 use std::borrow::Cow;
 
 use super::json;
-use crate::lines::trim_json_whitespace;
 pub(super) use crate::remote::Dialect;
+use crate::storage::lines::trim_json_whitespace;
 
 impl Dialect {
     /// A request line as digests know it: without the whitespace around it, and in OpenAI's dialect without its

@@ -14,7 +14,7 @@ use super::dialect::Dialect;
 use super::hex::hex;
 use super::json;
 use super::row::{self, Answered, quoted};
-use crate::lines::trim_json_whitespace;
+use crate::storage::lines::trim_json_whitespace;
 
 /// Models whose name starts so do not exist, and a request for one fails.
 pub(super) const NO_SUCH_MODEL: &str = "nonexistent/";

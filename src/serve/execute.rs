@@ -21,7 +21,7 @@ use super::openai;
 use super::progress::Progress;
 use super::results::{Receipt, ResultIds, Results};
 use super::store::Batch;
-use crate::durable::FileError;
+use crate::storage::durable::FileError;
 
 /// Why an execution ended without result files.
 #[derive(Debug, thiserror::Error)]

@@ -48,7 +48,6 @@
 
 mod auth;
 mod batches;
-mod calls;
 mod content;
 mod dialect;
 mod echo;
@@ -58,17 +57,18 @@ mod files;
 mod hex;
 mod input;
 mod json;
-mod life;
 mod openai;
 mod progress;
 mod reply;
 mod results;
 mod row;
-mod shelf;
 mod store;
 mod upload;
 pub mod upstream;
 
+pub(crate) mod access_log;
+pub(crate) mod lifecycle;
+pub(crate) mod records;
 #[cfg(test)]
 mod tests;
 
@@ -96,17 +96,17 @@ pub use self::faults::{Faults, FaultsError};
 pub use self::upstream::{Again, Hopeless, JournalError, UpstreamOptions};
 
 use self::auth::Account;
-use self::calls::Calls;
 use self::dialect::Dialect;
 use self::faults::Script;
-use self::faults::wire::{Lines, Wire};
 use self::progress::Progress;
 use self::reply::Refused;
 use self::store::Store;
 use self::upstream::Upstream;
-use crate::durable::FileError;
+use crate::model::shown::Name;
 use crate::remote::{RemoteError, SetupError};
-use crate::shown::Name;
+use crate::serve::access_log::Calls;
+use crate::serve::faults::connection::{Lines, Wire};
+use crate::storage::durable::FileError;
 
 /// Bytes that the body of a call may have, except for uploads.
 const FORM_BYTES: usize = 64 << 10;
@@ -315,7 +315,7 @@ impl Server {
             upstream,
         });
         for batch in shared.store.batches.select(|batch| !batch.status.is_terminal()) {
-            life::resume(&shared, &batch);
+            lifecycle::resume(&shared, &batch);
         }
         let service = router(&shared).into_make_service_with_connect_info::<Wire>();
         let serve = axum::serve(Lines(listener), service).with_graceful_shutdown(stopping.clone().cancelled_owned());
@@ -381,7 +381,7 @@ fn router(shared: &Arc<Shared>) -> Router {
         .layer(DefaultBodyLimit::max(FORM_BYTES))
         .with_state(shared.clone());
     // The middleware rewrites the path, so it must come before routing: hence a router around the router.
-    Router::new().fallback_service(routes).layer(middleware::from_fn_with_state(shared.clone(), calls::pass))
+    Router::new().fallback_service(routes).layer(middleware::from_fn_with_state(shared.clone(), access_log::pass))
 }
 
 fn together_routes() -> Router<Arc<Shared>> {

@@ -10,7 +10,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::dialect::Dialect;
-use crate::durable::FileError;
+use crate::storage::durable::FileError;
 
 /// A refusal, or a failure of the server.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use super::echo::Kind;
 use super::faults::{Forms, LineEnds};
 use super::hex::hex;
 use super::store::{Batch, Content, Store, StoredFile};
-use crate::durable::{FileError, PendingFile};
+use crate::storage::durable::{FileError, PendingFile};
 
 /// Bytes written at once.
 const BUFFER_BYTES: usize = 256 << 10;

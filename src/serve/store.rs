@@ -28,9 +28,10 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::ServeError;
-use super::shelf::{Record, Shelf};
 use super::upstream::Again;
-use crate::durable::{self, FileError, PendingFile};
+use crate::serve::records::{Record, Shelf};
+use crate::storage::durable;
+use crate::storage::durable::{FileError, PendingFile};
 
 /// A file as the service holds it, or is about to.
 #[derive(Clone, Debug, Serialize, Deserialize)]

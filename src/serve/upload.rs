@@ -23,7 +23,7 @@ use super::files::FileResponse;
 use super::hex::hex;
 use super::reply::Refused;
 use super::store::{Content, StoredFile};
-use crate::durable::{FileError, PendingFile};
+use crate::storage::durable::{FileError, PendingFile};
 
 /// Bytes gathered before a thread writes them.
 const PIECE_BYTES: usize = 1 << 20;

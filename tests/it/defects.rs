@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use batchline::input::defect::DEFECT_CODES;
+use batchline::model::defect::DEFECT_CODES;
 use serde_json::Value;
 
 use crate::program::{Place, names_in};

@@ -2,7 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use batchline::shown::is_unsafe;
+use batchline::model::shown::is_unsafe;
 use serde_json::{Value, json};
 
 use crate::program::{Ended, Place};

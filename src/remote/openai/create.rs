@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
+use crate::model::tag::{Mark, Metadata};
 use crate::remote::client::Http;
 use crate::remote::error::RemoteError;
-use crate::remote::mark::{Mark, Metadata};
 use crate::remote::service::{Batch, CreateBatch};
 
 /// What a batch is created with.

@@ -9,13 +9,13 @@ use std::time::Duration;
 use reqwest::Method;
 use reqwest::multipart::{Form, Part};
 
+use crate::dialect::provider::Profile;
+use crate::dialect::wire::RawFile;
 use crate::remote::body;
 use crate::remote::client::Http;
 use crate::remote::error::{ErrorKind, RemoteError};
-use crate::remote::provider::Profile;
 use crate::remote::retry::{Attempts, Patience};
 use crate::remote::service::{Payload, Progress, RemoteFile, check_id};
-use crate::remote::wire::RawFile;
 
 /// What the file is called in the form.
 const FILE_TYPE: &str = "application/jsonl";

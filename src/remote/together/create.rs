@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use crate::brackets::whole::members_of;
+use crate::dialect::wire::RawBatch;
+use crate::json::brackets::whole::members_of;
 use crate::remote::client::Http;
 use crate::remote::error::{ErrorKind, RemoteError, clean, message_of};
 use crate::remote::retry::Notice;
 use crate::remote::service::{Batch, CreateBatch};
-use crate::remote::wire::RawBatch;
 
 /// What a batch is created with.
 #[derive(Serialize)]

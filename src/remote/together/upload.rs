@@ -11,6 +11,7 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use reqwest::multipart::Form;
 use reqwest::{Method, Url};
 
+use crate::dialect::wire::RawFile;
 use crate::remote::answer::Answer;
 use crate::remote::body;
 use crate::remote::client::Http;
@@ -18,7 +19,6 @@ use crate::remote::error::{ErrorKind, RemoteError};
 use crate::remote::redirect;
 use crate::remote::retry::{Attempts, Patience};
 use crate::remote::service::{Payload, Progress, RemoteFile, check_id};
-use crate::remote::wire::RawFile;
 
 /// The header that says the id of the file to be.
 const FILE_ID_HEADER: &str = "x-together-file-id";

@@ -7,13 +7,13 @@ use tokio::time::Instant;
 use super::Driver;
 use super::poll::is_final;
 use super::waits::Delay;
-use crate::error::Error;
+use crate::model::reply::ReplyRole;
+use crate::model::shard_state::{Recorded, ShardState};
 use crate::remote::Api;
-use crate::results::reply::ReplyRole;
+use crate::run::error::Error;
 use crate::run::indexing::{self, Indexing, ShardIndexed, Taken, WhenShort};
 use crate::run::monitor::Event;
 use crate::run::rounds;
-use crate::run::state::{Recorded, ShardState};
 use crate::run::steps::{self, Again, Fetched, Outcome};
 use crate::run::verdict::{SaidBytes, name};
 

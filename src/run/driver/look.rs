@@ -14,10 +14,10 @@ use tokio::time::Instant;
 use super::Driver;
 use super::poll::is_final;
 use super::waits::UNREACHABLE_MAX;
-use crate::error::Error;
+use crate::model::shard_state::{ShardState, Step};
 use crate::remote::{Api, Batch, BatchStatus, RemoteError};
+use crate::run::error::Error;
 use crate::run::monitor::Event;
-use crate::run::state::{ShardState, Step};
 use crate::run::steps::Outcome;
 
 /// Looks at single batches at a time.

@@ -27,13 +27,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Error;
+use crate::ledger::Ledger;
+use crate::model::shard_state::{Recorded, ShardState, Step};
 use crate::remote::{Api, BatchStatus, Progress, RemoteError};
-use crate::run::ledger::Ledger;
+use crate::run::error::Error;
 use crate::run::monitor::{Event, Monitor, ShardCounts};
 use crate::run::options::RunOptions;
 use crate::run::output::{Merger, Notes};
-use crate::run::state::{Recorded, ShardState, Step};
 use crate::run::steps::{Files, Outcome};
 use finish::Fetching;
 use look::Looks;

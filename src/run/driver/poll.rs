@@ -11,10 +11,10 @@ use tokio::time::Instant;
 
 use super::Driver;
 use super::waits::UNREACHABLE_MAX;
-use crate::error::Error;
+use crate::model::shard_state::{EndedBatch, ShardState, Step};
 use crate::remote::{Api, Batch, BatchStatus, ErrorKind, Listing, RemoteError};
+use crate::run::error::Error;
 use crate::run::monitor::Event;
-use crate::run::state::{EndedBatch, ShardState, Step};
 use crate::run::steps::Outcome;
 
 /// Looks that must find a batch ended and without any file before that is believed: files can show later than the end.

@@ -9,11 +9,11 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::Driver;
-use crate::error::Error;
+use crate::model::shard_state::{LastSubmission, Recorded, ShardState, Step};
 use crate::remote::{Api, Batch, BatchStatus, Listing, RemoteError};
+use crate::run::error::Error;
 use crate::run::monitor::Event;
 use crate::run::options::OnAmbiguous;
-use crate::run::state::{LastSubmission, Recorded, ShardState, Step};
 use crate::run::steps::Outcome;
 
 /// Lists that must show nothing, whatever their distance, before a doubt is settled.

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::Driver;
-use crate::error::Error;
+use crate::ledger::Ledger;
+use crate::model::shard_state::{ShardState, Step};
 use crate::remote::{Api, Batch, CreateBatch, Listing, Mark, RemoteError, RemoteFile, Submission};
-use crate::run::ledger::Ledger;
+use crate::run::error::Error;
 use crate::run::monitor::Event;
-use crate::run::state::{ShardState, Step};
 use crate::run::steps::{Outcome, ShardPayload};
 
 /// Bytes of a run's name in the marks of its batches.

@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Driver;
-use crate::error::Error;
+use crate::model::shard_state::Step;
 use crate::remote::{Api, ErrorKind, RemoteError};
+use crate::run::error::Error;
 use crate::run::monitor::Event;
 use crate::run::options::DOWNLOADS;
-use crate::run::state::Step;
 
 /// First wait before a step is tried again; doubled each time.
 const PUT_OFF: Duration = Duration::from_secs(1);

@@ -16,22 +16,23 @@ use super::faults::Faults;
 use super::rows;
 use super::service::Service;
 use super::world::World;
-use crate::durable;
-use crate::error::Error;
 use crate::input::check::LineLimits;
 use crate::input::envelope::Envelope;
 use crate::input::pack::ShardLimits;
 use crate::input::source::Input;
+use crate::ledger::{Ledger, fuse};
 use crate::remote::{Address, LineEnvelope, profile};
-use crate::results::shape::Shape;
+use crate::results::normalize::Shape;
+use crate::run;
 use crate::run::directory::layout;
+use crate::run::error::Error;
 use crate::run::held::HeldReason;
 use crate::run::inspect::{self, Decision};
-use crate::run::ledger::{Ledger, fuse};
 use crate::run::{
-    self, Event, Monitor, OnAmbiguous, OnEarlier, OutputTarget, Outputs, RunOptions, RunPlaces, ServiceChoice, Silent,
-    Summary, prepare,
+    Event, Monitor, OnAmbiguous, OnEarlier, OutputTarget, Outputs, RunOptions, RunPlaces, ServiceChoice, Silent,
+    Summary, open,
 };
+use crate::storage::durable;
 
 /// Lives after which a run that has not ended is given up.
 const LIVES_MAX: u32 = 60;
@@ -259,7 +260,7 @@ impl Scenario {
         fuse::set(fate.fuse);
         let end = runtime.block_on(async {
             world.lock().unwrap_or_else(PoisonError::into_inner).begin_life(pause);
-            let prepared = match prepare::prepare(&self.options, &Silent) {
+            let prepared = match open::prepare(&self.options, &Silent) {
                 Ok(prepared) => prepared,
                 Err(error) => return End::Failed(error),
             };

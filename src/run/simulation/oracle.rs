@@ -8,13 +8,13 @@ use std::time::Duration;
 use super::life::{Ended, Mode, Scenario};
 use super::rows::{self, ReplyLine};
 use super::world::World;
+use crate::dialect::retry_class::failed_batch_worth_retrying;
+use crate::ledger::Ledger;
+use crate::model::reply::ReplyKind;
+use crate::model::shard_state::{Recorded, ShardState};
 use crate::remote::BatchStatus;
-use crate::results::reply::ReplyKind;
-use crate::results::retry_class::failed_batch_worth_retrying;
 use crate::run::OnAmbiguous;
 use crate::run::directory::layout;
-use crate::run::ledger::Ledger;
-use crate::run::state::{Recorded, ShardState};
 
 /// Judges a run.
 pub(super) struct Oracle<'o> {

@@ -12,8 +12,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::faults::Fault;
 use super::world::World;
+use crate::model::reply::ReplyKind;
 use crate::remote::BatchStatus;
-use crate::results::reply::ReplyKind;
 
 /// A line of a reply file.
 #[derive(Debug, Clone)]

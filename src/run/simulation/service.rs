@@ -12,11 +12,11 @@ use tokio_util::sync::CancellationToken;
 use super::faults::Fault;
 use super::rows;
 use super::world::{GivenList, LATE_CREATE_MAX, Says, StoredFile, World};
-use crate::durable;
 use crate::remote::{
     Api, Batch, BatchStatus, CreateBatch, Downloaded, ErrorKind, Listing, Mark, Payload, Progress, RemoteError,
     RemoteFile, Submission,
 };
+use crate::storage::durable;
 
 /// The id of a file that was never written.
 const ABSENT_FILE: &str = "reply-absent";

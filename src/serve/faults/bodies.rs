@@ -11,7 +11,7 @@ use flate2::write::GzEncoder;
 use flate2::{Compress, Compression, Crc, FlushCompress};
 use futures::{StreamExt, future, stream};
 
-use super::wire::{Cut, Wire};
+use crate::serve::faults::connection::{Cut, Wire};
 
 /// Zeros that one block of a gzip bomb stands for.
 const BOMB_BLOCK_BYTES: u64 = 1 << 20;

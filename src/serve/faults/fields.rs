@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use toml::de::{DeTable, DeValue};
 
-use crate::durable::FileError;
-use crate::shown::Name;
+use crate::model::shown::Name;
+use crate::storage::durable::FileError;
 
 /// Why a script of faults cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -126,17 +126,17 @@
 //! | `never` | `IN_PROGRESS` until it is cancelled | a batch that got stuck |
 
 mod answer;
+pub(crate) mod batch_faults;
 mod bodies;
-mod conduct;
-mod ending;
+pub(crate) mod connection;
 mod fields;
+pub(crate) mod once;
+pub(crate) mod request_faults;
 mod rows;
 mod script;
-mod seen;
-mod show;
+pub(crate) mod selector;
 mod transfer;
-mod when;
-pub(super) mod wire;
+pub(crate) mod view_faults;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -156,20 +156,21 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 pub use self::fields::FaultsError;
 pub use self::script::Faults;
 
-pub(super) use self::ending::Ending;
 pub(super) use self::rows::{Forms, LineEnds};
+pub(super) use crate::serve::faults::batch_faults::Ending;
 
-use self::conduct::Acting;
 use self::script::{Role, Rule, Verb};
-use self::seen::Seen;
-use self::show::Show;
-use self::wire::Wire;
 use super::Shared;
 use super::batches::rfc3339;
-use super::calls::Endpoint;
 use super::dialect::Dialect;
 use super::store::Store;
-use crate::durable::{self, FileError};
+use crate::serve::access_log::Endpoint;
+use crate::serve::faults::connection::Wire;
+use crate::serve::faults::once::Seen;
+use crate::serve::faults::request_faults::Acting;
+use crate::serve::faults::view_faults::Show;
+use crate::storage::durable;
+use crate::storage::durable::FileError;
 
 /// Bytes of an answer about batches that faults in it can be put into.
 const SHOWN_BYTES: usize = 256 << 20;

@@ -8,14 +8,14 @@ use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::fields::{FaultsError, Fields};
-use super::when::is_drawn;
 use super::{Rule, Script, Verb};
-use crate::durable::FileError;
 use crate::serve::dialect::Dialect;
 use crate::serve::echo::Kind;
+use crate::serve::faults::selector::is_drawn;
 use crate::serve::results::{Receipt, Results};
 use crate::serve::row::{self, Answered};
 use crate::serve::store::Batch;
+use crate::storage::durable::FileError;
 
 /// Bytes that a huge line is padded with at once.
 static PADDING: [u8; 1 << 16] = [b'x'; 1 << 16];

@@ -9,13 +9,16 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
-use super::conduct::{self, Conduct};
-use super::ending::{self, Ending};
 use super::fields::{FaultsError, Fields, Source};
 use super::rows::{self, RowFault};
-use super::show::{self, Show};
-use super::when::{CallName, Calls, Picks};
-use crate::durable::FileError;
+use crate::serve::faults::batch_faults;
+use crate::serve::faults::batch_faults::Ending;
+use crate::serve::faults::request_faults;
+use crate::serve::faults::request_faults::Conduct;
+use crate::serve::faults::selector::{CallName, Calls, Picks};
+use crate::serve::faults::view_faults;
+use crate::serve::faults::view_faults::Show;
+use crate::storage::durable::FileError;
 
 /// A script of faults: what goes wrong in a [`Server`](crate::serve::Server), and when. The module's documentation has
 /// all that it can say.
@@ -137,5 +140,5 @@ impl Verb {
 
 /// The names of all faults.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    conduct::names().chain([show::NAMES, rows::NAMES, ending::NAMES].into_iter().flatten().copied())
+    request_faults::names().chain([view_faults::NAMES, rows::NAMES, batch_faults::NAMES].into_iter().flatten().copied())
 }

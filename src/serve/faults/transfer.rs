@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::bodies;
 use super::fields::{FaultsError, Fields};
-use super::wire::{Cut, Wire};
+use crate::serve::faults::connection::{Cut, Wire};
 
 /// What `Content-Length` says about a body that is cut short.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use crate::serve::auth::Account;
 use crate::serve::reply::Refused;
 use crate::serve::store::{Batch, Details, Status};
 use crate::serve::upstream::Again;
-use crate::serve::{Shared, life};
+use crate::serve::{Shared, lifecycle};
 
 /// Entries of a page of batches: unless the client says otherwise, and at most.
 const PAGE_BATCHES: (usize, usize) = (20, 100);
@@ -189,7 +189,7 @@ pub(in crate::serve) async fn create(
             ..Details::default()
         },
     };
-    let batch = life::create(&shared, batch)?;
+    let batch = lifecycle::create(&shared, batch)?;
     Ok(Json(BatchResponse::of(&shared, &batch)))
 }
 
@@ -238,7 +238,7 @@ pub(in crate::serve) async fn cancel(
     Path(id): Path<String>,
 ) -> Result<Json<BatchResponse>, Refused> {
     shared.store.batch_of(&account, &id).ok_or_else(|| no_batch(&id))?;
-    let (batch, was) = life::cancel(&shared, &id)?.ok_or_else(|| no_batch(&id))?;
+    let (batch, was) = lifecycle::cancel(&shared, &id)?.ok_or_else(|| no_batch(&id))?;
     if was.is_terminal() {
         let message = format!("Cannot cancel a batch with status '{}'.", was.openai_name());
         return Err(Refused::object(StatusCode::CONFLICT, message));

@@ -1,7 +1,7 @@
 //! What survives a restart: everything, and nothing twice.
 
 use super::*;
-use crate::durable;
+use crate::storage::durable;
 
 /// Puts a batch's record back to how it was before its result files were recorded in it: as after a kill between the
 /// two.

@@ -178,8 +178,11 @@ async fn a_deleted_input_goes_at_the_next_start_if_a_kill_came_before() {
         .restart(|directory, _| {
             let record = directory.join(format!("files/{other}.json"));
             let text = std::fs::read_to_string(&record).unwrap();
-            crate::durable::publish_bytes(&record, text.replace(r#""deleted":false"#, r#""deleted":true"#).as_bytes())
-                .unwrap();
+            crate::storage::durable::publish_bytes(
+                &record,
+                text.replace(r#""deleted":false"#, r#""deleted":true"#).as_bytes(),
+            )
+            .unwrap();
         })
         .await;
     let gone = || !fixture.directory.path().join(format!("files/{other}.bytes")).exists();

@@ -17,7 +17,6 @@ use super::request::Asker;
 use super::sender::{self, Sender};
 use super::writer::{Closed, Writer};
 use super::{Again, LAST_ANSWERS, Upstream};
-use crate::durable::FileError;
 use crate::remote::online::{ENDPOINTS, Endpoint};
 use crate::serve::echo::{self, Request};
 use crate::serve::execute::{self, Stop};
@@ -28,6 +27,7 @@ use crate::serve::progress::Progress;
 use crate::serve::results::{Receipt, ResultIds, Results};
 use crate::serve::store::Batch;
 use crate::serve::{ServeError, Shared};
+use crate::storage::durable::FileError;
 
 /// A batch that is being answered.
 pub(super) struct Work {

@@ -28,8 +28,9 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::echo::Kind;
-use crate::durable::{self, FileError};
-use crate::shown::Name;
+use crate::model::shown::Name;
+use crate::storage::durable;
+use crate::storage::durable::FileError;
 
 /// Bytes of a group, from which on no further record is added.
 pub(super) const GROUP_BYTES: usize = 1 << 20;

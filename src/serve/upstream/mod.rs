@@ -78,8 +78,9 @@ use self::first::{FirstAnswers, Suspicion};
 use self::pacing::Pacing;
 use super::ServeError;
 use super::store::Store;
-use crate::durable::{self, FileError};
 use crate::remote::{Address, ErrorKind, Notice, Observer, Online, Patience, RemoteError, Token, online};
+use crate::storage::durable;
+use crate::storage::durable::FileError;
 
 /// Requests at the upstream at a time, unless the user says otherwise.
 pub const CONCURRENCY: usize = 64;

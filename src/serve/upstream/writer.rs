@@ -11,7 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::journal::{GROUP_BYTES, Record, head};
-use crate::durable::{self, FileError};
+use crate::storage::durable;
+use crate::storage::durable::FileError;
 
 /// Records that wait for the next group at most. Beyond, those who have one wait.
 const WAITING: usize = 1024;

@@ -1,0 +1,325 @@
+//! The providers, as data: one [`Profile`] a row of [`PROFILES`].
+//!
+//! # Adding a provider
+//!
+//! A provider that speaks a [`Dialect`] that is known is a row, and nothing else:
+//!
+//! 1. **Facts first.** From the provider's documentation and SDK: the base URL and where the version stands in it, the variable that
+//!    holds the key, how the key is sent, the `purpose` of batch files, limits on requests and bytes, the endpoints, the completion
+//!    window, whether batches take `metadata`. Where two sources disagree, the smaller limit is the right one: a shard that is too
+//!    small costs a request more, one that is too large costs the run.
+//! 2. **The row**, in `remote/profiles.rs`. It begins from `OPENAI_LIKE` and says only what differs:
+//!
+//!    ```text
+//!    Profile {
+//!        name: "example",
+//!        base_url: "https://api.example.com/v1",
+//!        base_url_variable: "EXAMPLE_BASE_URL",
+//!        key_variable: "EXAMPLE_API_KEY",
+//!        limits: Limits { shard_requests: 10_000, ..COMMON_LIMITS },
+//!        proven: Proven::Documented,
+//!        evidence: "official docs; window and metadata as OpenAI's, unverified",
+//!        ..OPENAI_LIKE
+//!    },
+//!    ```
+//!    Where lines have a URL (`LineEnvelope::Full`, as `OPENAI_LIKE` has it), a new endpoint, or a `line_url` of its own, is one of `URLS` in
+//!    `input/envelope.rs`, too: a test says which is not.
+//! 3. **How sure we are**: [`Profile::proven`] is the grade of the weakest fact that a run depends on, [`Profile::evidence`] says in a
+//!    few words where the row comes from and what in it is a guess. `batchline providers` shows both, and the table in the README is what
+//!    `batchline providers --markdown` prints: a test compares the two.
+//! 4. **The test row**, in the table of `every_row_is_as_its_sources_say` below: name, base URL, key variable, limits and window once
+//!    more, typed from the source and not copied from the row. The other tests there hold for every row by themselves: an address that
+//!    can be used, no key in the clear, limits that one line fits, an endpoint that lines can name.
+//! 5. **A smoke test with a key**, by whoever has one: `batchline run data/prompts.jsonl --provider example`, with `--shard-requests 2`
+//!    for more than one batch. Then `proven` may rise.
+//!
+//! A service of one's own needs no row: `--dialect openai --base-url URL` takes the row `custom`. What no field here can say is a quirk
+//! of a dialect and belongs beside it; only a protocol that really differs is a new [`Dialect`].
+
+use std::fmt;
+use std::time::Duration;
+
+pub use crate::dialect::providers::PROFILES;
+use crate::remote::client::Address;
+
+/// The protocol that a service speaks. Providers of one dialect differ in data alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Dialect {
+    /// Together's: upload by a presigned PUT, `{"job": …}` around a created batch, lists without pages.
+    Together,
+    /// OpenAI's: upload by one multipart POST, bare batches with `metadata`, lists with pages.
+    OpenAi,
+}
+
+impl Dialect {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Together, Self::OpenAi];
+
+    /// The name that users type.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Together => "together",
+            Self::OpenAi => "openai",
+        }
+    }
+
+    /// Whether lists come in pages.
+    pub(crate) fn has_pages(self) -> bool {
+        self == Self::OpenAi
+    }
+
+    /// The dialect of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|dialect| dialect.name() == name)
+    }
+}
+
+impl fmt::Display for Dialect {
+    /// Whose it is.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Together => "Together",
+            Self::OpenAi => "OpenAI",
+        })
+    }
+}
+
+/// How the key is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// `Authorization: Bearer KEY`
+    Bearer,
+    /// `api-key: KEY`
+    ApiKey,
+}
+
+impl fmt::Display for Auth {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Bearer => "bearer",
+            Self::ApiKey => "api-key",
+        })
+    }
+}
+
+/// What a line of a batch file has around its `body`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineEnvelope {
+    /// `custom_id` alone. Other members go up as they are.
+    Minimal,
+    /// `custom_id`, `method` and `url`. What a line lacks of them is written on the way up.
+    Full,
+}
+
+/// What a reply has around the model's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplyShape {
+    /// `response` has a `status_code` and the answer as its `body`.
+    Wrapped,
+    /// `response` is the answer.
+    Flat,
+}
+
+/// How sure a row is: the grade of the weakest fact that a run depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Proven {
+    /// Guessed, or told by third parties.
+    Unverified,
+    /// Reported by somebody who ran real batches, or a server of the same code.
+    Reported,
+    /// Read in official documentation or the source of an official SDK.
+    Documented,
+    /// Whole runs, in the tests of this repository.
+    Tested,
+}
+
+impl fmt::Display for Proven {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Unverified => "unverified",
+            Self::Reported => "reported",
+            Self::Documented => "documented",
+            Self::Tested => "tested",
+        })
+    }
+}
+
+/// What a provider takes in one batch file. A shard must respect all of it at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most requests in one batch.
+    pub shard_requests: u64,
+    /// Most bytes in one batch file, line ends included.
+    pub shard_bytes: u64,
+    /// Most bytes in one line, its end not included.
+    pub line_bytes: u64,
+    /// Most characters (Unicode scalar values) in a `custom_id`.
+    pub custom_id_characters: u32,
+}
+
+/// A provider: where it is, what it is called in the environment, what it speaks and what it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// The name that users type.
+    pub name: &'static str,
+    /// Where the API is, with its version prefix; empty where everybody has an address of their own.
+    pub base_url: &'static str,
+    /// Other base URLs of the same service: the same accounts, files and batches.
+    pub base_url_aliases: &'static [&'static str],
+    /// The environment variable that overrides [`Profile::base_url`].
+    pub base_url_variable: &'static str,
+    /// The environment variable that holds the key.
+    pub key_variable: &'static str,
+    /// Whether the service can be asked anything without a key.
+    pub key_required: bool,
+    /// How the key is sent.
+    pub auth: Auth,
+    /// The protocol.
+    pub dialect: Dialect,
+    /// The `purpose` that a batch file is uploaded with.
+    pub purpose: &'static str,
+    /// The endpoints that batches can be created for; the first, unless the user names another.
+    pub endpoints: &'static [&'static str],
+    /// What lines have around their bodies.
+    pub envelope: LineEnvelope,
+    /// The `url` of a line, where it is not the batch's endpoint.
+    pub line_url: Option<&'static str>,
+    /// The `completion_window` that batches are created with.
+    pub completion_window: &'static str,
+    /// Whether a batch can be created with `metadata`.
+    pub metadata: bool,
+    /// Whether a file must have been processed before a batch can be created from it.
+    pub waits_for_file: bool,
+    /// What replies have around their answers. Both are read, and written in one [shape](crate::results::normalize) if asked, whatever it
+    /// says: it is for people.
+    pub replies: ReplyShape,
+    /// What fits into one batch.
+    pub limits: Limits,
+    /// How long to wait between two looks at a batch.
+    pub poll_interval: Duration,
+    /// How sure all this is.
+    pub proven: Proven,
+    /// Where it comes from, and what in it is a guess.
+    pub evidence: &'static str,
+}
+
+impl Profile {
+    /// What tells the row from all others: its name, and the dialect behind a colon if another row of that name comes first.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        match profile(self.name) {
+            Some(first) if first.dialect != self.dialect => format!("{}:{}", self.name, self.dialect.name()),
+            _ => self.name.to_owned(),
+        }
+    }
+
+    /// Whether the service of this row is at that address.
+    #[must_use]
+    pub fn is_at(&self, address: &Address) -> bool {
+        let one = address.canonical();
+        let mut known = self.base_url_aliases.iter().chain([&self.base_url]).filter(|known| !known.is_empty());
+        known.any(|known| Address::parse(known).is_ok_and(|known| known.canonical() == one))
+    }
+
+    /// The one spelling of that address: the row's own, if it is one of the row's.
+    #[must_use]
+    pub fn canonical_address(&self, address: &Address) -> Address {
+        let own = self.is_at(address).then(|| Address::parse(self.base_url).ok()).flatten();
+        own.unwrap_or_else(|| address.canonical())
+    }
+
+    /// The endpoint that batches are created for, unless the user names another.
+    #[must_use]
+    pub fn endpoint(&self) -> &'static str {
+        self.endpoints.first().copied().unwrap_or("/v1/chat/completions")
+    }
+
+    /// The `url` that a line has in a batch for `endpoint`.
+    #[must_use]
+    pub fn url_for(&self, endpoint: &'static str) -> &'static str {
+        self.line_url.unwrap_or(endpoint)
+    }
+}
+
+/// Finds a provider by its name, or by its [`Profile::identity`].
+#[must_use]
+pub fn profile(name: &str) -> Option<&'static Profile> {
+    match name.split_once(':') {
+        Some((name, dialect)) => profile_speaking(name, Dialect::named(dialect)?),
+        None => PROFILES.iter().find(|profile| profile.name == name),
+    }
+}
+
+/// Finds a provider by its name and the dialect that it is to speak.
+#[must_use]
+pub fn profile_speaking(name: &str, dialect: Dialect) -> Option<&'static Profile> {
+    PROFILES.iter().find(|profile| profile.name == name && profile.dialect == dialect)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_found_again_and_can_be_used() {
+        for row in PROFILES {
+            assert_eq!(profile(&row.identity()), Some(row));
+            assert_eq!(profile_speaking(row.name, row.dialect), Some(row));
+            if !row.base_url.is_empty() {
+                let address = Address::parse(row.base_url).expect(row.name);
+                assert_eq!(address.to_string(), row.base_url, "the version stands in it");
+                assert!(!row.key_required || address.is_https(), "{} would send its key in the clear", row.name);
+            }
+            assert!(row.limits.line_bytes < row.limits.shard_bytes, "{}", row.name);
+            assert!(row.endpoints.iter().all(|endpoint| endpoint.starts_with("/v")), "{}", row.name);
+            assert!(!row.evidence.contains(['|', '\n']), "{}: it stands in a table", row.name);
+            assert!(!row.endpoints.is_empty() && !row.evidence.is_empty() && !row.purpose.is_empty(), "{}", row.name);
+            assert_eq!(row.metadata, row.metadata && row.dialect == Dialect::OpenAi, "Together has none");
+        }
+        for nobody in ["nobody", "", "local:", "local:nothing", "openai:together"] {
+            assert_eq!(profile(nobody), None, "{nobody}");
+        }
+        assert_eq!(profile("local:openai").map(|row| row.dialect), Some(Dialect::OpenAi));
+        assert_eq!(profile("local").map(|row| row.dialect), Some(Dialect::Together), "the first of the name");
+    }
+
+    #[test]
+    fn every_row_is_as_its_sources_say() {
+        const MB: u64 = 1_000_000;
+        // Typed from the sources: name, base URL, key variable, requests, bytes, window.
+        for (name, base_url, key_variable, requests, bytes, window) in [
+            ("together", "https://api.together.ai/v1", "TOGETHER_API_KEY", 50_000, 100 * MB, "24h"),
+            ("local", "http://127.0.0.1:8080/v1", "BATCHLINE_LOCAL_KEY", 50_000, 100 * MB, "24h"),
+            ("local:openai", "http://127.0.0.1:8080/v1", "BATCHLINE_LOCAL_KEY", 50_000, 100 * MB, "24h"),
+            ("online", "http://127.0.0.1:8000/v1", "BATCHLINE_ONLINE_KEY", 5_000, 100 * MB, "24h"),
+            ("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", 50_000, 200 * MB, "24h"),
+            ("azure-openai", "", "AZURE_OPENAI_API_KEY", 50_000, 200 * MB, "24h"),
+            ("groq", "https://api.groq.com/openai/v1", "GROQ_API_KEY", 50_000, 100 * MB, "24h"),
+            ("deepinfra", "https://api.deepinfra.com/v1", "DEEPINFRA_API_KEY", 50_000, 200 * MB, "24h"),
+            ("nebius", "https://api.tokenfactory.nebius.com/v1", "NEBIUS_API_KEY", 5_000_000, 10_000 * MB, "24h"),
+            ("parasail", "https://api.parasail.io/v1", "PARASAIL_API_KEY", 50_000, 500 * MB, "24h"),
+            ("doubleword", "https://api.doubleword.ai/v1", "DOUBLEWORD_API_KEY", 50_000, 100 * MB, "24h"),
+            ("siliconflow", "https://api.siliconflow.cn/v1", "SILICONFLOW_API_KEY", 5_000, 1_000 * MB, "24h"),
+            (
+                "dashscope",
+                "https://dashscope.aliyuncs.com/compatible-mode/v1",
+                "DASHSCOPE_API_KEY",
+                50_000,
+                100 * MB,
+                "24h",
+            ),
+            ("moonshot", "https://api.moonshot.cn/v1", "MOONSHOT_API_KEY", 50_000, 100 * MB, "24h"),
+            ("aibrix", "http://127.0.0.1:8090/v1", "AIBRIX_API_KEY", 50_000, 100 * MB, "24h"),
+            ("custom", "", "BATCHLINE_API_KEY", 50_000, 100 * MB, "24h"),
+        ] {
+            let row = profile(name).expect(name);
+            assert_eq!((row.base_url, row.key_variable), (base_url, key_variable), "{name}");
+            assert_eq!((row.limits.shard_requests, row.limits.shard_bytes), (requests, bytes), "{name}");
+            assert_eq!(row.completion_window, window, "{name}");
+        }
+        assert_eq!(PROFILES.len(), 16, "a row without a test row");
+    }
+}

@@ -1,0 +1,314 @@
+//! One line of a reply file, read for what matters of it.
+//!
+//! In: a line. Out: a [`Reply`], or nothing.
+//!
+//! A reply is one whole JSON object by its brackets. A line that was cut, at whatever byte, is none: what it would have said is not known.
+//! A whole one is paid data, so no parser may lose it, however ugly. Three readers stand in a row, each for what the one before refuses,
+//! and give the same `Parts`:
+//!
+//! | reader | reads | cost |
+//! | --- | --- | --- |
+//! | a walk (`walk.rs`) | JSON in UTF-8 as services write it, nearly every line | one pass, nothing is built |
+//! | simd-json | all other JSON: tabs between tokens, escapes in keys, nesting beyond 64 levels | a tape of the line |
+//! | a scan of [brackets](crate::json::brackets) | what is whole and no JSON: half a surrogate pair, `NaN`, bytes that are not UTF-8, nesting beyond 1,024 levels | a pass over each level that is looked at |
+//!
+//! The last of them also reads what is too large to be held, where it stands in its file (`StoredValue`).
+//!
+//! Only a line that is not whole, or in which nothing is called `custom_id`, is unreadable, and even that is kept.
+//!
+//! What always holds: readers that both accept a line read the same in it. Of a member that is there twice, the first counts.
+
+use std::fmt;
+
+use simd_json::{Buffers, Tape};
+
+use crate::dialect::reply_parts;
+use crate::dialect::reply_parts::Parts;
+use crate::json::tree::{Raw, Tree};
+use crate::model::custom_id::IdHasher;
+use crate::model::reply::{Reply, ReplyRole};
+use crate::results::stored_value::StoredValue;
+
+/// Longest line that simd-json gets, in bytes: its tape takes up to 24 bytes for each byte of a hostile line.
+const PARSED_BYTES_MAX: usize = 1024 * 1024;
+
+/// Reads replies; one for each thread.
+pub struct ReplyReader {
+    ids: IdHasher,
+    buffers: Buffers,
+    tape: Tape<'static>,
+    /// A line that simd-json may change.
+    scratch: Vec<u8>,
+}
+
+impl fmt::Debug for ReplyReader {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("ReplyReader")
+    }
+}
+
+impl ReplyReader {
+    /// A reader with empty buffers that hashes ids with `ids`.
+    #[must_use]
+    pub fn new(ids: IdHasher) -> Self {
+        Self { ids, buffers: Buffers::default(), tape: Tape(Vec::new()), scratch: Vec::new() }
+    }
+
+    /// Reads a line, without its line end; `None` when it is not whole, or does not say whom it answers.
+    pub fn read(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
+        if let Some(parts) = reply_parts::walked(line) {
+            return Reply::of(&parts, role, self.ids);
+        }
+        self.parse(line, role).or_else(|| scan(Raw(line), role, self.ids))
+    }
+
+    /// Reads an object that is too large to be held.
+    pub(crate) fn read_stored(&self, object: StoredValue<'_>, role: ReplyRole) -> Option<Reply> {
+        scan(object, role, self.ids)
+    }
+
+    fn parse(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
+        if line.len() > PARSED_BYTES_MAX {
+            return None;
+        }
+        self.scratch.clear();
+        self.scratch.extend_from_slice(line);
+        let mut tape = std::mem::replace(&mut self.tape, Tape(Vec::new())).reset();
+        let reply = match simd_json::fill_tape(&mut self.scratch, &mut self.buffers, &mut tape) {
+            Ok(()) => Parts::of(tape.as_value()).and_then(|parts| Reply::of(&parts, role, self.ids)),
+            Err(_) => None,
+        };
+        self.tape = tape.reset();
+        reply
+    }
+}
+
+fn scan<'l>(line: impl Tree<'l>, role: ReplyRole, ids: IdHasher) -> Option<Reply> {
+    Reply::of(&Parts::of(line)?, role, ids)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::reply::{ReplyKind, Usage};
+
+    const IDS: IdHasher = IdHasher { key: 1 };
+
+    fn read(line: &[u8], role: ReplyRole) -> Option<Reply> {
+        ReplyReader::new(IDS).read(line, role)
+    }
+
+    /// One of those that stand in a row.
+    #[derive(Debug, Clone, Copy)]
+    pub(crate) enum Reader {
+        Walk,
+        Tape,
+        Scan,
+    }
+
+    impl Reader {
+        pub(crate) const ALL: [Self; 3] = [Self::Walk, Self::Tape, Self::Scan];
+    }
+
+    /// What this reader alone makes of a line.
+    pub(crate) fn read_by(reader: Reader, line: &[u8], role: ReplyRole) -> Option<Reply> {
+        match reader {
+            Reader::Walk => Reply::of(&reply_parts::walked(line)?, role, IDS),
+            Reader::Tape => ReplyReader::new(IDS).parse(line, role),
+            Reader::Scan => scan(Raw(line), role, IDS),
+        }
+    }
+
+    #[test]
+    fn tokens_are_counted_wherever_they_stand() {
+        let chat = r#""usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}"#;
+        let message = r#""usage":{"input_tokens":7,"output_tokens":3}"#;
+        for members in [
+            format!(r#""response":{{"status_code":200,"body":{{{chat}}}}}"#),
+            format!(r#""response":{{"status_code":200,"body":{{"output":[],{message}}}}}"#),
+            format!(r#""response":{{"choices":[],{chat}}}"#),
+            format!(r#""result":{{"type":"succeeded","message":{{{message}}}}}"#),
+            format!(r#""response":{{"status_code":500,"body":{{{chat},"error":{{"message":"no"}}}}}}"#),
+        ] {
+            let line = format!(r#"{{"custom_id":"a",{members}}}"#);
+            for reader in Reader::ALL {
+                let reply = read_by(reader, line.as_bytes(), ReplyRole::Output).unwrap();
+                assert_eq!(reply.usage, Usage { prompt: 7, completion: 3 }, "{reader:?} of {line}");
+            }
+        }
+    }
+
+    /// What makes a line ugly, in the place of a value.
+    fn ugly() -> Vec<Vec<u8>> {
+        let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+        let mut values: Vec<Vec<u8>> = [
+            r#""\ud83d""#,
+            "NaN",
+            "-Infinity",
+            "123456789012345678901234567890123456789012345",
+            "1e999",
+            "\"tab\t\"",
+            r#""\x""#,
+            "[1,]",
+            deep.as_str(),
+        ]
+        .map(|value| value.as_bytes().to_vec())
+        .to_vec();
+        values.push(b"\"\xff\xfe\"".to_vec());
+        values.push(b"\"\0\"".to_vec());
+        values
+    }
+
+    #[test]
+    fn ugly_replies_keep_their_id_their_status_their_error_and_their_tokens() {
+        for ugly in ugly() {
+            let line = |template: &str| {
+                let (before, after) = template.split_once("UGLY").unwrap();
+                [before.as_bytes(), &ugly, after.as_bytes()].concat()
+            };
+            let usage = r#""usage":{"prompt_tokens":7,"completion_tokens":3}"#;
+            for (template, kind, error, tokens) in [
+                (format!(r#"{{"custom_id":"a","response":{{"status_code":200,"body":{{"t":UGLY,{usage}}}}}}}"#), ReplyKind::Output, None, 7),
+                (r#"{"x":UGLY,"custom_id":"a","response":{"status_code":200,"body":{}}}"#.to_owned(), ReplyKind::Output, None, 0),
+                (format!(r#"{{"custom_id":"a","response":{{"body":{{{usage}}},"status_code":500,"x":UGLY}}}}"#), ReplyKind::Retryable, Some("status 500"), 7),
+                (r#"{"custom_id":"a","response":{"status_code":400,"body":{"x":UGLY,"error":{"message":"no"}}},"error":null}"#.to_owned(), ReplyKind::Error, Some("no"), 0),
+                (r#"{"custom_id":"a","error":{"x":UGLY,"message":"Internal Server Error"}}"#.to_owned(), ReplyKind::Retryable, Some("Internal Server Error"), 0),
+                (r#"{"error":{"code":"batch_expired"},"response":null,"custom_id":"a","x":UGLY}"#.to_owned(), ReplyKind::Retryable, Some("batch_expired"), 0),
+            ] {
+                for role in [ReplyRole::Output, ReplyRole::Error] {
+                    let line = line(&template);
+                    let reply = read(&line, role).unwrap_or_else(|| panic!("{:.200}", line.escape_ascii()));
+                    let found = (reply.id_hash, reply.kind, reply.error.as_deref(), reply.usage.prompt);
+                    assert_eq!(found, (IDS.hash("a"), kind, error, tokens), "{:.200}", line.escape_ascii());
+                }
+            }
+        }
+        // In the message itself: it is read as far as it goes.
+        let line = b"{\"custom_id\":\"a\",\"error\":{\"code\":\"c\",\"message\":\"timed out \xff \\ud83d\"}}";
+        let reply = read(line, ReplyRole::Error).unwrap();
+        assert_eq!(
+            (reply.kind, reply.error.as_deref()),
+            (ReplyKind::Retryable, Some("c: timed out \u{fffd} \u{fffd}"))
+        );
+    }
+
+    #[test]
+    fn what_names_nobody_is_no_reply() {
+        for line in
+            ["nonsense", "{}", "[]", "null", r#"{"custom_id":null}"#, r#"{"custom_id":["a"]}"#, r#"{"id":"custom_id"}"#]
+        {
+            assert_eq!(read(line.as_bytes(), ReplyRole::Output), None, "{line}");
+        }
+    }
+
+    /// Rows as services write them: outputs and errors of each dialect, and what they look like when they are ugly.
+    fn rows() -> Vec<Vec<u8>> {
+        let mut rows: Vec<Vec<u8>> = [
+            r#"{"id":"br_1","custom_id":"a","response":{"status_code":200,"body":{"id":"x","choices":[{"message":{"role":"assistant","content":"hello \"wo\\rld\" é}{"}}],"usage":{"prompt_tokens":7,"completion_tokens":3}}}}"#,
+            r#"{"id":"br_1","custom_id":"a","error":{"code":"batch_client_error","message":"Internal Server Error"}}"#,
+            r#"{"id":"batch_req_1","custom_id":"a","response":{"status_code":200,"request_id":"r","body":{"choices":[],"usage":{}}},"error":null}"#,
+            r#"{"id":"batch_req_1","custom_id":"a","response":{"status_code":400,"request_id":"r","body":{"error":{"message":"no","type":"t","param":null,"code":null}}},"error":null}"#,
+            r#"{"id":"batch_req_1","custom_id":"a","response":null,"error":{"code":"batch_expired","message":"late"}}"#,
+            r#"{"id":"br_1","custom_id":"a","response":{"status_code":200,"body":"<html>"},"error":{"code":"not_json","message":"the upstream's answer is not JSON"}}"#,
+            r#"{"id": "380f3", "error": null, "response": {"status_code": 200, "request_id": "b-1", "body": {"choices": []}}, "custom_id": "a"}"#,
+            r#"{"custom_id":"a","response":{"id":"c","choices":[{"text":"t"}],"usage":{"prompt_tokens":1}}}"#,
+            r#"{"custom_id":"a","result":{"type":"succeeded","message":{"id":"msg","content":[{"type":"text","text":"t"}],"usage":{"input_tokens":1,"output_tokens":2}}}}"#,
+            r#"{"custom_id":"a","result":{"type":"errored","error":{"type":"error","error":{"type":"api_error","message":"m"}}}}"#,
+            "{\t\"custom_id\" : \"a\" ,\t\"response\" : { \"status_code\":200 , \"body\" : [ 1 ] } }",
+            r#"{"custom\u005fid":"a","response":{"status_code":200,"body":{"n":NaN,"t":"\ud83d"}}}"#,
+        ]
+        .map(|row| row.as_bytes().to_vec())
+        .to_vec();
+        rows.push(b"{\"custom_id\":\"a\",\"response\":{\"status_code\":200,\"body\":{\"t\":\"\xff\xfe\"}}}".to_vec());
+        rows
+    }
+
+    #[test]
+    fn a_row_that_is_cut_at_any_byte_is_no_reply() {
+        for row in rows() {
+            let whole = read(&row, ReplyRole::Output).unwrap();
+            assert_eq!(whole.id_hash, IDS.hash("a"));
+            for at in 1..row.len() {
+                for cut in [&row[..at], &row[at..]] {
+                    for role in [ReplyRole::Output, ReplyRole::Error] {
+                        assert_eq!(read(cut, role), None, "{}", cut.escape_ascii());
+                    }
+                    // A service that goes on behind a cut, or begins again.
+                    let glued = [cut, row.as_slice()].concat();
+                    assert_eq!(read(&glued, ReplyRole::Output), None, "{}", glued.escape_ascii());
+                }
+            }
+        }
+    }
+
+    /// A value in which something that matters may stand, or that looks like it.
+    fn value() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            Just("true".to_owned()),
+            Just("false".to_owned()),
+            (0_u64..600).prop_map(|number| number.to_string()),
+            Just("1.5".to_owned()),
+            Just("-3".to_owned()),
+            Just("99999999999999999999".to_owned()),
+            "[a-c]{0,3}".prop_map(|text| format!("{text:?}")),
+            Just(r#""a\n\u00e9\"""#.to_owned()),
+            Just(r#""500""#.to_owned()),
+            Just(r#""timed out""#.to_owned()),
+            Just(r#""errored""#.to_owned()),
+        ];
+        leaf.prop_recursive(4, 24, 5, |inner| {
+            let key = prop::sample::select(vec![
+                "custom_id",
+                "response",
+                "result",
+                "type",
+                "status_code",
+                "request_id",
+                "body",
+                "usage",
+                "prompt_tokens",
+                "completion_tokens",
+                "input_tokens",
+                "output_tokens",
+                "error",
+                "errors",
+                "code",
+                "message",
+                "other",
+            ]);
+            let members = prop::collection::vec((key, inner.clone()), 0..5).prop_map(|members| {
+                let members: Vec<String> =
+                    members.iter().map(|(key, value)| format!("{key:?} : {value}")).collect();
+                format!("{{{}}}", members.join(", "))
+            });
+            prop_oneof![4 => members, 1 => prop::collection::vec(inner, 0..4).prop_map(|values| format!("[{}]", values.join(",")))]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        /// Whatever stands in a line, each reader finds the same in it, and the common shape says the same of it.
+        #[test]
+        fn all_readers_read_the_same(
+            id in value(), response in value(), error in value(), result in prop::option::of(value()), named: bool, role: bool,
+        ) {
+            let role = if role { ReplyRole::Output } else { ReplyRole::Error };
+            let id = if named { format!("\"{}\"", id.len()) } else { id };
+            let result = result.map_or(String::new(), |result| format!(r#","result":{result}"#));
+            let line = format!(r#"{{"custom_id":{id},"response":{response},"x":{response},"error":{error}{result}}}"#);
+            let [walked, parsed, scanned] = Reader::ALL.map(|reader| read_by(reader, line.as_bytes(), role));
+            prop_assert_eq!(&walked, &parsed, "{}", line);
+            prop_assert_eq!(&walked, &scanned, "{}", line);
+            prop_assert!(walked.is_some() || !named, "{}", line);
+            if let Some(reply) = walked {
+                let shaped = crate::results::normalize::tests::common_of(line.as_bytes(), role);
+                let again = read(&shaped, ReplyRole::Output).unwrap();
+                let found = (again.id_hash, again.kind.is_error(), again.usage);
+                prop_assert_eq!(found, (reply.id_hash, reply.kind.is_error(), reply.usage), "{} became {}", line, String::from_utf8_lossy(&shaped));
+            }
+        }
+    }
+}

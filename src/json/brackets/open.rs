@@ -1,0 +1,62 @@
+//! The brackets that are open at a place in JSON text.
+//!
+//! In: brackets as they open and close. Out: how deep the place is, and whether a bracket closes one of its own kind.
+//!
+//! Invariant: memory is one bit for each open bracket, up to `KINDS_MAX`; the kinds of deeper ones are not known.
+
+/// Open brackets whose kinds are known, so that none is closed by the other kind: 8 MiB of bits.
+const KINDS_MAX: u64 = 64 * 1024 * 1024;
+
+/// Brackets that are open.
+#[derive(Default)]
+pub(crate) struct Open {
+    /// How many.
+    pub(crate) depth: u64,
+    /// A bit for each: whether it is an object's.
+    kinds: Vec<u64>,
+}
+
+impl Open {
+    /// One more, and whether it is an object's.
+    pub(crate) fn push(&mut self, is_object: bool) {
+        if let Some((word, bit)) = place_of(self.depth) {
+            if word == self.kinds.len() {
+                self.kinds.push(0);
+            }
+            self.kinds[word] = self.kinds[word] & !bit | if is_object { bit } else { 0 };
+        }
+        self.depth += 1;
+    }
+
+    /// One less; `None` where none is open, or where the innermost is of the other kind.
+    pub(crate) fn pop(&mut self, is_object: bool) -> Option<()> {
+        self.depth = self.depth.checked_sub(1)?;
+        match place_of(self.depth) {
+            Some((word, bit)) if (self.kinds[word] & bit != 0) != is_object => None,
+            _ => Some(()),
+        }
+    }
+}
+
+/// Where the kind of a bracket stands.
+fn place_of(depth: u64) -> Option<(usize, u64)> {
+    let word = usize::try_from(depth / u64::from(u64::BITS)).ok()?;
+    (depth < KINDS_MAX).then_some((word, 1 << (depth % u64::from(u64::BITS))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bracket_closes_one_of_its_kind_as_deep_as_kinds_are_known() {
+        let mut open = Open::default();
+        open.push(true);
+        assert!(open.pop(false).is_none(), "the other kind");
+        assert!(open.pop(true).is_none(), "nothing is open");
+        let mut open = Open { depth: KINDS_MAX, kinds: Vec::new() };
+        open.push(true);
+        assert!(open.pop(false).is_some(), "deeper ones are counted");
+        assert_eq!((open.depth, open.kinds.len()), (KINDS_MAX, 0));
+    }
+}

@@ -1,0 +1,5 @@
+//! To be written.
+
+pub mod brackets;
+pub(crate) mod scanner;
+pub(crate) mod tree;

@@ -1,0 +1,118 @@
+//! The intents: a second record of every POST that may have created a batch, outside of the Ledger.
+//!
+//! In: a submission, before it is sent. Out: all of them, after any crash.
+//!
+//! `SQLite` takes the end of a damaged write-ahead log for a transaction that was never finished, so damage there takes the Ledger
+//! back in time without a word; and what it has forgotten would be sent, and paid for, once more. This file tells. One line for each
+//! submission: a hash, then JSON. It is only ever appended to.
+//!
+//! What always holds: an intent is in the Ledger before it is here, and here before it is sent. So one that is here and not there
+//! was lost, and one that is there and not here was not sent.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::storage::durable;
+use crate::storage::durable::FileError;
+
+/// Hexadecimal digits of a line's hash, and the space behind it.
+const HASH_BYTES: usize = 17;
+
+/// A POST that was about to be sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// Its row in the Ledger.
+    pub submission: i64,
+    /// The shard.
+    pub shard: u32,
+    /// The file that the batch would use.
+    pub file_id: String,
+    /// Whether the service had that content before.
+    pub file_reused: bool,
+    /// Batches that used the file before.
+    pub known: Vec<String>,
+    /// When it was about to be sent, by this machine's clock, in RFC 3339.
+    pub intended_at: String,
+}
+
+/// The file, to append to.
+#[derive(Debug)]
+pub struct Intents {
+    file: File,
+    path: PathBuf,
+}
+
+impl Intents {
+    /// Opens the intents beside a Ledger, new or old, to append to.
+    pub fn open(path: &Path) -> Result<Self, FileError> {
+        let is_new = !path.exists();
+        let mut file = durable::append(path)?;
+        if is_new {
+            durable::sync_directory(path.parent().unwrap_or(Path::new(".")))?;
+        }
+        let whole = std::fs::read(path).map_err(FileError::on("read", path))?.ends_with(b"\n");
+        if !whole && file.metadata().map_err(FileError::on("read", path))?.len() > 0 {
+            // A process died in the midst of a line: what comes next begins a new one.
+            file.write_all(b"\n").map_err(FileError::on("write", path))?;
+        }
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// Records an intent; when this returns it is on disk.
+    pub fn add(&mut self, intent: &Intent) -> Result<(), FileError> {
+        let json = serde_json::to_string(intent).expect("numbers and strings always serialize");
+        let line = format!("{:016x} {json}\n", xxh3_64(json.as_bytes()));
+        self.file.write_all(line.as_bytes()).map_err(FileError::on("write", &self.path))?;
+        durable::sync(&self.file, &self.path)
+    }
+}
+
+/// All intents, and how many lines are none.
+pub fn read(path: &Path) -> Result<(Vec<Intent>, usize), FileError> {
+    let text = std::fs::read(path).map_err(FileError::on("read", path))?;
+    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let (intents, damaged): (Vec<_>, Vec<_>) = lines.map(read_line).partition(Option::is_some);
+    Ok((intents.into_iter().flatten().collect(), damaged.len()))
+}
+
+/// What a line says, if it is as it was written.
+#[must_use]
+pub fn read_line(line: &[u8]) -> Option<Intent> {
+    let (hash, json) = line.split_at_checked(HASH_BYTES)?;
+    let hash = u64::from_str_radix(std::str::from_utf8(hash).ok()?.strip_suffix(' ')?, 16).ok()?;
+    (hash == xxh3_64(json)).then(|| serde_json::from_slice(json).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intents_come_back_and_a_line_that_was_cut_or_changed_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("intents");
+        let intent = |submission| Intent {
+            submission,
+            shard: 7,
+            file_id: "file-1".to_owned(),
+            file_reused: true,
+            known: vec!["b-1".to_owned()],
+            intended_at: "2026-11-25T09:00:00Z".to_owned(),
+        };
+        Intents::open(&path).unwrap().add(&intent(1)).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        // Half of a second line, then a process that goes on.
+        durable::append(&path).unwrap().write_all(&whole[..40]).unwrap();
+        Intents::open(&path).unwrap().add(&intent(2)).unwrap();
+        assert_eq!(read(&path).unwrap(), (vec![intent(1), intent(2)], 1));
+        for at in 0..whole.len() - 1 {
+            let mut changed = whole[..whole.len() - 1].to_vec();
+            changed[at] ^= 1;
+            assert_ne!(read_line(&changed), Some(intent(1)), "byte {at}");
+        }
+    }
+}

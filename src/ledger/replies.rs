@@ -1,0 +1,241 @@
+//! What the Ledger says of replies: what they were, what they left, and what of that is sent again.
+//!
+//! In: what a shard's reply files held. Out: the same, after any crash, and the totals.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+
+use crate::ledger::rows::{insert_shards, signed};
+use crate::ledger::{Ledger, LedgerError, NextRound, now};
+use crate::model::reply::Usage;
+use crate::model::shard_state::{LeftOver, Outcomes};
+use crate::results::index::Indexed;
+
+/// What the time of the delivery stands under.
+const DELIVERED: &str = "delivered";
+
+impl Ledger {
+    /// Records that a shard's reply files are on disk.
+    pub fn downloaded(&mut self, shard: u32) -> Result<(), LedgerError> {
+        self.set_state(shard, "downloaded")
+    }
+
+    /// Records that a shard's slots are on disk, and what its replies were.
+    /// `files` are the numbers of its reply files and their checksums.
+    pub fn indexed(
+        &mut self,
+        shard: u32,
+        indexed: &Indexed,
+        left_over: LeftOver,
+        files: &[(u32, u128)],
+    ) -> Result<(), LedgerError> {
+        self.write(|connection| {
+            let transaction = connection.transaction()?;
+            insert_indexed(&transaction, shard, indexed, left_over, files)?;
+            transaction.execute("UPDATE shard SET state = 'indexed', note = NULL WHERE number = ?1", [shard])?;
+            transaction.commit()
+        })
+    }
+
+    /// Records that the output, as the replies are now, is with whoever wanted it: whole.
+    pub fn delivered(&mut self) -> Result<(), LedgerError> {
+        self.set_meta(DELIVERED, &now())
+    }
+
+    /// When the output was delivered, if it was, and no reply has come since; in RFC 3339.
+    pub fn delivered_at(&self) -> Result<Option<String>, LedgerError> {
+        Ok(self.meta_rows()?.remove(DELIVERED))
+    }
+
+    /// What has become of the requests of all indexed shards, and of incomplete ones as far as is known. One that a later round has taken up
+    /// counts there.
+    pub fn outcomes_so_far(&self) -> Result<Outcomes, LedgerError> {
+        self.read(|connection| {
+            let query = "SELECT coalesce(sum(outputs), 0), coalesce(sum(errors), 0), coalesce(sum(conflicts + unknown + unreadable), 0),
+                    coalesce(sum(iif(state = 'indexed', max(0, requests - outputs - errors - iif(followed, left_over, 0)), 0)), 0)
+             FROM shard JOIN indexed ON indexed.shard = shard.number WHERE state IN ('indexed', 'incomplete')";
+            connection.query_row(query, [], |row| {
+                let count = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+                Ok(Outcomes { outputs: count(0)?, errors: count(1)?, set_aside: count(2)?, missing: count(3)? })
+            })
+        })
+    }
+
+    /// Records what could be fetched of a shard's replies, which is not all of them, and why that is known.
+    pub fn incomplete(
+        &mut self,
+        shard: u32,
+        indexed: &Indexed,
+        files: &[(u32, u128)],
+        note: &str,
+    ) -> Result<(), LedgerError> {
+        self.write(|connection| {
+            let transaction = connection.transaction()?;
+            insert_indexed(&transaction, shard, indexed, LeftOver::default(), files)?;
+            transaction
+                .execute("UPDATE shard SET state = 'incomplete', note = ?2 WHERE number = ?1", params![shard, note])?;
+            transaction.commit()
+        })
+    }
+
+    /// Records the decision that what could be fetched of an incomplete shard's replies is all of them.
+    pub fn accept(&mut self, shard: u32) -> Result<(), LedgerError> {
+        self.write(|connection| {
+            let change = "UPDATE shard SET state = 'downloaded', accepted = 1, note = NULL WHERE number = ?1";
+            connection.execute(change, [shard]).map(drop)
+        })
+    }
+
+    /// What the replies of all indexed shards were.
+    pub fn totals(&self) -> Result<Indexed, LedgerError> {
+        self.read(|connection| {
+            let mut totals = Indexed::default();
+            let mut query = connection.prepare("SELECT * FROM indexed")?;
+            let mut rows = query.query([])?;
+            while let Some(row) = rows.next()? {
+                let count = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
+                let labels: String = row.get(10)?;
+                totals.add(&Indexed {
+                    replies: count(1)?,
+                    outputs: count(2)?,
+                    errors: count(3)?,
+                    duplicates: count(4)?,
+                    conflicts: count(5)?,
+                    unknown: count(6)?,
+                    unreadable: count(7)?,
+                    usage: Usage { prompt: count(8)?, completion: count(9)? },
+                    labels: serde_json::from_str(&labels).unwrap_or_default(),
+                    checksums: Vec::new(),
+                });
+            }
+            Ok(totals)
+        })
+    }
+
+    /// Records the shards of the next round. `followed` are the shards whose requests they take up; the errors that are sent again
+    /// are taken out of their counts.
+    pub fn next_round(&mut self, round: &NextRound) -> Result<(), LedgerError> {
+        self.write(|connection| {
+            let transaction = connection.transaction()?;
+            insert_shards(&transaction, &round.shards)?;
+            for (shard, errors, labels) in &round.followed {
+                let labels = serde_json::to_string(labels).unwrap_or_default();
+                transaction.execute("UPDATE shard SET followed = 1 WHERE number = ?1", [shard])?;
+                transaction.execute(
+                    "UPDATE indexed SET errors = ?2, labels = ?3 WHERE shard = ?1",
+                    params![shard, signed(*errors), labels],
+                )?;
+            }
+            for (reason, requests) in &round.reasons {
+                let number = round.shards.first().map_or(0, |shard| shard.round);
+                let mut insert =
+                    transaction.prepare("INSERT INTO resent (round, reason, requests) VALUES (?1, ?2, ?3)")?;
+                insert.execute(params![number, reason, signed(*requests)])?;
+            }
+            transaction.commit()
+        })
+    }
+
+    /// The errors of an indexed shard, and their kinds.
+    pub fn errors(&self, shard: u32) -> Result<(u64, BTreeMap<String, u64>), LedgerError> {
+        self.read(|connection| {
+            connection.query_row("SELECT errors, labels FROM indexed WHERE shard = ?1", [shard], |row| {
+                let labels: String = row.get(1)?;
+                Ok((row.get::<_, i64>(0)?.cast_unsigned(), serde_json::from_str(&labels).unwrap_or_default()))
+            })
+        })
+    }
+
+    /// How many outputs and errors an indexed shard has.
+    pub fn outcomes(&self, shard: u32) -> Result<(u64, u64), LedgerError> {
+        self.read(|connection| {
+            let query = "SELECT outputs, errors FROM indexed WHERE shard = ?1";
+            let count = |row: &Row<'_>, index| row.get::<_, i64>(index).map(i64::cast_unsigned);
+            connection.query_row(query, [shard], |row| Ok((count(row, 0)?, count(row, 1)?)))
+        })
+    }
+
+    /// What was sent again in all rounds, and why.
+    pub fn resent(&self) -> Result<BTreeMap<String, u64>, LedgerError> {
+        self.read(|connection| {
+            let mut query = connection.prepare("SELECT reason, sum(requests) FROM resent GROUP BY reason")?;
+            let rows = query.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())))?;
+            rows.collect()
+        })
+    }
+
+    /// The checksums of the reply files that are indexed, by number, in hexadecimal digits.
+    pub fn reply_checksums(&self) -> Result<BTreeMap<u32, String>, LedgerError> {
+        self.read(|connection| {
+            let mut query = connection.prepare(
+                "SELECT reply_file.number, reply_file.checksum FROM reply_file JOIN shard ON shard.number = reply_file.shard
+                 WHERE shard.state = 'indexed'",
+            )?;
+            query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+    }
+
+    /// The checksum of an indexed reply file, in hexadecimal digits.
+    pub fn reply_checksum(&self, number: u32) -> Result<Option<String>, LedgerError> {
+        self.read(|connection| {
+            let query = "SELECT checksum FROM reply_file WHERE number = ?1";
+            connection.query_row(query, [number], |row| row.get(0)).optional()
+        })
+    }
+
+    /// Records the decision to send again what an indexed shard left.
+    pub fn decide(&mut self, shard: u32, left_over: LeftOver) -> Result<(), LedgerError> {
+        self.write(|connection| {
+            let transaction = connection.transaction()?;
+            transaction.execute("UPDATE shard SET decided = 1 WHERE number = ?1", [shard])?;
+            transaction.execute(
+                "UPDATE indexed SET left_over = ?2, left_first = ?3 WHERE shard = ?1",
+                params![shard, signed(left_over.count), signed(left_over.first)],
+            )?;
+            transaction.commit()
+        })
+    }
+
+    /// Takes a shard back to where its replies are on disk (`downloaded`) or at the service (`ended`).
+    pub fn take_back(&mut self, shard: u32, to_service: bool) -> Result<(), LedgerError> {
+        self.set_state(shard, if to_service { "ended" } else { "downloaded" })
+    }
+}
+
+fn insert_indexed(
+    transaction: &Transaction<'_>,
+    shard: u32,
+    indexed: &Indexed,
+    left_over: LeftOver,
+    files: &[(u32, u128)],
+) -> rusqlite::Result<()> {
+    let labels = serde_json::to_string(&indexed.labels).unwrap_or_default();
+    // What was delivered before lacks these.
+    transaction.execute("DELETE FROM meta WHERE key = ?1", [DELIVERED])?;
+    transaction.execute(
+        "INSERT OR REPLACE INTO indexed VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+        params![
+            shard,
+            signed(indexed.replies),
+            signed(indexed.outputs),
+            signed(indexed.errors),
+            signed(indexed.duplicates),
+            signed(indexed.conflicts),
+            signed(indexed.unknown),
+            signed(indexed.unreadable),
+            signed(indexed.usage.prompt),
+            signed(indexed.usage.completion),
+            labels,
+            signed(left_over.count),
+            signed(left_over.first)
+        ],
+    )?;
+    for (number, checksum) in files {
+        transaction.execute(
+            "INSERT OR REPLACE INTO reply_file (number, shard, checksum) VALUES (?1, ?2, ?3)",
+            params![number, shard, format!("{checksum:032x}")],
+        )?;
+    }
+    Ok(())
+}

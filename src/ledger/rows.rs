@@ -1,0 +1,143 @@
+//! Shards to rows of the Ledger, and back.
+//!
+//! In: rows. Out: what they say, or which value makes no sense.
+
+use rusqlite::{Connection, Row, params};
+
+use crate::input::pack::{Cut, Shard, Stretch};
+use crate::model::shard_state::{EndedBatch, LastSubmission, LeftOver, Recorded, ShardState};
+use crate::remote::RequestCounts;
+
+pub(crate) fn insert_shards(connection: &Connection, shards: &[Shard]) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare(
+        "INSERT INTO shard (number, model, first, last, requests, bytes, checksum, cut, round, list, list_start)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+    )?;
+    for shard in shards {
+        insert.execute(params![
+            shard.number,
+            shard.model,
+            signed(shard.first),
+            signed(shard.last),
+            signed(shard.requests),
+            signed(shard.bytes),
+            format!("{:032x}", shard.checksum),
+            shard.cut.name(),
+            shard.round,
+            shard.stretch.map(|stretch| stretch.list),
+            shard.stretch.map(|stretch| signed(stretch.start)),
+        ])?;
+    }
+    Ok(())
+}
+
+/// Reads a row of the query in [`Ledger::shards`](crate::ledger::Ledger::shards); the inner error says which value makes no sense.
+pub(crate) fn read_shard(row: &Row<'_>) -> rusqlite::Result<Result<Recorded, String>> {
+    let unsigned = |name| row.get::<_, i64>(name).map(i64::cast_unsigned);
+    let checksum: String = row.get("checksum")?;
+    let cut: String = row.get("cut")?;
+    let number: u32 = row.get("number")?;
+    let Ok(checksum) = u128::from_str_radix(&checksum, 16) else {
+        return Ok(Err(format!("the checksum of shard {number} is {checksum:?}")));
+    };
+    let shard = Shard {
+        number,
+        model: row.get("model")?,
+        first: unsigned("first")?,
+        last: unsigned("last")?,
+        requests: unsigned("requests")?,
+        bytes: unsigned("bytes")?,
+        checksum,
+        cut: Cut::ALL.into_iter().find(|known| known.name() == cut).unwrap_or(Cut::End),
+        round: row.get("round")?,
+        stretch: match row.get::<_, Option<u32>>("list")? {
+            Some(list) => Some(Stretch { list, start: unsigned("list_start")? }),
+            None => None,
+        },
+    };
+    let name: String = row.get("state")?;
+    let state = read_state(row, &name)?;
+    let (note, file_id, batch_status) = (row.get("note")?, row.get("file_id")?, row.get("status")?);
+    let left_over = match row.get::<_, Option<i64>>("left_over")? {
+        Some(count) => LeftOver { count: count.cast_unsigned(), first: unsigned("left_first")? },
+        None => LeftOver::default(),
+    };
+    let abandoned = row.get("abandoned")?;
+    let decided = row.get("decided")?;
+    let (file_reused, accepted, followed) = (row.get("file_reused")?, row.get("accepted")?, row.get("followed")?);
+    let last_submission = match read_submission(row)? {
+        Ok(submission) => submission,
+        Err(what) => return Ok(Err(format!("the submission of shard {number}: {what}"))),
+    };
+    let known = |state| Recorded {
+        shard,
+        state,
+        note,
+        file_id,
+        file_reused,
+        last_submission,
+        abandoned,
+        batch_status,
+        left_over,
+        accepted,
+        followed,
+        decided,
+    };
+    Ok(state.map(known).ok_or_else(|| format!("the state of shard {number} is {name:?}")))
+}
+
+fn read_submission(row: &Row<'_>) -> rusqlite::Result<Result<Option<LastSubmission>, String>> {
+    let Some(id) = row.get::<_, Option<i64>>("submission")? else { return Ok(Ok(None)) };
+    let (known, intended_at): (String, String) = (row.get("known_batches")?, row.get("intended_at")?);
+    let Ok(known) = serde_json::from_str(&known) else { return Ok(Err(format!("known batches are {known:?}"))) };
+    let Ok(intended_at) = intended_at.parse() else { return Ok(Err(format!("it was intended at {intended_at:?}"))) };
+    Ok(Ok(Some(LastSubmission { id, known, intended_at })))
+}
+
+fn read_state(row: &Row<'_>, name: &str) -> rusqlite::Result<Option<ShardState>> {
+    let file_id: Option<String> = row.get("file_id")?;
+    let submission: Option<i64> = row.get("submission")?;
+    let batch_id: Option<String> = row.get("batch_id")?;
+    let ended = || {
+        let Some(id) = batch_id.clone() else { return Ok(None) };
+        Ok::<_, rusqlite::Error>(Some(EndedBatch {
+            id,
+            status: row.get::<_, Option<String>>("status")?.unwrap_or_default(),
+            output_file_id: row.get("output_file_id")?,
+            error_file_id: row.get("error_file_id")?,
+            error: row.get("error")?,
+            counts: read_counts(row)?,
+        }))
+    };
+    let intent = || submission.zip(file_id.clone());
+    Ok(match name {
+        "packed" => Some(ShardState::Packed),
+        "uploaded" => file_id.map(|file_id| ShardState::Uploaded { file_id }),
+        "intended" => intent().map(|(submission, file_id)| ShardState::Intended { submission, file_id }),
+        "held" => intent().map(|(submission, file_id)| ShardState::Held { submission, file_id }),
+        "submitted" => {
+            submission.zip(batch_id).map(|(submission, batch_id)| ShardState::Submitted { submission, batch_id })
+        }
+        "lost" => submission.zip(batch_id).map(|(submission, batch_id)| ShardState::Lost { submission, batch_id }),
+        "ended" => submission.zip(ended()?).map(|(submission, batch)| ShardState::Ended { submission, batch }),
+        "downloaded" => {
+            submission.zip(ended()?).map(|(submission, batch)| ShardState::Downloaded { submission, batch })
+        }
+        "incomplete" => {
+            submission.zip(ended()?).map(|(submission, batch)| ShardState::Incomplete { submission, batch })
+        }
+        "indexed" => submission.zip(ended()?).map(|(submission, batch)| ShardState::Indexed { submission, batch }),
+        _ => None,
+    })
+}
+
+fn read_counts(row: &Row<'_>) -> rusqlite::Result<Option<RequestCounts>> {
+    let count = |name| row.get::<_, Option<i64>>(name).map(|count| count.map(i64::cast_unsigned));
+    let (total, completed, failed) = (count("total")?, count("completed")?, count("failed")?);
+    Ok(total.zip(completed).zip(failed).map(|((total, completed), failed)| RequestCounts { total, completed, failed }))
+}
+
+/// `SQLite` has signed integers only; no count here comes near the sign.
+pub(crate) fn signed(count: u64) -> i64 {
+    count.cast_signed()
+}

@@ -1,0 +1,201 @@
+//! What the Ledger says of money: intents, their answers, and batches that nobody asked for.
+//!
+//! In: what is about to be sent, and what came of it. Out: the same, after any crash.
+//!
+//! What always holds: an intent is committed here and in [`intents`] before its method returns.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use rusqlite::params;
+
+use crate::ledger::intents;
+use crate::ledger::intents::{Intent, Intents};
+use crate::ledger::{Ledger, LedgerError, now};
+use crate::model::shard_state::LastSubmission;
+
+impl Ledger {
+    /// Records the intent to create a batch from a shard's file; to be called before the POST. `known` are the batches
+    /// that are known to use that file already.
+    pub fn intend(
+        &mut self,
+        shard: u32,
+        file_id: &str,
+        file_reused: bool,
+        known: Vec<String>,
+    ) -> Result<LastSubmission, LedgerError> {
+        let path = self.intents_path();
+        if self.intents.is_none() {
+            // Before the Ledger is changed: should this fail, nothing has happened.
+            self.intents = Some(Intents::open(&path)?);
+        }
+        let known_text = serde_json::to_string(&known).unwrap_or_default();
+        let intended_at = jiff::Timestamp::now();
+        let id = self.write(|connection| {
+            let transaction = connection.transaction()?;
+            transaction.execute(
+                "INSERT INTO submission (shard, file_id, known_batches, intended_at) VALUES (?1, ?2, ?3, ?4)",
+                params![shard, file_id, known_text, intended_at.to_string()],
+            )?;
+            let id = transaction.last_insert_rowid();
+            transaction.execute("UPDATE shard SET state = 'intended', note = NULL WHERE number = ?1", [shard])?;
+            transaction.commit()?;
+            Ok(id)
+        })?;
+        let file_id = file_id.to_owned();
+        let at = intended_at.to_string();
+        let intent = Intent { submission: id, shard, file_id, file_reused, known: known.clone(), intended_at: at };
+        self.intents.iter_mut().try_for_each(|intents| intents.add(&intent))?;
+        Ok(LastSubmission { id, known, intended_at })
+    }
+
+    /// Records that the service has a batch for a submission.
+    pub fn accepted(&mut self, shard: u32, submission: i64, batch_id: &str, status: &str) -> Result<(), LedgerError> {
+        self.write(|connection| {
+            let transaction = connection.transaction()?;
+            transaction.execute(
+                "UPDATE submission SET answer = 'accepted', answered_at = ?2, batch_id = ?3 WHERE id = ?1",
+                params![submission, now(), batch_id],
+            )?;
+            transaction.execute(
+                "INSERT INTO batch (id, shard, submission, status, seen_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![batch_id, shard, submission, status, now()],
+            )?;
+            transaction.execute("UPDATE shard SET state = 'submitted', note = NULL WHERE number = ?1", [shard])?;
+            transaction.commit()
+        })
+    }
+
+    /// Records that the service has no batch for a submission, for certain: the shard may be submitted again.
+    pub fn refused(&mut self, shard: u32, submission: i64, message: &str) -> Result<(), LedgerError> {
+        self.answer(shard, submission, "refused", "uploaded", message)
+    }
+
+    /// Records that a submission in doubt is given up: the shard is submitted again although a batch may exist.
+    pub fn abandoned(&mut self, shard: u32, submission: i64, message: &str) -> Result<(), LedgerError> {
+        self.answer(shard, submission, "abandoned", "uploaded", message)
+    }
+
+    /// Records that nobody knows whether the service has a batch for a submission.
+    pub fn unknown(&mut self, shard: u32, submission: i64, message: &str) -> Result<(), LedgerError> {
+        self.answer(shard, submission, "unknown", "intended", message)
+    }
+
+    /// Records that a submission stays unresolved and waits for a decision.
+    pub fn held(&mut self, shard: u32, submission: i64, message: &str) -> Result<(), LedgerError> {
+        self.answer(shard, submission, "unknown", "held", message)
+    }
+
+    /// Records that the service does not show a shard's batch, and a decision is waited for.
+    pub fn lost(&mut self, shard: u32, message: &str) -> Result<(), LedgerError> {
+        self.write(|connection| {
+            let change = "UPDATE shard SET state = 'lost', note = ?2 WHERE number = ?1";
+            connection.execute(change, params![shard, message]).map(drop)
+        })
+    }
+
+    /// Records that the service shows a shard's batch again.
+    pub fn found(&mut self, shard: u32) -> Result<(), LedgerError> {
+        self.set_state(shard, "submitted")
+    }
+
+    fn answer(
+        &mut self,
+        shard: u32,
+        submission: i64,
+        answer: &str,
+        state: &str,
+        message: &str,
+    ) -> Result<(), LedgerError> {
+        self.write(|connection| {
+            let transaction = connection.transaction()?;
+            transaction.execute(
+                "UPDATE submission SET answer = ?2, answered_at = ?3, message = ?4 WHERE id = ?1",
+                params![submission, answer, now(), message],
+            )?;
+            transaction
+                .execute("UPDATE shard SET state = ?2, note = ?3 WHERE number = ?1", params![shard, state, message])?;
+            transaction.commit()
+        })
+    }
+
+    /// Whether anything was ever sent that may create a batch.
+    pub fn has_submissions(&self) -> Result<bool, LedgerError> {
+        self.read(|connection| connection.query_row("SELECT EXISTS (SELECT 1 FROM submission)", [], |row| row.get(0)))
+    }
+
+    /// Records the decision to submit a held shard again.
+    pub fn submit_again(&mut self, shard: u32) -> Result<(), LedgerError> {
+        self.set_state(shard, "uploaded")
+    }
+
+    /// Batches that were found at the service beside those that work for the run, by id, and whether they are to be stopped.
+    pub fn surplus(&self) -> Result<BTreeMap<String, bool>, LedgerError> {
+        self.read(|connection| {
+            let mut query = connection.prepare("SELECT id, stop FROM surplus")?;
+            query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+    }
+
+    /// Records a batch that uses a shard's file and does not work for the run, and whether it is to be stopped.
+    pub fn found_surplus(&mut self, shard: u32, batch_id: &str, stop: bool, text: &str) -> Result<(), LedgerError> {
+        self.write(|connection| {
+            let transaction = connection.transaction()?;
+            transaction.execute(
+                "INSERT OR IGNORE INTO surplus (id, shard, stop) VALUES (?1, ?2, ?3)",
+                params![batch_id, shard, stop],
+            )?;
+            transaction
+                .execute("INSERT INTO incident (at, shard, text) VALUES (?1, ?2, ?3)", params![now(), shard, text])?;
+            transaction.commit()
+        })
+    }
+
+    /// Submissions that were recorded beside the Ledger and are not in it, or are something else there.
+    pub fn forgotten(&self) -> Result<Vec<Intent>, LedgerError> {
+        // Read before the Ledger is asked, in which another process may write each of them first.
+        let recorded = match intents::read(&self.intents_path()) {
+            Err(error) if error.is_not_found() => None,
+            read => Some(read?.0),
+        };
+        let known: BTreeMap<i64, (u32, String)> = self.read(|connection| {
+            let mut query = connection.prepare("SELECT id, shard, file_id FROM submission")?;
+            query.query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))?.collect()
+        })?;
+        let Some(mut recorded) = recorded else {
+            return if known.is_empty() {
+                Ok(Vec::new())
+            } else {
+                Err(self.damaged("the record of its intents is gone"))
+            };
+        };
+        recorded.retain(|intent| known.get(&intent.submission) != Some(&(intent.shard, intent.file_id.clone())));
+        Ok(recorded)
+    }
+
+    /// Takes up a submission that was forgotten as one of which nobody knows the answer. False if its shard is not there either, or
+    /// its place is taken.
+    pub fn remember(&mut self, intent: &Intent) -> Result<bool, LedgerError> {
+        let known = serde_json::to_string(&intent.known).unwrap_or_default();
+        self.write(|connection| {
+            let transaction = connection.transaction()?;
+            let inserted = transaction.execute(
+                "INSERT INTO submission (id, shard, file_id, known_batches, intended_at) SELECT ?1, number, ?3, ?4, ?5 FROM shard
+                 WHERE number = ?2 AND NOT EXISTS (SELECT 1 FROM submission WHERE id >= ?1 AND (id = ?1 OR shard = ?2))",
+                params![intent.submission, intent.shard, intent.file_id, known, intent.intended_at],
+            )?;
+            if inserted == 1 {
+                transaction.execute(
+                    "UPDATE shard SET state = 'intended', file_id = ?2, file_reused = ?3, note = NULL WHERE number = ?1",
+                    params![intent.shard, intent.file_id, intent.file_reused],
+                )?;
+            }
+            transaction.commit()?;
+            Ok(inserted == 1)
+        })
+    }
+
+    pub(crate) fn intents_path(&self) -> PathBuf {
+        self.path.with_file_name("intents.log")
+    }
+}

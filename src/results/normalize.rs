@@ -1,0 +1,426 @@
+//! One shape for the replies of every service.
+//!
+//! In: a reply as its service shaped it. Out: the same reply, for a reader that need not know who answered:
+//!
+//! ```text
+//! {"custom_id":"a","response":{"status_code":200,"body":{…}},"error":null}
+//! {"custom_id":"b","response":{"status_code":400,"body":{…}},"error":{"code":"http_400","message":"…"}}
+//! {"custom_id":"c","response":null,"error":{"code":"batch_expired","message":"…"}}
+//! ```
+//!
+//! | member | is |
+//! | --- | --- |
+//! | `custom_id` | the request's, as the service sent it; `null` for a line of the input that has none |
+//! | `response` | `null` where nobody answered |
+//! | `response.status_code` | what the service says, as a number; 200 for an output of a service that says nothing, else `null` |
+//! | `response.body` | the answer, byte for byte; where `response` itself is the answer (see [`ReplyShape`]), that; the message of Anthropic's `result` |
+//! | `error` | `null` for an output, and only there |
+//! | `error.code` | a string: the service's, or `http_400` where there is only a status, or the error's type, or `no_answer` for a reply that says nothing; `null` where there is none of them |
+//! | `error.message` | a string: the service's, or what it says instead of one, or that it gave no reason |
+//!
+//! Where an error is looked for, and what is one, is the [rule](crate::dialect::reply_rule)'s: a reply is here what it was counted as. What a service
+//! puts around an answer besides (`id`, `request_id`, members of its error) is left away: the native shape has it.
+//!
+//! What always holds: the same members in the same order; a reply in this shape stays as it is. The values of a reply are not judged: what
+//! is no JSON inside of a body is none here either. What is in memory of a reply is up to whoever gives its parts.
+//!
+//! [`ReplyShape`]: crate::remote::ReplyShape
+
+use std::io::{self, Write};
+
+use crate::dialect::reply_parts;
+use crate::dialect::reply_parts::Parts;
+use crate::dialect::reply_rule::{Failure, NO_ANSWER, NO_ANSWER_MESSAGE, Why};
+use crate::json::tree::{Raw, Stands};
+use crate::model::reply::ReplyRole;
+use crate::results::normalize::Piece::{Json, Made, Text, Value};
+
+/// What lines of the output look like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Shape {
+    /// As the service sent them, byte for byte.
+    #[default]
+    Native,
+    /// The same for every service. See the [module](self).
+    Common,
+}
+
+impl Shape {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Native, Self::Common];
+
+    /// The name that users type.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Common => "common",
+        }
+    }
+
+    /// The shape of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|shape| shape.name() == name)
+    }
+}
+
+/// Appends the reply `line`, which is given without its line end, in the common shape. `failed` says that its request has no output.
+/// `None`, and nothing is appended, if the line is no reply.
+pub(crate) fn write_common(line: &[u8], failed: bool, out: &mut Vec<u8>) -> Option<()> {
+    let parts = reply_parts::walked(line).or_else(|| Parts::of(Raw(line)))?;
+    write_parts(&parts, failed, out)?.ok()
+}
+
+/// Writes a reply, of which these are the parts, in the common shape. `None`, and nothing is written, if it is none.
+pub(crate) fn write_parts<'l, T: Stands<'l>>(
+    parts: &Parts<T>,
+    failed: bool,
+    out: &mut (impl Write + ?Sized),
+) -> Option<io::Result<()>> {
+    let custom_id = parts.custom_id.filter(|id| id.is_string())?;
+    let mut write = || {
+        put(out, &[Json(br#"{"custom_id":"#), Value(custom_id), Json(br#","response":"#)])?;
+        if parts.responds() {
+            let body = parts.body().map_or(Json(b"null"), Value);
+            put(out, &[Json(br#"{"status_code":"#), status(parts, failed), Json(br#","body":"#), body, Json(b"}")])?;
+        } else {
+            put::<T>(out, &[Json(b"null")])?;
+        }
+        if !failed {
+            return put::<T>(out, &[Json(br#","error":null}"#)]);
+        }
+        // In either file, it is an error.
+        let why = parts.why_error(ReplyRole::Error).unwrap_or(Why::File);
+        let [code, message] = code_and_message(why, parts.status());
+        put(out, &[Json(br#","error":{"code":"#), code, Json(br#","message":"#), message, Json(b"}}")])
+    };
+    Some(write())
+}
+
+/// A piece of a line.
+enum Piece<T> {
+    /// JSON that is the same everywhere.
+    Json(&'static [u8]),
+    /// JSON that was made.
+    Made(Vec<u8>),
+    /// A value of the reply, as it stands there.
+    Value(T),
+    /// A value of the reply as a JSON string: itself, if it is one, else what it says.
+    Text(T),
+}
+
+/// The status as a number, or else as the service has it.
+fn status<'l, T: Stands<'l>>(parts: &Parts<T>, failed: bool) -> Piece<T> {
+    let said = parts.response.and_then(|response| response.status.filter(|status| !status.is_null()));
+    match (parts.status(), said) {
+        (Some(status), _) => Made(status.to_string().into_bytes()),
+        (None, Some(status)) => Value(status),
+        (None, None) if failed => Json(b"null"),
+        (None, None) => Json(b"200"),
+    }
+}
+
+/// The code and the message of an error, both as JSON.
+fn code_and_message<'l, T: Stands<'l>>(why: Why<'l, T>, status: Option<u64>) -> [Piece<T>; 2] {
+    let of_status = || status.map(|status| Made(quoted(&format!("http_{status}"))));
+    let failing_status = || of_status().filter(|_| status.is_some_and(|status| (400..600).contains(&status)));
+    let (code, message) = match why {
+        Why::Said(error) => {
+            let Failure { code, kind, message } = Failure::of(error);
+            let code = code.map(Text).or_else(failing_status).or_else(|| kind.map(Text));
+            (
+                code.or_else(|| of_status().filter(|_| !status.is_some_and(is_success))),
+                Some(Text(message.unwrap_or(error))),
+            )
+        }
+        Why::Ended(kind) => (Some(Made(quoted(&kind))), None),
+        Why::Status => (of_status(), None),
+        Why::Silent => (Some(Made(quoted(NO_ANSWER))), Some(Made(quoted(NO_ANSWER_MESSAGE)))),
+        Why::File => (None, None),
+    };
+    let no_reason = br#""the service gave no reason""#;
+    [code.unwrap_or(Json(b"null")), message.unwrap_or(Json(no_reason))]
+}
+
+fn is_success(status: u64) -> bool {
+    (200..300).contains(&status)
+}
+
+fn quoted(text: &str) -> Vec<u8> {
+    serde_json::to_vec(text).expect("a string is always JSON")
+}
+
+fn put<'l, T: Stands<'l>>(out: &mut (impl Write + ?Sized), pieces: &[Piece<T>]) -> io::Result<()> {
+    for piece in pieces {
+        match piece {
+            Json(json) => out.write_all(json)?,
+            Made(json) => out.write_all(json)?,
+            Text(value) if !value.is_string() => put_quoted(out, *value)?,
+            Value(value) | Text(value) => value.each_piece(|piece| out.write_all(piece))?,
+        }
+    }
+    Ok(())
+}
+
+/// Writes what a value says as a JSON string.
+fn put_quoted<'l>(out: &mut (impl Write + ?Sized), value: impl Stands<'l>) -> io::Result<()> {
+    let mut begun = Vec::new();
+    out.write_all(b"\"")?;
+    value.each_piece(|piece| {
+        begun.extend_from_slice(piece);
+        let end = begun.len() - unfinished(&begun);
+        let json = quoted(&String::from_utf8_lossy(&begun[..end]));
+        begun.drain(..end);
+        out.write_all(&json[1..json.len() - 1])
+    })?;
+    let json = quoted(&String::from_utf8_lossy(&begun));
+    out.write_all(&json[1..])
+}
+
+/// How many bytes at the end of a text may be the beginning of a character.
+fn unfinished(text: &[u8]) -> usize {
+    let last = &text[text.len().saturating_sub(3)..];
+    let lead = last.iter().rposition(|byte| *byte >= 0xc0);
+    let begun = lead.map_or(0, |lead| last.len() - lead);
+    let wanted = |lead: u8| {
+        if lead >= 0xf0 {
+            4
+        } else if lead >= 0xe0 {
+            3
+        } else {
+            2
+        }
+    };
+    if lead.is_some_and(|lead| begun < wanted(last[lead])) { begun } else { 0 }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+    use serde::Deserialize;
+    use serde_json::value::RawValue;
+
+    use super::*;
+    use crate::dialect::reply_reader::ReplyReader;
+    use crate::json::brackets::whole::is_whole_object;
+    use crate::model::custom_id::IdHasher;
+    use crate::model::reply::{Reply, ReplyRole};
+
+    const IDS: IdHasher = IdHasher { key: 1 };
+
+    fn read(line: &[u8], role: ReplyRole) -> Option<Reply> {
+        ReplyReader::new(IDS).read(line, role)
+    }
+
+    /// The line in the common shape, as the index would have it judged.
+    pub(crate) fn common_of(line: &[u8], role: ReplyRole) -> Vec<u8> {
+        let mut out = Vec::new();
+        write_common(line, read(line, role).unwrap().kind.is_error(), &mut out).unwrap();
+        out
+    }
+
+    #[track_caller]
+    fn assert_becomes(line: &str, wanted: &str) {
+        let role = if line.contains("error") { ReplyRole::Error } else { ReplyRole::Output };
+        let given = common_of(line.as_bytes(), role);
+        assert_eq!(String::from_utf8_lossy(&given), wanted);
+        // Whatever stands in the file of errors is in the other one now: what it is, it says itself.
+        assert_eq!(common_of(&given, ReplyRole::Output), given, "it stays as it is");
+    }
+
+    #[test]
+    fn every_dialects_replies_become_one_shape() {
+        for (native, wanted) in [
+            // Together's.
+            (
+                r#"{"id":"br_1","custom_id":"a","response":{"status_code":200,"body":{"t": 1}}}"#,
+                r#"{"custom_id":"a","response":{"status_code":200,"body":{"t": 1}},"error":null}"#,
+            ),
+            (
+                r#"{"id":"br_1","custom_id":"a","error":{"code":"batch_client_error","message":"n\u00f6"}}"#,
+                r#"{"custom_id":"a","response":null,"error":{"code":"batch_client_error","message":"n\u00f6"}}"#,
+            ),
+            // OpenAI's: an output, a refusal of the model, a request that nobody executed, a status alone.
+            (
+                r#"{"id":"b","custom_id":"a","response":{"status_code":200,"request_id":"r","body":{}},"error":null}"#,
+                r#"{"custom_id":"a","response":{"status_code":200,"body":{}},"error":null}"#,
+            ),
+            (
+                r#"{"custom_id":"a","response":{"status_code":400,"body":{"error":{"message":"no","type":"t","code":null}}},"error":null}"#,
+                r#"{"custom_id":"a","response":{"status_code":400,"body":{"error":{"message":"no","type":"t","code":null}}},"error":{"code":"http_400","message":"no"}}"#,
+            ),
+            (
+                r#"{"custom_id":"a","response":null,"error":{"code":"batch_expired","message":"late","line":7}}"#,
+                r#"{"custom_id":"a","response":null,"error":{"code":"batch_expired","message":"late"}}"#,
+            ),
+            (
+                r#"{"custom_id":"a","response":{"status_code":500,"body":null}}"#,
+                r#"{"custom_id":"a","response":{"status_code":500,"body":null},"error":{"code":"http_500","message":"the service gave no reason"}}"#,
+            ),
+            // An answer without anything around it: Nebius, Fireworks.
+            (
+                r#"{ "response" : {"id":"c","choices":[]} , "custom_id" : "a" }"#,
+                r#"{"custom_id":"a","response":{"status_code":200,"body":{"id":"c","choices":[]}},"error":null}"#,
+            ),
+            // Mistral's failures have JSON inside a string, DeepInfra's codes and xAI's errors other types, AIBrix the id last.
+            (
+                r#"{"custom_id":"a","response":{"status_code":400,"body":"{\"detail\":\"no\"}"}}"#,
+                r#"{"custom_id":"a","response":{"status_code":400,"body":"{\"detail\":\"no\"}"},"error":{"code":"http_400","message":"the service gave no reason"}}"#,
+            ),
+            (
+                r#"{"error":{"code":400,"type":null},"response":null,"custom_id":"a"}"#,
+                r#"{"custom_id":"a","response":null,"error":{"code":"400","message":"{\"code\":400,\"type\":null}"}}"#,
+            ),
+            // Anthropic's: an answer, and the ways in which there is none.
+            (
+                r#"{"custom_id":"a","result":{"type":"succeeded","message":{"content":[],"usage":{}}}}"#,
+                r#"{"custom_id":"a","response":{"status_code":200,"body":{"content":[],"usage":{}}},"error":null}"#,
+            ),
+            (
+                r#"{"custom_id":"a","result":{"type":"errored","error":{"type":"error","error":{"type":"api_error","message":"m"}}}}"#,
+                r#"{"custom_id":"a","response":null,"error":{"code":"api_error","message":"m"}}"#,
+            ),
+            (
+                r#"{"custom_id":"a","result":{"type":"expired"},"error":null}"#,
+                r#"{"custom_id":"a","response":null,"error":{"code":"expired","message":"the service gave no reason"}}"#,
+            ),
+            // A status as a string, a failure with a status of success, a reply that says nothing.
+            (
+                r#"{"custom_id":"a","response":{"status_code":"500","body":{}},"error":null}"#,
+                r#"{"custom_id":"a","response":{"status_code":500,"body":{}},"error":{"code":"http_500","message":"the service gave no reason"}}"#,
+            ),
+            (
+                r#"{"custom_id":"a","response":{"status_code":200,"body":{"error":{"message":"no","code":null}}}}"#,
+                r#"{"custom_id":"a","response":{"status_code":200,"body":{"error":{"message":"no","code":null}}},"error":{"code":null,"message":"no"}}"#,
+            ),
+            (
+                r#"{"custom_id":"a","response":null,"error":null}"#,
+                r#"{"custom_id":"a","response":null,"error":{"code":"no_answer","message":"the reply has neither an output nor an error"}}"#,
+            ),
+            (
+                r#"{"custom_id":"a","error":"out of luck"}"#,
+                r#"{"custom_id":"a","response":null,"error":{"code":null,"message":"out of luck"}}"#,
+            ),
+        ] {
+            assert_becomes(native, wanted);
+        }
+    }
+
+    #[test]
+    fn ugly_replies_pass_as_they_are() {
+        for body in
+            [&br#"{"t":"\ud83d"}"#[..], b"{\"t\":\"\xff\"}", b"[1e999,-0]", b"{\"t\":\"tab\t\"}", b"{\"n\":NaN}"]
+        {
+            let line = [br#"{"custom\u005fid":"a","response":{"status_code":200,"body":"#, body, b"}}"].concat();
+            let wanted =
+                [br#"{"custom_id":"a","response":{"status_code":200,"body":"#, body, br#"},"error":null}"#].concat();
+            let mut out = Vec::new();
+            write_common(&line, false, &mut out).unwrap();
+            assert_eq!(out, wanted);
+        }
+        let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_becomes(
+            &format!(r#"{{"custom_id":"a","response":{deep}}}"#),
+            &format!(r#"{{"custom_id":"a","response":{{"status_code":200,"body":{deep}}},"error":null}}"#),
+        );
+        let ugly = br#"{"custom_id":"a","response":{"status_code":500,"body":{"n":NaN}}}"#;
+        let wanted = br#"{"custom_id":"a","response":{"status_code":500,"body":{"n":NaN}},"error":{"code":"http_500","message":"the service gave no reason"}}"#;
+        assert_eq!(common_of(ugly, ReplyRole::Output), wanted);
+    }
+
+    #[derive(Deserialize)]
+    struct Row<'l> {
+        custom_id: String,
+        #[serde(borrow)]
+        response: Option<RowResponse<'l>>,
+        #[serde(borrow)]
+        error: Option<&'l RawValue>,
+    }
+
+    #[derive(Deserialize)]
+    struct RowResponse<'l> {
+        status_code: Option<u16>,
+        #[serde(borrow)]
+        body: &'l RawValue,
+    }
+
+    /// Any JSON, with spaces between its tokens.
+    fn value() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            "-?[1-9][0-9]{0,30}(\\.[0-9]{1,3})?(e[0-9]{1,3})?",
+            any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap()),
+            Just(r#""\u00e9 \\\" }],{""#.to_owned()),
+        ];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            let key = prop::sample::select(vec!["body", "status_code", "error", "custom_id", "a\\\"b", ""]);
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(|values| format!("[ {} ]", values.join(" ,\t"))),
+                prop::collection::btree_map(key, inner, 0..4).prop_map(|members| {
+                    let members: Vec<_> = members.iter().map(|(key, value)| format!("\"{key}\" : {value}")).collect();
+                    format!("{{{}}}", members.join(","))
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        /// Whatever a service puts around it and in whatever order: the id, the status, the body's bytes and the outcome are the same.
+        #[test]
+        fn a_reply_says_the_same_in_the_common_shape(
+            id in any::<String>(), body in value(), other in value(), status in prop::option::of(100_u16..600),
+            failure in prop::option::of((prop::option::of(any::<String>()), any::<String>())), flat: bool, seed: u64,
+        ) {
+            let json = |text: &String| serde_json::to_string(text).unwrap();
+            let flat = flat && failure.is_none();
+            // An answer that stands alone must not look like something around one.
+            let body = if flat { format!(r#"{{"object":"chat.completion","choices":{body}}}"#) } else { body };
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut inner = vec![format!(r#""body" :{body}"#), format!(r#""request_id":{other}"#)];
+            inner.extend(status.map(|status| format!(r#""status_code": {status}"#)));
+            random.shuffle(&mut inner);
+            let response = if flat { body.clone() } else { format!("{{{}}}", inner.join(" , ")) };
+            let mut outer = vec![
+                format!(r#""custom_id": {}"#, json(&id)), format!(r#""response":{response}"#), format!(r#""x":{other}"#),
+            ];
+            outer.extend(failure.as_ref().map(|(code, message)| {
+                format!(r#""error":{{"code":{},"message":{}}}"#, code.as_ref().map_or("null".to_owned(), json), json(message))
+            }));
+            random.shuffle(&mut outer);
+            let line = format!(" {{{}}}", outer.join(", "));
+
+            let native = read(line.as_bytes(), ReplyRole::Output).unwrap();
+            let shaped = common_of(line.as_bytes(), ReplyRole::Output);
+            let text = std::str::from_utf8(&shaped).unwrap();
+            let row: Row<'_> = serde_json::from_str(text).unwrap();
+            let response = row.response.unwrap();
+            prop_assert_eq!(&row.custom_id, &id);
+            prop_assert_eq!(response.body.get(), &body);
+            let usual = (!native.kind.is_error()).then_some(200);
+            prop_assert_eq!(response.status_code, if flat { usual } else { status.or(usual) });
+            prop_assert_eq!(row.error.is_some(), native.kind.is_error());
+            prop_assert!(text.starts_with(r#"{"custom_id":""#), "{}", text);
+            let again = read(&shaped, ReplyRole::Output).unwrap();
+            prop_assert_eq!((again.id_hash, again.usage), (native.id_hash, native.usage));
+            if failure.is_some() {
+                prop_assert_eq!(again.kind, native.kind, "what is worth sending again stays so");
+            }
+            prop_assert_eq!(common_of(&shaped, ReplyRole::Output), shaped);
+        }
+
+        /// What is a whole object and names somebody is written, and of all else nothing.
+        #[test]
+        fn whole_objects_are_written_and_nothing_else(
+            text in prop::collection::vec(prop::sample::select(b"{}[]:,\"\\ ax1\xff".to_vec()), 0..40), failed: bool,
+        ) {
+            let mut out = Vec::new();
+            prop_assert_eq!(write_common(&text, failed, &mut out), None);
+            prop_assert!(out.is_empty());
+            let line = [br#"{"custom_id":"a","response":"#, text.as_slice(), b"}"].concat();
+            let is_reply = read(&line, ReplyRole::Output).is_some();
+            prop_assert_eq!(write_common(&line, failed, &mut out).is_some(), is_reply);
+            prop_assert_eq!(out.starts_with(br#"{"custom_id":"a","response":"#) && is_whole_object(&out), is_reply, "{:?}", out);
+        }
+    }
+}

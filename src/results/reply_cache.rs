@@ -1,0 +1,114 @@
+//! Reply files held in memory while the merge gathers from them.
+//!
+//! In: the number of a reply file. Out: all of its bytes, if there is room for them.
+//!
+//! Replies stand in the service's order, so gathering them in input order means a read for each, which costs more than its bytes. A file
+//! that is read once, front to back, and gathered from in memory spares them. Shards are about as large as what may be held, and the
+//! merge goes through them in order.
+//!
+//! What always holds: no more is held than the budget. A file makes room only when it has not been asked for in a while, so that files
+//! that do not fit together do not push each other out in turn.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::storage::aligned::AlignedBuffer;
+
+/// A file that was not asked for in so many windows makes room for others.
+const IDLE_WINDOWS: u64 = 32;
+
+/// Reply files in memory, shared by the threads that gather. See the [module](self).
+#[derive(Debug)]
+pub struct Held {
+    budget_bytes: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: BTreeMap<u32, HeldFile>,
+    bytes: u64,
+    /// Windows so far.
+    windows: u64,
+}
+
+#[derive(Debug)]
+struct HeldFile {
+    content: Arc<AlignedBuffer>,
+    /// The window in which it was asked for last.
+    used: u64,
+}
+
+impl Held {
+    /// Holds nothing yet, and never more than `budget_bytes`.
+    #[must_use]
+    pub fn new(budget_bytes: usize) -> Self {
+        Self { budget_bytes: budget_bytes as u64, state: Mutex::default() }
+    }
+
+    /// A thread begins a window.
+    pub(crate) fn begin_window(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).windows += 1;
+    }
+
+    /// The content of a file of `bytes` bytes, if there is room.
+    pub(crate) fn content(&self, number: u32, file: &File, bytes: u64) -> io::Result<Option<Arc<AlignedBuffer>>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let window = state.windows;
+        if let Some(held) = state.files.get_mut(&number) {
+            held.used = window;
+            return Ok(Some(held.content.clone()));
+        }
+        if bytes > self.budget_bytes {
+            return Ok(None);
+        }
+        // What goes lends its memory to what comes: new memory would be zeroed first, page by page.
+        let mut content = AlignedBuffer::default();
+        if state.bytes + bytes > self.budget_bytes {
+            let idle = state.files.extract_if(.., |_, held| held.used + IDLE_WINDOWS < window);
+            content = idle.filter_map(|(_, held)| Arc::into_inner(held.content)).last().unwrap_or_default();
+            state.bytes = state.files.values().map(|held| held.content.len() as u64).sum();
+        }
+        if state.bytes + bytes > self.budget_bytes {
+            return Ok(None);
+        }
+        content.place(0, usize::try_from(bytes).unwrap_or(usize::MAX));
+        file.read_exact_at(&mut content, 0)?;
+        let content = Arc::new(content);
+        state.files.insert(number, HeldFile { content: content.clone(), used: window });
+        state.bytes += bytes;
+        Ok(Some(content))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn file(byte: u8, bytes: usize) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![byte; bytes]).unwrap();
+        file
+    }
+
+    #[test]
+    fn files_are_held_within_the_budget_and_idle_ones_make_room() {
+        let held = Held::new(100);
+        let (a, b, large) = (file(b'a', 60), file(b'b', 60), file(b'l', 101));
+        held.begin_window();
+        assert_eq!(**held.content(1, &a, 60).unwrap().unwrap(), *vec![b'a'; 60]);
+        assert!(held.content(2, &b, 60).unwrap().is_none(), "the first one is in use");
+        assert!(held.content(3, &large, 101).unwrap().is_none());
+        for _ in 0..=IDLE_WINDOWS {
+            held.begin_window();
+        }
+        assert_eq!(**held.content(2, &b, 60).unwrap().unwrap(), *vec![b'b'; 60]);
+        assert!(held.content(1, &a, 60).unwrap().is_none());
+        assert_eq!(held.state.lock().unwrap().bytes, 60);
+    }
+}

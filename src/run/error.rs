@@ -1,0 +1,294 @@
+//! Why a run cannot go on, in terms of what its user can do about it.
+//!
+//! Bad lines and failed requests are no errors: they are data, counted and written where the user finds them.
+
+use std::path::{Path, PathBuf};
+
+use crate::input::InputError;
+use crate::ledger::LedgerError;
+use crate::model::shown::Name;
+use crate::remote::{RemoteError, SetupError};
+use crate::results::ResultsError;
+use crate::run::EarlierRun;
+use crate::run::directory::CREATE_HOME;
+use crate::serve::{JournalError, ServeError};
+use crate::storage::durable;
+use crate::storage::durable::{FileError, is_out_of_files};
+use crate::storage::user_files::TargetError;
+
+/// Everything that ends a run early. The cause, where there is one, is the `source()` and not part of the message.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The input cannot be read.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// What is to be written cannot be, or would harm what is to be read.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// There is nothing to do.
+    #[error("the input has no requests: {}", emptiness(*blank))]
+    Empty {
+        /// Lines that are blank.
+        blank: u64,
+    },
+    /// A local file cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The Ledger cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// Replies cannot be brought into order.
+    #[error(transparent)]
+    Results(#[from] ResultsError),
+    /// The client cannot be set up.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The service refused, or could not be reached.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The local service does not start.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The options do not go together, or a setting is missing.
+    #[error("{what}")]
+    Configuration {
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// Lines of the input are no requests; nothing was sent.
+    #[error("{defects} of {lines} lines are not valid requests; nothing was sent")]
+    Defects {
+        /// How many.
+        defects: u64,
+        /// Lines that are not blank.
+        lines: u64,
+    },
+    /// Another process made the run at the same moment.
+    #[error("the run directory {} was made by another process just now", Name(path))]
+    Raced {
+        /// The run directory.
+        path: PathBuf,
+    },
+    /// A directory that was named is not that of a run, or of another one.
+    #[error("the directory {} {what}", Name(path))]
+    OtherDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What is there instead.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
+    /// Another process works on the run.
+    #[error("the run directory {} is locked by another process{}", Name(path), holder(owner.as_ref()))]
+    Locked {
+        /// The run directory.
+        path: PathBuf,
+        /// Its process id, where known.
+        owner: Option<u32>,
+    },
+    /// A run directory is not what it should be.
+    #[error("the run directory {} {what}", Name(path))]
+    Directory {
+        /// The run directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
+    /// A directory that would hold state is not ours to use.
+    #[error("the state directory {} {what}", Name(path))]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
+    /// An earlier run has paid for some of what would be sent, and nobody said that it is to be sent again.
+    #[error(
+        "nothing was sent: an earlier run over {} has {}; this one would send all {}",
+        earlier_inputs(.0), paid_for(.0), .0.sends
+    )]
+    PaidBefore(Box<EarlierRun>),
+    /// The totals do not add up: a defect of this program.
+    #[error("{what}: this is a defect of batchline, please report it")]
+    Internal {
+        /// What does not add up.
+        what: String,
+    },
+    /// The user asked to stop.
+    #[error("interrupted; the same command goes on from here")]
+    Interrupted,
+}
+
+fn emptiness(blank: u64) -> String {
+    match blank {
+        0 => "it is empty".to_owned(),
+        1 => "its only line is blank".to_owned(),
+        blank => format!("its {blank} lines are blank"),
+    }
+}
+
+fn earlier_inputs(earlier: &EarlierRun) -> String {
+    let names: Vec<String> = earlier.inputs.iter().map(|input| Name(Path::new(input)).to_string()).collect();
+    format!("{} ({})", names.join(", "), Name(&earlier.directory))
+}
+
+/// What a run has paid for.
+fn paid_for(earlier: &EarlierRun) -> String {
+    let at_service = match earlier.at_service {
+        0 => String::new(),
+        number => format!(", and {number} at the service"),
+    };
+    format!("answers to {} of {} requests{at_service}", earlier.answered, earlier.requests)
+}
+
+fn holder(owner: Option<&u32>) -> String {
+    owner.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
+/// The kinds of errors that scripts tell apart by the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// A defect of this program.
+    Internal,
+    /// The command line, an input that cannot be read, an output that cannot be written.
+    Usage,
+    /// A setting or the key.
+    Configuration,
+    /// Lines that are no requests.
+    Defects,
+    /// The service refused or could not be reached.
+    Provider,
+    /// Local files: damaged, or out of space.
+    LocalState,
+    /// Another living process works on the same.
+    Locked,
+    /// The user asked to stop.
+    Interrupted,
+    /// Whoever read the output has gone away.
+    ClosedPipe,
+}
+
+impl Error {
+    /// What kind of error it is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        use crate::remote::ErrorKind as Remote;
+        match self {
+            Self::File(FileError { source: error, .. })
+            | Self::Input(InputError::File(FileError { source: error, .. }))
+            | Self::Results(ResultsError::Output(error) | ResultsError::File(FileError { source: error, .. }))
+                if error.kind() == std::io::ErrorKind::BrokenPipe =>
+            {
+                ErrorKind::ClosedPipe
+            }
+            Self::Input(InputError::File(error)) => input_file_kind(error),
+            Self::Input(InputError::Altered { .. }) => ErrorKind::LocalState,
+            Self::Input(_)
+            | Self::Results(ResultsError::NotReplies { .. })
+            | Self::Target(_)
+            | Self::Empty { .. }
+            | Self::OtherDirectory { .. }
+            | Self::PaidBefore(_) => ErrorKind::Usage,
+            Self::Locked { .. } | Self::Raced { .. } | Self::Serve(ServeError::Locked { .. }) => ErrorKind::Locked,
+            Self::Setup(_)
+            | Self::Serve(ServeError::Setup(_) | ServeError::Listen { .. } | ServeError::WantsUpstream { .. })
+            | Self::Configuration { .. } => ErrorKind::Configuration,
+            Self::Serve(ServeError::Hopeless(_)) => ErrorKind::Provider,
+            Self::Remote(error) | Self::Serve(ServeError::Upstream(error)) => match error.kind() {
+                Remote::Unauthorized => ErrorKind::Configuration,
+                Remote::LocalFile | Remote::OutOfFiles | Remote::InputChanged => ErrorKind::LocalState,
+                _ => ErrorKind::Provider,
+            },
+            Self::File(_)
+            | Self::Ledger(_)
+            | Self::Results(_)
+            | Self::Directory { .. }
+            | Self::NotOurs { .. }
+            | Self::Serve(_) => ErrorKind::LocalState,
+            Self::Defects { .. } => ErrorKind::Defects,
+            Self::Internal { .. } => ErrorKind::Internal,
+            Self::Interrupted => ErrorKind::Interrupted,
+        }
+    }
+
+    /// What the user can do, where that is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Remote(error) | Self::Serve(ServeError::Upstream(error)) => error.hint().map(str::to_owned),
+            Self::Configuration { hint, .. } => hint.clone(),
+            Self::Directory { hint, .. } | Self::OtherDirectory { hint, .. } | Self::NotOurs { hint, .. } => {
+                Some(hint.clone())
+            }
+            Self::Target(error) => error.hint(),
+            Self::Empty { .. } => Some("pass --allow-empty if that is right: the output is then empty, too".to_owned()),
+            Self::Raced { .. } => Some("run the same command again".to_owned()),
+            Self::PaidBefore(_) => {
+                Some("pass --yes to send them all; the earlier run's replies stay where they are".to_owned())
+            }
+            Self::Locked { .. } => {
+                Some("wait for the other process to end, or stop it; a lock never outlives its process".to_owned())
+            }
+            Self::Defects { .. } => Some(
+                "mend the lines, or pass --skip-invalid to give each of them an error line in the output".to_owned(),
+            ),
+            Self::Input(InputError::Altered { .. }) => Some(ALTERED.to_owned()),
+            Self::Results(ResultsError::Request { source, .. })
+                if matches!(source.downcast_ref(), Some(InputError::Altered { .. })) =>
+            {
+                Some(ALTERED.to_owned())
+            }
+            Self::Input(InputError::Shrunk { .. } | InputError::Changed { .. }) => {
+                Some("leave the input as it is until the run has ended".to_owned())
+            }
+            Self::File(error) if error.action == CREATE_HOME => {
+                Some("name another directory for runs: BATCHLINE_HOME for all of them, --run-dir for one".to_owned())
+            }
+            Self::File(error)
+            | Self::Results(ResultsError::File(error))
+            | Self::Input(InputError::File(error))
+            | Self::Ledger(LedgerError::Intents(error))
+            | Self::Serve(ServeError::File(error) | ServeError::Journal(JournalError::File(error))) => {
+                if error.source.kind() == std::io::ErrorKind::InvalidData {
+                    Some(DOCTOR.to_owned())
+                } else {
+                    durable::remedy(&error.source).map(str::to_owned)
+                }
+            }
+            Self::Serve(ServeError::Hopeless(hopeless)) => Some(hopeless.hint().to_owned()),
+            Self::Serve(ServeError::WantsUpstream { .. }) => {
+                Some("pass the same --upstream as before, or name another directory".to_owned())
+            }
+            Self::Results(ResultsError::NotReplies { form, .. }) => Some(form.hint().to_owned()),
+            Self::Results(ResultsError::Damaged { .. } | ResultsError::Altered { .. } | ResultsError::Lost { .. })
+            | Self::Ledger(LedgerError::Damaged { .. } | LedgerError::Sqlite { .. }) => Some(DOCTOR.to_owned()),
+            Self::Ledger(LedgerError::Newer { .. }) => Some("use the program that wrote it, or a newer one".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// What to do about an input that is not what was sent.
+const ALTERED: &str = "put the input back as it was when the run was begun, then run the same command again: nothing more was sent, and \
+                       every reply that has come is kept in the run directory";
+
+/// What to do about local state that is not what it was.
+const DOCTOR: &str = "`batchline doctor RUN_DIR` tells what is damaged; with --mend it mends what can be mended";
+
+/// A file that the user named is a matter of usage; one of ours (a spool, an index) is local state.
+fn input_file_kind(error: &FileError) -> ErrorKind {
+    let named = matches!(error.action, "open" | "read" | "resolve");
+    if named && !is_out_of_files(&error.source) && error.source.kind() != std::io::ErrorKind::InvalidData {
+        ErrorKind::Usage
+    } else {
+        ErrorKind::LocalState
+    }
+}

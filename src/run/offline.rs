@@ -1,0 +1,330 @@
+//! What can be done without a service: check, plan, split and merge files that are here.
+//!
+//! In: inputs, and reply files that somebody downloaded. Out: Defects, shards, shard files, ordered replies. Scratch files live in a
+//! directory of their own and go when it goes.
+
+use std::ffi::OsStr;
+use std::io::{self, BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::input::InputError;
+use crate::input::request_index::{LineState, RequestIndex};
+use crate::input::scan::{self, Scan, ScanOptions};
+use crate::input::shard_reader::ShardReader;
+use crate::input::source::{self, Input, Source};
+use crate::model::defect::PlacedDefect;
+use crate::model::reply::ReplyRole;
+use crate::results::ResultsError;
+use crate::results::index::{Indexed, ReplyFile};
+use crate::results::join::{Join, JoinOptions};
+use crate::results::merge::{self, MergeInputs, Merged};
+use crate::results::reply_cache::Held;
+use crate::results::reply_index::ReplyIndex;
+use crate::results::side_files::{Aside, SideFiles};
+use crate::run::directory::Incoming;
+use crate::run::error::Error;
+use crate::run::output::{OpenOutputs, Unanswering};
+use crate::run::{DefectReport, Event, Monitor, Outputs, targets};
+use crate::storage::aligned::BlockWriter;
+use crate::storage::durable;
+use crate::storage::durable::{FileError, PendingFile};
+use crate::storage::user_files::{NamedFiles, Role, TargetError};
+
+/// What the names of shard files begin with; digits follow.
+const SHARD_PREFIX: &str = "shard-";
+
+/// What the names of shard files end with.
+const SHARD_SUFFIX: &str = ".jsonl";
+
+/// Lines that are merged between two reports of how far the merge is.
+const MERGE_LINES: usize = 128 * 1024;
+
+/// What to read, and how.
+#[derive(Debug, Clone)]
+pub struct OfflineOptions {
+    /// The inputs, in order.
+    pub inputs: Vec<Input>,
+    /// How lines are checked and shards are cut. Its scratch directory is replaced by one of the operation's own.
+    pub scan: ScanOptions,
+    /// Directory in which the scratch directory is made.
+    pub scratch: PathBuf,
+    /// File that takes every Defect.
+    pub report: Option<PathBuf>,
+    /// Most Defects told to the monitor.
+    pub max_defects: u64,
+    /// Whether an input without lines is as good as any.
+    pub allow_empty: bool,
+}
+
+/// An input that was read, and what was found in it.
+#[derive(Debug)]
+pub struct Scanned {
+    /// What was found.
+    pub scan: Scan,
+    source: Arc<Source>,
+    options: ScanOptions,
+    /// Removed when this is dropped.
+    scratch: Incoming,
+}
+
+/// Checks the inputs. Lines that are no requests are no error.
+pub fn check(options: &OfflineOptions, monitor: &dyn Monitor) -> Result<Scanned, Error> {
+    targets::keep_out_of_runs(&named_files(options)?, None)?;
+    scan_inputs(options, false, monitor)
+}
+
+/// Checks the inputs and packs them; an error if there are Defects that are not to be skipped.
+pub fn plan(options: &OfflineOptions, monitor: &dyn Monitor) -> Result<Scanned, Error> {
+    refuse_defects(check(options, monitor)?)
+}
+
+/// Writes the shards as files into `directory`, named `shard-000000.jsonl` and so on. Returns their paths.
+///
+/// With `replace`, the shard files of an earlier split are removed first, once the inputs are known to be good; without it
+/// they are an error.
+pub fn split(
+    options: &OfflineOptions,
+    directory: &Path,
+    replace: bool,
+    monitor: &dyn Monitor,
+) -> Result<Vec<PathBuf>, Error> {
+    let old = earlier_shards(options, directory, replace)?;
+    let scanned = refuse_defects(scan_inputs(options, true, monitor)?)?;
+    let index = Arc::new(RequestIndex::open(&scanned.index_path())?);
+    durable::create_shared_directory(directory)?;
+    for path in &old {
+        durable::remove_file(path)?;
+    }
+    durable::remove_leftovers(directory, is_shard_name);
+    let mut paths = Vec::new();
+    for shard in &scanned.scan.shards {
+        let path = shard_path(directory, shard.number);
+        let mut file = BlockWriter::new(PendingFile::create_shared(&path)?);
+        let mut reader =
+            ShardReader::open(scanned.source.clone(), index.clone(), shard.clone(), scanned.scratch.path())?
+                .with_envelope(scanned.options.line.envelope);
+        copy(&mut reader, &mut file).map_err(FileError::on("write", &path))?;
+        file.into_inner().map_err(FileError::on("write", &path))?.publish()?;
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
+/// Looks at what a split would write, and returns the shard files of an earlier one.
+fn earlier_shards(options: &OfflineOptions, directory: &Path, replace: bool) -> Result<Vec<PathBuf>, Error> {
+    let mut files = named_files(options)?;
+    if !directory.is_dir() {
+        files.make_directory(Role::Shard, directory)?;
+        return Ok(Vec::new());
+    }
+    let failed = || FileError::on("read", directory);
+    let mut old = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(failed())? {
+        let name = entry.map_err(failed())?.file_name();
+        if name.to_str().is_some_and(is_shard_name) {
+            old.push(directory.join(name));
+        }
+    }
+    old.sort();
+    if let (Some(path), false) = (old.first(), replace) {
+        return Err(TargetError::Exists { role: Role::Shard, path: path.clone() }.into());
+    }
+    // No shard may be an input, nor the report, which is not there yet.
+    let directory_itself = directory.canonicalize().map_err(failed())?;
+    let is_shard = |path: &Path| {
+        path.parent() == Some(&directory_itself) && path.file_name().and_then(OsStr::to_str).is_some_and(is_shard_name)
+    };
+    if let Some(report) = files.written().find(|written| is_shard(written.resolved)) {
+        let (role, path) = (report.role, report.path.to_owned());
+        let other_path = directory.join(report.resolved.file_name().unwrap_or_default());
+        return Err(TargetError::Clash { role, path, other: Role::Shard, other_path }.into());
+    }
+    let first = shard_path(directory, 0);
+    for path in old.iter().filter(|path| **path != first).chain([&first]) {
+        files.write(Role::Shard, path)?;
+    }
+    targets::keep_out_of_runs(&files, None)?;
+    Ok(old)
+}
+
+fn shard_path(directory: &Path, number: u32) -> PathBuf {
+    directory.join(format!("{SHARD_PREFIX}{number:06}{SHARD_SUFFIX}"))
+}
+
+fn is_shard_name(name: &str) -> bool {
+    let number = name.strip_prefix(SHARD_PREFIX).and_then(|rest| rest.strip_suffix(SHARD_SUFFIX));
+    number.is_some_and(|number| number.len() >= 6 && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Copies all that is left of `reader`, in pieces as large as it has them.
+fn copy(reader: &mut impl BufRead, writer: &mut impl Write) -> io::Result<()> {
+    loop {
+        let piece = reader.fill_buf()?;
+        if piece.is_empty() {
+            return Ok(());
+        }
+        writer.write_all(piece)?;
+        let taken = piece.len();
+        reader.consume(taken);
+    }
+}
+
+/// What a merge wrote, and what the reply files held.
+#[derive(Debug)]
+pub struct MergedReplies {
+    /// What was written.
+    pub merged: Merged,
+    /// What the reply files held.
+    pub indexed: Indexed,
+    /// Files that keep replies which answer nobody, for each kind if there are any.
+    pub aside: Vec<PathBuf>,
+}
+
+/// Merges `replies` into input order, in bounded memory. Replies that answer nobody are kept in files whose names begin with `aside`.
+///
+/// Files of replies may be compressed, or pipes; `-` is standard input. One that is no file of replies is an error, and nothing is written.
+pub fn merge(
+    options: &OfflineOptions,
+    replies: &[PathBuf],
+    aside: &Path,
+    outputs: Outputs,
+    monitor: &dyn Monitor,
+) -> Result<MergedReplies, Error> {
+    check_merge(options, replies, aside, &outputs)?;
+    let scanned = refuse_defects(scan_inputs(options, true, monitor)?)?;
+    let requests = RequestIndex::open(&scanned.index_path())?;
+    let ScanOptions { ids, threads, memory_bytes, scratch, line, .. } = scanned.options.clone();
+    let mut join = Join::new(JoinOptions { lines: requests.len(), ids, threads, memory_bytes, scratch });
+    requests.scan(0, u64::MAX - 1, |seq, record| match record.state {
+        LineState::Request => join.add_request(seq, record.id_hash),
+        LineState::Defective | LineState::Duplicate => Ok(()),
+    })?;
+    let files = reply_files(options, replies, scanned.scratch.path(), monitor)?;
+    let slots = ReplyIndex::open_or_create(&scanned.scratch.path().join("replies.idx"), requests.len())?;
+    let mut side_files = SideFiles::shared(aside);
+    let indexed = join.index(&files, &slots, &mut side_files, &|bytes| monitor.event(Event::Downloaded { bytes }));
+    let indexed = indexed.map_err(|error| by_name(error, &files, replies))?;
+    let aside = side_files.finish()?;
+    let lines = requests.len();
+    let unanswered = Unanswering { source: &scanned.source, requests: &requests, line, recheck: None };
+    let inputs = MergeInputs {
+        replies: &slots,
+        path: &|number| Ok(files[number as usize].path.clone()),
+        unanswered: &|seq, _| unanswered.explain(seq, None, &|_| None),
+        held_seqs: None,
+        body: &|seq| unanswered.body(seq),
+        held: &Held::new(memory_bytes),
+        shape: outputs.shape,
+        threads,
+    };
+    let mut outputs = OpenOutputs::open(outputs)?;
+    let mut merged = Merged::default();
+    for first in (0..lines).step_by(MERGE_LINES) {
+        let last = lines.min(first + MERGE_LINES as u64);
+        merged.add(&merge::merge(first..last, inputs, &mut outputs.sinks())?);
+        monitor.event(Event::Merged(&merged));
+    }
+    if merged.lines() != lines || (merged.outputs, merged.errors) != (indexed.outputs, indexed.errors) {
+        return Err(Error::Internal { what: format!("{} of {lines} lines were merged", merged.lines()) });
+    }
+    outputs.finish()?;
+    Ok(MergedReplies { merged, indexed, aside })
+}
+
+/// Looks at what a merge would write.
+fn check_merge(
+    options: &OfflineOptions,
+    replies: &[PathBuf],
+    aside: &Path,
+    outputs: &Outputs,
+) -> Result<(), TargetError> {
+    let mut files = targets::reading(&options.inputs)?;
+    for path in replies {
+        files.read(Role::Replies, input_at(path).path())?;
+    }
+    targets::write_outputs(&mut files, outputs)?;
+    targets::write_report(&mut files, options.report.as_deref())?;
+    let aside = SideFiles::shared(aside);
+    for kind in Aside::ALL {
+        files.write(Role::Aside, &aside.path(kind))?;
+    }
+    targets::keep_out_of_runs(&files, None)
+}
+
+/// What check, plan and split read and write, but for the shards.
+fn named_files(options: &OfflineOptions) -> Result<NamedFiles, TargetError> {
+    let mut files = targets::reading(&options.inputs)?;
+    targets::write_report(&mut files, options.report.as_deref())?;
+    Ok(files)
+}
+
+/// The files of replies where they can be read at any offset: those that cannot are spooled into `scratch`.
+fn reply_files(
+    options: &OfflineOptions,
+    replies: &[PathBuf],
+    scratch: &Path,
+    monitor: &dyn Monitor,
+) -> Result<Vec<ReplyFile>, Error> {
+    let mut named = options.inputs.clone();
+    let mut files = Vec::new();
+    for (number, path) in (0..).zip(replies) {
+        let input = input_at(path);
+        if input == Input::Stdin && named.contains(&input) {
+            return Err(InputError::StdinTwice.into());
+        }
+        let spool = scratch.join(format!("replies-{number:06}.jsonl"));
+        let path = source::at_rest(&input, &spool, &|bytes| monitor.event(Event::Spooled { bytes }))?;
+        named.push(input);
+        files.push(ReplyFile { number, path, role: ReplyRole::Output });
+    }
+    Ok(files)
+}
+
+/// A file of replies as the user names it.
+fn input_at(path: &Path) -> Input {
+    if path == Path::new("-") { Input::Stdin } else { Input::File(path.to_owned()) }
+}
+
+/// The error, about a file as the user named it and not about its spool.
+fn by_name(error: ResultsError, files: &[ReplyFile], names: &[PathBuf]) -> Error {
+    match error {
+        ResultsError::NotReplies { path, line, form } => {
+            let place = files.iter().position(|file| file.path == path);
+            let path = place.map_or(path, |place| names[place].clone());
+            ResultsError::NotReplies { path, line, form }.into()
+        }
+        error => error.into(),
+    }
+}
+
+impl Scanned {
+    fn index_path(&self) -> PathBuf {
+        self.scratch.path().join("requests.idx")
+    }
+}
+
+fn scan_inputs(options: &OfflineOptions, with_index: bool, monitor: &dyn Monitor) -> Result<Scanned, Error> {
+    let scratch = Incoming::create(&options.scratch)?;
+    let source = Source::open(&options.inputs, scratch.path(), &|bytes| monitor.event(Event::Spooled { bytes }))?;
+    let scan_options = ScanOptions { scratch: scratch.path().to_owned(), ..options.scan.clone() };
+    let total = source.bytes();
+    let mut defects = DefectReport::create(options.report.as_deref(), options.max_defects)?;
+    let mut hear = |placed: PlacedDefect| defects.hear(&placed, monitor);
+    let progress = |bytes| monitor.event(Event::Checked { bytes, total });
+    let index = scratch.path().join("requests.idx");
+    let scan = scan::scan(&source, &scan_options, with_index.then_some(index.as_path()), &mut hear, &progress)?;
+    defects.finish()?;
+    if scan.is_empty() && !options.allow_empty {
+        return Err(Error::Empty { blank: scan.blank });
+    }
+    Ok(Scanned { scan, source: Arc::new(source), options: scan_options, scratch })
+}
+
+fn refuse_defects(scanned: Scanned) -> Result<Scanned, Error> {
+    let Scan { defects, lines, blank, .. } = scanned.scan;
+    if defects > 0 && !scanned.options.skip_invalid {
+        return Err(Error::Defects { defects, lines: lines - blank });
+    }
+    Ok(scanned)
+}

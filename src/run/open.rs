@@ -1,0 +1,270 @@
+//! From inputs to a run directory with shards: the part of a run before anything is sent.
+//!
+//! In: the inputs. Out: a locked run directory, new or found again, with its Source, indexes and Ledger open.
+//!
+//! What always holds: a run is found again by what its input says, not by what it is called, so the same data through a pipe goes
+//! on with the run that a file began. Nothing of a new run has its name before all of the input is known to be good.
+
+use std::cell::Cell;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::input::InputError;
+use crate::input::check::LineLimits;
+use crate::input::request_index::RequestIndex;
+use crate::input::scan::{self, Scan, ScanOptions};
+use crate::input::source::Source;
+use crate::ledger::Ledger;
+use crate::model::custom_id::IdHasher;
+use crate::model::defect::PlacedDefect;
+use crate::run::directory::{Incoming, RunDirectory, layout, require_own};
+use crate::run::earlier;
+use crate::run::error::Error;
+use crate::run::identity::Identity;
+use crate::run::known::{KnownRuns, directory_name};
+use crate::run::meta::{BegunIn, RunMeta, record_parts};
+use crate::run::monitor::{Event, Monitor};
+use crate::run::options::{MEMORY_SHARE, OnEarlier, RunOptions};
+use crate::run::relocate::relocate;
+use crate::storage::durable::FileError;
+use crate::storage::user_files::OutputFile;
+
+/// A run directory that is ready to be driven.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) directory: RunDirectory,
+    pub(crate) ledger: Ledger,
+    pub(crate) source: Arc<Source>,
+    pub(crate) requests: Arc<RequestIndex>,
+    pub(crate) ids: IdHasher,
+    pub(crate) line: LineLimits,
+    /// Whether the run was there before.
+    pub(crate) resumed: bool,
+}
+
+/// Finds the run of these inputs, or makes it.
+pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Prepared, Error> {
+    let identity = Identity::of(options);
+    let known = known_runs(options)?;
+    if let Some(run) = known.with_unchanged_inputs(options, &identity) {
+        let prepared = open_run(RunDirectory::open(run)?, None, true)?;
+        if prepared.requests.is_empty() && !options.allow_empty {
+            return Err(Error::Empty { blank: 0 });
+        }
+        return Ok(prepared);
+    }
+    let parent = match &options.directory {
+        Some(directory) => directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+        None => &options.places.home,
+    };
+    let incoming = Incoming::create(parent)?;
+    let ids = IdHasher::random();
+    let source = open_source(options, incoming.path(), monitor)?;
+    let scan = check(options, &source, ids, incoming.path(), monitor)?;
+    let fingerprint = identity.fingerprint(&scan);
+    let target = match &options.directory {
+        Some(directory) => directory.clone(),
+        None => options.places.home.join(directory_name(&fingerprint)),
+    };
+    // Another process may have made it meanwhile.
+    let there = known.with_lines(options, &identity, &scan).unwrap_or(&target);
+    if layout::ledger(there).is_file() {
+        return go_on_with(there, (&identity, &scan), &source, incoming.path(), options);
+    }
+    if layout::requests(&target).is_file() {
+        let hint = "restore the ledger; remove the directory only if nothing of it was submitted".to_owned();
+        return Err(Error::Directory { path: target, what: "has lost its ledger".to_owned(), hint });
+    }
+    ask_about_earlier(options, &known, (&identity, &scan), &target, monitor)?;
+    let meta = RunMeta {
+        created_at: jiff::Timestamp::now().to_string(),
+        fingerprint,
+        service: options.service.identity(),
+        endpoint: options.endpoint.clone(),
+        skip_invalid: options.skip_invalid,
+        ids,
+        line: options.line,
+        lines: scan.requests + scan.defects,
+        requests: scan.requests,
+        begun_in: BegunIn::here(),
+        parts: record_parts(&options.inputs, &source)?,
+    };
+    source.sync_spools()?;
+    drop(source);
+    publish(incoming, &target, &meta, &scan)
+}
+
+/// The runs that may be the one to resume.
+fn known_runs(options: &RunOptions) -> Result<KnownRuns, Error> {
+    match &options.directory {
+        Some(directory) => {
+            require_own(directory)?;
+            Ok(KnownRuns::look_at(directory))
+        }
+        None => KnownRuns::look(&options.places),
+    }
+}
+
+/// Asks for confirmation if an earlier run has paid for some of the input.
+fn ask_about_earlier(
+    options: &RunOptions,
+    known: &KnownRuns,
+    new: (&Identity, &Scan),
+    target: &Path,
+    monitor: &dyn Monitor,
+) -> Result<(), Error> {
+    if options.on_earlier == OnEarlier::SendAll {
+        return Ok(());
+    }
+    // With --run-dir nothing else has been read yet. The home may be unusable: that may be why a directory was named.
+    let home = options.directory.as_ref().map(|_| KnownRuns::look(&options.places).unwrap_or_default());
+    let others = home.as_ref().unwrap_or(known);
+    match earlier::find(others.readable(), options, new, target) {
+        Some(earlier) if !monitor.sends_again(&earlier) => Err(Error::PaidBefore(Box::new(earlier))),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a new run's Ledger, and gives its directory its name.
+fn publish(incoming: Incoming, target: &Path, meta: &RunMeta, scan: &Scan) -> Result<Prepared, Error> {
+    // Made here, it is its owner's alone; SQLite gives its side files the same mode.
+    drop(crate::storage::durable::open_or_create(&layout::ledger(incoming.path()))?);
+    drop(Ledger::create(&layout::ledger(incoming.path()), &meta.rows()?, &scan.shards)?);
+    crate::storage::durable::create_directory(&layout::replies(incoming.path()))?;
+    let directory = match incoming.publish(target) {
+        Err(Error::File(error)) if error.source.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+            // Another process has made the same run meanwhile, and most likely works on it.
+            drop(RunDirectory::open(target)?);
+            return Err(Error::Raced { path: target.to_owned() });
+        }
+        published => published?,
+    };
+    open_run(directory, None, false)
+}
+
+/// Opens the run of inputs that were read and found to be the ones of `target`.
+fn go_on_with(
+    target: &Path,
+    (identity, scan): (&Identity, &Scan),
+    source: &Source,
+    incoming: &Path,
+    options: &RunOptions,
+) -> Result<Prepared, Error> {
+    let directory = RunDirectory::open(target)?;
+    let mut ledger = Ledger::open(&layout::ledger(target))?;
+    let meta = RunMeta::read(&ledger)?;
+    if !identity.is_of(&meta, scan) {
+        return Err(Error::OtherDirectory {
+            path: target.to_owned(),
+            what: "holds the run of another input, service or endpoint".to_owned(),
+            hint: "name another directory, or leave --run-dir away".to_owned(),
+        });
+    }
+    if !meta.parts_unchanged(target) {
+        // The lines are the same but the file is not where it was: these inputs stand in for it.
+        relocate(&mut ledger, target, incoming, &record_parts(&options.inputs, source)?)?;
+    }
+    open_run(directory, Some(ledger), true)
+}
+
+/// Opens what is in a run directory.
+pub(crate) fn open_run(directory: RunDirectory, ledger: Option<Ledger>, resumed: bool) -> Result<Prepared, Error> {
+    let path = directory.path();
+    let ledger = match ledger {
+        Some(ledger) => ledger,
+        None => Ledger::open(&layout::ledger(path))?,
+    };
+    if let Some(what) = ledger.damage()?.into_iter().next() {
+        return Err(ledger.damaged(what).into());
+    }
+    let RunMeta { lines, ids, line, parts, .. } = RunMeta::read(&ledger)?;
+    let requests = RequestIndex::open(&layout::requests(path))?;
+    if requests.len() != lines {
+        let what = format!("has a request index of {} lines, {lines} were checked", requests.len());
+        let hint = "remove the directory if nothing of it was submitted; `batchline status` tells".to_owned();
+        return Err(Error::Directory { path: path.to_owned(), what, hint });
+    }
+    if parts.is_empty() && lines > 0 {
+        // A crash during relocation, or a version that lost paths that are not UTF-8.
+        let (what, hint) = ("has no input", "run its own command again: it finds the input by its lines");
+        return Err(Error::Directory { path: path.to_owned(), what: what.to_owned(), hint: hint.to_owned() });
+    }
+    let places = parts.into_iter().map(|part| (part.name, path.join(part.path), part.spooled));
+    let source = Source::reopen(places)?;
+    Ok(Prepared { source: Arc::new(source), requests: Arc::new(requests), ids, line, resumed, ledger, directory })
+}
+
+/// Spools and opens the inputs.
+fn open_source(options: &RunOptions, spool: &Path, monitor: &dyn Monitor) -> Result<Source, Error> {
+    Ok(Source::open(&options.inputs, spool, &|bytes| monitor.event(Event::Spooled { bytes }))?)
+}
+
+/// Checks and packs the input; an error if it has defects that are not to be skipped, or no requests.
+fn check(
+    options: &RunOptions,
+    source: &Source,
+    ids: IdHasher,
+    incoming: &Path,
+    monitor: &dyn Monitor,
+) -> Result<Scan, Error> {
+    let scan_options = ScanOptions {
+        line: options.line,
+        shard: options.shard,
+        threads: options.threads,
+        memory_bytes: options.memory_bytes / MEMORY_SHARE,
+        ids,
+        skip_invalid: options.skip_invalid,
+        scratch: incoming.to_owned(),
+    };
+    let total = source.bytes();
+    let mut defects = DefectReport::create(options.report.as_deref(), options.max_defects)?;
+    let mut hear = |placed: PlacedDefect| defects.hear(&placed, monitor);
+    let progress = |bytes| monitor.event(Event::Checked { bytes, total });
+    let scan = scan::scan(source, &scan_options, Some(&layout::requests(incoming)), &mut hear, &progress)?;
+    defects.finish()?;
+    if scan.defects > 0 && !options.skip_invalid {
+        return Err(Error::Defects { defects: scan.defects, lines: scan.lines - scan.blank });
+    }
+    if scan.is_empty() && !options.allow_empty {
+        return Err(Error::Empty { blank: scan.blank });
+    }
+    Ok(scan)
+}
+
+/// Where Defects go: the first few to the monitor, all of them to the report.
+#[derive(Debug)]
+pub struct DefectReport {
+    report: Option<std::io::BufWriter<OutputFile>>,
+    left: Cell<u64>,
+}
+
+impl DefectReport {
+    /// A report at `path`, if there is one; `shown_max` Defects go to the monitor.
+    pub fn create(path: Option<&Path>, shown_max: u64) -> Result<Self, FileError> {
+        let report = path.map(OutputFile::open).transpose()?.map(std::io::BufWriter::new);
+        Ok(Self { report, left: Cell::new(shown_max) })
+    }
+
+    /// Takes a Defect, and says whether more are wanted.
+    pub fn hear(&mut self, placed: &PlacedDefect, monitor: &dyn Monitor) -> Result<bool, InputError> {
+        if self.left.get() > 0 {
+            self.left.set(self.left.get() - 1);
+            monitor.event(Event::Defect(placed));
+        }
+        if let Some(report) = &mut self.report {
+            let target = report.get_ref().path().to_owned();
+            let line = serde_json::to_vec(placed).map_err(std::io::Error::from);
+            let written = line.and_then(|line| report.write_all(&line).and_then(|()| report.write_all(b"\n")));
+            written.map_err(FileError::on("write", &target))?;
+        }
+        Ok(self.left.get() > 0 || self.report.is_some())
+    }
+
+    /// Makes the report appear.
+    pub fn finish(self) -> Result<(), FileError> {
+        let Some(report) = self.report else { return Ok(()) };
+        let target = report.get_ref().path().to_owned();
+        report.into_inner().map_err(|error| FileError::on("write", &target)(error.into_error()))?.publish()
+    }
+}

@@ -1,0 +1,66 @@
+//! Faults in how a batch ends: expired, failed, or never.
+//!
+//! In: the number of a batch. Out: how it ends, when not in good order.
+//! What always holds: requests that a batch did not come to are not billed; those that it answered are, and their rows
+//! are in its output file.
+
+use crate::serve::faults::fields::{FaultsError, Fields};
+use crate::serve::faults::{Script, Verb};
+use crate::serve::store::Batch;
+use crate::storage::durable::FileError;
+
+/// How a batch ends.
+#[derive(Clone, Debug)]
+pub(crate) enum Ending {
+    /// `expire`: EXPIRED after that share of its rows.
+    Expire { share: f64 },
+    /// `fail`: FAILED after that share of its rows.
+    Fail { share: f64, message: String },
+    /// `never`: `IN_PROGRESS` until somebody cancels it.
+    Never,
+}
+
+/// The names of these faults, for messages.
+pub(crate) const NAMES: &[&str] = &["expire", "fail", "never"];
+
+impl Ending {
+    /// Reads the fault called `verb`, if it is one of these.
+    pub(crate) fn read(verb: &str, fields: &mut Fields<'_>) -> Result<Option<Self>, FaultsError> {
+        Ok(Some(match verb {
+            "expire" => Self::Expire { share: fields.share("share")?.unwrap_or_default() },
+            "fail" => Self::Fail {
+                share: fields.share("share")?.unwrap_or_default(),
+                message: fields
+                    .take("message")?
+                    .unwrap_or_else(|| "Internal error: the batch could not be finished (a scripted fault)".to_owned()),
+            },
+            "never" => Self::Never,
+            _ => return Ok(None),
+        }))
+    }
+
+    /// The share of its rows that a batch comes to.
+    pub(crate) fn share(&self) -> f64 {
+        match self {
+            Self::Expire { share } | Self::Fail { share, .. } => *share,
+            Self::Never => 1.0,
+        }
+    }
+}
+
+impl Script {
+    /// How `batch` ends, when not in good order: as the first such fault that picks it says.
+    pub(crate) fn ending(&self, batch: &Batch) -> Option<&Ending> {
+        self.rules().find_map(|rule| match &rule.verb {
+            Verb::Ending(ending) if self.picks_batch(rule, batch.number) => Some(ending),
+            _ => None,
+        })
+    }
+
+    /// Records that it ended, or goes on, as [`Script::ending`] says.
+    pub(crate) fn record_ending(&self, batch: &Batch) -> Result<(), FileError> {
+        let rule =
+            self.rules().find(|rule| matches!(rule.verb, Verb::Ending(_)) && self.picks_batch(rule, batch.number));
+        rule.map_or(Ok(()), |rule| self.record(rule, &batch.id, None))
+    }
+}

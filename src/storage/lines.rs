@@ -1,0 +1,361 @@
+//! The lines of a large file, block by block, so that several threads can frame one file.
+//!
+//! In: a file and the number of a block. Out: the lines that *start* in that block, each whole.
+//!
+//! What always holds:
+//! - A line is what stands between two `\n` bytes; nothing else ends one. A line belongs to the block in which its first
+//!   byte stands, so the blocks can be framed in any order and no line is seen twice or left out.
+//! - A line longer than the limit is reported by its place and never held in memory; a [`RangeReader`] goes through it.
+
+use std::fs::File;
+use std::io::{self, BufRead, Read};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use memchr::{memchr, memchr_iter};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::storage::aligned::AlignedBuffer;
+
+/// Bytes of a block. Small enough that a block, its table of lines and the parser's buffers stay in a core's cache;
+/// large enough that a read is no more than a few per mille of the work on it.
+pub const BLOCK_BYTES: u64 = 128 * 1024;
+
+/// The byte order mark that some programs put before UTF-8 text. It is part of no line.
+const UTF8_MARK: &[u8; 3] = b"\xef\xbb\xbf";
+
+/// Bytes read beyond a block in the first read, in the hope that its last line ends there.
+const SLACK_BYTES: u64 = 8 * 1024;
+
+/// Bytes that a [`RangeReader`] holds at a time.
+const PIECE_BYTES: u64 = 256 * 1024;
+
+/// A part of a file that is framed into lines: from `start` to `end`, both byte offsets in the file.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent<'f> {
+    /// The file to read from.
+    pub file: &'f File,
+    /// Offset of the first byte.
+    pub start: u64,
+    /// Offset behind the last byte.
+    pub end: u64,
+}
+
+impl Extent<'_> {
+    /// How many blocks the extent has.
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        (self.end - self.start).div_ceil(BLOCK_BYTES)
+    }
+
+    /// Offset of the first byte of block `number`.
+    #[must_use]
+    fn block_start(&self, number: u64) -> u64 {
+        self.start + number * BLOCK_BYTES
+    }
+}
+
+/// A line as [`Block::next_line`] finds it.
+#[derive(Debug)]
+pub enum Line<'b> {
+    /// A line that fits.
+    Whole {
+        /// Offset of its first byte in the file.
+        offset: u64,
+        /// The line without its `\n`.
+        line: &'b [u8],
+    },
+    /// A line longer than the limit. It is the last of its block.
+    TooLong {
+        /// Offset of its first byte in the file.
+        offset: u64,
+    },
+}
+
+impl Line<'_> {
+    /// Offset of its first byte in the file.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        match self {
+            Self::Whole { offset, .. } | Self::TooLong { offset } => *offset,
+        }
+    }
+}
+
+/// A buffer that holds one block at a time.
+#[derive(Debug, Default)]
+pub struct Block {
+    buffer: AlignedBuffer,
+    /// File offset of `buffer[0]`.
+    origin: u64,
+    /// Whether `buffer[0]` is the byte before the block.
+    preceded: bool,
+    /// Where the next line starts in the buffer.
+    cursor: usize,
+    /// Lines start before this place in the buffer.
+    limit: usize,
+}
+
+impl Block {
+    /// Reads block `number` of `extent` and places the cursor on the first line that starts in it.
+    pub fn read(&mut self, extent: &Extent<'_>, number: u64) -> io::Result<()> {
+        let start = extent.block_start(number);
+        let end = (start + BLOCK_BYTES).min(extent.end);
+        // The byte before the block says whether a line starts at its first byte.
+        self.preceded = number > 0;
+        self.origin = start - u64::from(self.preceded);
+        let wanted = (end + SLACK_BYTES).min(extent.end);
+        self.buffer.place(self.origin, position(wanted - self.origin));
+        extent.file.read_exact_at(&mut self.buffer, self.origin)?;
+        self.limit = position(end - self.origin);
+        self.cursor = if number == 0 {
+            0
+        } else {
+            memchr(b'\n', &self.buffer[..self.limit - 1]).map_or(self.limit, |newline| newline + 1)
+        };
+        Ok(())
+    }
+
+    /// Hash of the block's own bytes, whatever the lines.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        let first = usize::from(self.preceded);
+        xxh3_64(&self.buffer[first..self.limit])
+    }
+
+    /// The next line that starts in this block, or `None` behind the last. `line_bytes_max` is the longest line held in
+    /// memory, its `\n` not counted.
+    pub fn next_line(&mut self, extent: &Extent<'_>, line_bytes_max: usize) -> io::Result<Option<Line<'_>>> {
+        if self.cursor >= self.limit {
+            return Ok(None);
+        }
+        let first = self.cursor;
+        let offset = self.origin + first as u64;
+        let mut searched = first;
+        let length = loop {
+            if let Some(newline) = memchr(b'\n', &self.buffer[searched..]) {
+                break searched + newline - first;
+            }
+            searched = self.buffer.len();
+            let more = self.origin + searched as u64;
+            if searched - first > line_bytes_max || more >= extent.end {
+                break searched - first;
+            }
+            let wanted = ((searched - first) as u64).max(SLACK_BYTES).min(line_bytes_max as u64 + 1);
+            self.buffer.grow(position((more + wanted).min(extent.end) - self.origin));
+            extent.file.read_exact_at(&mut self.buffer[searched..], more)?;
+        };
+        if length > line_bytes_max {
+            // When its end was not found, no other line starts in this block: all of the block was searched.
+            self.cursor = if first + length == self.buffer.len() { self.limit } else { first + length + 1 };
+            return Ok(Some(Line::TooLong { offset }));
+        }
+        self.cursor = first + length + 1;
+        Ok(Some(Line::Whole { offset, line: &self.buffer[first..first + length] }))
+    }
+}
+
+/// Bytes of a file in order, piece by piece, whatever their number: a range of it, or one line.
+#[derive(Debug)]
+pub struct RangeReader<'f> {
+    file: &'f File,
+    /// What is still to be read from the file.
+    rest: Range<u64>,
+    /// Whether a `\n` ends it.
+    is_line: bool,
+    piece: AlignedBuffer,
+    /// Bytes of the piece that were taken.
+    taken: usize,
+    /// Bytes of the piece that belong to the range.
+    length: usize,
+}
+
+impl<'f> RangeReader<'f> {
+    /// The bytes of `range`. To the reader it is an error when the file is shorter.
+    #[must_use]
+    pub fn new(file: &'f File, range: Range<u64>) -> Self {
+        Self { file, rest: range, is_line: false, piece: AlignedBuffer::default(), taken: 0, length: 0 }
+    }
+
+    /// The line that begins with `range`, without its `\n`; at most to the end of `range`.
+    #[must_use]
+    pub fn line(file: &'f File, range: Range<u64>) -> Self {
+        Self { is_line: true, ..Self::new(file, range) }
+    }
+}
+
+impl Read for RangeReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let piece = self.fill_buf()?;
+        let taken = piece.len().min(buffer.len());
+        buffer[..taken].copy_from_slice(&piece[..taken]);
+        self.consume(taken);
+        Ok(taken)
+    }
+}
+
+impl BufRead for RangeReader<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.taken == self.length && !self.rest.is_empty() {
+            let length = PIECE_BYTES.min(self.rest.end - self.rest.start);
+            // Until it is filled, nothing is there.
+            (self.taken, self.length) = (0, 0);
+            self.piece.place(self.rest.start, position(length));
+            self.file.read_exact_at(&mut self.piece, self.rest.start)?;
+            let newline = if self.is_line { memchr(b'\n', &self.piece) } else { None };
+            self.rest.start = if newline.is_some() { self.rest.end } else { self.rest.start + length };
+            self.length = newline.unwrap_or(position(length));
+        }
+        Ok(&self.piece[self.taken..self.length])
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.taken = (self.taken + bytes).min(self.length);
+    }
+}
+
+/// How many lines end before `offset`, and so the number of the line that begins there, from 0.
+pub fn lines_before(file: &File, offset: u64) -> io::Result<u64> {
+    let (mut reader, mut lines) = (RangeReader::new(file, 0..offset), 0);
+    loop {
+        let piece = reader.fill_buf()?;
+        if piece.is_empty() {
+            return Ok(lines);
+        }
+        lines += memchr_iter(b'\n', piece).count() as u64;
+        let length = piece.len();
+        reader.consume(length);
+    }
+}
+
+/// A distance within a block's buffer. Buffers are bounded by the block and the longest line, far below `usize::MAX`.
+fn position(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("a buffer's size fits the address space")
+}
+
+/// The text without the byte order mark that it may begin with.
+#[must_use]
+pub fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(UTF8_MARK).unwrap_or(text)
+}
+
+/// Bytes of a byte order mark with which a file begins: 3, or 0 without one.
+pub fn mark_bytes(file: &File) -> io::Result<u64> {
+    let mut start = [0; UTF8_MARK.len()];
+    match file.read_exact_at(&mut start, 0) {
+        Ok(()) if start == *UTF8_MARK => Ok(start.len() as u64),
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
+        _ => Ok(0),
+    }
+}
+
+/// The line without the `\r` that some systems put before `\n`.
+#[must_use]
+pub fn without_carriage_return(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// A line without the JSON whitespace around it, and how many bytes of it were before it.
+#[must_use]
+pub fn trim_json_whitespace(line: &[u8]) -> (&[u8], usize) {
+    let is_whitespace = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r');
+    let before = line.iter().take_while(|byte| is_whitespace(byte)).count();
+    let behind = line[before..].iter().rev().take_while(|byte| is_whitespace(byte)).count();
+    (&line[before..line.len() - behind], before)
+}
+
+/// Whether a line holds nothing but white space.
+#[must_use]
+pub fn is_blank(line: &[u8]) -> bool {
+    line.iter().all(u8::is_ascii_whitespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(content: &[u8], line_bytes_max: usize) -> Vec<(u64, Option<Vec<u8>>)> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        let extent = Extent { file: &file, start: 0, end: content.len() as u64 };
+        let mut block = Block::default();
+        let mut lines = Vec::new();
+        for number in 0..extent.blocks() {
+            block.read(&extent, number).unwrap();
+            while let Some(line) = block.next_line(&extent, line_bytes_max).unwrap() {
+                lines.push(match line {
+                    Line::Whole { offset, line } => (offset, Some(line.to_vec())),
+                    Line::TooLong { offset } => (offset, None),
+                });
+            }
+        }
+        lines
+    }
+
+    fn model(content: &[u8], line_bytes_max: usize) -> Vec<(u64, Option<Vec<u8>>)> {
+        let mut lines = Vec::new();
+        let mut offset = 0;
+        for line in content.split_inclusive(|&byte| byte == b'\n') {
+            let text = line.strip_suffix(b"\n").unwrap_or(line);
+            lines.push((offset, (text.len() <= line_bytes_max).then(|| text.to_vec())));
+            offset += line.len() as u64;
+        }
+        lines
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn blocks_give_the_lines_of_the_whole_file(
+            lengths in prop::collection::vec(prop_oneof![0_usize..40, 1000_usize..9000, 100_000_usize..700_000], 0..24),
+            final_newline: bool,
+        ) {
+            let mut content = Vec::new();
+            for (number, length) in lengths.iter().enumerate() {
+                content.extend(std::iter::repeat_n(b'a' + u8::try_from(number % 26).unwrap(), *length));
+                content.push(b'\n');
+            }
+            if !final_newline {
+                content.pop();
+            }
+            for limit in [600_000, 2_000_000, 500] {
+                prop_assert!(frame(&content, limit) == model(&content, limit));
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_and_a_line_are_read_whatever_their_length() {
+        let piece = usize::try_from(PIECE_BYTES).unwrap();
+        for length in [0, 1, piece - 1, piece, piece + 1, 3 * piece + 7] {
+            let mut file = tempfile::tempfile().unwrap();
+            let line: Vec<u8> = (b'a'..=b'z').cycle().take(length).collect();
+            file.write_all(&[b"before\n", line.as_slice(), b"\nafter\n"].concat()).unwrap();
+            let (start, end) = (7, file.metadata().unwrap().len());
+            let read = |mut reader: RangeReader<'_>| {
+                let mut bytes = Vec::new();
+                reader.read_to_end(&mut bytes).unwrap();
+                bytes
+            };
+            assert!(read(RangeReader::line(&file, start..end)) == line);
+            assert!(read(RangeReader::line(&file, start..start + length as u64)) == line, "without a line end");
+            assert!(read(RangeReader::new(&file, start..end)) == [&line[..], b"\nafter\n"].concat());
+            assert!(RangeReader::new(&file, start..end + 1).read_to_end(&mut Vec::new()).is_err());
+            assert_eq!(lines_before(&file, start + length as u64).unwrap(), 1);
+            assert_eq!(lines_before(&file, end).unwrap(), 3);
+        }
+    }
+
+    #[test]
+    fn a_line_end_on_a_block_border_is_seen_once() {
+        for shift in 0..3 {
+            let mut content = vec![b'x'; usize::try_from(BLOCK_BYTES).unwrap() - shift];
+            content.extend_from_slice(b"\nsecond\nthird");
+            assert_eq!(frame(&content, 1 << 20), model(&content, 1 << 20));
+        }
+    }
+}
