@@ -31,12 +31,12 @@ pub use gauge::Measured;
 use crate::generate::{Amount, GenerateOptions, Generated, generate};
 use crate::input::check::LineLimits;
 use crate::input::envelope::Envelope;
-use crate::input::pack::{Shard, ShardLimits};
 use crate::input::recheck::Recheck;
 use crate::input::request_index::RequestIndex;
 use crate::input::scan::{self, Scan, ScanOptions};
 use crate::input::source::{Input, Source};
 use crate::model::custom_id::IdHasher;
+use crate::model::shard::{Shard, ShardLimits};
 use crate::model::shard_state::EndedBatch;
 use crate::remote::{
     Address, Api, BatchStatus, CreateBatch, HttpApi, Profile, Progress, Redactor, RemoteFile, Settings, Submission,

@@ -84,6 +84,7 @@ impl NotFailure for batchline::results::ResultsError {}
 impl NotFailure for batchline::ledger::LedgerError {}
 impl NotFailure for batchline::remote::RemoteError {}
 impl NotFailure for batchline::remote::SetupError {}
+impl NotFailure for batchline::remote::AddressError {}
 impl NotFailure for batchline::serve::ServeError {}
 impl NotFailure for batchline::storage::user_files::TargetError {}
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use batchline::model::shard_state::Outcomes;
+use batchline::model::outcome::Outcomes;
 use batchline::model::shown::Name;
 use batchline::remote::{Api, HttpApi, Settings};
 use batchline::run::error::Error;

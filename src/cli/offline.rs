@@ -4,8 +4,8 @@ use std::io::BufWriter;
 use std::path::Path;
 
 use batchline::generate::{Amount, GenerateOptions};
-use batchline::input::pack::Shard;
 use batchline::input::scan::Scan;
+use batchline::model::shard::Shard;
 use batchline::model::shown::Name;
 use batchline::run::error::Error;
 use batchline::run::offline::{self, MergedReplies};

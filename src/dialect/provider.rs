@@ -39,8 +39,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::address::Address;
 pub use crate::dialect::providers::PROFILES;
-use crate::remote::client::Address;
 
 /// The protocol that a service speaks. Providers of one dialect differ in data alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

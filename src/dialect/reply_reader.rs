@@ -12,7 +12,7 @@
 //! | simd-json | all other JSON: tabs between tokens, escapes in keys, nesting beyond 64 levels | a tape of the line |
 //! | a scan of [brackets](crate::json::brackets) | what is whole and no JSON: half a surrogate pair, `NaN`, bytes that are not UTF-8, nesting beyond 1,024 levels | a pass over each level that is looked at |
 //!
-//! The last of them also reads what is too large to be held, where it stands in its file (`StoredValue`).
+//! The last of them also reads what is too large to be held, where it stands in its file (any [`Tree`]).
 //!
 //! Only a line that is not whole, or in which nothing is called `custom_id`, is unreadable, and even that is kept.
 //!
@@ -22,12 +22,12 @@ use std::fmt;
 
 use simd_json::{Buffers, Tape};
 
+use crate::dialect::reply::reply_of;
 use crate::dialect::reply_parts;
 use crate::dialect::reply_parts::Parts;
 use crate::json::tree::{Raw, Tree};
 use crate::model::custom_id::IdHasher;
 use crate::model::reply::{Reply, ReplyRole};
-use crate::results::stored_value::StoredValue;
 
 /// Longest line that simd-json gets, in bytes: its tape takes up to 24 bytes for each byte of a hostile line.
 const PARSED_BYTES_MAX: usize = 1024 * 1024;
@@ -57,13 +57,13 @@ impl ReplyReader {
     /// Reads a line, without its line end; `None` when it is not whole, or does not say whom it answers.
     pub fn read(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
         if let Some(parts) = reply_parts::walked(line) {
-            return Reply::of(&parts, role, self.ids);
+            return reply_of(&parts, role, self.ids);
         }
         self.parse(line, role).or_else(|| scan(Raw(line), role, self.ids))
     }
 
     /// Reads an object that is too large to be held.
-    pub(crate) fn read_stored(&self, object: StoredValue<'_>, role: ReplyRole) -> Option<Reply> {
+    pub(crate) fn read_tree<'l>(&self, object: impl Tree<'l>, role: ReplyRole) -> Option<Reply> {
         scan(object, role, self.ids)
     }
 
@@ -75,7 +75,7 @@ impl ReplyReader {
         self.scratch.extend_from_slice(line);
         let mut tape = std::mem::replace(&mut self.tape, Tape(Vec::new())).reset();
         let reply = match simd_json::fill_tape(&mut self.scratch, &mut self.buffers, &mut tape) {
-            Ok(()) => Parts::of(tape.as_value()).and_then(|parts| Reply::of(&parts, role, self.ids)),
+            Ok(()) => Parts::of(tape.as_value()).and_then(|parts| reply_of(&parts, role, self.ids)),
             Err(_) => None,
         };
         self.tape = tape.reset();
@@ -84,7 +84,7 @@ impl ReplyReader {
 }
 
 fn scan<'l>(line: impl Tree<'l>, role: ReplyRole, ids: IdHasher) -> Option<Reply> {
-    Reply::of(&Parts::of(line)?, role, ids)
+    reply_of(&Parts::of(line)?, role, ids)
 }
 
 #[cfg(test)]
@@ -115,7 +115,7 @@ pub(crate) mod tests {
     /// What this reader alone makes of a line.
     pub(crate) fn read_by(reader: Reader, line: &[u8], role: ReplyRole) -> Option<Reply> {
         match reader {
-            Reader::Walk => Reply::of(&reply_parts::walked(line)?, role, IDS),
+            Reader::Walk => reply_of(&reply_parts::walked(line)?, role, IDS),
             Reader::Tape => ReplyReader::new(IDS).parse(line, role),
             Reader::Scan => scan(Raw(line), role, IDS),
         }

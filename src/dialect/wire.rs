@@ -8,12 +8,15 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::json::brackets::whole::members_of;
+use crate::model::batch::{Batch, BatchStatus, RequestCounts, is_valid_id};
+use crate::model::shown::one_line;
 use crate::model::tag::Mark;
-use crate::remote::error::{ErrorKind, RemoteError, clean, message_of};
-use crate::remote::service::{Batch, BatchStatus, RequestCounts, check_id, is_valid_id};
 
 /// Errors in lines that are told of a batch, of which there may be one for each line; others are counted.
 const ERRORS_TOLD: usize = 3;
+
+/// Most characters of what is no id in a message about it.
+const ID_SHOWN: usize = 256;
 
 /// A batch object.
 #[derive(Debug, Default)]
@@ -33,6 +36,11 @@ pub(crate) struct RawBatch {
     deadline: Option<Timestamp>,
     mark: Option<Mark>,
 }
+
+/// Why an answer cannot be taken for what was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Malformed(pub(crate) String);
 
 /// An entry of a list of batches.
 #[derive(Debug)]
@@ -102,24 +110,21 @@ impl RawBatch {
         self.id.is_some()
     }
 
-    /// Reads the batch that a create of `input_file_id` was answered with; `status` is that of the answer. One of another file is an error.
-    pub(crate) fn read_created(self, input_file_id: &str, target: &str, status: u16) -> Result<Batch, RemoteError> {
-        let batch = self.read(target)?;
+    /// Reads the batch that a create of `input_file_id` was answered with. One of another file is an error.
+    pub(crate) fn read_created(self, input_file_id: &str) -> Result<Batch, Malformed> {
+        let batch = self.read()?;
         if batch.input_file_id.as_ref().is_some_and(|id| id != input_file_id) {
-            let error = RemoteError::new(ErrorKind::Protocol, target).with_status(status);
-            return Err(error.with_message("the answer is about a batch of another file"));
+            return Err(Malformed("the answer is about a batch of another file".to_owned()));
         }
         Ok(batch)
     }
 
-    /// Checks the ids and cleans the texts. `target` is for the error.
-    pub(crate) fn read(self, target: &str) -> Result<Batch, RemoteError> {
-        let id = self.id.clone().ok_or_else(|| {
-            RemoteError::new(ErrorKind::Protocol, target).with_message("the answer has a batch without an id")
-        })?;
-        check_id(&id, target)?;
+    /// Checks the ids and cleans the texts.
+    pub(crate) fn read(self) -> Result<Batch, Malformed> {
+        let id = self.id.clone().ok_or_else(|| Malformed("the answer has a batch without an id".to_owned()))?;
+        check_id(&id)?;
         for other in [&self.input_file_id, &self.output_file_id, &self.error_file_id].into_iter().flatten() {
-            check_id(other, target)?;
+            check_id(other)?;
         }
         Ok(self.into_batch(id))
     }
@@ -137,7 +142,7 @@ impl RawBatch {
     }
 
     fn into_batch(self, id: String) -> Batch {
-        let cleaned = |text: Option<String>| text.map(|text| clean(&text));
+        let cleaned = |text: Option<String>| text.map(|text| one_line(&text));
         let progress = self.progress.or_else(|| self.counts.and_then(RequestCounts::percent));
         Batch {
             id,
@@ -156,6 +161,16 @@ impl RawBatch {
             mark: self.mark,
         }
     }
+}
+
+/// Refuses an id that is none, before it becomes part of a URL or of anything else.
+pub(crate) fn check_id(id: &str) -> Result<&str, Malformed> {
+    if is_valid_id(id) {
+        return Ok(id);
+    }
+    let shown: String = id.chars().take(ID_SHOWN).collect();
+    let cut = if shown.len() < id.len() { "…" } else { "" };
+    Err(Malformed(format!("{shown:?}{cut} is not an id")))
 }
 
 /// A file object, and what stands in for one when the service has the content already (`file_id`).
@@ -214,8 +229,20 @@ fn number(raw: Option<&[u8]>) -> Option<f64> {
     }
 }
 
+/// The words of whoever made an error, in any shape that services are known to write.
+pub(crate) fn message_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Object(map) => {
+            ["error", "message", "msg", "detail", "data"].iter().find_map(|key| map.get(*key).and_then(message_of))
+        }
+        Value::Array(items) => items.iter().find_map(message_of),
+        _ => None,
+    }
+}
+
 fn message(raw: Option<&[u8]>) -> Option<String> {
-    message_of(&words(raw)?).map(|text| clean(&text)).filter(|text| !text.is_empty())
+    message_of(&words(raw)?).map(|text| one_line(&text)).filter(|text| !text.is_empty())
 }
 
 /// RFC 3339 text, or Unix seconds, whole or not.
@@ -249,7 +276,7 @@ fn line_errors(raw: Option<&[u8]>) -> Option<String> {
         }
         other => message_of(other).into_iter().collect(),
     };
-    Some(clean(&told.join("; "))).filter(|text| !text.is_empty())
+    Some(one_line(&told.join("; "))).filter(|text| !text.is_empty())
 }
 
 /// One of them, in words.
@@ -264,8 +291,8 @@ fn line_error(error: &Value) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn read(json: &str) -> Result<Batch, RemoteError> {
-        RawBatch::parse(json.as_bytes()).unwrap().read("GET /v1/batches/b")
+    fn read(json: &str) -> Result<Batch, Malformed> {
+        RawBatch::parse(json.as_bytes()).unwrap().read()
     }
 
     #[test]
@@ -349,7 +376,21 @@ mod tests {
             r#"{"id":"b","output_file_id":"\u0000"}"#,
             r#"{"id":"b","input_file_id":"."}"#,
         ] {
-            assert_eq!(read(json).unwrap_err().kind(), ErrorKind::Protocol, "{json}");
+            assert!(read(json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn ids_are_any_text_that_can_stand_in_an_address() {
+        let long = "x".repeat(crate::model::batch::ID_BYTES);
+        let arn = "arn:aws:bedrock:us-east-1:1:model-invocation-job/x";
+        for id in ["file-8205dffa", "s3://bucket/a b", arn, "../etc/passwd", "%2e%2e", "-x", "a?b#c", "ä", "...", &long]
+        {
+            assert!(is_valid_id(id), "{id:?}");
+        }
+        for id in ["", ".", "..", "a\nb", "a\0", "\u{1b}[2J", "a\u{85}", &format!("{long}x")] {
+            assert!(!is_valid_id(id), "{id:?}");
+            assert!(!check_id(id).unwrap_err().to_string().contains(char::is_control));
         }
     }
 }

@@ -5,7 +5,7 @@
 //!    read     check      (unique)   pack
 //! ```
 //!
-//! In: files and pipes. Out: [`Shard`](pack::Shard)s, a [request index](request_index) on disk, and
+//! In: files and pipes. Out: [`Shard`](crate::model::shard::Shard)s, a [request index](request_index) on disk, and
 //! [`Defect`](defect::Defect)s as data. Nothing here knows of services or replies.
 //!
 //! What always holds: the input is read once ([`scan`](scan::scan)); memory does not grow with it; nothing is packed into two shards.

@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::InputError;
-use super::pack::Shard;
 use super::request_index::{Record, RequestIndex};
 use super::shard_reader::ShardReader;
 use super::source::Source;
 use crate::input::shard_lines::Members;
 use crate::model::custom_id::IdHasher;
+use crate::model::shard::Shard;
 use crate::storage::durable::FileError;
 
 /// Bytes read at a time when lines are counted.

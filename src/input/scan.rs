@@ -15,13 +15,14 @@ use xxhash_rust::xxh3::Xxh3Default;
 use super::InputError;
 use super::check::{self, LineLimits};
 use super::chunk::{CHUNK_BYTES, CheckedLine, Chunk, ChunkReader};
-use super::pack::{Packer, Shard, ShardLimits};
+use super::pack::Packer;
 use super::request_index::{IndexWriter, LineState, Record};
 use super::source::Source;
 use super::unique::{Duplicate, SOURCE_BYTES_MAX, UniqueIds};
 use crate::input::body_only::assigned_id;
 use crate::model::custom_id::IdHasher;
 use crate::model::defect::{Defect, DefectKind, PlacedDefect};
+use crate::model::shard::{Shard, ShardLimits};
 use crate::storage::durable;
 use crate::storage::ordered::in_order;
 

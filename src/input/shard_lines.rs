@@ -11,8 +11,8 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::input::pack::{Shard, Stretch};
 use crate::input::request_index::{LineState, Record, RequestIndex};
+use crate::model::shard::{Shard, Stretch};
 use crate::storage::durable::{FileError, PendingFile};
 
 /// Bytes of a Seq in a list.

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::envelope::Envelope;
-use super::pack::{Shard, ShardChecksum};
+use super::pack::ShardChecksum;
 use super::request_index::{Record, RequestIndex};
 use super::source::Source;
 use crate::input::shard_lines::Members;
+use crate::model::shard::Shard;
 use crate::storage::aligned::AlignedBuffer;
 use crate::storage::durable::FileError;
 
@@ -190,13 +191,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::check::LineLimits;
-    use super::super::pack::ShardLimits;
     use super::super::request_index::LineState;
     use super::super::scan::{ScanOptions, scan};
     use super::super::source::Input;
     use super::*;
     use crate::input::body_only::assigned_id;
     use crate::model::custom_id::IdHasher;
+    use crate::model::shard::ShardLimits;
     use crate::storage::durable;
 
     proptest! {

@@ -22,10 +22,10 @@ mod rows;
 mod schema;
 mod submissions;
 
-use crate::input::pack::Shard;
 use crate::ledger::intents::Intents;
 use crate::ledger::rows::{insert_shards, read_shard, signed};
 use crate::ledger::schema::{SCHEMA, SCHEMA_VERSION};
+use crate::model::shard::Shard;
 use crate::model::shard_state::{EndedBatch, Recorded};
 use crate::model::shown::Name;
 use crate::storage::durable::FileError;

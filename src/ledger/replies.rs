@@ -8,9 +8,10 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use crate::ledger::rows::{insert_shards, signed};
 use crate::ledger::{Ledger, LedgerError, NextRound, now};
+use crate::model::outcome::Indexed;
+use crate::model::outcome::Outcomes;
 use crate::model::reply::Usage;
-use crate::model::shard_state::{LeftOver, Outcomes};
-use crate::results::index::Indexed;
+use crate::model::shard_state::LeftOver;
 
 /// What the time of the delivery stands under.
 const DELIVERED: &str = "delivered";

@@ -16,10 +16,9 @@
 //! wait for a decision: what they ask for is not sent again without one. Every run looks once more whether they can be settled.
 
 use jiff::Timestamp;
-use serde::Serialize;
 
-use crate::input::pack::Shard;
-use crate::remote::{Batch, RequestCounts};
+use crate::model::batch::{Batch, RequestCounts};
+use crate::model::shard::Shard;
 
 /// A batch that has ended, as far as it matters from here on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,19 +207,6 @@ pub struct LeftOver {
     pub count: u64,
     /// Seq of the first; meaningless without one.
     pub first: u64,
-}
-
-/// What has become of requests whose batches have come back.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Outcomes {
-    /// Requests with an output.
-    pub outputs: u64,
-    /// Requests that ended as an error.
-    pub errors: u64,
-    /// Requests without a reply.
-    pub missing: u64,
-    /// Replies that are in the run directory alone: in conflict with the one kept, to unknown ids, or unreadable.
-    pub set_aside: u64,
 }
 
 /// The last POST for a shard.

@@ -9,6 +9,13 @@ use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::path::Path;
 
+/// Longest message of the service that is kept, in characters; what is longer ends with `…`. It stands in the output once for each
+/// request of a batch that failed with it.
+pub const MESSAGE_CHARACTERS: usize = 4_000;
+
+/// Stands where a key was.
+pub const REDACTED: &str = "[redacted]";
+
 /// Whether a character must not reach a terminal as it is: C0 and C1 controls (escape sequences begin with one), marks that change the
 /// direction of text, line and paragraph separators, and characters that show nothing and only hide or split words.
 #[must_use]
@@ -30,6 +37,24 @@ pub fn visible(text: &str) -> Cow<'_, str> {
         if is_unsafe(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
     }
     Cow::Owned(shown)
+}
+
+/// `text` on one line, without what must not reach a terminal, cut at [`MESSAGE_CHARACTERS`].
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    let visible = text.chars().map(|c| if is_unsafe(c) { ' ' } else { c });
+    let mut cleaned = String::new();
+    for (count, c) in visible.enumerate().skip_while(|(_, c)| c.is_whitespace()) {
+        if count >= MESSAGE_CHARACTERS {
+            cleaned.push('…');
+            break;
+        }
+        if !(c == ' ' && cleaned.ends_with(' ')) {
+            cleaned.push(c);
+        }
+    }
+    cleaned.truncate(cleaned.trim_end().len());
+    cleaned
 }
 
 /// JSON text with `\uXXXX` in place of each unsafe character. They can only stand in strings, so it remains the same JSON.

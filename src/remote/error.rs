@@ -6,13 +6,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::model::shown::is_unsafe;
+use crate::dialect::wire::{Malformed, message_of};
+use crate::model::shown::one_line;
 use crate::storage::durable;
 use crate::storage::durable::FileError;
-
-/// Longest message of the service that is kept, in characters; what is longer ends with `…`. It stands in the output once for each
-/// request of a batch that failed with it.
-pub const MESSAGE_CHARACTERS: usize = 4_000;
 
 /// What kind of failure it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +65,11 @@ struct Parts {
 }
 
 impl RemoteError {
+    /// An answer to `target` that cannot be taken for what was asked.
+    pub(super) fn malformed(target: &str) -> impl FnOnce(Malformed) -> Self {
+        move |why| Self::new(ErrorKind::Protocol, target).with_message(&why.to_string())
+    }
+
     /// An error of `kind` on `target`: a method and a URL without its query, or a path.
     #[must_use]
     pub fn new(kind: ErrorKind, target: impl Into<String>) -> Self {
@@ -85,7 +87,7 @@ impl RemoteError {
     /// Adds an explanation, shortened and stripped of control characters.
     #[must_use]
     pub fn with_message(mut self, message: &str) -> Self {
-        self.0.message = Some(clean(message)).filter(|message| !message.is_empty());
+        self.0.message = Some(one_line(message)).filter(|message| !message.is_empty());
         self
     }
 
@@ -231,21 +233,10 @@ pub(super) fn message_in(body: &[u8]) -> String {
         let text = String::from_utf8_lossy(body);
         if text.trim_start().starts_with('<') { title(&text) } else { text.into_owned() }
     };
-    clean(&text)
+    one_line(&text)
 }
 
 /// The words in an error value: the first text under the keys that services use.
-pub(super) fn message_of(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Object(map) => {
-            ["error", "message", "msg", "detail", "data"].iter().find_map(|key| map.get(*key).and_then(message_of))
-        }
-        Value::Array(items) => items.iter().find_map(message_of),
-        _ => None,
-    }
-}
-
 fn title(html: &str) -> String {
     let lower = html.to_ascii_lowercase();
     let start = lower.find("<title>").map(|at| at + "<title>".len());
@@ -253,26 +244,10 @@ fn title(html: &str) -> String {
     title.map_or_else(|| "a page of HTML".to_owned(), |title| format!("a page of HTML, titled {:?}", title.trim()))
 }
 
-/// `text` on one line, without what must not reach a terminal, cut at [`MESSAGE_CHARACTERS`].
-pub(super) fn clean(text: &str) -> String {
-    let visible = text.chars().map(|c| if is_unsafe(c) { ' ' } else { c });
-    let mut cleaned = String::new();
-    for (count, c) in visible.enumerate().skip_while(|(_, c)| c.is_whitespace()) {
-        if count >= MESSAGE_CHARACTERS {
-            cleaned.push('…');
-            break;
-        }
-        if !(c == ' ' && cleaned.ends_with(' ')) {
-            cleaned.push(c);
-        }
-    }
-    cleaned.truncate(cleaned.trim_end().len());
-    cleaned
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::shown::MESSAGE_CHARACTERS;
 
     #[test]
     fn the_message_is_found_in_every_shape() {

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use reqwest::Method;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 
-use super::client::{Address, Http, SetupError, Timeouts};
+use super::client::{Http, SetupError, Timeouts};
 use super::error::{ErrorKind, RemoteError};
 use super::retry::{Attempts, Observer, Patience};
-use super::service::{
-    Api, Batch, CreateBatch, Downloaded, Listing, Payload, Progress, RemoteFile, Submission, check_id,
-};
+use super::service::{Api, CreateBatch, Downloaded, Listing, Payload, Progress, RemoteFile, Submission};
 use super::token::Token;
 use super::{content, download, list, openai, together};
+use crate::dialect::address::Address;
 use crate::dialect::provider::{Dialect, Profile};
+use crate::dialect::wire::check_id;
+use crate::model::batch::Batch;
 
 /// The statuses by which a service says that it did not create a batch, and will not on account of this request.
 const DEFINITE_REFUSALS: [u16; 8] = [400, 401, 402, 403, 404, 413, 422, 429];
@@ -65,7 +66,7 @@ impl HttpApi {
         let answer = self.http.call(Method::GET, &["batches", id], |request| request).await?;
         let answer = answer.successful().await?;
         let target = answer.target().to_owned();
-        same(answer.batch().await?.read(&target)?, id, &target)
+        same(answer.batch().await?.read().map_err(RemoteError::malformed(&target))?, id, &target)
     }
 
     async fn ask_to_cancel(&self, id: &str) -> Result<Batch, RemoteError> {
@@ -79,7 +80,7 @@ impl HttpApi {
         }
         let answer = answer.successful().await?;
         let target = answer.target().to_owned();
-        same(answer.batch().await?.read(&target)?, id, &target)
+        same(answer.batch().await?.read().map_err(RemoteError::malformed(&target))?, id, &target)
     }
 
     async fn delete(&self, id: &str) -> Result<(), RemoteError> {
@@ -126,7 +127,7 @@ impl Api for HttpApi {
     }
 
     async fn batch(&self, id: &str) -> Result<Batch, RemoteError> {
-        check_id(id, "GET batches")?;
+        check_id(id).map_err(RemoteError::malformed("GET batches"))?;
         let mut attempts = self.attempts();
         loop {
             match self.look(id).await {
@@ -147,7 +148,7 @@ impl Api for HttpApi {
     }
 
     async fn cancel(&self, id: &str) -> Result<Batch, RemoteError> {
-        check_id(id, "POST batches")?;
+        check_id(id).map_err(RemoteError::malformed("POST batches"))?;
         let mut attempts = self.attempts();
         loop {
             match self.ask_to_cancel(id).await {
@@ -158,12 +159,12 @@ impl Api for HttpApi {
     }
 
     async fn download(&self, file_id: &str, target: &Path, progress: Progress) -> Result<Downloaded, RemoteError> {
-        check_id(file_id, "GET files")?;
+        check_id(file_id).map_err(RemoteError::malformed("GET files"))?;
         download::download(&self.http, &self.patience, file_id, target, progress).await
     }
 
     async fn file_bytes(&self, file_id: &str) -> Result<Option<u64>, RemoteError> {
-        check_id(file_id, "GET files")?;
+        check_id(file_id).map_err(RemoteError::malformed("GET files"))?;
         let mut attempts = self.attempts();
         loop {
             match content::said_bytes(&self.http, file_id).await {
@@ -175,7 +176,7 @@ impl Api for HttpApi {
     }
 
     async fn delete_file(&self, id: &str) -> Result<(), RemoteError> {
-        check_id(id, "DELETE files")?;
+        check_id(id).map_err(RemoteError::malformed("DELETE files"))?;
         let mut attempts = self.attempts();
         loop {
             match self.delete(id).await {
@@ -202,8 +203,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::model::batch::BatchStatus;
     use crate::remote::retry::Notice;
-    use crate::remote::service::BatchStatus;
     use crate::remote::testing::{Act, CANARY, Server, Then, answer, api_as, api_at, raw};
 
     const BATCH: &str = r#"{"id":"b-1","status":"IN_PROGRESS","progress":50.5}"#;

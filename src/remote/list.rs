@@ -19,10 +19,11 @@ use super::answer::broken_off;
 use super::client::Http;
 use super::error::{ErrorKind, RemoteError};
 use super::redact::Redactor;
-use super::service::{Listing, is_valid_id};
+use super::service::Listing;
 use crate::dialect::provider::Dialect;
 use crate::dialect::wire::{Entry, RawBatch};
 use crate::json::brackets::{Brackets, Broken, Captured, is_key};
+use crate::model::batch::is_valid_id;
 
 /// Batches asked for at a time, where the dialect has pages: the most that it allows.
 const PAGE_BATCHES: usize = 100;
@@ -409,7 +410,7 @@ mod tests {
             assert!(is_valid_id(&batch.id), "{}", entry.escape_ascii());
             assert_eq!((batch.output_file_id, batch.error_file_id), (None, None), "{}", entry.escape_ascii());
         }
-        let long = format!(r#"{{"id":"{}"}}"#, "x".repeat(crate::remote::service::ID_BYTES + 1));
+        let long = format!(r#"{{"id":"{}"}}"#, "x".repeat(crate::model::batch::ID_BYTES + 1));
         let huge = format!(r#"{{"id":"a","x":"{}"}}"#, "x".repeat(ENTRY_BYTES));
         let deep = format!("{}{}", "[".repeat(1 << 20), "]".repeat(1 << 20));
         for entry in [long, huge, deep] {

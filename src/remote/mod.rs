@@ -36,18 +36,17 @@ pub mod token;
 mod testing;
 pub mod throttle;
 
+pub use crate::dialect::address::{Address, AddressError};
 pub use crate::dialect::provider::{
     Auth, Dialect, Limits, LineEnvelope, Profile, Proven, ReplyShape, profile, profile_speaking,
 };
+pub use crate::model::batch::{Batch, BatchStatus, RequestCounts, is_valid_id};
 pub use crate::model::tag::Mark;
-pub use client::{Address, SetupError, Timeouts};
+pub use client::{SetupError, Timeouts};
 pub use error::{ErrorKind, RemoteError};
 pub use http_api::{HttpApi, Settings};
 pub use online::Online;
 pub use redact::Redactor;
 pub use retry::{Notice, Observer, Patience};
-pub use service::{
-    Api, Batch, BatchStatus, CreateBatch, Downloaded, Listing, Payload, Progress, RemoteFile, RequestCounts,
-    Submission, is_valid_id,
-};
+pub use service::{Api, CreateBatch, Downloaded, Listing, Payload, Progress, RemoteFile, Submission};
 pub use token::{Token, TokenError};

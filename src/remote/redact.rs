@@ -16,9 +16,7 @@ use memchr::{memchr2, memmem};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::token::Token;
-
-/// What stands where a key stood.
-pub const REDACTED: &str = "[redacted]";
+use crate::model::shown::REDACTED;
 
 /// Shorter words are no secrets (`local`, `EMPTY`), and would be found in the midst of others.
 const SECRET_BYTES_MIN: usize = 8;

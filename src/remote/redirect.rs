@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 
-use super::client::Address;
+use crate::dialect::address::Address;
 
 /// Most redirects after the address that the API itself gave.
 pub(super) const HOPS: u32 = 5;

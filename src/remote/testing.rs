@@ -9,11 +9,12 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::client::{Address, Timeouts};
+use super::client::Timeouts;
 use super::http_api::{HttpApi, Settings};
 use super::retry::{Backoff, Observer, Patience};
 use super::service::Payload;
 use super::token::Token;
+use crate::dialect::address::Address;
 use crate::dialect::provider::profile;
 
 /// The key that tests use and that must turn up nowhere.

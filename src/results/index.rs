@@ -6,7 +6,6 @@
 //! What always holds: each reply is kept (it fills a slot), a duplicate, in conflict or unknown, and is counted once, as is each line that is
 //! unreadable. Replies have any length: more than a few MiB of none is in memory. Which reply wins does not depend on threads: the first in file order, but an output before an error.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -17,19 +16,14 @@ use super::reply_index::Slot;
 use super::reply_text::ReplyText;
 use super::side_files::{Aside, SideFiles};
 use crate::dialect::reply_reader::ReplyReader;
-use crate::model::reply::{Reply, ReplyKind, ReplyRole, Usage};
+use crate::model::outcome::{Indexed, OTHER_ERRORS};
+use crate::model::reply::{Reply, ReplyKind, ReplyRole};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::model::custom_id::IdHasher;
 use crate::storage::durable::FileError;
 use crate::storage::lines;
 use crate::storage::lines::{Block, Extent};
-
-/// Most kinds of errors that are counted apart; the rest count as [`OTHER_ERRORS`].
-const ERROR_LABELS_MAX: usize = 50;
-
-/// What errors beyond the first `ERROR_LABELS_MAX` kinds are counted as.
-pub const OTHER_ERRORS: &str = "other errors";
 
 /// A file of replies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,78 +34,6 @@ pub struct ReplyFile {
     pub path: PathBuf,
     /// Which of a batch's files it is.
     pub role: ReplyRole,
-}
-
-/// What became of the lines of reply files.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Indexed {
-    /// Replies, and lines that are none; blank ones are not counted.
-    pub replies: u64,
-    /// Requests that have an output.
-    pub outputs: u64,
-    /// Requests that have an error.
-    pub errors: u64,
-    /// Replies that say the same as the one kept.
-    pub duplicates: u64,
-    /// Replies that say something else than the one kept.
-    pub conflicts: u64,
-    /// Replies to nobody.
-    pub unknown: u64,
-    /// Lines that are not whole objects, and objects that do not say whom they answer.
-    pub unreadable: u64,
-    /// Tokens of the replies kept.
-    pub usage: Usage,
-    /// Errors kept, by code and message.
-    pub labels: BTreeMap<String, u64>,
-    /// Checksums of the files, in their order: XXH3-128 over the XXH3-64 hashes of their blocks.
-    pub checksums: Vec<u128>,
-}
-
-impl Indexed {
-    /// Adds the counts of other files.
-    pub fn add(&mut self, other: &Self) {
-        self.replies += other.replies;
-        self.outputs += other.outputs;
-        self.errors += other.errors;
-        self.duplicates += other.duplicates;
-        self.conflicts += other.conflicts;
-        self.unknown += other.unknown;
-        self.unreadable += other.unreadable;
-        self.usage += other.usage;
-        for (label, count) in &other.labels {
-            self.count_label(label, *count);
-        }
-    }
-
-    /// Counts a request that has an error.
-    pub fn count_error(&mut self, label: &str) {
-        self.errors += 1;
-        self.count_label(label, 1);
-    }
-
-    fn count_label(&mut self, label: &str, count: u64) {
-        let known = self.labels.contains_key(label) || self.labels.len() < ERROR_LABELS_MAX;
-        *self.labels.entry(if known { label } else { OTHER_ERRORS }.to_owned()).or_default() += count;
-    }
-
-    /// Counts the errors by what `rename` makes of their labels.
-    pub fn rename_labels(&mut self, rename: impl Fn(String) -> String) {
-        for (label, count) in std::mem::take(&mut self.labels) {
-            self.count_label(&rename(label), count);
-        }
-    }
-
-    /// Takes back what [`Indexed::count_error`] counted.
-    pub fn forget_error(&mut self, label: &str) {
-        self.errors -= 1;
-        let label = if self.labels.contains_key(label) { label } else { OTHER_ERRORS };
-        if let Some(count) = self.labels.get_mut(label) {
-            *count -= 1;
-            if *count == 0 {
-                self.labels.remove(label);
-            }
-        }
-    }
 }
 
 /// Reads the files, in the order given, and fills the slots. Slot n belongs to the request that `table` gives number n.

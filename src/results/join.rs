@@ -19,11 +19,12 @@ use std::path::PathBuf;
 
 use super::ResultsError;
 use super::id_table::IdTable;
-use super::index::{Indexed, Placing, ReplyFile};
+use super::index::{Placing, ReplyFile};
 use super::reply_file::{self, Found, Strays};
 use super::reply_index::{ReplyIndex, SLOT_BYTES, Slot};
 use super::side_files::SideFiles;
 use crate::model::custom_id::IdHasher;
+use crate::model::outcome::Indexed;
 use crate::model::reply::{Reply, Usage};
 use crate::storage::durable::FileError;
 use crate::storage::ordered::in_order;

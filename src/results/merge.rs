@@ -170,11 +170,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::id_table::IdTable;
-    use super::super::index::{self, Indexed, ReplyFile};
+    use super::super::index::{self, ReplyFile};
     use super::super::reply_file::Strays;
     use super::super::side_files::SideFiles;
     use super::*;
     use crate::model::custom_id::IdHasher;
+    use crate::model::outcome::Indexed;
     use crate::model::reply::{ReplyKind, ReplyRole};
     use crate::storage::durable;
 

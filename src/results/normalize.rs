@@ -67,13 +67,13 @@ impl Shape {
 
 /// Appends the reply `line`, which is given without its line end, in the common shape. `failed` says that its request has no output.
 /// `None`, and nothing is appended, if the line is no reply.
-pub(crate) fn write_common(line: &[u8], failed: bool, out: &mut Vec<u8>) -> Option<()> {
+pub(super) fn write_common(line: &[u8], failed: bool, out: &mut Vec<u8>) -> Option<()> {
     let parts = reply_parts::walked(line).or_else(|| Parts::of(Raw(line)))?;
     write_parts(&parts, failed, out)?.ok()
 }
 
 /// Writes a reply, of which these are the parts, in the common shape. `None`, and nothing is written, if it is none.
-pub(crate) fn write_parts<'l, T: Stands<'l>>(
+pub(super) fn write_parts<'l, T: Stands<'l>>(
     parts: &Parts<T>,
     failed: bool,
     out: &mut (impl Write + ?Sized),

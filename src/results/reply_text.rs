@@ -91,7 +91,7 @@ impl ReplyText {
             self.file.read_exact_at(&mut held, self.range.start).map_err(FileError::on("read", &self.path))?;
             return Ok(reader.read(&held, role));
         }
-        self.ask(|object| reader.read_stored(object, role))
+        self.ask(|object| reader.read_tree(object, role))
     }
 
     /// What `question` makes of it where it stands.

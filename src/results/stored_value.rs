@@ -156,9 +156,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::dialect::reply::reply_of;
     use crate::dialect::reply_parts::Parts;
     use crate::model::custom_id::IdHasher;
-    use crate::model::reply::{Reply, ReplyRole};
+    use crate::model::reply::ReplyRole;
     use crate::results::normalize;
 
     const IDS: IdHasher = IdHasher { key: 5 };
@@ -278,9 +279,9 @@ mod tests {
             let read = ask(line.as_bytes(), |value| {
                 let parts = Parts::of(value).unwrap();
                 normalize::write_parts(&parts, failed, &mut in_file).unwrap().unwrap();
-                Reply::of(&parts, role, IDS)
+                reply_of(&parts, role, IDS)
             });
-            prop_assert_eq!(read, Parts::of(Raw(line.as_bytes())).and_then(|parts| Reply::of(&parts, role, IDS)));
+            prop_assert_eq!(read, Parts::of(Raw(line.as_bytes())).and_then(|parts| reply_of(&parts, role, IDS)));
             prop_assert!(in_file == in_memory, "{} and {}", in_file.escape_ascii(), in_memory.escape_ascii());
         }
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::input::InputError;
 use crate::ledger::LedgerError;
 use crate::model::shown::Name;
-use crate::remote::{RemoteError, SetupError};
+use crate::remote::{AddressError, RemoteError, SetupError};
 use crate::results::ResultsError;
 use crate::run::EarlierRun;
 use crate::run::directory::CREATE_HOME;
@@ -174,6 +174,12 @@ pub enum ErrorKind {
     Interrupted,
     /// Whoever read the output has gone away.
     ClosedPipe,
+}
+
+impl From<AddressError> for Error {
+    fn from(error: AddressError) -> Self {
+        Self::Setup(error.into())
+    }
 }
 
 impl Error {

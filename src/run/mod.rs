@@ -49,6 +49,7 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::input::recheck::Recheck;
+use crate::ledger::Ledger;
 use crate::model::custom_id::IdHasher;
 use crate::remote::{Address, Api, HttpApi, Notice, Observer, Settings};
 use crate::results::reply_index::ReplyIndex;
@@ -209,7 +210,7 @@ async fn work<A: Api>(
 }
 
 /// Deletes what the run left at the service. One file that is already gone is no error; asking again is harmless.
-async fn delete_files(api: &impl Api, ledger: &ledger::Ledger) -> Result<(), Error> {
+async fn delete_files(api: &impl Api, ledger: &Ledger) -> Result<(), Error> {
     for file_id in ledger.remote_files()? {
         api.delete_file(&file_id).await?;
     }
@@ -290,7 +291,7 @@ async fn start(run: &Path, options: ServeOptions) -> Result<Server, Error> {
     Ok(Server::start(ServeOptions { directory, ..options }).await?)
 }
 
-fn tell_start(ledger: &ledger::Ledger, run: &Path, resumed: bool, monitor: &dyn Monitor) -> Result<(), Error> {
+fn tell_start(ledger: &Ledger, run: &Path, resumed: bool, monitor: &dyn Monitor) -> Result<(), Error> {
     let shards = ledger.shards()?;
     let bytes = |wanted: fn(&ShardState) -> bool| {
         shards.iter().filter(|known| wanted(&known.state)).map(|known| known.shard.bytes).sum()

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::directory::RunPlaces;
 use crate::input::check::LineLimits;
-use crate::input::pack::ShardLimits;
 use crate::input::source::Input;
+use crate::model::shard::ShardLimits;
 use crate::remote::{Address, Profile, Redactor, Token};
 
 /// Defects shown, unless the user says otherwise.

@@ -10,12 +10,13 @@ use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::steps::{self, BatchWorth, Files};
-use crate::input::pack::{Packer, ShardLimits, Stretch};
+use crate::input::pack::Packer;
 use crate::input::shard_lines;
 use crate::input::shard_lines::Members;
 use crate::ledger::{Ledger, NextRound};
+use crate::model::outcome::Indexed;
+use crate::model::shard::{ShardLimits, Stretch};
 use crate::model::shard_state::{Recorded, ShardState};
-use crate::results::index::Indexed;
 use crate::results::reply_index::Slot;
 use crate::run::error::Error;
 
@@ -73,7 +74,7 @@ pub(crate) fn pack(
         shard.stretch = Some(Stretch { list: first_number, start });
         start += shard.requests;
     }
-    members::write_list(&files.run, first_number, placed.into_values().flatten())?;
+    shard_lines::write_list(&files.run, first_number, placed.into_values().flatten())?;
     Ok(Some(next))
 }
 

@@ -12,13 +12,13 @@ use super::indexing::ShardIndexed;
 use super::verdict::{FileEvidence, SaidBytes};
 use crate::dialect::retry_class::failed_batch_worth_retrying;
 use crate::input::envelope::Envelope;
-use crate::input::pack::Shard;
 use crate::input::recheck::Recheck;
 use crate::input::request_index::RequestIndex;
 use crate::input::shard_reader::ShardReader;
 use crate::input::source::Source;
 use crate::model::custom_id::IdHasher;
 use crate::model::reply::{ReplyKind, ReplyRole};
+use crate::model::shard::Shard;
 use crate::model::shard_state::{EndedBatch, LeftOver};
 use crate::remote::{
     Api, Batch, BatchStatus, Listing, Payload, Progress, Redactor, RemoteError, RemoteFile, Submission,

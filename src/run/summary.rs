@@ -10,8 +10,8 @@ use super::driver::Driven;
 use super::held::HeldShard;
 use super::output::Written;
 use crate::ledger::Ledger;
+use crate::model::outcome::Indexed;
 use crate::model::reply::Usage;
-use crate::results::index::Indexed;
 use crate::run::error::Error;
 
 /// How a run ended: every line of the input accounted for.

@@ -56,7 +56,7 @@ enum Break {
 }
 
 /// Records a new batch and begins its life.
-pub(crate) fn create(shared: &Arc<Shared>, batch: Batch) -> Result<Arc<Batch>, FileError> {
+pub(super) fn create(shared: &Arc<Shared>, batch: Batch) -> Result<Arc<Batch>, FileError> {
     // It is registered first: a cancel must find the progress as soon as it can find the record.
     let progress = register(shared, &batch);
     let id = batch.id.clone();
@@ -69,7 +69,7 @@ pub(crate) fn create(shared: &Arc<Shared>, batch: Batch) -> Result<Arc<Batch>, F
 }
 
 /// Goes on with a batch that an earlier server left unfinished.
-pub(crate) fn resume(shared: &Arc<Shared>, batch: &Batch) {
+pub(super) fn resume(shared: &Arc<Shared>, batch: &Batch) {
     let progress = register(shared, batch);
     begin(shared, batch.id.clone(), progress);
 }
@@ -112,7 +112,7 @@ async fn run_out_of_time(shared: &Shared, id: &str) -> Infallible {
 }
 
 /// Tells a batch to cancel, if it is at work, and gives it with the status that it had.
-pub(crate) fn cancel(shared: &Shared, id: &str) -> Result<Option<(Arc<Batch>, Status)>, FileError> {
+pub(super) fn cancel(shared: &Shared, id: &str) -> Result<Option<(Arc<Batch>, Status)>, FileError> {
     break_off_at(shared, id, |batch| {
         batch.status = Status::Canceling;
         batch.details.cancelling_at = Some(Timestamp::now().as_microsecond());

@@ -10,13 +10,13 @@ use batchline::dialect::reply_reader::ReplyReader;
 use batchline::input::body_only;
 use batchline::input::check::{self, LineLimits};
 use batchline::input::envelope::Envelope;
-use batchline::input::pack::{Cut, Shard};
 use batchline::input::request_index::RequestIndex;
 use batchline::ledger::Ledger;
 use batchline::ledger::intents;
 use batchline::model::custom_id::IdHasher;
 use batchline::model::defect::DefectKind;
 use batchline::model::reply::ReplyRole;
+use batchline::model::shard::{Cut, Shard};
 use batchline::results::id_table::IdTable;
 use batchline::results::index::{self, ReplyFile};
 use batchline::results::reply_file::Strays;
@@ -89,7 +89,7 @@ struct ModelBody {
 /// The fast check, the judge and `serde_json` agree about every line.
 pub(crate) fn checking(data: &[u8]) {
     for line in data.split(|byte| *byte == b'\n') {
-        if let Ok(model) = bare::model(line, &LineLimits { assign_ids: true, ..LIMITS }) {
+        if let Ok(model) = body_only::model(line, &LineLimits { assign_ids: true, ..LIMITS }) {
             let body: ModelBody = serde_json::from_slice(line).expect("a line that is a body is one");
             assert_eq!((body.model, check::custom_id(line)), (model.into_owned(), None));
         }

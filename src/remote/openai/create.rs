@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 
+use crate::model::batch::Batch;
 use crate::model::tag::{Mark, Metadata};
 use crate::remote::client::Http;
 use crate::remote::error::RemoteError;
-use crate::remote::service::{Batch, CreateBatch};
+use crate::remote::service::CreateBatch;
 
 /// What a batch is created with.
 #[derive(Serialize)]
@@ -32,7 +33,11 @@ pub(in crate::remote) async fn create(http: &Http, request: &CreateBatch, marked
     };
     let answer = http.bill(&["batches"], |post| post.json(&create)).await?.successful().await?;
     let (status, target) = (answer.status(), answer.target().to_owned());
-    answer.batch().await?.read_created(&request.input_file_id, &target, status)
+    answer
+        .batch()
+        .await?
+        .read_created(&request.input_file_id)
+        .map_err(|why| RemoteError::malformed(&target)(why).with_status(status))
 }
 
 #[cfg(test)]
@@ -40,8 +45,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::model::batch::BatchStatus;
     use crate::remote::retry::Observer;
-    use crate::remote::service::{Api, BatchStatus, Submission};
+    use crate::remote::service::{Api, Submission};
     use crate::remote::testing::{Act, CANARY, Server, Then, answer, api_as, raw};
 
     const FILE: &str = "file-abc123";

@@ -11,11 +11,12 @@ use reqwest::multipart::{Form, Part};
 
 use crate::dialect::provider::Profile;
 use crate::dialect::wire::RawFile;
+use crate::dialect::wire::check_id;
 use crate::remote::body;
 use crate::remote::client::Http;
 use crate::remote::error::{ErrorKind, RemoteError};
 use crate::remote::retry::{Attempts, Patience};
-use crate::remote::service::{Payload, Progress, RemoteFile, check_id};
+use crate::remote::service::{Payload, Progress, RemoteFile};
 
 /// What the file is called in the form.
 const FILE_TYPE: &str = "application/jsonl";
@@ -98,7 +99,7 @@ async fn send(
     }
     let (bytes, status) = (raw.bytes(), usable(&raw, &target)?);
     let Some(id) = raw.id else { return wrong(ErrorKind::Protocol, "the answer has a file without an id") };
-    check_id(&id, &target)?;
+    check_id(&id).map_err(RemoteError::malformed(&target))?;
     Ok((RemoteFile { id, bytes, reused: false }, status))
 }
 

@@ -3,11 +3,14 @@
 use serde::Serialize;
 
 use crate::dialect::wire::RawBatch;
+use crate::dialect::wire::message_of;
 use crate::json::brackets::whole::members_of;
+use crate::model::batch::Batch;
+use crate::model::shown::one_line;
 use crate::remote::client::Http;
-use crate::remote::error::{ErrorKind, RemoteError, clean, message_of};
+use crate::remote::error::{ErrorKind, RemoteError};
 use crate::remote::retry::Notice;
-use crate::remote::service::{Batch, CreateBatch};
+use crate::remote::service::CreateBatch;
 
 /// What a batch is created with.
 #[derive(Serialize)]
@@ -32,7 +35,7 @@ pub(in crate::remote) async fn create(http: &Http, request: &CreateBatch) -> Res
     let (status, target) = (answer.status(), answer.target().to_owned());
     let body = answer.body().await?;
     let [job, warning] = members_of(&body, ["job", "warning"]).unwrap_or_default();
-    let warning = warning.and_then(|raw| message_of(&serde_json::from_slice(raw).ok()?)).map(|text| clean(&text));
+    let warning = warning.and_then(|raw| message_of(&serde_json::from_slice(raw).ok()?)).map(|text| one_line(&text));
     // A bare batch, as the later calls give it, is taken, too.
     let raw = job.and_then(RawBatch::parse).or_else(|| RawBatch::parse(&body).filter(RawBatch::has_id));
     let Some(raw) = raw else {
@@ -43,14 +46,15 @@ pub(in crate::remote) async fn create(http: &Http, request: &CreateBatch) -> Res
     if let Some(text) = &warning {
         http.observer.tell(&Notice::Warning { text });
     }
-    raw.read_created(&request.input_file_id, &target, status)
+    raw.read_created(&request.input_file_id).map_err(|why| RemoteError::malformed(&target)(why).with_status(status))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::batch::BatchStatus;
     use crate::remote::retry::Observer;
-    use crate::remote::service::{Api, BatchStatus, Submission};
+    use crate::remote::service::{Api, Submission};
     use crate::remote::testing::{Act, Server, Then, answer, api_at, raw};
 
     const FILE: &str = "file-8205dffa-8f55";

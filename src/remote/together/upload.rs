@@ -12,13 +12,14 @@ use reqwest::multipart::Form;
 use reqwest::{Method, Url};
 
 use crate::dialect::wire::RawFile;
+use crate::dialect::wire::check_id;
 use crate::remote::answer::Answer;
 use crate::remote::body;
 use crate::remote::client::Http;
 use crate::remote::error::{ErrorKind, RemoteError};
 use crate::remote::redirect;
 use crate::remote::retry::{Attempts, Patience};
-use crate::remote::service::{Payload, Progress, RemoteFile, check_id};
+use crate::remote::service::{Payload, Progress, RemoteFile};
 
 /// The header that says the id of the file to be.
 const FILE_ID_HEADER: &str = "x-together-file-id";
@@ -75,7 +76,7 @@ async fn place(
     }
     let id = answer.header_text(FILE_ID_HEADER);
     let id = id.ok_or_else(|| answer.nonsense("the address for the upload came without a file id"))?;
-    check_id(&id, answer.target())?;
+    check_id(&id).map_err(RemoteError::malformed(answer.target()))?;
     let url = answer.location()?;
     put(http, url, payload, progress).await?;
     Ok(Placed { id, reused: false })
@@ -89,7 +90,7 @@ async fn known_already(answer: Answer<'_>) -> Result<Placed, RemoteError> {
         let message = "there is a conflict, and no file id that explains it";
         RemoteError::new(ErrorKind::Refused, &*target).with_status(status).with_message(message)
     })?;
-    check_id(&id, &target)?;
+    check_id(&id).map_err(RemoteError::malformed(&target))?;
     Ok(Placed { id, reused: true })
 }
 

@@ -1,0 +1,73 @@
+//! The requests that go up together as one batch, and what such a shard must keep to.
+
+/// What a shard must keep to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShardLimits {
+    /// Most requests.
+    pub requests: u64,
+    /// Most bytes, line ends included.
+    pub bytes: u64,
+}
+
+/// Why a shard ends where it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// One request more would be too many.
+    Requests,
+    /// The next request would make it too large.
+    Bytes,
+    /// More models are interleaved than shards can be open.
+    Models,
+    /// The input has no more requests of its model.
+    End,
+}
+
+impl Cut {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Requests, Self::Bytes, Self::Models, Self::End];
+
+    /// The name that `plan` prints.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Bytes => "bytes",
+            Self::Models => "models",
+            Self::End => "end",
+        }
+    }
+}
+
+/// A stretch of a list of Seqs: the lines of a shard that sends requests again. See `input/shard_lines.rs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// Number of the list.
+    pub list: u32,
+    /// Place of the first Seq in the list.
+    pub start: u64,
+}
+
+/// The requests that go up together as one batch file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shard {
+    /// Its number, counted from 0.
+    pub number: u32,
+    /// The model that all its requests ask for.
+    pub model: String,
+    /// Seq of its first request.
+    pub first: u64,
+    /// Seq of its last request. Requests of other shards may stand between.
+    pub last: u64,
+    /// How many requests it has.
+    pub requests: u64,
+    /// Size of its batch file in bytes.
+    pub bytes: u64,
+    /// XXH3-128 over the XXH3-64 hashes of its lines; what is uploaded must match it.
+    pub checksum: u128,
+    /// Why it ends where it ends.
+    pub cut: Cut,
+    /// The round that it goes up in, counted from 1.
+    pub round: u32,
+    /// Its lines; `None` for those that the request index gives its number.
+    pub stretch: Option<Stretch>,
+}
