@@ -17,23 +17,18 @@
 //!
 //! | where | what |
 //! | --- | --- |
+//! | [`model`] | the words as types: ids, defects, shards, batches, replies, outcomes |
+//! | [`json`] | JSON: a fast scanner, and readers for what it refuses |
+//! | [`storage`] | bytes at rest: durable writes, framing of lines, partitions beyond memory, the files of the user |
+//! | [`dialect`] | where families of services differ, and the providers as data |
 //! | [`input`] | Source, framing, checking, uniqueness, packing, the request index |
-//! | [`remote`] | providers as data, the client, uploads, submissions, downloads, retries |
-//! | [`results`] | replies, the reply index, the ordered merge |
-//! | [`run`] | the driver that takes each shard through the phases, the Ledger, the run directory |
-//! | [`offline`] | check, plan, split and merge without a service |
+//! | [`remote`] | the client, uploads, submissions, downloads, retries |
+//! | [`results`] | reply files, the reply index, the ordered merge |
+//! | [`ledger`] | the SQLite database that says where each shard stands |
+//! | [`run`] | the driver that takes each shard through the phases, the run directory |
 //! | [`serve`] | the local Batch API server, which answers with an echo, or with what an OpenAI-compatible server says |
 //! | [`generate`] | realistic prompt sets of any size |
 //! | [`mod@bench`] | what this machine makes of each stage |
-//! | [`durable`] | the only module that creates, syncs, renames or removes a file |
-//! | [`user_files`] | what a command was told to read and to write: no file is both, and outputs appear as the user wants them |
-//! | [`lines`], [`in_order`], [`partitions`], [`custom_id`] | what the phases share: framing, ordered parallel work, records beyond memory, hashes of ids |
-//! | `src/walk.rs` | JSON's grammar, walked over without building anything: how lines of requests and of replies are read |
-//! | `src/path_text.rs` | paths in JSON, which are not always text |
-//! | [`brackets`] | where JSON values begin and end, however ugly they are: how lists of batches are read |
-//! | `src/aligned.rs` | buffers that lie in memory as their bytes lie in a file, for the kernel's sake |
-//! | [`shown`] | names and texts of others, without what could steer a terminal |
-//! | [`error`] | why a run cannot go on, and what its user can do |
 //! | `src/cli/` | the program: the one place that knows the command line, the environment and the terminal |
 //!
 //! # What always holds
@@ -46,10 +41,10 @@
 //!   new run differs only in that all stand at the beginning.
 //! - **Memory does not grow with the input.** Everything that is held has a named limit; what grows are files of fixed-width records.
 //! - **Reply bytes pass through unchanged.** A parser finds out whom a reply answers; it never rewrites it, and what it cannot read is
-//!   kept aside. Asked for the common [`shape`](results::shape), the merge changes what is around an answer, never the answer.
+//!   kept aside. Asked for the common [shape](results::normalize), the merge changes what is around an answer, never the answer.
 //! - **The engine never prints** and reads no environment variable: options in, [`run::Monitor`] events out.
-//! - **Bad data is a value.** A line that is no request is a [`input::defect::Defect`], a reply that is an error is an outcome; an
-//!   [`error::Error`] means that the run cannot go on.
+//! - **Bad data is a value.** A line that is no request is a [`model::defect::Defect`], a reply that is an error is an outcome; an
+//!   [`run::error::Error`] means that the run cannot go on.
 
 pub mod bench;
 pub mod dialect;

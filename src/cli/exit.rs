@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use batchline::run::error::{Error, ErrorKind};
 use serde_json::json;
 
-use super::terminal::{say, say_json, say_line};
+use super::terminal::{StdoutError, say, say_json, say_line};
 
 /// What the exit code says. Scripts rely on the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,9 +62,9 @@ pub(crate) enum Failure {
     /// The command line makes no sense although it parses.
     #[error("{0}")]
     Usage(String),
-    /// Standard output or error cannot be written.
-    #[error("cannot write to standard output")]
-    Stdout(#[source] std::io::Error),
+    /// Standard output cannot be written.
+    #[error(transparent)]
+    Stdout(#[from] StdoutError),
 }
 
 impl<E: Into<Error>> From<E> for Failure
@@ -93,7 +93,7 @@ impl Failure {
         match self {
             Self::Usage(_) => Exit::Usage,
             Self::Terminated => Exit::Terminated,
-            Self::Stdout(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Success,
+            Self::Stdout(StdoutError(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Success,
             Self::Stdout(_) => Exit::LocalState,
             Self::Run(error) => match error.kind() {
                 ErrorKind::Internal => Exit::Internal,

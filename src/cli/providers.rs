@@ -1,6 +1,6 @@
 //! `batchline providers`.
 
-use batchline::dialect::provider::PROFILES;
+use batchline::dialect::providers::PROFILES;
 use batchline::remote::{Limits, Profile, ReplyShape};
 use serde_json::json;
 

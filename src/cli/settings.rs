@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use batchline::dialect::provider::PROFILES;
+use batchline::dialect::providers::PROFILES;
 use batchline::input::check::LineLimits;
 use batchline::input::envelope::Envelope;
 use batchline::input::scan::ScanOptions;

@@ -13,7 +13,10 @@ use std::path::Path;
 use batchline::model::shown::{self, Name};
 use serde_json::Value;
 
-use super::exit::Failure;
+/// Standard output cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output")]
+pub(crate) struct StdoutError(#[source] pub(crate) io::Error);
 
 /// Most characters of a line on a terminal.
 const LINE_CHARACTERS: usize = 2_000;
@@ -39,19 +42,19 @@ pub(crate) fn say_json(record: &Value) {
 }
 
 /// Writes a line to standard output.
-pub(crate) fn print(line: &str) -> Result<(), Failure> {
+pub(crate) fn print(line: &str) -> Result<(), StdoutError> {
     let stdout = io::stdout().lock();
     let line = fit(line, stdout.is_terminal());
     write_line(stdout, line.as_bytes())
 }
 
 /// Writes a record to standard output.
-pub(crate) fn print_json(record: &Value) -> Result<(), Failure> {
+pub(crate) fn print_json(record: &Value) -> Result<(), StdoutError> {
     write_line(io::stdout().lock(), shown::visible_json(&record.to_string()).as_bytes())
 }
 
 /// Writes a file's name to standard output: for a program that reads it as it is, for people as in messages.
-pub(crate) fn print_path(path: &Path) -> Result<(), Failure> {
+pub(crate) fn print_path(path: &Path) -> Result<(), StdoutError> {
     use std::os::unix::ffi::OsStrExt;
     let stdout = io::stdout().lock();
     if stdout.is_terminal() {
@@ -67,8 +70,8 @@ pub(crate) fn names(inputs: &[String]) -> String {
     names.join(", ")
 }
 
-fn write_line(mut out: impl Write, line: &[u8]) -> Result<(), Failure> {
-    out.write_all(line).and_then(|()| out.write_all(b"\n")).map_err(Failure::Stdout)
+fn write_line(mut out: impl Write, line: &[u8]) -> Result<(), StdoutError> {
+    out.write_all(line).and_then(|()| out.write_all(b"\n")).map_err(StdoutError)
 }
 
 /// A line without what is unsafe, and on a terminal not longer than [`LINE_CHARACTERS`].

@@ -238,3 +238,95 @@ pub static PROFILES: &[Profile] = &[
         ..OPENAI_LIKE
     },
 ];
+
+impl Profile {
+    /// What tells the row from all others: its name, and the dialect behind a colon if another row of that name comes first.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        match profile(self.name) {
+            Some(first) if first.dialect != self.dialect => format!("{}:{}", self.name, self.dialect.name()),
+            _ => self.name.to_owned(),
+        }
+    }
+}
+
+/// Finds a provider by its name, or by its [`Profile::identity`].
+#[must_use]
+pub fn profile(name: &str) -> Option<&'static Profile> {
+    match name.split_once(':') {
+        Some((name, dialect)) => profile_speaking(name, Dialect::named(dialect)?),
+        None => PROFILES.iter().find(|profile| profile.name == name),
+    }
+}
+
+/// Finds a provider by its name and the dialect that it is to speak.
+#[must_use]
+pub fn profile_speaking(name: &str, dialect: Dialect) -> Option<&'static Profile> {
+    PROFILES.iter().find(|profile| profile.name == name && profile.dialect == dialect)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::address::Address;
+    use super::*;
+
+    #[test]
+    fn every_row_is_found_again_and_can_be_used() {
+        for row in PROFILES {
+            assert_eq!(profile(&row.identity()), Some(row));
+            assert_eq!(profile_speaking(row.name, row.dialect), Some(row));
+            if !row.base_url.is_empty() {
+                let address = Address::parse(row.base_url).expect(row.name);
+                assert_eq!(address.to_string(), row.base_url, "the version stands in it");
+                assert!(!row.key_required || address.is_https(), "{} would send its key in the clear", row.name);
+            }
+            assert!(row.limits.line_bytes < row.limits.shard_bytes, "{}", row.name);
+            assert!(row.endpoints.iter().all(|endpoint| endpoint.starts_with("/v")), "{}", row.name);
+            assert!(!row.evidence.contains(['|', '\n']), "{}: it stands in a table", row.name);
+            assert!(!row.endpoints.is_empty() && !row.evidence.is_empty() && !row.purpose.is_empty(), "{}", row.name);
+            assert_eq!(row.metadata, row.metadata && row.dialect == Dialect::OpenAi, "Together has none");
+        }
+        for nobody in ["nobody", "", "local:", "local:nothing", "openai:together"] {
+            assert_eq!(profile(nobody), None, "{nobody}");
+        }
+        assert_eq!(profile("local:openai").map(|row| row.dialect), Some(Dialect::OpenAi));
+        assert_eq!(profile("local").map(|row| row.dialect), Some(Dialect::Together), "the first of the name");
+    }
+
+    #[test]
+    fn every_row_is_as_its_sources_say() {
+        const MB: u64 = 1_000_000;
+        // Typed from the sources: name, base URL, key variable, requests, bytes, window.
+        for (name, base_url, key_variable, requests, bytes, window) in [
+            ("together", "https://api.together.ai/v1", "TOGETHER_API_KEY", 50_000, 100 * MB, "24h"),
+            ("local", "http://127.0.0.1:8080/v1", "BATCHLINE_LOCAL_KEY", 50_000, 100 * MB, "24h"),
+            ("local:openai", "http://127.0.0.1:8080/v1", "BATCHLINE_LOCAL_KEY", 50_000, 100 * MB, "24h"),
+            ("online", "http://127.0.0.1:8000/v1", "BATCHLINE_ONLINE_KEY", 5_000, 100 * MB, "24h"),
+            ("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", 50_000, 200 * MB, "24h"),
+            ("azure-openai", "", "AZURE_OPENAI_API_KEY", 50_000, 200 * MB, "24h"),
+            ("groq", "https://api.groq.com/openai/v1", "GROQ_API_KEY", 50_000, 100 * MB, "24h"),
+            ("deepinfra", "https://api.deepinfra.com/v1", "DEEPINFRA_API_KEY", 50_000, 200 * MB, "24h"),
+            ("nebius", "https://api.tokenfactory.nebius.com/v1", "NEBIUS_API_KEY", 5_000_000, 10_000 * MB, "24h"),
+            ("parasail", "https://api.parasail.io/v1", "PARASAIL_API_KEY", 50_000, 500 * MB, "24h"),
+            ("doubleword", "https://api.doubleword.ai/v1", "DOUBLEWORD_API_KEY", 50_000, 100 * MB, "24h"),
+            ("siliconflow", "https://api.siliconflow.cn/v1", "SILICONFLOW_API_KEY", 5_000, 1_000 * MB, "24h"),
+            (
+                "dashscope",
+                "https://dashscope.aliyuncs.com/compatible-mode/v1",
+                "DASHSCOPE_API_KEY",
+                50_000,
+                100 * MB,
+                "24h",
+            ),
+            ("moonshot", "https://api.moonshot.cn/v1", "MOONSHOT_API_KEY", 50_000, 100 * MB, "24h"),
+            ("aibrix", "http://127.0.0.1:8090/v1", "AIBRIX_API_KEY", 50_000, 100 * MB, "24h"),
+            ("custom", "", "BATCHLINE_API_KEY", 50_000, 100 * MB, "24h"),
+        ] {
+            let row = profile(name).expect(name);
+            assert_eq!((row.base_url, row.key_variable), (base_url, key_variable), "{name}");
+            assert_eq!((row.limits.shard_requests, row.limits.shard_bytes), (requests, bytes), "{name}");
+            assert_eq!(row.completion_window, window, "{name}");
+        }
+        assert_eq!(PROFILES.len(), 16, "a row without a test row");
+    }
+}

@@ -29,7 +29,7 @@ pub struct LineLimits {
     pub custom_id_characters: usize,
     /// What it must have, or is given on its way up.
     pub envelope: Envelope,
-    /// Whether lines are [bare], and are given ids, too.
+    /// Whether lines are [bodies only](super::body_only), and are given ids, too.
     pub assign_ids: bool,
 }
 

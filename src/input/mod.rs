@@ -6,7 +6,7 @@
 //! ```
 //!
 //! In: files and pipes. Out: [`Shard`](crate::model::shard::Shard)s, a [request index](request_index) on disk, and
-//! [`Defect`](defect::Defect)s as data. Nothing here knows of services or replies.
+//! [`Defect`](crate::model::defect::Defect)s as data. Nothing here knows of services or replies.
 //!
 //! What always holds: the input is read once ([`scan`](scan::scan)); memory does not grow with it; nothing is packed into two shards.
 
@@ -30,7 +30,7 @@ pub mod shard_reader;
 pub mod source;
 pub mod unique;
 
-/// Why the input cannot be read. Bad lines are no errors: they are [`Defect`](defect::Defect)s.
+/// Why the input cannot be read. Bad lines are no errors: they are [`Defect`](crate::model::defect::Defect)s.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InputError {

@@ -6,7 +6,7 @@
 //! - A method returns when its change is committed and synced. What follows in the world (a POST, above all) follows after.
 //! - One connection, owned by the driver's thread. The run directory's lock keeps other processes out.
 //! - `user_version` says which schema a file has; a newer one than this program's is refused, never guessed at.
-//! - Every submission is among the [`intents`](crate::ledger::intents) beside it, too. A Ledger that lacks one is refused: it has gone
+//! - Every submission is among the [`intents`] beside it, too. A Ledger that lacks one is refused: it has gone
 //!   back in time, and would send again what has been sent.
 //!
 //! The file is meant to be read by people, too: `sqlite3 ledger.sqlite 'select * from shard'`.

@@ -1,4 +1,6 @@
-//! To be written.
+//! The words of this crate as types: what the rooms above hand to each other.
+//!
+//! In and out: nothing. Invariant: nothing here reads, writes, waits or knows another room.
 
 pub mod batch;
 pub mod custom_id;

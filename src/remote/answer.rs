@@ -16,10 +16,11 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::storage::durable::is_out_of_files;
 
-use super::client::{Http, Timeouts};
 use super::error::{ErrorKind, RemoteError, message_in};
 use super::redact::Redactor;
 use super::redirect::{self, GivenBy};
+use super::timeouts::Timeouts;
+use crate::dialect::address::Address;
 use crate::dialect::wire::RawBatch;
 use crate::remote::throttle::retry_after;
 
@@ -47,17 +48,25 @@ pub(super) enum Origin {
     Storage,
 }
 
+/// What an answer is read by: where it comes from, how long it may take, and what must not be in its words.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms<'a> {
+    pub(super) address: &'a Address,
+    pub(super) timeouts: Timeouts,
+    pub(super) redactor: &'a Redactor,
+}
+
 /// An answer whose body has not been read yet.
 pub(super) struct Answer<'a> {
-    http: &'a Http,
+    terms: Terms<'a>,
     response: Response,
     target: String,
     origin: Origin,
 }
 
 impl<'a> Answer<'a> {
-    pub(super) fn new(http: &'a Http, response: Response, target: String, origin: Origin) -> Self {
-        Self { http, response, target, origin }
+    pub(super) fn new(terms: Terms<'a>, response: Response, target: String, origin: Origin) -> Self {
+        Self { terms, response, target, origin }
     }
 
     pub(super) fn status(&self) -> u16 {
@@ -76,7 +85,7 @@ impl<'a> Answer<'a> {
     /// A header, where it is text, without the token.
     pub(super) fn header_text(&self, name: &str) -> Option<String> {
         let text = self.headers().get(name)?.to_str().ok()?;
-        Some(self.http.redactor.text(text).into_owned())
+        Some(self.terms.redactor.text(text).into_owned())
     }
 
     /// The size of the body, where it was announced.
@@ -87,7 +96,7 @@ impl<'a> Answer<'a> {
     /// Where a redirect leads, after the checks.
     pub(super) fn location(&self) -> Result<reqwest::Url, RemoteError> {
         let by = if self.origin == Origin::Api { GivenBy::Api } else { GivenBy::Hop };
-        redirect::target(&self.http.address, self.response.url(), self.headers().get(LOCATION), by)
+        redirect::target(self.terms.address, self.response.url(), self.headers().get(LOCATION), by)
             .map_err(|why| self.nonsense(why))
     }
 
@@ -112,7 +121,7 @@ impl<'a> Answer<'a> {
 
     /// An error about what stands in this answer.
     pub(super) fn nonsense(&self, why: &str) -> RemoteError {
-        let message = self.http.redactor.text(why);
+        let message = self.terms.redactor.text(why);
         RemoteError::new(ErrorKind::Protocol, &*self.target).with_status(self.status()).with_message(&message)
     }
 
@@ -123,11 +132,11 @@ impl<'a> Answer<'a> {
 
     /// The same, and the first [`ERROR_BODY_BYTES`] of the body, without the token.
     pub(super) async fn into_error_and_body(self) -> (RemoteError, String) {
-        let Self { http, response, target, origin } = self;
+        let Self { terms, response, target, origin } = self;
         let status = response.status().as_u16();
         let wait = retry_after(response.headers());
         let body = beginning(response).await;
-        let text = http.redactor.beginning(&String::from_utf8_lossy(&body)).into_owned();
+        let text = terms.redactor.beginning(&String::from_utf8_lossy(&body)).into_owned();
         let kind = match origin {
             Origin::Storage if status == 413 => ErrorKind::TooLarge,
             Origin::Storage => ErrorKind::Storage,
@@ -139,7 +148,7 @@ impl<'a> Answer<'a> {
 
     /// Reads a body of at most [`OBJECT_BYTES`], without the token.
     pub(super) async fn body(self) -> Result<Vec<u8>, RemoteError> {
-        let redactor = self.http.redactor.clone();
+        let redactor = self.terms.redactor.clone();
         let mut body = Vec::new();
         let mut pieces = self.pieces(Some(OBJECT_BYTES));
         while let Some(piece) = pieces.next().await {
@@ -184,9 +193,9 @@ impl<'a> Answer<'a> {
 
     /// The body as it comes in. Fails when it stalls, crawls, breaks off, or exceeds `cap`.
     pub(super) fn pieces(self, cap: Option<u64>) -> BoxStream<'static, Result<Bytes, RemoteError>> {
-        let Self { http, response, target, .. } = self;
-        let timeouts = http.timeouts;
-        let about = (target, http.redactor.clone());
+        let Self { terms, response, target, .. } = self;
+        let timeouts = terms.timeouts;
+        let about = (target, terms.redactor.clone());
         let state = (Box::pin(response.bytes_stream()), Pace::new(timeouts), about, false);
         futures::stream::unfold(state, move |(mut body, mut pace, about, ended)| async move {
             let (target, redactor) = &about;

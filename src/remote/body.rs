@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::client::Timeouts;
 use super::error::{ErrorKind, RemoteError};
 use super::service::{Payload, Progress};
+use crate::remote::timeouts::Timeouts;
 
 /// Most bytes of the pieces that a payload is read in.
 pub(super) const PIECE_BYTES: usize = 256 << 10;

@@ -7,35 +7,18 @@
 //!
 //! None follows a redirect, asks for compression, or repeats a request by itself.
 
-use std::time::Duration;
-
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Url};
 
-use super::answer::{Answer, Origin, transport_error};
+use super::answer::{Answer, Origin, Terms, transport_error};
 use super::error::{ErrorKind, RemoteError};
 use super::redact::Redactor;
 use super::retry::{Notice, Observer};
+use super::timeouts::Timeouts;
 use super::token::Token;
 use crate::dialect::address::{Address, AddressError};
 use crate::dialect::provider::Auth;
 use crate::remote::throttle::{Gate, retry_after};
-
-/// Longest time to make a connection, TLS included.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Longest silence while something is expected to come in, or to be taken by the other side.
-pub const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// Longest time for the whole exchange of creating a batch.
-pub const BILLING_TIMEOUT: Duration = Duration::from_mins(2);
-
-/// Longest wait for the answer to an upload after its last byte was handed over. What the system has buffered by then
-/// must still drain.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_mins(2);
-
-/// The least that must come in during [`IDLE_TIMEOUT`], in bytes per second.
-pub const LEAST_BYTES_PER_SECOND: u32 = 1024;
 
 /// What the service sees us as. Edges in front of APIs turn away clients that do not name themselves.
 const USER_AGENT: &str = concat!("batchline/", env!("CARGO_PKG_VERSION"));
@@ -57,33 +40,6 @@ pub enum SetupError {
     Client(#[source] reqwest::Error),
 }
 
-/// How long things may take. The default is made of the constants of this module.
-#[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
-    /// See [`CONNECT_TIMEOUT`].
-    pub connect: Duration,
-    /// See [`IDLE_TIMEOUT`].
-    pub idle: Duration,
-    /// See [`BILLING_TIMEOUT`].
-    pub billing: Duration,
-    /// See [`ANSWER_TIMEOUT`].
-    pub answer: Duration,
-    /// See [`LEAST_BYTES_PER_SECOND`].
-    pub least_bytes_per_second: u32,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            connect: CONNECT_TIMEOUT,
-            idle: IDLE_TIMEOUT,
-            billing: BILLING_TIMEOUT,
-            answer: ANSWER_TIMEOUT,
-            least_bytes_per_second: LEAST_BYTES_PER_SECOND,
-        }
-    }
-}
-
 /// The clients, with all that a call needs.
 #[derive(Debug)]
 pub(super) struct Http {
@@ -100,6 +56,11 @@ pub(super) struct Http {
 }
 
 impl Http {
+    /// What an answer is read by.
+    fn terms(&self) -> Terms<'_> {
+        Terms { address: &self.address, timeouts: self.timeouts, redactor: &self.redactor }
+    }
+
     /// Without a token no credentials are sent. A token is not sent to another machine over plain http.
     pub(super) fn new(
         address: Address,
@@ -221,7 +182,7 @@ impl Http {
         }
         let sent = dress(client.request(method, url)).send().await;
         let response = sent.map_err(|error| transport_error(&self.redactor, error, target.clone()))?;
-        Ok(Answer::new(self, response, target, Origin::Api))
+        Ok(Answer::new(self.terms(), response, target, Origin::Api))
     }
 
     /// A request as messages name it: the method and the URL without its query, which may be a signature.
@@ -242,7 +203,7 @@ impl Http {
         let target = self.target(&method, &url);
         let sent = dress(self.blob.request(method, url)).send().await;
         let response = sent.map_err(|error| transport_error(&self.redactor, error, target.clone()))?;
-        Ok(Answer::new(self, response, target, Origin::Storage))
+        Ok(Answer::new(self.terms(), response, target, Origin::Storage))
     }
 }
 

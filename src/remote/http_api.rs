@@ -6,7 +6,7 @@ use std::sync::Arc;
 use reqwest::Method;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 
-use super::client::{Http, SetupError, Timeouts};
+use super::client::{Http, SetupError};
 use super::error::{ErrorKind, RemoteError};
 use super::retry::{Attempts, Observer, Patience};
 use super::service::{Api, CreateBatch, Downloaded, Listing, Payload, Progress, RemoteFile, Submission};
@@ -16,6 +16,7 @@ use crate::dialect::address::Address;
 use crate::dialect::provider::{Dialect, Profile};
 use crate::dialect::wire::check_id;
 use crate::model::batch::Batch;
+use crate::remote::timeouts::Timeouts;
 
 /// The statuses by which a service says that it did not create a batch, and will not on account of this request.
 const DEFINITE_REFUSALS: [u16; 8] = [400, 401, 402, 403, 404, 413, 422, 429];

@@ -12,7 +12,7 @@
 //! - Text from the service (ids, messages, addresses) is checked or cleaned before it goes anywhere, and names no
 //!   local file.
 //!
-//! There is no state between two operations but the [`gate`], which all of them pass. What has been asked before,
+//! There is no state between two operations but the [`throttle`], which all of them pass. What has been asked before,
 //! what it cost and what comes next is known to `run` alone.
 
 mod answer;
@@ -29,6 +29,7 @@ pub mod redact;
 mod redirect;
 pub mod retry;
 pub mod service;
+pub mod timeouts;
 mod together;
 pub mod token;
 
@@ -37,16 +38,16 @@ mod testing;
 pub mod throttle;
 
 pub use crate::dialect::address::{Address, AddressError};
-pub use crate::dialect::provider::{
-    Auth, Dialect, Limits, LineEnvelope, Profile, Proven, ReplyShape, profile, profile_speaking,
-};
+pub use crate::dialect::provider::{Auth, Dialect, Limits, LineEnvelope, Profile, Proven, ReplyShape};
+pub use crate::dialect::providers::{profile, profile_speaking};
 pub use crate::model::batch::{Batch, BatchStatus, RequestCounts, is_valid_id};
 pub use crate::model::tag::Mark;
-pub use client::{SetupError, Timeouts};
+pub use client::SetupError;
 pub use error::{ErrorKind, RemoteError};
 pub use http_api::{HttpApi, Settings};
 pub use online::Online;
 pub use redact::Redactor;
 pub use retry::{Notice, Observer, Patience};
 pub use service::{Api, CreateBatch, Downloaded, Listing, Payload, Progress, RemoteFile, Submission};
+pub use timeouts::Timeouts;
 pub use token::{Token, TokenError};

@@ -16,12 +16,13 @@ use reqwest::header::CONTENT_TYPE;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::answer::{Answer, ERROR_BODY_BYTES};
-use super::client::{Http, SetupError, Timeouts};
+use super::client::{Http, SetupError};
 use super::error::{ErrorKind, RemoteError, message_in};
 use super::retry::Observer;
 use super::token::Token;
 use crate::dialect::address::Address;
 use crate::dialect::provider::Auth;
+use crate::remote::timeouts::Timeouts;
 
 /// What can be asked, without a version before it: nothing that manages an account, whoever names the endpoint.
 pub const ENDPOINTS: &[&str] = &[

@@ -40,7 +40,7 @@ pub trait Api: Send + Sync + 'static {
     fn cancel(&self, id: &str) -> impl Future<Output = Result<Batch, RemoteError>> + Send;
 
     /// Fetches a file's content as `target`, which appears whole and durable or not at all, unpacked if it comes packed. A page instead of
-    /// it is an error of [`ErrorKind::Garbled`]. What is on the way
+    /// it is an error of [`Garbled`](super::ErrorKind::Garbled). What is on the way
     /// stands beside it as `<name>.part`. An interrupted transfer goes on where it broke off if the service can prove
     /// that the content is the same; after a restart of the program it begins anew.
     fn download(
@@ -104,7 +104,7 @@ impl fmt::Debug for Progress {
 /// A file as the service holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteFile {
-    /// Its id; see [`is_valid_id`].
+    /// Its id; see [`is_valid_id`](super::is_valid_id).
     pub id: String,
     /// Its size, as far as the service said.
     pub bytes: Option<u64>,

@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::client::Timeouts;
 use super::http_api::{HttpApi, Settings};
 use super::retry::{Backoff, Observer, Patience};
 use super::service::Payload;
 use super::token::Token;
 use crate::dialect::address::Address;
-use crate::dialect::provider::profile;
+use crate::dialect::providers::profile;
+use crate::remote::timeouts::Timeouts;
 
 /// The key that tests use and that must turn up nowhere.
 pub(super) const CANARY: &str = "canary-key-4711";

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::ResultsError;
-use super::merge::{MISSING, MergeInputs, Merged, Sinks, Standing, Unanswered, Window};
 use super::reply_index::{LONG_BYTES, Slot};
 use super::reply_text::ReplyText;
+use super::window::{MISSING, MergeInputs, Merged, Sinks, Standing, Unanswered, Window};
 use crate::dialect::reply_parts::Parts;
 use crate::model::reply::ReplyKind;
 use crate::results::normalize;

@@ -7,10 +7,11 @@
 //! unreadable. Replies have any length: more than a few MiB of none is in memory. Which reply wins does not depend on threads: the first in file order, but an output before an error.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::ResultsError;
 use super::id_table::IdTable;
+pub use super::reply_file::ReplyFile;
 use super::reply_file::{self, Found, Strays};
 use super::reply_index::Slot;
 use super::reply_text::ReplyText;
@@ -24,17 +25,6 @@ use crate::model::custom_id::IdHasher;
 use crate::storage::durable::FileError;
 use crate::storage::lines;
 use crate::storage::lines::{Block, Extent};
-
-/// A file of replies.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReplyFile {
-    /// The number that slots know it by.
-    pub number: u32,
-    /// Where it is.
-    pub path: PathBuf,
-    /// Which of a batch's files it is.
-    pub role: ReplyRole,
-}
 
 /// Reads the files, in the order given, and fills the slots. Slot n belongs to the request that `table` gives number n.
 ///

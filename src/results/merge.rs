@@ -9,105 +9,16 @@
 //! What always holds: every Seq of the stretch gives exactly one line, and outputs + errors + missing + held + invalid is their number. Memory
 //! is a few windows; a window with huge replies is not gathered but copied line by line, in pieces.
 
-use std::io::Write;
 use std::ops::Range;
-use std::path::PathBuf;
-
-use serde::Serialize;
 
 use super::ResultsError;
 use super::gather::Gatherer;
-use super::held_seqs::HeldSeqs;
-use super::reply_index::{ReplyIndex, Slot};
-use crate::results::normalize::Shape;
-use crate::results::reply_cache::Held;
+use super::window::Window;
+pub use super::window::{HELD, MISSING, MergeInputs, Merged, Sinks, Unanswered};
 use crate::storage::ordered::in_order;
 
 /// Seqs in a window.
 const WINDOW_SEQS: u64 = 256;
-
-/// Why a request has no reply.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unanswered {
-    /// The request's id, as far as the line has one.
-    pub custom_id: Option<String>,
-    /// `missing`, or the code of the line's Defect.
-    pub code: &'static str,
-    /// What happened, for people.
-    pub message: String,
-}
-
-/// The code of an [`Unanswered`] request that was sent.
-pub const MISSING: &str = "missing";
-
-/// The code of an [`Unanswered`] request whose shard waits for a decision.
-pub const HELD: &str = "held";
-
-/// What the merge reads.
-#[derive(Clone, Copy)]
-#[expect(missing_debug_implementations, reason = "it borrows functions")]
-pub struct MergeInputs<'m> {
-    /// Where the replies stand.
-    pub replies: &'m ReplyIndex,
-    /// The path of a reply file.
-    pub path: &'m (dyn Fn(u32) -> Result<PathBuf, ResultsError> + Sync),
-    /// Why a Seq has no reply. The number is that of the shard that holds it, if one does.
-    pub unanswered: &'m (dyn Fn(u64, Option<u32>) -> Result<Unanswered, ResultsError> + Sync),
-    /// Which Seqs are held, whatever replies they have from earlier rounds; `None` when none is.
-    pub held_seqs: Option<&'m HeldSeqs>,
-    /// The `body` of a Seq's request, as it stands in the input; `None` for a line that is no request.
-    pub body: &'m (dyn Fn(u64) -> Result<Option<Vec<u8>>, ResultsError> + Sync),
-    /// Reply files in memory.
-    pub held: &'m Held,
-    /// What the lines look like.
-    pub shape: Shape,
-    /// Threads that gather.
-    pub threads: usize,
-}
-
-/// What was written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Merged {
-    /// Requests with an output.
-    pub outputs: u64,
-    /// Requests with an error.
-    pub errors: u64,
-    /// Requests without either.
-    pub missing: u64,
-    /// Requests that wait for a decision.
-    pub held: u64,
-    /// Lines that were no requests and were skipped.
-    pub invalid: u64,
-    /// Bytes written, to both files together.
-    pub bytes: u64,
-}
-
-impl Merged {
-    /// All lines written.
-    #[must_use]
-    pub fn lines(&self) -> u64 {
-        self.outputs + self.errors + self.missing + self.held + self.invalid
-    }
-
-    /// Adds what was written elsewhere.
-    pub fn add(&mut self, other: &Self) {
-        self.outputs += other.outputs;
-        self.errors += other.errors;
-        self.missing += other.missing;
-        self.held += other.held;
-        self.invalid += other.invalid;
-        self.bytes += other.bytes;
-    }
-}
-
-/// Where the lines go.
-#[expect(missing_debug_implementations, reason = "it borrows writers")]
-pub struct Sinks<'m> {
-    /// Takes every line, or only outputs if there is a sink for the rest.
-    pub outputs: &'m mut dyn Write,
-    /// Takes errors, missing, held and invalid lines, each with the `body` of its request, so that they can be sent again.
-    pub errors: Option<&'m mut dyn Write>,
-}
 
 /// Writes the lines of `seqs`.
 ///
@@ -126,43 +37,25 @@ pub fn merge(seqs: Range<u64>, inputs: MergeInputs<'_>, sinks: &mut Sinks<'_>) -
         },
         |window| {
             merged.add(&window.merged);
-            merged.bytes += window.write(inputs, sinks)?;
+            merged.bytes += write(window, inputs, sinks)?;
             Ok(())
         },
     )?;
     Ok(merged)
 }
 
-/// What a Seq has: its reply, if there is one, and the shard that holds it, if one does. What is held has no reply.
-#[derive(Clone, Copy)]
-pub(super) struct Standing {
-    pub(super) slot: Option<Slot>,
-    pub(super) held_by: Option<u32>,
-}
-
-/// A stretch of the output.
-pub(super) struct Window {
-    pub(super) outputs: Vec<u8>,
-    pub(super) errors: Vec<u8>,
-    /// Too large to be gathered: these are still to be copied.
-    pub(super) large: Vec<(u64, Standing)>,
-    pub(super) merged: Merged,
-}
-
-impl Window {
-    /// Writes the window and returns its bytes.
-    fn write(self, inputs: MergeInputs<'_>, sinks: &mut Sinks<'_>) -> Result<u64, ResultsError> {
-        let mut bytes = (self.outputs.len() + self.errors.len()) as u64;
-        sinks.outputs.write_all(&self.outputs).map_err(ResultsError::Output)?;
-        if let Some(errors) = &mut sinks.errors {
-            errors.write_all(&self.errors).map_err(ResultsError::Output)?;
-        }
-        let mut gatherer = Gatherer::new(inputs);
-        for (seq, standing) in self.large {
-            bytes += gatherer.copy(seq, standing, sinks)?;
-        }
-        Ok(bytes)
+/// Writes a window and returns its bytes.
+fn write(window: Window, inputs: MergeInputs<'_>, sinks: &mut Sinks<'_>) -> Result<u64, ResultsError> {
+    let mut bytes = (window.outputs.len() + window.errors.len()) as u64;
+    sinks.outputs.write_all(&window.outputs).map_err(ResultsError::Output)?;
+    if let Some(errors) = &mut sinks.errors {
+        errors.write_all(&window.errors).map_err(ResultsError::Output)?;
     }
+    let mut gatherer = Gatherer::new(inputs);
+    for (seq, standing) in window.large {
+        bytes += gatherer.copy(seq, standing, sinks)?;
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -173,10 +66,14 @@ mod tests {
     use super::super::index::{self, ReplyFile};
     use super::super::reply_file::Strays;
     use super::super::side_files::SideFiles;
+
+    use super::super::reply_index::{ReplyIndex, Slot};
     use super::*;
     use crate::model::custom_id::IdHasher;
     use crate::model::outcome::Indexed;
     use crate::model::reply::{ReplyKind, ReplyRole};
+    use crate::results::normalize::Shape;
+    use crate::results::reply_cache::Held;
     use crate::storage::durable;
 
     /// What a service does to one request.

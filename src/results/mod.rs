@@ -8,7 +8,7 @@
 //! In: files of replies in the service's order. Out: one line for each request, in input order. Nothing here knows how requests are
 //! stored or how replies came here.
 //!
-//! What always holds: reply bytes pass through as they are, unless they are asked for in the common [`shape`]; every line of a reply file is accounted for; every request has one
+//! What always holds: reply bytes pass through as they are, unless they are asked for in the common [shape](normalize); every line of a reply file is accounted for; every request has one
 //! outcome.
 
 use std::io;
@@ -31,6 +31,7 @@ pub mod reply_index;
 pub mod reply_text;
 pub mod side_files;
 mod stored_value;
+mod window;
 
 /// Why replies cannot be brought into order.
 #[derive(Debug, thiserror::Error)]

@@ -196,15 +196,18 @@ fn unfinished(text: &[u8]) -> usize {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use proptest::prelude::*;
     use serde::Deserialize;
     use serde_json::value::RawValue;
 
     use super::*;
     use crate::dialect::reply_reader::ReplyReader;
+    use crate::dialect::reply_reader::tests::{Reader, line_of, read_by, value};
+    use crate::dialect::reply_rule::tests::{CASES, lines};
     use crate::json::brackets::whole::is_whole_object;
     use crate::model::custom_id::IdHasher;
+    use crate::model::reply::ReplyKind;
     use crate::model::reply::{Reply, ReplyRole};
 
     const IDS: IdHasher = IdHasher { key: 1 };
@@ -214,7 +217,7 @@ pub(crate) mod tests {
     }
 
     /// The line in the common shape, as the index would have it judged.
-    pub(crate) fn common_of(line: &[u8], role: ReplyRole) -> Vec<u8> {
+    fn common_of(line: &[u8], role: ReplyRole) -> Vec<u8> {
         let mut out = Vec::new();
         write_common(line, read(line, role).unwrap().kind.is_error(), &mut out).unwrap();
         out
@@ -346,7 +349,7 @@ pub(crate) mod tests {
     }
 
     /// Any JSON, with spaces between its tokens.
-    fn value() -> impl Strategy<Value = String> {
+    fn any_value() -> impl Strategy<Value = String> {
         let leaf = prop_oneof![
             Just("null".to_owned()),
             "-?[1-9][0-9]{0,30}(\\.[0-9]{1,3})?(e[0-9]{1,3})?",
@@ -365,11 +368,31 @@ pub(crate) mod tests {
         })
     }
 
+    #[test]
+    fn every_row_of_the_table_stays_what_it_is_in_the_common_shape() {
+        for case in CASES {
+            for line in lines(case) {
+                for (role, wanted) in [ReplyRole::Output, ReplyRole::Error].into_iter().zip(case.1) {
+                    let shaped = common_of(line.as_bytes(), role);
+                    let again = read_by(Reader::Walk, &shaped, ReplyRole::Output);
+                    let Some(again) = again else {
+                        assert!(line.contains("NaN"), "{line}");
+                        continue;
+                    };
+                    assert_eq!(again.kind, wanted, "{line} became {}", String::from_utf8_lossy(&shaped));
+                    let row: serde_json::Value = serde_json::from_slice(&shaped).unwrap();
+                    assert_eq!(row["error"].is_null(), wanted == ReplyKind::Output, "{row}");
+                    assert!(row["error"].is_null() || row["error"]["message"].is_string(), "{row}");
+                }
+            }
+        }
+    }
+
     proptest! {
         /// Whatever a service puts around it and in whatever order: the id, the status, the body's bytes and the outcome are the same.
         #[test]
         fn a_reply_says_the_same_in_the_common_shape(
-            id in any::<String>(), body in value(), other in value(), status in prop::option::of(100_u16..600),
+            id in any::<String>(), body in any_value(), other in any_value(), status in prop::option::of(100_u16..600),
             failure in prop::option::of((prop::option::of(any::<String>()), any::<String>())), flat: bool, seed: u64,
         ) {
             let json = |text: &String| serde_json::to_string(text).unwrap();
@@ -407,6 +430,20 @@ pub(crate) mod tests {
                 prop_assert_eq!(again.kind, native.kind, "what is worth sending again stays so");
             }
             prop_assert_eq!(common_of(&shaped, ReplyRole::Output), shaped);
+        }
+
+        /// Whatever stands in a line, the common shape says the same of it as the line.
+        #[test]
+        fn a_line_in_the_common_shape_says_the_same(
+            id in "[a-c]{0,3}", response in value(), error in value(), result in prop::option::of(value()), role: bool,
+        ) {
+            let role = if role { ReplyRole::Output } else { ReplyRole::Error };
+            let line = line_of(&format!("{id:?}"), &response, &error, result);
+            let reply = read(line.as_bytes(), role).unwrap();
+            let shaped = common_of(line.as_bytes(), role);
+            let again = read(&shaped, ReplyRole::Output).unwrap();
+            let found = (again.id_hash, again.kind.is_error(), again.usage);
+            prop_assert_eq!(found, (reply.id_hash, reply.kind.is_error(), reply.usage), "{} became {}", line, String::from_utf8_lossy(&shaped));
         }
 
         /// What is a whole object and names somebody is written, and of all else nothing.

@@ -13,24 +13,35 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::ResultsError;
 use super::form::{self, Form, LOOK_BYTES_MAX};
-use super::index::ReplyFile;
 use super::reply_text::{HELD_BYTES_MAX, ReplyText};
 use crate::dialect::reply_reader::ReplyReader;
 use crate::json::brackets::whole::objects_of;
 use crate::json::brackets::{Brackets, Broken};
 use crate::json::tree::Raw;
 use crate::model::custom_id::IdHasher;
-use crate::model::reply::Reply;
+use crate::model::reply::{Reply, ReplyRole};
 use crate::storage::durable::FileError;
 use crate::storage::lines;
 use crate::storage::lines::{Block, Extent, Line, RangeReader};
 use crate::storage::ordered::in_order;
+
+/// A file of replies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplyFile {
+    /// The number that slots know it by.
+    pub number: u32,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Which of a batch's files it is.
+    pub role: ReplyRole,
+}
 
 /// Blocks that a thread reads before it hands over what it found.
 const CHUNK_BLOCKS: u64 = 16;

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::reply::ReplyRole;
-use crate::run::error::Error;
+use crate::run::error::{CREATE_HOME, Error};
 use crate::storage::durable;
 use crate::storage::durable::FileError;
 
@@ -38,9 +38,6 @@ const LOCK_ATTEMPTS: u32 = 3;
 const LOCK_PAUSE: Duration = Duration::from_millis(30);
 
 const INCOMING_PREFIX: &str = ".incoming-";
-
-/// What fails where the directory for runs cannot be made.
-pub(crate) const CREATE_HOME: &str = "create the state directory";
 
 /// Where runs are.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,30 +4,14 @@
 //! at the same service, that has answers or batches in flight. Which of its answers still apply is not determined: the
 //! user decides whether to send everything.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::earlier_run::EarlierRun;
 use super::identity::Identity;
 use super::known::KnownRun;
 use super::options::RunOptions;
 use crate::input::scan::Scan;
 use crate::input::source::{FileIdentity, Input};
-
-/// See the module.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EarlierRun {
-    /// Its directory.
-    pub directory: PathBuf,
-    /// Its inputs, as they were named.
-    pub inputs: Vec<String>,
-    /// How many requests it has.
-    pub requests: u64,
-    /// How many of them were answered.
-    pub answered: u64,
-    /// How many are, or may be, at the service.
-    pub at_service: u64,
-    /// How many requests the new run would send.
-    pub sends: u64,
-}
 
 /// The newest existing run that the user has to be asked about, other than the one at `target`.
 pub(crate) fn find<'k>(

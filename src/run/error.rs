@@ -9,12 +9,14 @@ use crate::ledger::LedgerError;
 use crate::model::shown::Name;
 use crate::remote::{AddressError, RemoteError, SetupError};
 use crate::results::ResultsError;
-use crate::run::EarlierRun;
-use crate::run::directory::CREATE_HOME;
+use crate::run::earlier_run::EarlierRun;
 use crate::serve::{JournalError, ServeError};
 use crate::storage::durable;
 use crate::storage::durable::{FileError, is_out_of_files};
 use crate::storage::user_files::TargetError;
+
+/// What is tried where a home for runs is made; the hint for it names other places.
+pub(crate) const CREATE_HOME: &str = "create the state directory";
 
 /// Everything that ends a run early. The cause, where there is one, is the `source()` and not part of the message.
 #[derive(Debug, thiserror::Error)]

@@ -78,7 +78,7 @@ fn known_by_address(named: &'static Profile, address: &Address) -> &'static Prof
         return named;
     }
     let same = |row: &&Profile| row.dialect == named.dialect && row.key_required && row.is_at(address);
-    crate::dialect::provider::PROFILES.iter().find(same).unwrap_or(named)
+    crate::dialect::providers::PROFILES.iter().find(same).unwrap_or(named)
 }
 
 #[cfg(test)]

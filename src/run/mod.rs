@@ -10,9 +10,9 @@
 //! | `identity`, `known`, `relocate` | which run is the same one, which there are, and one whose input has moved |
 //! | `meta` | what the Ledger says of a run as a whole |
 //! | `earlier` | a run that has paid for some of what another one is about to send |
-//! | [`ledger`] | the truth about shards, batches and money |
-//! | [`intents`] | what was sent, once more, in case the Ledger forgets it |
-//! | [`state`] | where a shard stands and what it needs next |
+//! | [`ledger`](crate::ledger) | the truth about shards, batches and money |
+//! | [`intents`](crate::ledger::intents) | what was sent, once more, in case the Ledger forgets it |
+//! | [`shard_state`](crate::model::shard_state) | where a shard stands and what it needs next |
 //! | `steps` | what is done |
 //! | `indexing` | what replies say, and where each stands |
 //! | `verdict` | whether they are all that the service has answered |
@@ -61,6 +61,7 @@ pub mod directory;
 pub mod doctor;
 mod driver;
 mod earlier;
+mod earlier_run;
 pub mod error;
 pub mod held;
 mod identity;
@@ -84,7 +85,7 @@ pub(crate) mod verdict;
 
 pub use crate::run::open::DefectReport;
 pub use directory::RunPlaces;
-pub use earlier::EarlierRun;
+pub use earlier_run::EarlierRun;
 pub use monitor::{Event, Monitor, Silent};
 pub use options::{OnAmbiguous, OnEarlier, OutputTarget, RunOptions, ServiceChoice};
 pub use output::Outputs;

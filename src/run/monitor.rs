@@ -1,6 +1,6 @@
 //! What the engine tells whoever runs it. It never prints.
 
-use super::earlier::EarlierRun;
+use super::earlier_run::EarlierRun;
 use crate::model::defect::PlacedDefect;
 use crate::results::merge::Merged;
 

@@ -17,7 +17,7 @@ use crate::storage::durable;
 use crate::storage::durable::FileError;
 use crate::storage::user_files::place;
 use crate::storage::user_files::place::{Kind, Object, Place};
-use crate::storage::user_files::{Role, TargetError};
+use crate::storage::user_files::target::{Role, TargetError};
 
 /// All files that one command was told of, each of which is another one. See the [module](super).
 #[derive(Debug, Default)]

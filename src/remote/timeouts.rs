@@ -1,0 +1,46 @@
+//! How long things may take on the network.
+
+use std::time::Duration;
+
+/// Longest time to make a connection, TLS included.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest silence while something is expected to come in, or to be taken by the other side.
+pub const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Longest time for the whole exchange of creating a batch.
+pub const BILLING_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// Longest wait for the answer to an upload after its last byte was handed over. What the system has buffered by then
+/// must still drain.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// The least that must come in during [`IDLE_TIMEOUT`], in bytes per second.
+pub const LEAST_BYTES_PER_SECOND: u32 = 1024;
+
+/// How long things may take. The default is made of the constants of this module.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// See [`CONNECT_TIMEOUT`].
+    pub connect: Duration,
+    /// See [`IDLE_TIMEOUT`].
+    pub idle: Duration,
+    /// See [`BILLING_TIMEOUT`].
+    pub billing: Duration,
+    /// See [`ANSWER_TIMEOUT`].
+    pub answer: Duration,
+    /// See [`LEAST_BYTES_PER_SECOND`].
+    pub least_bytes_per_second: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: CONNECT_TIMEOUT,
+            idle: IDLE_TIMEOUT,
+            billing: BILLING_TIMEOUT,
+            answer: ANSWER_TIMEOUT,
+            least_bytes_per_second: LEAST_BYTES_PER_SECOND,
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What the merge reads, and what it makes of one window of Seqs.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::ResultsError;
+use super::held_seqs::HeldSeqs;
+use super::reply_index::{ReplyIndex, Slot};
+use crate::results::normalize::Shape;
+use crate::results::reply_cache::Held;
+
+/// Why a request has no reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unanswered {
+    /// The request's id, as far as the line has one.
+    pub custom_id: Option<String>,
+    /// `missing`, or the code of the line's Defect.
+    pub code: &'static str,
+    /// What happened, for people.
+    pub message: String,
+}
+
+/// The code of an [`Unanswered`] request that was sent.
+pub const MISSING: &str = "missing";
+
+/// The code of an [`Unanswered`] request whose shard waits for a decision.
+pub const HELD: &str = "held";
+
+/// What the merge reads.
+#[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "it borrows functions")]
+pub struct MergeInputs<'m> {
+    /// Where the replies stand.
+    pub replies: &'m ReplyIndex,
+    /// The path of a reply file.
+    pub path: &'m (dyn Fn(u32) -> Result<PathBuf, ResultsError> + Sync),
+    /// Why a Seq has no reply. The number is that of the shard that holds it, if one does.
+    pub unanswered: &'m (dyn Fn(u64, Option<u32>) -> Result<Unanswered, ResultsError> + Sync),
+    /// Which Seqs are held, whatever replies they have from earlier rounds; `None` when none is.
+    pub held_seqs: Option<&'m HeldSeqs>,
+    /// The `body` of a Seq's request, as it stands in the input; `None` for a line that is no request.
+    pub body: &'m (dyn Fn(u64) -> Result<Option<Vec<u8>>, ResultsError> + Sync),
+    /// Reply files in memory.
+    pub held: &'m Held,
+    /// What the lines look like.
+    pub shape: Shape,
+    /// Threads that gather.
+    pub threads: usize,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Merged {
+    /// Requests with an output.
+    pub outputs: u64,
+    /// Requests with an error.
+    pub errors: u64,
+    /// Requests without either.
+    pub missing: u64,
+    /// Requests that wait for a decision.
+    pub held: u64,
+    /// Lines that were no requests and were skipped.
+    pub invalid: u64,
+    /// Bytes written, to both files together.
+    pub bytes: u64,
+}
+
+impl Merged {
+    /// All lines written.
+    #[must_use]
+    pub fn lines(&self) -> u64 {
+        self.outputs + self.errors + self.missing + self.held + self.invalid
+    }
+
+    /// Adds what was written elsewhere.
+    pub fn add(&mut self, other: &Self) {
+        self.outputs += other.outputs;
+        self.errors += other.errors;
+        self.missing += other.missing;
+        self.held += other.held;
+        self.invalid += other.invalid;
+        self.bytes += other.bytes;
+    }
+}
+
+/// Where the lines go.
+#[expect(missing_debug_implementations, reason = "it borrows writers")]
+pub struct Sinks<'m> {
+    /// Takes every line, or only outputs if there is a sink for the rest.
+    pub outputs: &'m mut dyn Write,
+    /// Takes errors, missing, held and invalid lines, each with the `body` of its request, so that they can be sent again.
+    pub errors: Option<&'m mut dyn Write>,
+}
+
+/// What a Seq has: its reply, if there is one, and the shard that holds it, if one does. What is held has no reply.
+#[derive(Clone, Copy)]
+pub(super) struct Standing {
+    pub(super) slot: Option<Slot>,
+    pub(super) held_by: Option<u32>,
+}
+
+/// A stretch of the output.
+pub(super) struct Window {
+    pub(super) outputs: Vec<u8>,
+    pub(super) errors: Vec<u8>,
+    /// Too large to be gathered: these are still to be copied.
+    pub(super) large: Vec<(u64, Standing)>,
+    pub(super) merged: Merged,
+}
