@@ -25,6 +25,7 @@ use crate::serve::input;
 use crate::serve::input::Refusal;
 use crate::serve::openai;
 use crate::serve::progress::Progress;
+use crate::serve::quota::Taken;
 use crate::serve::results::ResultIds;
 use crate::serve::store::{Batch, LineFault, Status};
 use crate::serve::upstream;
@@ -55,14 +56,17 @@ enum Break {
     Work(#[from] JoinError),
 }
 
-/// Records a new batch and begins its life.
-pub(super) fn create(shared: &Arc<Shared>, batch: Batch) -> Result<Arc<Batch>, FileError> {
+/// Records a new batch and begins its life. What it may write has its room until it has ended.
+pub(super) fn create(shared: &Arc<Shared>, batch: Batch, room: Taken) -> Result<Arc<Batch>, FileError> {
     // It is registered first: a cancel must find the progress as soon as it can find the record.
     let progress = register(shared, &batch);
     let id = batch.id.clone();
     let recorded = shared.store.batches.put(batch);
     match &recorded {
-        Ok(_) => begin(shared, id, progress),
+        Ok(_) => {
+            room.keep();
+            begin(shared, id, progress);
+        }
         Err(_) => drop(shared.running().remove(&id)),
     }
     recorded
@@ -238,8 +242,9 @@ async fn get_stuck(shared: &Shared, batch: &Batch, progress: &Progress) -> Resul
 
 /// Records how a batch ended: in good order, or as a scripted fault wants it.
 fn end(shared: &Shared, id: &str, ids: Result<ResultIds, Stop>) -> Result<(), FileError> {
-    let mut broke_off = false;
+    let (mut broke_off, mut ends_now) = (false, false);
     let ended = shared.store.batches.update(id, |batch| {
+        ends_now = !batch.status.is_terminal();
         let cancelled = batch.status == Status::Canceling;
         match ids {
             Ok(ids) => {
@@ -269,6 +274,7 @@ fn end(shared: &Shared, id: &str, ids: Result<ResultIds, Stop>) -> Result<(), Fi
         true
     })?;
     if let Some(batch) = &ended {
+        shared.store.quota().give_back(if ends_now { batch.file_size_bytes } else { 0 });
         shared.store.release(&batch.input_file_id)?;
     }
     match ended.filter(|_| broke_off) {
