@@ -413,7 +413,14 @@ pub(crate) struct ServeArguments {
     /// What the order of the replies, and what faults draw by chance, follow from
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Accept only the key in FILE [default: any key]
+    /// A name by which clients know the server, as they write it in URLs; may be repeated. The names and addresses of this machine for
+    /// itself need none
+    #[arg(long, value_name = "NAME", value_parser = batchline::serve::host_name)]
+    pub(crate) allow_host: Vec<String>,
+    /// Most bytes that the directory may hold, such as 20GB [default: what it holds, and 90% of what is free at the start]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub(crate) quota: Option<u64>,
+    /// Accept only the key in FILE; required to listen beyond the loopback addresses [default: any key]
     #[arg(long, value_name = "FILE")]
     pub(crate) api_key_file: Option<PathBuf>,
     /// Let go wrong what the script in FILE says: dropped answers, cut downloads, lost rows and the like

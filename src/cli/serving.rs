@@ -1,7 +1,7 @@
 //! `batchline serve`.
 
 use batchline::remote::{Observer, Token};
-use batchline::serve::{Faults, FaultsError, ServeOptions, Server, UpstreamOptions};
+use batchline::serve::{Faults, FaultsError, QuotaChoice, ServeOptions, Server, UpstreamOptions};
 use batchline::shown::Name;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -12,6 +12,11 @@ use super::settings;
 use super::terminal::{print, say};
 
 pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
+    if !arguments.listen.ip().to_canonical().is_loopback() && arguments.api_key_file.is_none() {
+        let what = format!("anybody who can reach {} could use this server", arguments.listen);
+        let hint = "pass --api-key-file FILE, or listen on a loopback address such as 127.0.0.1:8080".to_owned();
+        return Err(Failure::Run(batchline::error::Error::Configuration { what, hint: Some(hint) }));
+    }
     let token = match &arguments.api_key_file {
         Some(path) => {
             let token = Token::from_file(path).map_err(|error| {
@@ -42,6 +47,8 @@ pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         workers: usize::from(arguments.workers),
         faults,
         upstream,
+        hosts: arguments.allow_host,
+        quota: arguments.quota.map_or(QuotaChoice::ShareOfFree, QuotaChoice::Bytes),
         ..ServeOptions::default()
     };
     runtime()?.block_on(async {

@@ -222,13 +222,14 @@ impl StdError for RemoteError {
 }
 
 /// The service's own words in an error body of any shape: `{"error": "text"}`, `{"error": {"message"}}`,
-/// `{"detail": …}`, `{"message": …}`, plain text, or a page of HTML (its title). Empty when there are none.
+/// `{"detail": …}`, `{"message": …}`, plain text, an XML error of a store (its
+/// message), or a page of HTML (its title). Empty when there are none.
 pub(super) fn message_in(body: &[u8]) -> String {
     let text = if let Ok(value) = serde_json::from_slice::<Value>(body) {
         message_of(&value).unwrap_or_else(|| value.to_string())
     } else {
         let text = String::from_utf8_lossy(body);
-        if text.trim_start().starts_with('<') { title(&text) } else { text.into_owned() }
+        if text.trim_start().starts_with('<') { message_in_tags(&text) } else { text.into_owned() }
     };
     clean(&text)
 }
@@ -245,11 +246,20 @@ pub(super) fn message_of(value: &Value) -> Option<String> {
     }
 }
 
-fn title(html: &str) -> String {
-    let lower = html.to_ascii_lowercase();
-    let start = lower.find("<title>").map(|at| at + "<title>".len());
-    let title = start.and_then(|start| lower[start..].find("</title>").map(|end| &html[start..start + end]));
+fn message_in_tags(text: &str) -> String {
+    if let Some(message) = within(text, "error").and_then(|error| within(error, "message")) {
+        return message.trim().to_owned();
+    }
+    let title = within(text, "title");
     title.map_or_else(|| "a page of HTML".to_owned(), |title| format!("a page of HTML, titled {:?}", title.trim()))
+}
+
+/// What stands between the tags of this name, which is in lower case.
+fn within<'t>(text: &'t str, tag: &str) -> Option<&'t str> {
+    let lower = text.to_ascii_lowercase();
+    let start = lower.find(&format!("<{tag}>"))? + tag.len() + "<>".len();
+    let end = lower[start..].find(&format!("</{tag}>"))?;
+    Some(&text[start..start + end])
 }
 
 /// `text` on one line, without what must not reach a terminal, cut at [`MESSAGE_CHARACTERS`].
@@ -285,6 +295,10 @@ mod tests {
             ("error code: 1010", "error code: 1010"),
             ("<html><head><TITLE>502 Bad Gateway</title>", "a page of HTML, titled \"502 Bad Gateway\""),
             ("<!doctype html>", "a page of HTML"),
+            ("<?xml version=\"1.0\"?>\n<Error><Code>Full</Code><Message> no room </Message></Error>", "no room"),
+            ("<Error><Code>Full</Code></Error>", "a page of HTML"),
+            ("<html><title>t</title><message>m</message>", "a page of HTML, titled \"t\""),
+            ("<Error><Message></Error></Message>", "a page of HTML"),
             ("", ""),
         ] {
             assert_eq!(message_in(body.as_bytes()), message, "{body}");

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::auth::Account;
+use super::quota::Full;
 use super::reply::Refused;
 use super::store::{Batch, Details, Status};
 use super::upstream::Again;
@@ -116,7 +117,9 @@ pub(super) async fn create(
         again: Again::default(),
         details: Details::default(),
     };
-    let batch = life::create(&shared, batch)?;
+    let full = |full: Full| Refused::text(StatusCode::PAYLOAD_TOO_LARGE, full.to_string());
+    let room = shared.store.take(batch.file_size_bytes).map_err(full)?;
+    let batch = life::create(&shared, batch, room)?;
     Ok((StatusCode::CREATED, Json(json!({"job": BatchJob::of(&shared, &batch)}))))
 }
 

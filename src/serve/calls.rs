@@ -9,14 +9,16 @@
 //! What always holds: each call that reached the server has one line, written before its response goes out, with a
 //! `null` status when the client left before there was one, or when a fault cut the answer off; `"fault"` names the
 //! scripted faults that acted on the call. Neither the query, which may hold an upload's signature,
-//! nor any header is in it. `nth` counts the calls of one endpoint from 1 since the server started.
+//! nor any header is in it, and of a path [`LOGGED_PATH_CHARS`] characters at most. Once the quota is used up, calls that [`guard`]
+//! refuses leave no line: strangers must not fill the disk. `nth` counts the calls of one endpoint from 1 since the server started.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::extract::{ConnectInfo, Request, State};
+use axum::Extension;
+use axum::extract::{Request, State};
 use axum::http::uri::PathAndQuery;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
@@ -26,9 +28,11 @@ use serde_json::json;
 
 use super::Shared;
 use super::batches::rfc3339;
+use super::connections::{Connection, watched};
 use super::dialect::Dialect;
-use super::faults::wire::Wire;
 use super::faults::{self, Fired};
+use super::guard;
+use super::quota::Quota;
 use super::reply::Refused;
 use crate::durable::{self, FileError};
 
@@ -103,6 +107,7 @@ impl Endpoint {
 #[derive(Debug)]
 pub(super) struct Calls {
     path: PathBuf,
+    quota: Arc<Quota>,
     log: Mutex<Log>,
 }
 
@@ -114,10 +119,10 @@ struct Log {
 
 impl Calls {
     /// Goes on with the access log in `directory`.
-    pub(super) fn open(directory: &Path) -> Result<Self, FileError> {
+    pub(super) fn open(directory: &Path, quota: &Arc<Quota>) -> Result<Self, FileError> {
         let path = directory.join("access.jsonl");
         let file = durable::append(&path)?;
-        Ok(Self { path, log: Mutex::new(Log { file, counts: [0; ENDPOINTS] }) })
+        Ok(Self { path, quota: quota.clone(), log: Mutex::new(Log { file, counts: [0; ENDPOINTS] }) })
     }
 
     fn begin(&self, method: &Method, path: &str, dialect: Dialect) -> Call<'_> {
@@ -132,12 +137,15 @@ impl Calls {
             endpoint,
             nth,
             method: method.clone(),
-            path: path.to_owned(),
+            path: path.chars().take(LOGGED_PATH_CHARS).collect(),
             fired: Fired::default(),
             logged: false,
         }
     }
 }
+
+/// Most characters of a path in the log; those of clients have fewer.
+const LOGGED_PATH_CHARS: usize = 512;
 
 /// One call under way.
 struct Call<'c> {
@@ -151,7 +159,15 @@ struct Call<'c> {
 }
 
 impl Call<'_> {
+    /// Leaves no line.
+    fn skip_log(&mut self) {
+        self.logged = true;
+    }
+
     fn end(mut self, status: Option<StatusCode>) -> Result<(), FileError> {
+        if self.logged {
+            return Ok(());
+        }
         self.log(status).map_err(FileError::on("write", &self.calls.path))
     }
 
@@ -169,6 +185,7 @@ impl Call<'_> {
             record["fault"] = names.into();
         }
         let line = format!("{record}\n");
+        self.calls.quota.add(line.len() as u64);
         self.calls.log.lock().unwrap_or_else(PoisonError::into_inner).file.write_all(line.as_bytes())
     }
 }
@@ -186,13 +203,27 @@ impl Drop for Call<'_> {
 /// that it gives.
 pub(super) async fn pass(
     State(shared): State<Arc<Shared>>,
-    ConnectInfo(wire): ConnectInfo<Wire>,
-    mut request: Request,
+    Extension(Connection { wire, local }): Extension<Connection>,
+    request: Request,
     next: Next,
 ) -> Response {
-    collapse_version(request.uri_mut());
-    let call = shared.calls.begin(request.method(), request.uri().path(), shared.dialect);
-    let response = faults::pass(&shared, call.endpoint, &wire, &call.fired, request, next).await;
+    let (mut head, body) = request.into_parts();
+    // Before anything is taken off the URL, which may name a host, too.
+    let admitted = guard::admit(&head, local, &shared.hosts);
+    collapse_version(&mut head.uri);
+    let mut call = shared.calls.begin(&head.method, head.uri.path(), shared.dialect);
+    let response = match admitted {
+        Ok(()) => {
+            let request = Request::from_parts(head, watched(body, shared.connections));
+            faults::pass(&shared, call.endpoint, &wire, &call.fired, request, next).await
+        }
+        Err(refused) => {
+            if !shared.store.has_room() {
+                call.skip_log();
+            }
+            refused.shaped_for(head.uri.path(), shared.dialect).into_response()
+        }
+    };
     match call.end((!wire.is_cut()).then(|| response.status())) {
         Ok(()) => response,
         Err(error) => Refused::from(error).into_response(),

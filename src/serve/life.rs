@@ -23,6 +23,7 @@ use super::faults::Ending;
 use super::input::{self, Refusal};
 use super::openai;
 use super::progress::Progress;
+use super::quota::Taken;
 use super::results::ResultIds;
 use super::store::{Batch, LineFault, Status};
 use super::upstream;
@@ -53,14 +54,17 @@ enum Break {
     Work(#[from] JoinError),
 }
 
-/// Records a new batch and begins its life.
-pub(super) fn create(shared: &Arc<Shared>, batch: Batch) -> Result<Arc<Batch>, FileError> {
+/// Records a new batch and begins its life. What it may write has its room until it has ended.
+pub(super) fn create(shared: &Arc<Shared>, batch: Batch, room: Taken) -> Result<Arc<Batch>, FileError> {
     // It is registered first: a cancel must find the progress as soon as it can find the record.
     let progress = register(shared, &batch);
     let id = batch.id.clone();
     let recorded = shared.store.batches.put(batch);
     match &recorded {
-        Ok(_) => begin(shared, id, progress),
+        Ok(_) => {
+            room.keep();
+            begin(shared, id, progress);
+        }
         Err(_) => drop(shared.running().remove(&id)),
     }
     recorded
@@ -236,8 +240,9 @@ async fn get_stuck(shared: &Shared, batch: &Batch, progress: &Progress) -> Resul
 
 /// Records how a batch ended: in good order, or as a scripted fault wants it.
 fn end(shared: &Shared, id: &str, ids: Result<ResultIds, Stop>) -> Result<(), FileError> {
-    let mut broke_off = false;
+    let (mut broke_off, mut ends_now) = (false, false);
     let ended = shared.store.batches.update(id, |batch| {
+        ends_now = !batch.status.is_terminal();
         let cancelled = batch.status == Status::Canceling;
         match ids {
             Ok(ids) => {
@@ -267,6 +272,7 @@ fn end(shared: &Shared, id: &str, ids: Result<ResultIds, Stop>) -> Result<(), Fi
         true
     })?;
     if let Some(batch) = &ended {
+        shared.store.quota().give_back(if ends_now { batch.file_size_bytes } else { 0 });
         shared.store.release(&batch.input_file_id)?;
     }
     match ended.filter(|_| broke_off) {

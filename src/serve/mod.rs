@@ -44,23 +44,28 @@
 //! - With an upstream, all of that is so, too, but that nothing is answered a second time because a server ended, nor lost by a
 //!   power cut; see there.
 //! - `access.jsonl` has one line for each call, and never a token.
+//! - Web pages and calls to hosts that it is not known as get nothing ([`ServeOptions::hosts`]); clients that are slow, silent or many
+//!   are kept within [`ConnectionLimits`], and what all of them keep here within [`ServeOptions::quota`].
 //! - What goes wrong on purpose is what the script of [`faults`] says, and it is recorded.
 
 mod auth;
 mod batches;
 mod calls;
+pub mod connections;
 mod content;
 mod dialect;
 mod echo;
 mod execute;
 pub mod faults;
 mod files;
+mod guard;
 mod hex;
 mod input;
 mod json;
 mod life;
 mod openai;
 mod progress;
+pub mod quota;
 mod reply;
 mod results;
 mod row;
@@ -74,7 +79,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -91,15 +96,18 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+pub use self::connections::ConnectionLimits;
 pub use self::echo::{echo_reply, echo_reply_in, request_digest};
 pub use self::faults::{Faults, FaultsError};
+pub use self::guard::host_name;
+pub use self::quota::QuotaChoice;
 pub use self::upstream::{Again, Hopeless, JournalError, UpstreamOptions};
 
 use self::auth::Account;
 use self::calls::Calls;
 use self::dialect::Dialect;
 use self::faults::Script;
-use self::faults::wire::{Lines, Wire};
+use self::faults::wire::Lines;
 use self::progress::Progress;
 use self::reply::Refused;
 use self::store::Store;
@@ -145,6 +153,12 @@ pub struct ServeOptions {
     pub faults: Faults,
     /// Who answers. `None`: an echo.
     pub upstream: Option<UpstreamOptions>,
+    /// The names by which it is known, beside its address and those of this machine.
+    pub hosts: Vec<String>,
+    /// How patient it is with its clients.
+    pub connections: ConnectionLimits,
+    /// How much it keeps.
+    pub quota: QuotaChoice,
 }
 
 impl Default for ServeOptions {
@@ -160,6 +174,9 @@ impl Default for ServeOptions {
             limits: Limits::default(),
             faults: Faults::default(),
             upstream: None,
+            hosts: Vec::new(),
+            connections: ConnectionLimits::default(),
+            quota: QuotaChoice::Unlimited,
         }
     }
 }
@@ -213,9 +230,6 @@ pub enum ServeError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// Accepting connections came to an end.
-    #[error("cannot go on serving")]
-    Serve(#[source] io::Error),
     /// The journal of a batch cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -244,7 +258,7 @@ pub enum ServeError {
 pub struct Server {
     address: SocketAddr,
     shared: Arc<Shared>,
-    serving: JoinHandle<io::Result<()>>,
+    serving: JoinHandle<()>,
     _stop_when_dropped: DropGuard,
 }
 
@@ -266,6 +280,8 @@ struct Shared {
     stopping: CancellationToken,
     running: Mutex<HashMap<String, Arc<Progress>>>,
     upstream: Option<Arc<Upstream>>,
+    hosts: Vec<String>,
+    connections: ConnectionLimits,
 }
 
 impl Shared {
@@ -279,18 +295,19 @@ impl Server {
     /// Opens the directory, listens, and goes on with the batches that have not ended. To be called within a tokio
     /// runtime, on which the server then runs.
     pub async fn start(options: ServeOptions) -> Result<Self, ServeError> {
-        let ServeOptions { directory, listen, dialect, token, seed, batch_time, workers, limits, faults, upstream } =
-            options;
+        let ServeOptions { directory, listen, dialect, token, seed, batch_time, workers, limits, .. } = options;
+        let ServeOptions { faults, upstream, hosts, connections, quota, .. } = options;
         // An upstream takes time of its own.
         let batch_time = if upstream.is_some() { Duration::ZERO } else { batch_time };
         let opened = tokio::task::spawn_blocking(move || {
-            let store = Store::open(&directory, upstream.is_some())?;
+            let store = Store::open(&directory, upstream.is_some(), quota)?;
             let faults = Script::open(faults, (dialect, seed), &directory, &store)?;
             let upstream = match upstream {
                 Some(upstream) => Some(Arc::new(Upstream::open(upstream, &directory, &store)?)),
                 None => Upstream::refuse_echo(&directory, &store).map(|()| None)?,
             };
-            Ok::<_, ServeError>((store, Calls::open(&directory)?, faults, upstream))
+            let calls = Calls::open(&directory, store.quota())?;
+            Ok::<_, ServeError>((store, calls, faults, upstream))
         });
         let (store, calls, faults, upstream) = opened.await??;
         let listener = TcpListener::bind(listen).await;
@@ -313,13 +330,14 @@ impl Server {
             stopping: stopping.clone(),
             running: Mutex::default(),
             upstream,
+            hosts,
+            connections,
         });
         for batch in shared.store.batches.select(|batch| !batch.status.is_terminal()) {
             life::resume(&shared, &batch);
         }
-        let service = router(&shared).into_make_service_with_connect_info::<Wire>();
-        let serve = axum::serve(Lines(listener), service).with_graceful_shutdown(stopping.clone().cancelled_owned());
-        let serving = tokio::spawn(async move { serve.await });
+        let serving = connections::serve(Lines(listener), router(&shared), connections, stopping.clone());
+        let serving = tokio::spawn(serving);
         Ok(Self { address, shared, serving, _stop_when_dropped: stopping.drop_guard() })
     }
 
@@ -329,10 +347,16 @@ impl Server {
         self.address
     }
 
-    /// The base URL for clients: `http://HOST:PORT/v1`.
+    /// The base URL for clients on this machine: `http://HOST:PORT/v1`.
     #[must_use]
     pub fn base_url(&self) -> String {
-        format!("http://{}/v1", self.address)
+        let mut address = self.address;
+        match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
+        format!("http://{address}/v1")
     }
 
     /// Waits until the server cannot go on with its batches, and says why. They stay where they are: a server started later
@@ -361,7 +385,7 @@ impl Server {
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
         if let Ok(served) = tokio::time::timeout(STOP_PATIENCE, &mut self.serving).await {
-            return served?.map_err(ServeError::Serve);
+            return Ok(served?);
         }
         self.serving.abort();
         Ok(())

@@ -10,6 +10,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::dialect::Dialect;
+use super::quota::Full;
 use crate::durable::FileError;
 
 /// A refusal, or a failure of the server.
@@ -52,11 +53,24 @@ impl Refused {
         Self::object(StatusCode::NOT_FOUND, format!("File {id} not found"))
     }
 
+    /// Its status.
+    #[cfg(test)]
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// The same refusal in the shape that fits the path it is about. OpenAI's dialect has one for all.
     pub(super) fn shaped_for(mut self, path: &str, dialect: Dialect) -> Self {
         let is_text = dialect == Dialect::Together && path.starts_with("/batches");
         self.shape = if is_text { Shape::Text } else { Shape::Object };
         self
+    }
+}
+
+/// There is no room for it.
+impl From<Full> for Refused {
+    fn from(full: Full) -> Self {
+        Self::object(StatusCode::PAYLOAD_TOO_LARGE, full.to_string())
     }
 }
 

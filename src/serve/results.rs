@@ -120,8 +120,9 @@ impl<'s> Results<'s> {
     /// Gives the files their names. An empty one stays away, and so does one left from an execution that a kill cut
     /// short.
     pub(super) fn publish(self) -> Result<ResultIds, FileError> {
-        let (billing, _) = self.billing.finish()?;
+        let (billing, content) = self.billing.finish()?;
         self.store.publish(billing)?;
+        self.store.quota().add(content.bytes);
         let publish = |rows: Rows, kind| {
             let (id, name) = (file_id(&self.batch.id, kind), file_name(kind));
             let (pending, content) = rows.finish()?;

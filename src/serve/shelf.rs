@@ -55,6 +55,11 @@ impl<R: Record> Shelf<R> {
         Ok(Self { directory: directory.to_owned(), lasting, records: Mutex::new(records) })
     }
 
+    /// How many records there are.
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
     /// The record of that id.
     pub(super) fn get(&self, id: &str) -> Option<Arc<R>> {
         self.lock().get(id).cloned()

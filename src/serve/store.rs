@@ -28,6 +28,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::ServeError;
+use super::quota::{Full, Quota, QuotaChoice, Taken};
 use super::shelf::{Record, Shelf};
 use super::upstream::Again;
 use crate::durable::{self, FileError, PendingFile};
@@ -82,6 +83,13 @@ impl StoredFile {
             generated: false,
             deleted: false,
         }
+    }
+}
+
+impl StoredFile {
+    /// The size of its content, if that is there.
+    fn bytes(&self) -> u64 {
+        self.content.as_ref().map_or(0, |content| content.bytes)
     }
 }
 
@@ -218,6 +226,8 @@ pub(super) struct Store {
     root: PathBuf,
     pub(super) files: Shelf<StoredFile>,
     pub(super) batches: Shelf<Batch>,
+    /// How much there may be.
+    quota: Arc<Quota>,
     /// The highest number of a batch.
     numbers: AtomicU64,
     lasting: bool,
@@ -227,7 +237,7 @@ pub(super) struct Store {
 
 impl Store {
     /// Opens the directory, which is made when it is not there, and reads back what is in it.
-    pub(super) fn open(root: &Path, lasting: bool) -> Result<Self, ServeError> {
+    pub(super) fn open(root: &Path, lasting: bool, quota: QuotaChoice) -> Result<Self, ServeError> {
         durable::create_directory(root)?;
         let lock_path = root.join("lock");
         let lock = durable::open_or_create(&lock_path)?;
@@ -241,10 +251,14 @@ impl Store {
         remove_matching(&billing, |path| has_extension(path, "part"))?;
         let batches = Shelf::<Batch>::open(&root.join("batches"), lasting)?;
         let highest = batches.select(|_| true).iter().map(|batch| batch.number).max();
+        let files = Shelf::<StoredFile>::open(&root.join("files"), lasting)?;
+        let used = contents(&files) + reserved(&batches) + logs(root)?;
+        let quota = Quota::open(quota, root, used, (files.len() + batches.len()) as u64)?;
         let store = Self {
             root: root.to_owned(),
-            files: Shelf::open(&root.join("files"), lasting)?,
+            files,
             batches,
+            quota: Arc::new(quota),
             numbers: AtomicU64::new(highest.unwrap_or_default()),
             lasting,
             _lock: lock,
@@ -257,6 +271,26 @@ impl Store {
             has_extension(path, "bytes") && store.files.get(id).is_none_or(|file| file.content.is_none())
         })?;
         Ok(store)
+    }
+
+    /// What counts how much there is.
+    pub(super) fn quota(&self) -> &Arc<Quota> {
+        &self.quota
+    }
+
+    /// Takes room for a new record and `bytes`.
+    pub(super) fn take(&self, bytes: u64) -> Result<Taken, Full> {
+        self.quota.take(bytes, self.records())
+    }
+
+    /// Whether there is any room left.
+    pub(super) fn has_room(&self) -> bool {
+        self.quota.has_room(self.records())
+    }
+
+    /// Records of files and batches.
+    pub(super) fn records(&self) -> u64 {
+        (self.files.len() + self.batches.len()) as u64
     }
 
     /// The number of a new batch.
@@ -314,8 +348,12 @@ impl Store {
         content: Content,
     ) -> Result<Arc<StoredFile>, FileError> {
         self.publish(bytes)?;
+        let (before, now) = (self.files.get(&file.id), content.bytes);
         file.content = Some(content);
-        self.files.put(file)
+        let kept = self.files.put(file)?;
+        self.quota.add(now);
+        self.quota.give_back(before.map_or(0, |before| before.bytes()));
+        Ok(kept)
     }
 
     /// Gives a file of the store its name.
@@ -344,12 +382,35 @@ impl Store {
 
     /// Forgets a file and its content. Gives whether there was one.
     pub(super) fn discard(&self, id: &str) -> Result<bool, FileError> {
-        let removed = self.files.remove(id)?.is_some();
-        if removed {
-            durable::remove_file(&self.content_path(id))?;
-        }
-        Ok(removed)
+        let Some(removed) = self.files.remove(id)? else { return Ok(false) };
+        durable::remove_file(&self.content_path(id))?;
+        self.quota.give_back(removed.bytes());
+        Ok(true)
     }
+}
+
+/// Bytes of all contents.
+fn contents(files: &Shelf<StoredFile>) -> u64 {
+    files.select(|_| true).iter().map(|file| file.bytes()).sum()
+}
+
+/// Bytes that batches at work may yet write.
+fn reserved(batches: &Shelf<Batch>) -> u64 {
+    batches.select(|batch| !batch.status.is_terminal()).iter().map(|batch| batch.file_size_bytes).sum()
+}
+
+/// Bytes of the logs, and of the billing records.
+fn logs(root: &Path) -> Result<u64, FileError> {
+    let mut bytes = 0;
+    for directory in [root, &root.join("billing")] {
+        for entry in fs::read_dir(directory).map_err(FileError::on("list", directory))? {
+            let entry = entry.map_err(FileError::on("list", directory))?;
+            if has_extension(&entry.path(), "jsonl") {
+                bytes += entry.metadata().map_err(FileError::on("read", &entry.path()))?.len();
+            }
+        }
+    }
+    Ok(bytes)
 }
 
 fn has_extension(path: &Path, wanted: &str) -> bool {
@@ -373,23 +434,23 @@ mod tests {
     #[test]
     fn a_second_server_is_kept_out() {
         let directory = tempfile::tempdir().unwrap();
-        let first = Store::open(directory.path(), false).unwrap();
-        assert!(matches!(Store::open(directory.path(), false), Err(ServeError::Locked { .. })));
+        let first = Store::open(directory.path(), false, QuotaChoice::Unlimited).unwrap();
+        assert!(matches!(Store::open(directory.path(), false, QuotaChoice::Unlimited), Err(ServeError::Locked { .. })));
         drop(first);
-        Store::open(directory.path(), false).unwrap();
+        Store::open(directory.path(), false, QuotaChoice::Unlimited).unwrap();
     }
 
     #[test]
     fn content_without_a_record_is_removed_at_the_next_start() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), false).unwrap();
+        let store = Store::open(directory.path(), false, QuotaChoice::Unlimited).unwrap();
         let file = StoredFile::new("a", "in.jsonl".into(), "batch-api".into(), "jsonl".into());
         let (kept, orphan) = (store.content_path(&file.id), store.content_path("file-orphan"));
         let content = Content { bytes: 1, lines: 1, digest: "d".into() };
         store.keep(file, PendingFile::create(&kept).unwrap(), content).unwrap();
         durable::publish_bytes_unsynced(&orphan, b"x").unwrap();
         drop(store);
-        Store::open(directory.path(), false).unwrap();
+        Store::open(directory.path(), false, QuotaChoice::Unlimited).unwrap();
         assert!(kept.exists() && !orphan.exists());
     }
 }

@@ -21,6 +21,7 @@ use super::Shared;
 use super::auth::Account;
 use super::files::FileResponse;
 use super::hex::hex;
+use super::quota::{Full, Taken};
 use super::reply::Refused;
 use super::store::{Content, StoredFile};
 use crate::durable::{FileError, PendingFile};
@@ -97,6 +98,7 @@ pub(super) async fn announce(
     if let Some(file_id) = file.declared.as_ref().and_then(|sum| shared.store.same_content(&account, sum)) {
         return Ok((StatusCode::CONFLICT, Json(json!({"file_id": file_id}))).into_response());
     }
+    shared.store.take(0)?;
     let file = shared.store.files.put(file)?;
     let host = host.unwrap_or_else(|| shared.address.to_string());
     let location = format!("http://{host}/storage/{}?signature={}", file.id, file.signature);
@@ -190,7 +192,7 @@ pub(super) async fn whole(
 }
 
 /// Content that has come in and is no file yet.
-pub(super) type Received = (PendingFile, Content);
+pub(super) type Received = (PendingFile, Content, Taken);
 
 /// Takes in the content of file `id` from a form.
 pub(super) async fn receive_field(
@@ -223,7 +225,7 @@ pub(super) async fn multipart(request: Request) -> Result<Multipart, Refused> {
 }
 
 /// Makes received content the file's, if it is what was declared.
-fn keep(shared: &Shared, file: &StoredFile, (pending, content): Received) -> Result<Arc<StoredFile>, Fault> {
+fn keep(shared: &Shared, file: &StoredFile, (pending, content, _taken): Received) -> Result<Arc<StoredFile>, Fault> {
     if file.declared.as_ref().is_some_and(|declared| *declared != content.digest) {
         return Err(Fault::Checksum { came: content.digest });
     }
@@ -241,6 +243,8 @@ enum Fault {
     Checksum { came: String },
     #[error("the body has more than {limit} bytes")]
     TooLong { limit: u64 },
+    #[error(transparent)]
+    Full(#[from] Full),
     #[error("Internal server error: {0}: {cause}", cause = .0.source)]
     File(#[from] FileError),
     #[error("Internal server error: {0}")]
@@ -256,7 +260,7 @@ impl Fault {
     fn status(&self) -> StatusCode {
         match self {
             Self::Body(_) | Self::Length { .. } | Self::Checksum { .. } => StatusCode::BAD_REQUEST,
-            Self::TooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLong { .. } | Self::Full(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::File(_) | Self::Work(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -270,6 +274,7 @@ async fn receive<E: std::fmt::Display>(
 ) -> Result<Received, Fault> {
     let mut body = std::pin::pin!(body);
     let (target, limit) = (shared.store.content_path(id), shared.limits.upload_bytes);
+    let mut taken = shared.store.take(0)?;
     let mut intake = tokio::task::spawn_blocking(move || Intake::create(&target)).await??;
     let mut is_open = true;
     while is_open {
@@ -287,9 +292,11 @@ async fn receive<E: std::fmt::Display>(
         if intake.bytes + gathered as u64 > limit {
             return Err(Fault::TooLong { limit });
         }
+        taken.grow(gathered as u64, shared.store.records() + 1)?;
         intake = tokio::task::spawn_blocking(move || intake.write(&chunks)).await??;
     }
-    Ok(intake.finish())
+    let (pending, content) = intake.finish();
+    Ok((pending, content, taken))
 }
 
 /// A file that is coming in.
@@ -319,7 +326,7 @@ impl Intake {
         Ok(self)
     }
 
-    fn finish(self) -> Received {
+    fn finish(self) -> (PendingFile, Content) {
         let unended = u64::from(self.last.is_some_and(|last| last != b'\n'));
         let digest = hex(&self.digest.finalize());
         (self.pending, Content { bytes: self.bytes, lines: self.newlines + unended, digest })

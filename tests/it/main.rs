@@ -43,6 +43,7 @@ mod faults; // a service that misbehaves by script
 mod fuzzing; // what must hold for any bytes
 mod hostile; // lines that are meant to hurt
 mod interrupting; // Ctrl-C and SIGTERM
+mod intruders; // whom `serve` does not let in, wait for or store
 mod killed; // SIGKILL at twenty random moments
 mod misdirected; // a base URL that leads elsewhere
 mod online; // a service without a Batch API: order, limits, kills, keys

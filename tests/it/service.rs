@@ -72,6 +72,11 @@ impl Service {
         replies_in(self.dialect, requests)
     }
 
+    /// The most memory that it has had so far, in KiB.
+    pub(crate) fn peak_kib(&self) -> u64 {
+        self.running.peak_kib().unwrap_or_default()
+    }
+
     /// What it has said on standard error so far.
     pub(crate) fn said(&self) -> String {
         self.running.stderr_so_far()

@@ -6,14 +6,13 @@
 //! connection carries one call at a time.)
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 use std::task::{Context, Poll};
 
-use axum::extract::connect_info::Connected;
-use axum::serve::{IncomingStream, Listener};
+use axum::serve::Listener;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -99,9 +98,15 @@ impl Listener for Lines {
     }
 }
 
-impl Connected<IncomingStream<'_, Lines>> for Wire {
-    fn connect_info(incoming: IncomingStream<'_, Lines>) -> Self {
-        incoming.io().wire.clone()
+impl Line {
+    /// The handle on it.
+    pub(in crate::serve) fn wire(&self) -> Wire {
+        self.wire.clone()
+    }
+
+    /// The address here that it came to.
+    pub(in crate::serve) fn local(&self) -> Option<IpAddr> {
+        self.stream.local_addr().ok().map(|address| address.ip())
     }
 }
 

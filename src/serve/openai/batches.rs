@@ -189,7 +189,8 @@ pub(in crate::serve) async fn create(
             ..Details::default()
         },
     };
-    let batch = life::create(&shared, batch)?;
+    let room = shared.store.take(batch.file_size_bytes)?;
+    let batch = life::create(&shared, batch, room)?;
     Ok(Json(BatchResponse::of(&shared, &batch)))
 }
 

@@ -5,6 +5,7 @@ mod faults;
 mod files;
 mod openai;
 mod restart;
+mod strangers;
 mod upstream;
 
 use std::fs;

@@ -38,7 +38,7 @@ impl Raw {
 impl Fixture {
     async fn send_raw(&self, head: &str, body: &[u8]) -> Raw {
         let mut stream = TcpStream::connect(self.server.address()).await.unwrap();
-        let head = format!("{head}Host: x\r\nAuthorization: Bearer test-token\r\nConnection: close\r\n\r\n");
+        let head = format!("{head}Host: localhost\r\nAuthorization: Bearer test-token\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         // The server may end the connection before it has it all.
         let _ = stream.write_all(body).await;
