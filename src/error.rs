@@ -237,7 +237,7 @@ impl Error {
                 Some("wait for the other process to end, or stop it; a lock never outlives its process".to_owned())
             }
             Self::Defects { .. } => Some(
-                "mend the lines, or pass --skip-invalid to give each of them an error line in the output".to_owned(),
+                "fix the lines, or pass --skip-invalid to give each of them an error line in the output".to_owned(),
             ),
             Self::Input(InputError::Altered { .. }) => Some(ALTERED.to_owned()),
             Self::Results(ResultsError::Request { source, .. })

@@ -280,12 +280,6 @@ pub(crate) fn upstream(arguments: &ServeArguments) -> Result<Option<UpstreamOpti
     let Some(url) = &arguments.upstream else { return Ok(None) };
     let address = Address::parse(url)?;
     let token = online_token(&address, arguments.upstream_key_file.as_deref(), UPSTREAM_KEY_VARIABLE)?;
-    let has_key = token.is_some();
-    if has_key && !arguments.listen.ip().is_loopback() && arguments.api_key_file.is_none() {
-        let hint = "pass --api-key-file, or listen on an address of this machine alone".to_owned();
-        let what = "whoever reaches this address could use the upstream's key".to_owned();
-        return Err(configuration(what, Some(hint)));
-    }
     let concurrency = arguments.upstream_concurrency.map_or(CONCURRENCY, usize::from);
     Ok(Some(UpstreamOptions { concurrency, ..UpstreamOptions::new(address, token) }))
 }

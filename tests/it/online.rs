@@ -291,6 +291,6 @@ fn a_server_with_a_key_of_somebody_else_is_not_open_to_everybody() {
         let command = format!("serve --listen 0.0.0.0:0 --upstream http://127.0.0.1:9/v1 {arguments}");
         place.program(&command).env("BATCHLINE_UPSTREAM_KEY", CANARY)
     };
-    let refused = serve("").run().with_code(3).saying("whoever reaches this address could use the upstream's key");
+    let refused = serve("").run().with_code(3).saying("anybody who can reach 0.0.0.0:0 could use this server");
     assert!(!refused.stderr.contains(CANARY));
 }
