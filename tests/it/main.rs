@@ -51,6 +51,7 @@ mod ordering; // what is synced before what
 mod places; // where runs are, whose they are, and which one is the same
 mod racing; // two processes at once
 mod refusing; // keys, servers, locks and disks
+mod rooms; // which room may know which
 mod secrets; // where the key is, and is not
 mod strangers; // entries of other people, lists that lie or fail, batches that nobody shows
 mod targets; // outputs that are inputs, and what else must not be written
