@@ -7,16 +7,14 @@
 //! - Every line is a valid request, and no two have the same `custom_id`.
 //! - Memory stays the same at any amount: lines are written into one buffer that is used again.
 
-mod languages;
-mod material;
+mod texts;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use fastrand::Rng;
 
-use languages::{LANGUAGES, Language};
-use material::{CODE, ODDITIES, TASKS, Task};
+use texts::{Insertions, Language, Task, Texts};
 
 /// Bytes gathered before they are handed to the writer.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -49,7 +47,7 @@ const MAX_TOKENS_BYTES: usize = 20;
 /// One in so many requests is spelled in ASCII alone (`\u00e9`), as Python's `json.dumps` does unless told otherwise.
 const ASCII_ONE_IN: u32 = 6;
 
-/// One in so many sentences is followed by something odd, see [`ODDITIES`].
+/// One in so many sentences is followed by something odd, see [`Insertions`].
 const ODDITY_ONE_IN: u32 = 12;
 
 /// How much to generate.
@@ -136,7 +134,7 @@ struct Prompts {
     frames: Vec<Frame>,
     /// The sum of the frames' shares.
     shares: u32,
-    /// In the order of [`LANGUAGES`].
+    /// In the order of [`Texts::languages`].
     plain: Vec<Voice>,
     /// The same, spelled in ASCII.
     ascii: Vec<Voice>,
@@ -172,14 +170,16 @@ impl Prompts {
             let given = options.median_bytes;
             return Err(refused(format!("a median of {given} bytes is not between 1 and {MAX_MEDIAN_BYTES}")));
         }
+        let Texts { languages, tasks, insertions } = Texts::read()?;
+        let voices = |ascii| languages.iter().map(|language| Voice::new(language, &insertions, ascii)).collect();
         Ok(Self {
             seed: options.seed,
             median_bytes: options.median_bytes,
             models: options.models.iter().map(|model| format!("\"{}\"", escape(model, false))).collect(),
-            frames: TASKS.iter().map(Frame::new).collect(),
-            shares: TASKS.iter().map(|task| task.share).sum(),
-            plain: LANGUAGES.iter().map(|language| Voice::new(language, false)).collect(),
-            ascii: LANGUAGES.iter().map(|language| Voice::new(language, true)).collect(),
+            frames: tasks.iter().map(Frame::new).collect(),
+            shares: tasks.iter().map(|task| task.share).sum(),
+            plain: voices(false),
+            ascii: voices(true),
         })
     }
 
@@ -246,26 +246,26 @@ impl Frame {
         let mut head = String::from(r#","messages":["#);
         if !task.system.is_empty() {
             head.push_str(r#"{"role":"system","content":""#);
-            head.push_str(&escape(task.system, false));
+            head.push_str(&escape(&task.system, false));
             head.push_str(r#""},"#);
         }
         head.push_str(r#"{"role":"user","content":""#);
-        head.push_str(&escape(task.instruction, false));
-        Self { share: task.share, head, tail: format!("{}}}}}\n", task.params), turns: task.turns, code: task.code }
+        head.push_str(&escape(&task.instruction, false));
+        Self { share: task.share, head, tail: format!("{}}}}}\n", task.members()), turns: task.turns, code: task.code }
     }
 }
 
 impl Voice {
-    fn new(language: &Language, ascii: bool) -> Self {
-        let each = |texts: &[&str], after: &str| -> Vec<String> {
+    fn new(language: &Language, insertions: &Insertions, ascii: bool) -> Self {
+        let each = |texts: &[String], after: &str| -> Vec<String> {
             texts.iter().map(|text| escape(text, ascii) + after).collect()
         };
         Self {
-            openings: each(&language.openings, language.space),
-            mains: each(&language.mains, language.space),
-            endings: each(&language.endings, language.space),
-            oddities: each(ODDITIES, " "),
-            code: each(CODE, ""),
+            openings: each(&language.openings, &language.space),
+            mains: each(&language.mains, &language.space),
+            endings: each(&language.endings, &language.space),
+            oddities: each(&insertions.oddities, " "),
+            code: each(&insertions.code, ""),
         }
     }
 
