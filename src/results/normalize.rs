@@ -67,13 +67,13 @@ impl Shape {
 
 /// Appends the reply `line`, which is given without its line end, in the common shape. `failed` says that its request has no output.
 /// `None`, and nothing is appended, if the line is no reply.
-pub(crate) fn write_common(line: &[u8], failed: bool, out: &mut Vec<u8>) -> Option<()> {
+pub(super) fn write_common(line: &[u8], failed: bool, out: &mut Vec<u8>) -> Option<()> {
     let parts = reply_parts::walked(line).or_else(|| Parts::of(Raw(line)))?;
     write_parts(&parts, failed, out)?.ok()
 }
 
 /// Writes a reply, of which these are the parts, in the common shape. `None`, and nothing is written, if it is none.
-pub(crate) fn write_parts<'l, T: Stands<'l>>(
+pub(super) fn write_parts<'l, T: Stands<'l>>(
     parts: &Parts<T>,
     failed: bool,
     out: &mut (impl Write + ?Sized),
@@ -196,7 +196,7 @@ fn unfinished(text: &[u8]) -> usize {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use serde::Deserialize;
     use serde_json::value::RawValue;
@@ -214,7 +214,7 @@ pub(crate) mod tests {
     }
 
     /// The line in the common shape, as the index would have it judged.
-    pub(crate) fn common_of(line: &[u8], role: ReplyRole) -> Vec<u8> {
+    pub(in super::super) fn common_of(line: &[u8], role: ReplyRole) -> Vec<u8> {
         let mut out = Vec::new();
         write_common(line, read(line, role).unwrap().kind.is_error(), &mut out).unwrap();
         out

@@ -50,12 +50,12 @@ impl Held {
     }
 
     /// A thread begins a window.
-    pub(crate) fn begin_window(&self) {
+    pub(super) fn begin_window(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).windows += 1;
     }
 
     /// The content of a file of `bytes` bytes, if there is room.
-    pub(crate) fn content(&self, number: u32, file: &File, bytes: u64) -> io::Result<Option<Arc<AlignedBuffer>>> {
+    pub(super) fn content(&self, number: u32, file: &File, bytes: u64) -> io::Result<Option<Arc<AlignedBuffer>>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let window = state.windows;
         if let Some(held) = state.files.get_mut(&number) {

@@ -40,7 +40,7 @@ use crate::storage::durable::FileError;
 
 /// The calls that the server knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Endpoint {
+pub(super) enum Endpoint {
     CreateFile,
     UploadFile,
     PutContent,
@@ -62,7 +62,7 @@ const ENDPOINTS: usize = Endpoint::Unknown as usize + 1;
 
 impl Endpoint {
     /// Which call a method and a path without `/v1` are.
-    pub(crate) fn of(method: &Method, path: &str, dialect: Dialect) -> Self {
+    pub(super) fn of(method: &Method, path: &str, dialect: Dialect) -> Self {
         let segments: Vec<&str> = path.trim_start_matches('/').splitn(4, '/').collect();
         match (method.as_str(), segments.as_slice()) {
             // The content comes with it.
@@ -85,7 +85,7 @@ impl Endpoint {
     }
 
     /// Its name in the access log.
-    pub(crate) fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::CreateFile => "create_file",
             Self::UploadFile => "upload_file",
@@ -107,7 +107,7 @@ impl Endpoint {
 
 /// The calls so far, and the log of them.
 #[derive(Debug)]
-pub(crate) struct Calls {
+pub(super) struct Calls {
     path: PathBuf,
     quota: Arc<Quota>,
     log: Mutex<Log>,
@@ -121,7 +121,7 @@ struct Log {
 
 impl Calls {
     /// Goes on with the access log in `directory`.
-    pub(crate) fn open(directory: &Path, quota: &Arc<Quota>) -> Result<Self, FileError> {
+    pub(super) fn open(directory: &Path, quota: &Arc<Quota>) -> Result<Self, FileError> {
         let path = directory.join("access.jsonl");
         let file = durable::append(&path)?;
         Ok(Self { path, quota: quota.clone(), log: Mutex::new(Log { file, counts: [0; ENDPOINTS] }) })
@@ -203,7 +203,7 @@ impl Drop for Call<'_> {
 
 /// The middleware around all routes. A script of faults acts here, in place of `next`, before it, or on the response
 /// that it gives.
-pub(crate) async fn pass(
+pub(super) async fn pass(
     State(shared): State<Arc<Shared>>,
     Extension(Connection { wire, local }): Extension<Connection>,
     request: Request,

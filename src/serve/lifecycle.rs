@@ -57,7 +57,7 @@ enum Break {
 }
 
 /// Records a new batch and begins its life. What it may write has its room until it has ended.
-pub(crate) fn create(shared: &Arc<Shared>, batch: Batch, room: Taken) -> Result<Arc<Batch>, FileError> {
+pub(super) fn create(shared: &Arc<Shared>, batch: Batch, room: Taken) -> Result<Arc<Batch>, FileError> {
     // It is registered first: a cancel must find the progress as soon as it can find the record.
     let progress = register(shared, &batch);
     let id = batch.id.clone();
@@ -73,7 +73,7 @@ pub(crate) fn create(shared: &Arc<Shared>, batch: Batch, room: Taken) -> Result<
 }
 
 /// Goes on with a batch that an earlier server left unfinished.
-pub(crate) fn resume(shared: &Arc<Shared>, batch: &Batch) {
+pub(super) fn resume(shared: &Arc<Shared>, batch: &Batch) {
     let progress = register(shared, batch);
     begin(shared, batch.id.clone(), progress);
 }
@@ -116,7 +116,7 @@ async fn run_out_of_time(shared: &Shared, id: &str) -> Infallible {
 }
 
 /// Tells a batch to cancel, if it is at work, and gives it with the status that it had.
-pub(crate) fn cancel(shared: &Shared, id: &str) -> Result<Option<(Arc<Batch>, Status)>, FileError> {
+pub(super) fn cancel(shared: &Shared, id: &str) -> Result<Option<(Arc<Batch>, Status)>, FileError> {
     break_off_at(shared, id, |batch| {
         batch.status = Status::Canceling;
         batch.details.cancelling_at = Some(Timestamp::now().as_microsecond());

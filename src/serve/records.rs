@@ -20,14 +20,14 @@ use crate::storage::durable;
 use crate::storage::durable::FileError;
 
 /// What a [`Shelf`] holds.
-pub(crate) trait Record: Serialize + DeserializeOwned + Clone {
+pub(super) trait Record: Serialize + DeserializeOwned + Clone {
     /// The name it is kept under; nothing but ASCII letters, digits and `-`, for it becomes a file name.
     fn id(&self) -> &str;
 }
 
 /// The records of one kind, by id.
 #[derive(Debug)]
-pub(crate) struct Shelf<R> {
+pub(super) struct Shelf<R> {
     directory: PathBuf,
     /// Whether a record is synced before anybody sees it.
     lasting: bool,
@@ -37,7 +37,7 @@ pub(crate) struct Shelf<R> {
 impl<R: Record> Shelf<R> {
     /// Reads back every record in `directory`, which is made when it is not there, and removes what a kill left
     /// half-written.
-    pub(crate) fn open(directory: &Path, lasting: bool) -> Result<Self, ServeError> {
+    pub(super) fn open(directory: &Path, lasting: bool) -> Result<Self, ServeError> {
         durable::create_directory(directory)?;
         let mut records = HashMap::new();
         for entry in fs::read_dir(directory).map_err(FileError::on("list", directory))? {
@@ -57,28 +57,28 @@ impl<R: Record> Shelf<R> {
     }
 
     /// How many records there are.
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.lock().len()
     }
 
     /// The record of that id.
-    pub(crate) fn get(&self, id: &str) -> Option<Arc<R>> {
+    pub(super) fn get(&self, id: &str) -> Option<Arc<R>> {
         self.lock().get(id).cloned()
     }
 
     /// The records that `wanted` picks, in no order.
-    pub(crate) fn select(&self, wanted: impl Fn(&R) -> bool) -> Vec<Arc<R>> {
+    pub(super) fn select(&self, wanted: impl Fn(&R) -> bool) -> Vec<Arc<R>> {
         self.lock().values().filter(|record| wanted(record)).cloned().collect()
     }
 
     /// Keeps a record, in place of an older one of its id.
-    pub(crate) fn put(&self, record: R) -> Result<Arc<R>, FileError> {
+    pub(super) fn put(&self, record: R) -> Result<Arc<R>, FileError> {
         self.publish(&mut self.lock(), record)
     }
 
     /// Changes a record in one step that nothing else comes between. `change` says whether to keep its changes.
     /// Gives the record as it stands afterwards, or `None` when there is none of that id.
-    pub(crate) fn update(&self, id: &str, change: impl FnOnce(&mut R) -> bool) -> Result<Option<Arc<R>>, FileError> {
+    pub(super) fn update(&self, id: &str, change: impl FnOnce(&mut R) -> bool) -> Result<Option<Arc<R>>, FileError> {
         let mut records = self.lock();
         let Some(current) = records.get(id) else { return Ok(None) };
         let mut changed = R::clone(current);
@@ -89,7 +89,7 @@ impl<R: Record> Shelf<R> {
     }
 
     /// Forgets a record.
-    pub(crate) fn remove(&self, id: &str) -> Result<Option<Arc<R>>, FileError> {
+    pub(super) fn remove(&self, id: &str) -> Result<Option<Arc<R>>, FileError> {
         let mut records = self.lock();
         if records.contains_key(id) {
             durable::remove_file(&self.path(id))?;

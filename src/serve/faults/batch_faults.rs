@@ -11,7 +11,7 @@ use crate::storage::durable::FileError;
 
 /// How a batch ends.
 #[derive(Clone, Debug)]
-pub(crate) enum Ending {
+pub(in crate::serve) enum Ending {
     /// `expire`: EXPIRED after that share of its rows.
     Expire { share: f64 },
     /// `fail`: FAILED after that share of its rows.
@@ -21,11 +21,11 @@ pub(crate) enum Ending {
 }
 
 /// The names of these faults, for messages.
-pub(crate) const NAMES: &[&str] = &["expire", "fail", "never"];
+pub(super) const NAMES: &[&str] = &["expire", "fail", "never"];
 
 impl Ending {
     /// Reads the fault called `verb`, if it is one of these.
-    pub(crate) fn read(verb: &str, fields: &mut Fields<'_>) -> Result<Option<Self>, FaultsError> {
+    pub(super) fn read(verb: &str, fields: &mut Fields<'_>) -> Result<Option<Self>, FaultsError> {
         Ok(Some(match verb {
             "expire" => Self::Expire { share: fields.share("share")?.unwrap_or_default() },
             "fail" => Self::Fail {
@@ -40,7 +40,7 @@ impl Ending {
     }
 
     /// The share of its rows that a batch comes to.
-    pub(crate) fn share(&self) -> f64 {
+    pub(in crate::serve) fn share(&self) -> f64 {
         match self {
             Self::Expire { share } | Self::Fail { share, .. } => *share,
             Self::Never => 1.0,
@@ -50,7 +50,7 @@ impl Ending {
 
 impl Script {
     /// How `batch` ends, when not in good order: as the first such fault that picks it says.
-    pub(crate) fn ending(&self, batch: &Batch) -> Option<&Ending> {
+    pub(in crate::serve) fn ending(&self, batch: &Batch) -> Option<&Ending> {
         self.rules().find_map(|rule| match &rule.verb {
             Verb::Ending(ending) if self.picks_batch(rule, batch.number) => Some(ending),
             _ => None,
@@ -58,7 +58,7 @@ impl Script {
     }
 
     /// Records that it ended, or goes on, as [`Script::ending`] says.
-    pub(crate) fn record_ending(&self, batch: &Batch) -> Result<(), FileError> {
+    pub(in crate::serve) fn record_ending(&self, batch: &Batch) -> Result<(), FileError> {
         let rule =
             self.rules().find(|rule| matches!(rule.verb, Verb::Ending(_)) && self.picks_batch(rule, batch.number));
         rule.map_or(Ok(()), |rule| self.record(rule, &batch.id, None))

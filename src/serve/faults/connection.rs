@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 /// How a connection ends before its time.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Cut {
+pub(in crate::serve) enum Cut {
     /// With a FIN, as when a proxy goes away in good order.
     #[default]
     Close,
@@ -37,21 +37,21 @@ const RESET: u8 = 4;
 
 /// The handle on a connection.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Wire(Arc<AtomicU8>);
+pub(in crate::serve) struct Wire(Arc<AtomicU8>);
 
 impl Wire {
     /// Cuts the connection at once.
-    pub(crate) fn cut(&self, how: Cut) {
+    pub(super) fn cut(&self, how: Cut) {
         self.set(CUT, how);
     }
 
     /// Cuts the connection as soon as everything written so far has gone out.
-    pub(crate) fn cut_when_flushed(&self, how: Cut) {
+    pub(super) fn cut_when_flushed(&self, how: Cut) {
         self.set(CUT_WHEN_FLUSHED, how);
     }
 
     /// Whether no answer can go out.
-    pub(crate) fn is_cut(&self) -> bool {
+    pub(in crate::serve) fn is_cut(&self) -> bool {
         self.0.load(SeqCst) & CUT != 0
     }
 
@@ -75,11 +75,11 @@ impl Wire {
 
 /// The listener whose connections can be cut.
 #[derive(Debug)]
-pub(crate) struct Lines(pub(crate) TcpListener);
+pub(in crate::serve) struct Lines(pub(in crate::serve) TcpListener);
 
 /// A connection that can be cut.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(in crate::serve) struct Line {
     stream: TcpStream,
     wire: Wire,
 }
@@ -100,12 +100,12 @@ impl Listener for Lines {
 
 impl Line {
     /// The handle on it.
-    pub(crate) fn wire(&self) -> Wire {
+    pub(in crate::serve) fn wire(&self) -> Wire {
         self.wire.clone()
     }
 
     /// The address here that it came to.
-    pub(crate) fn local(&self) -> Option<IpAddr> {
+    pub(in crate::serve) fn local(&self) -> Option<IpAddr> {
         self.stream.local_addr().ok().map(|address| address.ip())
     }
 }

@@ -13,7 +13,7 @@ use crate::storage::durable;
 use crate::storage::durable::FileError;
 
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(super) struct Seen {
     directory: PathBuf,
     /// The first batch of each request.
     first: Mutex<HashMap<u128, u64>>,
@@ -21,7 +21,7 @@ pub(crate) struct Seen {
 
 impl Seen {
     /// Reads back what is in `directory`; `number_of` gives a batch's number.
-    pub(crate) fn open(directory: PathBuf, number_of: impl Fn(&str) -> Option<u64>) -> Result<Self, FileError> {
+    pub(super) fn open(directory: PathBuf, number_of: impl Fn(&str) -> Option<u64>) -> Result<Self, FileError> {
         let mut first = HashMap::new();
         if directory.is_dir() {
             for entry in fs::read_dir(&directory).map_err(FileError::on("list", &directory))? {
@@ -36,13 +36,13 @@ impl Seen {
     }
 
     /// Whether no batch but that one had the request before.
-    pub(crate) fn is_first_in(&self, request: u128, batch: u64) -> bool {
+    pub(super) fn is_first_in(&self, request: u128, batch: u64) -> bool {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
         first.get(&request).is_none_or(|first| *first == batch)
     }
 
     /// Keeps the requests that had their error in a batch.
-    pub(crate) fn keep(&self, batch_id: &str, batch: u64, requests: &[u128]) -> Result<(), FileError> {
+    pub(super) fn keep(&self, batch_id: &str, batch: u64, requests: &[u128]) -> Result<(), FileError> {
         durable::create_directory(&self.directory)?;
         let bytes: Vec<u8> = requests.iter().flat_map(|request| request.to_le_bytes()).collect();
         durable::publish_bytes_unsynced(&self.directory.join(format!("{batch_id}.seen")), &bytes)?;

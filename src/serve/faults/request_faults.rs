@@ -31,7 +31,7 @@ use crate::serve::{FORM_BYTES, Shared};
 
 /// A fault in how a call is answered.
 #[derive(Clone, Debug)]
-pub(crate) enum Conduct {
+pub(super) enum Conduct {
     /// `accept_then_drop`: done, and the connection cut.
     AcceptThenDrop { how: Cut },
     /// `accept_then_status`: done, and answered with something else.
@@ -56,7 +56,7 @@ pub(crate) enum Conduct {
 
 /// Where a redirect leads.
 #[derive(Clone, Debug)]
-pub(crate) enum Target {
+pub(super) enum Target {
     /// The same call again.
     Same,
     /// The same call again under an ever new URL.
@@ -70,7 +70,7 @@ pub(crate) enum Target {
 /// How a key is quoted.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum KeyForm {
+pub(super) enum KeyForm {
     /// As it is.
     #[default]
     Text,
@@ -106,7 +106,7 @@ impl KeyForm {
 }
 
 /// The names of these faults, for messages.
-pub(crate) const NAMES: &[&str] = &[
+pub(super) const NAMES: &[&str] = &[
     "accept_then_drop",
     "accept_then_status",
     "accept_slow",
@@ -120,7 +120,7 @@ pub(crate) const NAMES: &[&str] = &[
 
 impl Conduct {
     /// Reads the fault called `verb`, if it is one of these, and gives the calls that it usually and possibly acts on.
-    pub(crate) fn read(verb: &str, fields: &mut Fields<'_>) -> Result<Option<Self>, FaultsError> {
+    pub(super) fn read(verb: &str, fields: &mut Fields<'_>) -> Result<Option<Self>, FaultsError> {
         Ok(Some(match verb {
             "accept_then_drop" => Self::AcceptThenDrop { how: fields.take("how")?.unwrap_or_default() },
             "accept_then_status" => {
@@ -175,7 +175,7 @@ impl Conduct {
     }
 
     /// The calls that it acts on when the script names none, and the only ones that it can act on, if not all.
-    pub(crate) fn calls(&self) -> (&'static [CallName], Option<&'static [CallName]>) {
+    pub(super) fn calls(&self) -> (&'static [CallName], Option<&'static [CallName]>) {
         use CallName::{Content, Create, File, Preprocess};
         match self {
             Self::AcceptThenDrop { .. } | Self::AcceptThenStatus { .. } | Self::AcceptSlow { .. } => (&[Create], None),
@@ -189,7 +189,7 @@ impl Conduct {
     }
 
     /// Answers a call, the rule having picked it.
-    pub(crate) async fn act(&self, call: Acting<'_>, mut request: Request, next: Next) -> Response {
+    pub(super) async fn act(&self, call: Acting<'_>, mut request: Request, next: Next) -> Response {
         let (path, dialect) = (request.uri().path().to_owned(), call.shared.dialect);
         match self {
             Self::AcceptThenDrop { how } => {
@@ -252,14 +252,14 @@ impl Conduct {
 
 /// A fault that acts on a call.
 #[derive(Debug)]
-pub(crate) struct Acting<'c> {
-    pub(crate) shared: &'c Arc<Shared>,
-    pub(crate) rule: &'c Rule,
-    pub(crate) endpoint: Endpoint,
+pub(super) struct Acting<'c> {
+    pub(super) shared: &'c Arc<Shared>,
+    pub(super) rule: &'c Rule,
+    pub(super) endpoint: Endpoint,
     /// The number of the call among those that the fault looks at.
-    pub(crate) number: u64,
-    pub(crate) wire: &'c Wire,
-    pub(crate) fired: &'c Fired,
+    pub(super) number: u64,
+    pub(super) wire: &'c Wire,
+    pub(super) fired: &'c Fired,
 }
 
 impl Acting<'_> {
@@ -361,6 +361,6 @@ async fn transfer_call(fault: &Transfer, call: Acting<'_>, mut request: Request,
 }
 
 /// The names of all faults that act on calls, for messages.
-pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
     NAMES.iter().chain(transfer::NAMES).copied()
 }

@@ -11,7 +11,7 @@ use crate::serve::faults::fields::{FaultsError, Fields, OneOrMore};
 
 /// Which of the numbered calls, or batches, a fault picks. All that is given must hold.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Picks {
+pub(super) struct Picks {
     nth: Option<Vec<u64>>,
     from: Option<u64>,
     to: Option<u64>,
@@ -20,7 +20,7 @@ pub(crate) struct Picks {
 }
 
 impl Picks {
-    pub(crate) fn read(fields: &mut Fields<'_>) -> Result<Self, FaultsError> {
+    pub(super) fn read(fields: &mut Fields<'_>) -> Result<Self, FaultsError> {
         let picks = Self {
             nth: fields.counts("nth")?,
             from: fields.count("from")?,
@@ -35,7 +35,7 @@ impl Picks {
     }
 
     /// Whether the `number`th, counted from 1, is picked. `seed` is another one for each fault.
-    pub(crate) fn pick(&self, number: u64, seed: u64) -> bool {
+    pub(super) fn pick(&self, number: u64, seed: u64) -> bool {
         self.nth.as_ref().is_none_or(|nth| nth.contains(&number))
             && self.from.is_none_or(|from| number >= from)
             && self.to.is_none_or(|to| number <= to)
@@ -45,7 +45,7 @@ impl Picks {
 }
 
 /// Draws: of many different `what`s, about the given share is drawn; the same ones each time.
-pub(crate) fn is_drawn(share: f64, what: &[u8], seed: u64) -> bool {
+pub(super) fn is_drawn(share: f64, what: &[u8], seed: u64) -> bool {
     // One of 2^32 draws: a float holds each of them exactly.
     let bits = (xxh3_64_with_seed(what, seed) >> 32) as u32;
     let draw = f64::from(bits) / 4_294_967_296.0;
@@ -55,7 +55,7 @@ pub(crate) fn is_drawn(share: f64, what: &[u8], seed: u64) -> bool {
 /// The calls, as a script names them.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum CallName {
+pub(super) enum CallName {
     /// `POST /files` and `POST /files/upload`
     Upload,
     /// `PUT /storage/{id}`
@@ -81,11 +81,11 @@ pub(crate) enum CallName {
 
 /// The calls that a fault acts on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Calls(Vec<CallName>);
+pub(super) struct Calls(Vec<CallName>);
 
 impl Calls {
     /// Reads `call`, which may be left out when there are `usual` ones, and must be among the `possible` ones.
-    pub(crate) fn read(
+    pub(super) fn read(
         fields: &mut Fields<'_>,
         usual: &[CallName],
         possible: Option<&[CallName]>,
@@ -108,7 +108,7 @@ impl Calls {
         }
     }
 
-    pub(crate) fn contain(&self, endpoint: Endpoint) -> bool {
+    pub(super) fn contain(&self, endpoint: Endpoint) -> bool {
         self.0.iter().any(|call| call.is(endpoint))
     }
 }

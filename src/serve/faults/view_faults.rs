@@ -21,7 +21,7 @@ const ENTRIES_AT_ONCE: u64 = 64;
 
 /// A fault in what is shown of batches.
 #[derive(Clone, Debug)]
-pub(crate) enum Show {
+pub(super) enum Show {
     /// `list_lag`: batches younger than `delay` are not listed.
     ListLag { delay: Duration },
     /// `list_omit`: the `newest` batches are not listed.
@@ -41,7 +41,7 @@ pub(crate) enum Show {
 }
 
 /// The names of these faults, for messages.
-pub(crate) const NAMES: &[&str] =
+pub(super) const NAMES: &[&str] =
     &["list_lag", "list_omit", "list_duplicate", "list_null", "list_huge", "list_foreign", "show", "bad_id", "regress"];
 
 /// Bytes of an id that is longer than any is known to be.
@@ -80,7 +80,7 @@ impl BadId {
 
 impl Show {
     /// Reads the fault called `verb`, if it is one of these.
-    pub(crate) fn read(verb: &str, fields: &mut Fields<'_>) -> Result<Option<Self>, FaultsError> {
+    pub(super) fn read(verb: &str, fields: &mut Fields<'_>) -> Result<Option<Self>, FaultsError> {
         Ok(Some(match verb {
             "list_lag" => Self::ListLag { delay: fields.need_time("delay")? },
             "list_omit" => Self::ListOmit {
@@ -120,7 +120,7 @@ impl Show {
     }
 
     /// The calls that it acts on when the script names none, and the only ones that it can act on.
-    pub(crate) fn calls(&self) -> (&'static [CallName], Option<&'static [CallName]>) {
+    pub(super) fn calls(&self) -> (&'static [CallName], Option<&'static [CallName]>) {
         use CallName::{Cancel, Create, List, Retrieve};
         match self {
             Self::Members { .. } | Self::Regress { .. } => (&[Retrieve, List], Some(&[Create, Retrieve, List, Cancel])),
@@ -129,7 +129,7 @@ impl Show {
     }
 
     /// Puts the fault into an answer. Gives whether there was anything to act on.
-    pub(crate) fn change(&self, shown: &mut Value, rule: &Rule, shared: &Shared) -> bool {
+    pub(super) fn change(&self, shown: &mut Value, rule: &Rule, shared: &Shared) -> bool {
         match (self, shown) {
             (Self::Members { .. } | Self::Regress { .. }, shown) => {
                 let batches = match shown {
@@ -210,7 +210,7 @@ impl Show {
     }
 
     /// The answer that has `shown` in it.
-    pub(crate) fn body(shown: &Value, entries: u64) -> Body {
+    pub(super) fn body(shown: &Value, entries: u64) -> Body {
         let text = if shown.is_null() && entries > 0 { "[]".to_owned() } else { shown.to_string() };
         let Some(open) = text.strip_suffix(']').filter(|_| entries > 0) else { return Body::from(text) };
         let open = open.to_owned();
