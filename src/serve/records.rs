@@ -57,7 +57,7 @@ impl<R: Record> Shelf<R> {
     }
 
     /// How many records there are.
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.lock().len()
     }
 

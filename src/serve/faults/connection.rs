@@ -100,12 +100,12 @@ impl Listener for Lines {
 
 impl Line {
     /// The handle on it.
-    pub(crate) fn wire(&self) -> Wire {
+    pub(in crate::serve) fn wire(&self) -> Wire {
         self.wire.clone()
     }
 
     /// The address here that it came to.
-    pub(crate) fn local(&self) -> Option<IpAddr> {
+    pub(in crate::serve) fn local(&self) -> Option<IpAddr> {
         self.stream.local_addr().ok().map(|address| address.ip())
     }
 }
