@@ -133,7 +133,7 @@ fn line_limits(
     assign_ids: bool,
 ) -> Result<LineLimits, Failure> {
     let full = || {
-        let what = format!("{} has lines with a URL that is no endpoint", profile.name);
+        let what = format!("{} has lines with a URL that is not an endpoint", profile.name);
         Envelope::full(profile.url_for(endpoint)).ok_or(Failure::Run(Error::Internal { what }))
     };
     Ok(LineLimits {

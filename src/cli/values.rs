@@ -25,7 +25,7 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
         "mi" => 1 << 20,
         "gi" => 1 << 30,
         "ti" => 1 << 40,
-        _ => return Err(format!("{unit:?} is no unit of bytes; use kB, MB, GB, TB, KiB, MiB, GiB or TiB")),
+        _ => return Err(format!("{unit:?} is not a unit of bytes; use kB, MB, GB, TB, KiB, MiB, GiB or TiB")),
     };
     number.checked_mul(factor).ok_or_else(|| "too many bytes".to_owned())
 }
@@ -40,7 +40,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "s" => 1_000,
         "m" | "min" => 60_000,
         "h" => 3_600_000,
-        _ => return Err(format!("{unit:?} is no unit of time; use ms, s, m or h")),
+        _ => return Err(format!("{unit:?} is not a unit of time; use ms, s, m or h")),
     };
     number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
 }

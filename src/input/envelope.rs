@@ -71,7 +71,7 @@ fn there<'de: 'l, 'l, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'
 }
 
 impl Envelope {
-    /// One that wants this URL; `None` for a URL that is no endpoint.
+    /// One that wants this URL; `None` for a URL that is not an endpoint.
     #[must_use]
     pub fn full(url: &str) -> Option<Self> {
         URLS.into_iter().find(|known| *known == url).map(Self::Full)

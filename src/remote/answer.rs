@@ -163,7 +163,7 @@ impl<'a> Answer<'a> {
         let (status, target) = (self.status(), self.target.clone());
         RawBatch::parse(&self.body().await?).ok_or_else(|| {
             let error = RemoteError::new(ErrorKind::Protocol, target).with_status(status);
-            error.with_message("the answer is no whole object")
+            error.with_message("the answer is not a whole JSON object")
         })
     }
 

@@ -131,7 +131,7 @@ impl Page {
 /// Why an answer is no list.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoList {
-    #[error("the answer is no list of batches")]
+    #[error("the answer is not a list of batches")]
     OtherThing,
     #[error("the answer is a list of batches that is not whole JSON")]
     NotWhole,

@@ -57,7 +57,7 @@ pub enum ResultsError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A file that was taken for a file of replies is of another kind.
-    #[error("{}:{line} is no reply: it looks like {form}", Name(path))]
+    #[error("{}:{line} is not a reply: it looks like {form}", Name(path))]
     NotReplies {
         /// The file.
         path: PathBuf,

@@ -110,7 +110,7 @@ fn what_is_no_file_of_replies_is_refused_by_name_and_nothing_is_written() {
         for (name, content, form, line) in strays(&requests, &rows) {
             place.write(name, content);
             let ended = place.run(&format!("{MERGE} good.jsonl {name}")).with_code(2);
-            ended.saying(&format!("{name}:{line} is no reply: it looks like {form}")).saying("hint: ");
+            ended.saying(&format!("{name}:{line} is not a reply: it looks like {form}")).saying("hint: ");
             std::fs::remove_file(place.path(name)).unwrap();
             assert_eq!(place.names(), ["good.jsonl", "in.jsonl", "out.jsonl"], "{name}");
             assert_eq!(place.read("out.jsonl"), b"from before", "{name}");
@@ -196,7 +196,7 @@ fn compressed_replies_and_pipes_give_what_files_give() {
         place.run("merge in.jsonl --replies cut.gz second.jsonl").with_code(2).saying("cannot read cut.gz");
         // Told of by its name and not by that of a copy.
         place.write("input.gz", gzip(&requests));
-        place.run("merge in.jsonl --replies input.gz").with_code(2).saying("input.gz:1 is no reply");
+        place.run("merge in.jsonl --replies input.gz").with_code(2).saying("input.gz:1 is not a reply");
     }
 }
 

@@ -39,7 +39,7 @@ impl Answer {
     pub(super) fn read(fields: &mut Fields<'_>, usual: Option<StatusCode>) -> Result<Self, FaultsError> {
         let status = fields.checked("status", |status: u16| {
             let fits = StatusCode::from_u16(status).ok().filter(|status| !status.is_informational());
-            fits.ok_or_else(|| format!("{status} is no status; it goes from 200 to 999"))
+            fits.ok_or_else(|| format!("{status} is not a status; it goes from 200 to 999"))
         })?;
         let status = status.or(usual).ok_or_else(|| fields.missing("status"))?;
         let retry_after = fields.checked("retry_after", |after: RetryAfter| {
@@ -89,9 +89,9 @@ impl Answer {
 }
 
 fn header_name(text: &str) -> Result<HeaderName, String> {
-    text.parse().map_err(|_| format!("{text:?} is no name of a header"))
+    text.parse().map_err(|_| format!("{text:?} is not a header name"))
 }
 
 fn header_value(text: &str) -> Result<HeaderValue, String> {
-    text.parse().map_err(|_| format!("{text:?} is no value of a header"))
+    text.parse().map_err(|_| format!("{text:?} is not a header value"))
 }

@@ -102,7 +102,7 @@ impl<'t> Fields<'t> {
     pub(super) fn time(&mut self, name: &'static str) -> Result<Option<Duration>, FaultsError> {
         self.checked(name, |text: String| {
             let time = text.parse::<SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
-            time.ok_or_else(|| format!("{text:?} is no length of time; write it like \"200ms\", \"5s\" or \"2m\""))
+            time.ok_or_else(|| format!("{text:?} is not a duration; write it like \"200ms\", \"5s\" or \"2m\""))
         })
     }
 
@@ -115,7 +115,7 @@ impl<'t> Fields<'t> {
     pub(super) fn share(&mut self, name: &'static str) -> Result<Option<f64>, FaultsError> {
         self.checked(name, |share: f64| {
             let fits = (0.0..=1.0).contains(&share);
-            if fits { Ok(share) } else { Err(format!("{share} is no share; it goes from 0 to 1")) }
+            if fits { Ok(share) } else { Err(format!("{share} is not a share; it goes from 0 to 1")) }
         })
     }
 

@@ -120,7 +120,7 @@ pub(in crate::serve) async fn execute(
 }
 
 fn unknown_endpoint(endpoint: &str) -> String {
-    format!("Invalid endpoint: {endpoint}; the upstream can be asked /v1/{}", ENDPOINTS.join(", /v1/"))
+    format!("Invalid endpoint: {endpoint}; the upstream serves /v1/{}", ENDPOINTS.join(", /v1/"))
 }
 
 /// Opens the input and the journal of a batch.
