@@ -65,7 +65,7 @@ impl Gauge {
 }
 
 fn cpu() -> Duration {
-    clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap_or_default()
+    clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap_or(Duration::ZERO)
 }
 
 /// Makes Linux take the peak anew. Where that cannot be, the peak is that since the start of the process.

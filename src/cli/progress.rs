@@ -231,7 +231,7 @@ impl Monitor for Progress {
         }
         match event {
             Event::Defect(defect) if self.manner == Manner::Json => {
-                say_record("defect", serde_json::to_value(defect).unwrap_or_default());
+                say_record("defect", json!(defect));
             }
             Event::Defect(defect) => self.say(&defect.to_string()),
             Event::Warning(text) | Event::Note(text) if self.manner == Manner::Json => {

@@ -86,7 +86,7 @@ impl Envelope {
     /// What `line`, which is a request otherwise, lacks of the envelope. A Defect if it has something else in its place.
     pub fn lacks(self, line: &[u8]) -> Result<Lacks, Defect> {
         let Self::Full(wanted_url) = self else { return Ok(Lacks::default()) };
-        let text = std::str::from_utf8(line).unwrap_or_default();
+        let text = std::str::from_utf8(line).unwrap_or("");
         let Ok(Wrapping { method, url }) = serde_json::from_str(text) else { return Ok(Lacks::default()) };
         let is = |value: &RawValue, wanted: &str| {
             serde_json::from_str::<String>(value.get()).is_ok_and(|text| text == wanted)

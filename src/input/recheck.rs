@@ -120,7 +120,7 @@ impl Recheck {
         let mut at = self.source.part_at(offset).start;
         let mut line = 1;
         while at < offset {
-            let mut bytes = vec![0; usize::try_from(COUNTED_BYTES.min(offset - at)).unwrap_or_default()];
+            let mut bytes = vec![0; usize::try_from(COUNTED_BYTES.min(offset - at)).unwrap_or(usize::MAX)];
             match self.source.read_at(at, &mut bytes) {
                 Err(InputError::Shrunk { .. }) => break,
                 read => read?,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
-use crate::ledger::rows::{insert_shards, signed};
+use crate::ledger::rows::{Json, insert_shards, signed};
 use crate::ledger::{Ledger, LedgerError, NextRound, now};
 use crate::model::outcome::Indexed;
 use crate::model::outcome::Outcomes;
@@ -96,7 +96,7 @@ impl Ledger {
             let mut rows = query.query([])?;
             while let Some(row) = rows.next()? {
                 let count = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
-                let labels: String = row.get(10)?;
+                let Json(labels) = row.get(10)?;
                 totals.add(&Indexed {
                     replies: count(1)?,
                     outputs: count(2)?,
@@ -106,7 +106,7 @@ impl Ledger {
                     unknown: count(6)?,
                     unreadable: count(7)?,
                     usage: Usage { prompt: count(8)?, completion: count(9)? },
-                    labels: serde_json::from_str(&labels).unwrap_or_default(),
+                    labels,
                     checksums: Vec::new(),
                 });
             }
@@ -121,11 +121,10 @@ impl Ledger {
             let transaction = connection.transaction()?;
             insert_shards(&transaction, &round.shards)?;
             for (shard, errors, labels) in &round.followed {
-                let labels = serde_json::to_string(labels).unwrap_or_default();
                 transaction.execute("UPDATE shard SET followed = 1 WHERE number = ?1", [shard])?;
                 transaction.execute(
                     "UPDATE indexed SET errors = ?2, labels = ?3 WHERE shard = ?1",
-                    params![shard, signed(*errors), labels],
+                    params![shard, signed(*errors), Json(labels)],
                 )?;
             }
             for (reason, requests) in &round.reasons {
@@ -142,8 +141,8 @@ impl Ledger {
     pub fn errors(&self, shard: u32) -> Result<(u64, BTreeMap<String, u64>), LedgerError> {
         self.read(|connection| {
             connection.query_row("SELECT errors, labels FROM indexed WHERE shard = ?1", [shard], |row| {
-                let labels: String = row.get(1)?;
-                Ok((row.get::<_, i64>(0)?.cast_unsigned(), serde_json::from_str(&labels).unwrap_or_default()))
+                let Json(labels) = row.get(1)?;
+                Ok((row.get::<_, i64>(0)?.cast_unsigned(), labels))
             })
         })
     }
@@ -211,7 +210,6 @@ fn insert_indexed(
     left_over: LeftOver,
     files: &[(u32, u128)],
 ) -> rusqlite::Result<()> {
-    let labels = serde_json::to_string(&indexed.labels).unwrap_or_default();
     // What was delivered before lacks these.
     transaction.execute("DELETE FROM meta WHERE key = ?1", [DELIVERED])?;
     transaction.execute(
@@ -227,7 +225,7 @@ fn insert_indexed(
             signed(indexed.unreadable),
             signed(indexed.usage.prompt),
             signed(indexed.usage.completion),
-            labels,
+            Json(&indexed.labels),
             signed(left_over.count),
             signed(left_over.first)
         ],

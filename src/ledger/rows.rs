@@ -2,11 +2,30 @@
 //!
 //! In: rows. Out: what they say, or which value makes no sense.
 
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Row, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::model::batch::RequestCounts;
 use crate::model::shard::{Cut, Shard, Stretch};
 use crate::model::shard_state::{EndedBatch, LastSubmission, LeftOver, Recorded, ShardState};
+
+/// A value that is a column as JSON text. What cannot be written or read is an error of the statement.
+pub(crate) struct Json<T>(pub(crate) T);
+
+impl<T: Serialize> ToSql for Json<T> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        let text = serde_json::to_string(&self.0);
+        text.map(ToSqlOutput::from).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+    }
+}
+
+impl<T: DeserializeOwned> FromSql for Json<T> {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        serde_json::from_str(value.as_str()?).map(Self).map_err(|error| FromSqlError::Other(error.into()))
+    }
+}
 
 pub(crate) fn insert_shards(connection: &Connection, shards: &[Shard]) -> rusqlite::Result<()> {
     let mut insert = connection.prepare(

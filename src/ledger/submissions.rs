@@ -11,6 +11,7 @@ use rusqlite::params;
 
 use crate::ledger::intents;
 use crate::ledger::intents::{Intent, Intents};
+use crate::ledger::rows::Json;
 use crate::ledger::{Ledger, LedgerError, now};
 use crate::model::shard_state::LastSubmission;
 
@@ -29,13 +30,12 @@ impl Ledger {
             // Before the Ledger is changed: should this fail, nothing has happened.
             self.intents = Some(Intents::open(&path)?);
         }
-        let known_text = serde_json::to_string(&known).unwrap_or_default();
         let intended_at = jiff::Timestamp::now();
         let id = self.write(|connection| {
             let transaction = connection.transaction()?;
             transaction.execute(
                 "INSERT INTO submission (shard, file_id, known_batches, intended_at) VALUES (?1, ?2, ?3, ?4)",
-                params![shard, file_id, known_text, intended_at.to_string()],
+                params![shard, file_id, Json(&known), intended_at.to_string()],
             )?;
             let id = transaction.last_insert_rowid();
             transaction.execute("UPDATE shard SET state = 'intended', note = NULL WHERE number = ?1", [shard])?;
@@ -176,13 +176,12 @@ impl Ledger {
     /// Takes up a submission that was forgotten as one of which nobody knows the answer. False if its shard is not there either, or
     /// its place is taken.
     pub fn remember(&mut self, intent: &Intent) -> Result<bool, LedgerError> {
-        let known = serde_json::to_string(&intent.known).unwrap_or_default();
         self.write(|connection| {
             let transaction = connection.transaction()?;
             let inserted = transaction.execute(
                 "INSERT INTO submission (id, shard, file_id, known_batches, intended_at) SELECT ?1, number, ?3, ?4, ?5 FROM shard
                  WHERE number = ?2 AND NOT EXISTS (SELECT 1 FROM submission WHERE id >= ?1 AND (id = ?1 OR shard = ?2))",
-                params![intent.submission, intent.shard, intent.file_id, known, intent.intended_at],
+                params![intent.submission, intent.shard, intent.file_id, Json(&intent.known), intent.intended_at],
             )?;
             if inserted == 1 {
                 transaction.execute(

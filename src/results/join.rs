@@ -355,7 +355,7 @@ mod tests {
             for name in ["unknown", "conflicts", "unreadable"] {
                 let sorted = |prefix: &str| {
                     let text = std::fs::read_to_string(directory.path().join(format!("{prefix}-{name}.jsonl")));
-                    let mut lines: Vec<String> = text.unwrap_or_default().lines().map(str::to_owned).collect();
+                    let mut lines: Vec<String> = text.unwrap_or_else(|_| String::new()).lines().map(str::to_owned).collect();
                     lines.sort();
                     lines
                 };

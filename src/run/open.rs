@@ -118,7 +118,8 @@ fn ask_about_earlier(
         return Ok(());
     }
     // With --run-dir nothing else has been read yet. The home may be unusable: that may be why a directory was named.
-    let home = options.directory.as_ref().map(|_| KnownRuns::look(&options.places).unwrap_or_default());
+    let home =
+        options.directory.as_ref().map(|_| KnownRuns::look(&options.places).unwrap_or_else(|_| KnownRuns::default()));
     let others = home.as_ref().unwrap_or(known);
     match earlier::find(others.readable(), options, new, target) {
         Some(earlier) if !monitor.sends_again(&earlier) => Err(Error::PaidBefore(Box::new(earlier))),

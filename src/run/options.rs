@@ -147,7 +147,7 @@ pub(super) fn built_in_token() -> Token {
 /// on this machine can reach it. It follows from the run's own key for ids, which stands in the Ledger, for the owner alone.
 pub(super) fn own_token(id_key: u64) -> Token {
     let digest = Sha256::new().chain_update(b"batchline online\0").chain_update(id_key.to_le_bytes()).finalize();
-    let [half, other] = [0, 16].map(|at| u128::from_le_bytes(digest[at..at + 16].try_into().unwrap_or_default()));
+    let [half, other] = [0, 16].map(|at| u128::from_le_bytes(digest[at..at + 16].try_into().unwrap_or([0; 16])));
     Token::new(&format!("{half:032x}{other:032x}")).expect("it is made of digits and letters")
 }
 

@@ -142,7 +142,7 @@ pub(super) fn gzip(body: Body) -> Body {
 
 /// At least `bytes` zeros, compressed a thousandfold: one block of a mebibyte again and again.
 pub(super) fn gzip_bomb(bytes: u64) -> Body {
-    let zeros = vec![0; usize::try_from(BOMB_BLOCK_BYTES).unwrap_or_default()];
+    let zeros = vec![0; usize::try_from(BOMB_BLOCK_BYTES).unwrap_or(usize::MAX)];
     let mut block = Vec::with_capacity(zeros.len());
     // A full flush, so that the block stands for itself wherever it is put.
     let packed = Compress::new(Compression::best(), false).compress_vec(&zeros, &mut block, FlushCompress::Full);

@@ -139,7 +139,7 @@ impl Fixture {
 }
 
 fn records(path: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(path).unwrap_or_default();
+    let text = fs::read_to_string(path).unwrap_or_else(|_| String::new());
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
