@@ -25,6 +25,7 @@ mod http_api;
 mod list;
 pub mod online;
 mod openai;
+mod queue;
 pub mod redact;
 mod redirect;
 pub mod retry;
