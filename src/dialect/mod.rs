@@ -7,6 +7,7 @@
 pub mod address;
 pub mod provider;
 pub mod providers;
+pub(crate) mod queue;
 pub(crate) mod reply;
 pub(crate) mod reply_parts;
 pub mod reply_reader;

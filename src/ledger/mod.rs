@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, ToSql, params};
 
 pub mod intents;
 mod replies;
@@ -25,6 +25,7 @@ mod submissions;
 use crate::ledger::intents::Intents;
 use crate::ledger::rows::{insert_shards, read_shard, signed};
 use crate::ledger::schema::{SCHEMA, SCHEMA_VERSION};
+use crate::model::incident::Incident;
 use crate::model::shard::Shard;
 use crate::model::shard_state::{EndedBatch, Recorded};
 use crate::model::shown::Name;
@@ -156,10 +157,14 @@ impl Ledger {
 
     /// A value of the run as a whole.
     pub fn meta(&self, key: &str) -> Result<String, LedgerError> {
-        let found: Option<String> = self.read(|connection| {
+        self.find_meta(key)?.ok_or_else(|| self.damaged(format!("{key} is missing")))
+    }
+
+    /// The same of a value that need not be there.
+    fn find_meta(&self, key: &str) -> Result<Option<String>, LedgerError> {
+        self.read(|connection| {
             connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
-        })?;
-        found.ok_or_else(|| self.damaged(format!("{key} is missing")))
+        })
     }
 
     /// All values of the run as a whole, by key.
@@ -177,9 +182,11 @@ impl Ledger {
     }
 
     /// Sets a value of the run as a whole.
-    pub fn set_meta(&mut self, key: &str, value: &str) -> Result<(), LedgerError> {
+    pub fn set_meta(&mut self, key: &str, value: impl ToSql) -> Result<(), LedgerError> {
         self.write(|connection| {
-            connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", [key, value]).map(drop)
+            connection
+                .execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", params![key, value])
+                .map(drop)
         })
     }
 
@@ -187,11 +194,11 @@ impl Ledger {
     pub fn shards(&self) -> Result<Vec<Recorded>, LedgerError> {
         let rows = self.read(|connection| {
             let mut query = connection.prepare(
-                "SELECT shard.*, submission.id AS submission, submission.known_batches, submission.intended_at, submission.batch_id,
+                "SELECT shard.*, submission.id AS submission, submission.known_batches, submission.intended_at, submission.batch_id, submission.answer,
                         batch.status, batch.output_file_id, batch.error_file_id, batch.error,
                         batch.total, batch.completed, batch.failed,
                         indexed.left_over, indexed.left_first,
-                        EXISTS (SELECT 1 FROM submission WHERE shard = shard.number AND answer = 'abandoned') AS abandoned
+                        EXISTS (SELECT 1 FROM submission WHERE shard = shard.number AND answer IN ('abandoned', 'refused')) AS abandoned
                  FROM shard
                  LEFT JOIN indexed ON indexed.shard = shard.number
                  LEFT JOIN submission ON submission.id = (SELECT max(id) FROM submission WHERE shard = shard.number)
@@ -282,10 +289,13 @@ impl Ledger {
     }
 
     /// Keeps a note on something that went wrong and was dealt with.
-    pub fn incident(&mut self, shard: Option<u32>, text: &str) -> Result<(), LedgerError> {
+    pub fn incident(&mut self, shard: Option<u32>, incident: &Incident) -> Result<(), LedgerError> {
         self.write(|connection| {
             connection
-                .execute("INSERT INTO incident (at, shard, text) VALUES (?1, ?2, ?3)", params![now(), shard, text])
+                .execute(
+                    "INSERT INTO incident (at, shard, text, kind) VALUES (?1, ?2, ?3, ?4)",
+                    params![now(), shard, incident.to_string(), incident.kind()],
+                )
                 .map(drop)
         })
     }

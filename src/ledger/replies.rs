@@ -41,7 +41,7 @@ impl Ledger {
 
     /// Records that the output, as the replies are now, is with whoever wanted it: whole.
     pub fn delivered(&mut self) -> Result<(), LedgerError> {
-        self.set_meta(DELIVERED, &now())
+        self.set_meta(DELIVERED, now())
     }
 
     /// When the output was delivered, if it was, and no reply has come since; in RFC 3339.

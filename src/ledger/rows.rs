@@ -27,6 +27,9 @@ impl<T: DeserializeOwned> FromSql for Json<T> {
     }
 }
 
+/// The answer to a submission whose batch was found in the service's list.
+pub(crate) const FOUND: &str = "found";
+
 pub(crate) fn insert_shards(connection: &Connection, shards: &[Shard]) -> rusqlite::Result<()> {
     let mut insert = connection.prepare(
         "INSERT INTO shard (number, model, first, last, requests, bytes, checksum, cut, round, list, list_start)
@@ -110,7 +113,8 @@ fn read_submission(row: &Row<'_>) -> rusqlite::Result<Result<Option<LastSubmissi
     let (known, intended_at): (String, String) = (row.get("known_batches")?, row.get("intended_at")?);
     let Ok(known) = serde_json::from_str(&known) else { return Ok(Err(format!("known batches are {known:?}"))) };
     let Ok(intended_at) = intended_at.parse() else { return Ok(Err(format!("it was intended at {intended_at:?}"))) };
-    Ok(Ok(Some(LastSubmission { id, known, intended_at })))
+    let found = row.get::<_, Option<String>>("answer")?.is_some_and(|answer| answer == FOUND);
+    Ok(Ok(Some(LastSubmission { id, known, intended_at, found })))
 }
 
 fn read_state(row: &Row<'_>, name: &str) -> rusqlite::Result<Option<ShardState>> {

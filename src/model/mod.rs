@@ -5,6 +5,7 @@
 pub mod batch;
 pub mod custom_id;
 pub mod defect;
+pub mod incident;
 pub mod outcome;
 pub mod reply;
 pub mod shard;

@@ -21,6 +21,7 @@ use super::redact::Redactor;
 use super::redirect::{self, GivenBy};
 use super::timeouts::Timeouts;
 use crate::dialect::address::Address;
+use crate::dialect::queue;
 use crate::dialect::wire::RawBatch;
 use crate::remote::throttle::retry_after;
 
@@ -142,7 +143,9 @@ impl<'a> Answer<'a> {
             Origin::Storage => ErrorKind::Storage,
             Origin::Api => kind_of(status, &body),
         };
+        let queue_full = queue::is_full(&serde_json::from_str(&text).unwrap_or_else(|_| text.as_str().into()));
         let error = RemoteError::new(kind, target).with_status(status).with_retry_after(wait);
+        let error = error.with_queue_full(queue_full);
         (error.with_message(&message_in(text.as_bytes())), text)
     }
 

@@ -13,6 +13,7 @@
 //! | [`ledger`](crate::ledger) | the truth about shards, batches and money |
 //! | [`intents`](crate::ledger::intents) | what was sent, once more, in case the Ledger forgets it |
 //! | [`shard_state`](crate::model::shard_state) | where a shard stands and what it needs next |
+//! | [`incident`](crate::model::incident) | what went wrong |
 //! | `steps` | what is done |
 //! | `indexing` | what replies say, and where each stands |
 //! | `verdict` | whether they are all that the service has answered |

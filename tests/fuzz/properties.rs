@@ -15,6 +15,7 @@ use batchline::ledger::Ledger;
 use batchline::ledger::intents;
 use batchline::model::custom_id::IdHasher;
 use batchline::model::defect::DefectKind;
+use batchline::model::incident::Incident;
 use batchline::model::reply::ReplyRole;
 use batchline::model::shard::{Cut, Shard};
 use batchline::results::id_table::IdTable;
@@ -250,8 +251,8 @@ fn make_ledger(path: &Path) {
     for (number, file) in [(0, "file-a"), (1, "file-b")] {
         ledger.uploaded(number, file, false).unwrap();
         let last = ledger.intend(number, file, false, vec!["b-0".to_owned()]).unwrap();
-        ledger.accepted(number, last.id, &format!("b-{number}"), "IN_PROGRESS").unwrap();
+        ledger.accepted(number, last.id, (&format!("b-{number}"), "IN_PROGRESS"), false).unwrap();
     }
-    ledger.incident(Some(0), "something").unwrap();
+    ledger.incident(Some(0), &Incident::Note("something".to_owned())).unwrap();
     ledger.found_surplus(1, "b-9", true, "a second batch").unwrap();
 }
