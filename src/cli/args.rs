@@ -206,6 +206,9 @@ pub(crate) struct RunArguments {
     /// With online: how long the service may be out of reach, or refuse everything, before the run ends, to be resumed later [default: 30m]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) patience: Option<Duration>,
+    /// Most batches in flight at a time [default: the provider's limit, where it is known, and fewer when it says that its queue is full]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_in_flight_batches: Option<u32>,
     /// How often a request is sent at most: later rounds send what is left without an output and worth it; 1 for no second time
     #[arg(long, value_name = "N", default_value_t = batchline::run::options::ROUNDS, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,

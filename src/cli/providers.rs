@@ -53,14 +53,15 @@ fn markdown() -> Result<Exit, Failure> {
 }
 
 fn record(row: &Profile) -> serde_json::Value {
-    let Limits { shard_requests, shard_bytes, line_bytes, custom_id_characters } = row.limits;
+    let Limits { shard_requests, shard_bytes, line_bytes, custom_id_characters, batches_in_flight } = row.limits;
     json!({
         "schema": 1, "kind": "provider", "name": row.name, "dialect": row.dialect.name(), "base_url": row.base_url,
         "base_url_variable": row.base_url_variable, "key_variable": row.key_variable, "key_required": row.key_required,
         "auth": row.auth.to_string(), "purpose": row.purpose, "endpoints": row.endpoints,
         "completion_window": row.completion_window, "metadata": row.metadata,
         "flat_replies": row.replies == ReplyShape::Flat, "shard_requests": shard_requests, "shard_bytes": shard_bytes,
-        "line_bytes": line_bytes, "custom_id_characters": custom_id_characters, "proven": row.proven.to_string(),
+        "line_bytes": line_bytes, "custom_id_characters": custom_id_characters,
+        "batches_in_flight": batches_in_flight, "proven": row.proven.to_string(),
         "evidence": row.evidence,
     })
 }

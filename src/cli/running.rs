@@ -135,7 +135,12 @@ fn describe(summary: &Summary) -> Vec<String> {
         size(summary.bytes),
         seconds(summary.seconds)
     ));
-    for reason in [HeldReason::UnresolvedSubmission, HeldReason::LostBatch, HeldReason::IncompleteAnswer] {
+    for reason in [
+        HeldReason::UnresolvedSubmission,
+        HeldReason::LostBatch,
+        HeldReason::IncompleteAnswer,
+        HeldReason::NotSubmitted,
+    ] {
         lines.extend(describe_held(summary, reason));
     }
     if !summary.surplus_batches.is_empty() {

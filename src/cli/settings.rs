@@ -217,6 +217,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
             OnAmbiguous::Hold
         }),
         settle: arguments.settle.unwrap_or(batchline::run::options::SETTLE),
+        max_in_flight_batches: arguments.max_in_flight_batches.or(profile.limits.batches_in_flight),
         rounds: arguments.rounds,
         delete_remote: arguments.delete_remote,
     })

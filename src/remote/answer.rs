@@ -19,6 +19,7 @@ use crate::durable::is_out_of_files;
 use super::client::{Http, Timeouts};
 use super::error::{ErrorKind, RemoteError, message_in};
 use super::gate::retry_after;
+use super::queue;
 use super::redact::Redactor;
 use super::redirect::{self, GivenBy};
 use super::wire::RawBatch;
@@ -133,7 +134,9 @@ impl<'a> Answer<'a> {
             Origin::Storage => ErrorKind::Storage,
             Origin::Api => kind_of(status, &body),
         };
+        let queue_full = queue::is_full(&serde_json::from_str(&text).unwrap_or_else(|_| text.as_str().into()));
         let error = RemoteError::new(kind, target).with_status(status).with_retry_after(wait);
+        let error = error.with_queue_full(queue_full);
         (error.with_message(&message_in(text.as_bytes())), text)
     }
 

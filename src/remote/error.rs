@@ -63,6 +63,7 @@ struct Parts {
     status: Option<u16>,
     message: Option<String>,
     retry_after: Option<Duration>,
+    queue_full: bool,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -71,7 +72,9 @@ impl RemoteError {
     #[must_use]
     pub fn new(kind: ErrorKind, target: impl Into<String>) -> Self {
         let target = target.into();
-        Self(Box::new(Parts { kind, target, status: None, message: None, retry_after: None, source: None }))
+        let parts =
+            Parts { kind, target, status: None, message: None, retry_after: None, queue_full: false, source: None };
+        Self(Box::new(parts))
     }
 
     /// Adds the HTTP status of the answer.
@@ -97,6 +100,11 @@ impl RemoteError {
 
     pub(super) fn with_retry_after(mut self, wait: Option<Duration>) -> Self {
         self.0.retry_after = wait;
+        self
+    }
+
+    pub(crate) fn with_queue_full(mut self, queue_full: bool) -> Self {
+        self.0.queue_full = queue_full;
         self
     }
 
@@ -129,6 +137,12 @@ impl RemoteError {
     pub fn is_transient(&self) -> bool {
         use ErrorKind::{Interrupted, RateLimited, Storage, Timeout, Unavailable, Unreachable};
         matches!(self.0.kind, RateLimited | Unavailable | Storage | Unreachable | Interrupted | Timeout)
+    }
+
+    /// Whether the service says that too much of ours is queued already: there will be room when it has worked off some.
+    #[must_use]
+    pub fn is_queue_full(&self) -> bool {
+        self.0.queue_full
     }
 
     /// Whether what was asked for is not there, or not any more.

@@ -29,6 +29,7 @@ pub mod online;
 mod openai;
 mod profiles;
 pub mod provider;
+mod queue;
 pub mod redact;
 mod redirect;
 pub mod retry;

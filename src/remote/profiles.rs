@@ -5,14 +5,24 @@ use std::time::Duration;
 use super::provider::{Auth, Dialect, Limits, LineEnvelope, Profile, Proven, ReplyShape};
 
 /// Together's documented limits (overview page, 2026). MB is read as 10^6: the smaller of the two readings.
-const TOGETHER_LIMITS: Limits =
-    Limits { shard_requests: 50_000, shard_bytes: 100_000_000, line_bytes: 10_000_000, custom_id_characters: 64 };
+const TOGETHER_LIMITS: Limits = Limits {
+    shard_requests: 50_000,
+    shard_bytes: 100_000_000,
+    line_bytes: 10_000_000,
+    custom_id_characters: 64,
+    batches_in_flight: None,
+};
 
 /// What is taken where a limit is not known: 50,000 requests and 100 MB are the smallest that OpenAI's own users would expect. No provider
 /// but Together documents a limit on lines; the one here is ours, and keeps memory bounded. 64 characters of a `custom_id` are what
 /// every provider takes.
-const COMMON_LIMITS: Limits =
-    Limits { shard_requests: 50_000, shard_bytes: 100_000_000, line_bytes: 10_000_000, custom_id_characters: 64 };
+const COMMON_LIMITS: Limits = Limits {
+    shard_requests: 50_000,
+    shard_bytes: 100_000_000,
+    line_bytes: 10_000_000,
+    custom_id_characters: 64,
+    batches_in_flight: None,
+};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
@@ -145,7 +155,7 @@ pub static PROFILES: &[Profile] = &[
         base_url_variable: "DEEPINFRA_BASE_URL",
         key_variable: "DEEPINFRA_API_KEY",
         endpoints: &[CHAT, COMPLETIONS, EMBEDDINGS],
-        limits: Limits { shard_bytes: 200_000_000, ..COMMON_LIMITS },
+        limits: Limits { shard_bytes: 200_000_000, batches_in_flight: Some(100), ..COMMON_LIMITS },
         proven: Proven::Reported,
         evidence: "reports of live use; takes 100 batches at once; the key's variable is a guess",
         ..OPENAI_LIKE

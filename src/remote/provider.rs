@@ -158,6 +158,8 @@ pub struct Limits {
     pub line_bytes: u64,
     /// Most characters (Unicode scalar values) in a `custom_id`.
     pub custom_id_characters: u32,
+    /// Most batches in flight at a time, where that is known. What is not is learned from what the service refuses.
+    pub batches_in_flight: Option<u32>,
 }
 
 /// A provider: where it is, what it is called in the environment, what it speaks and what it takes.

@@ -166,6 +166,8 @@ pub struct Batch {
     pub error_file_id: Option<String>,
     /// Why the batch as a whole failed.
     pub error: Option<String>,
+    /// Whether it failed before it did anything, because too much was queued already.
+    pub queue_full: bool,
     /// The endpoint it is for.
     pub endpoint: Option<String>,
     /// The model that the service sees it as.

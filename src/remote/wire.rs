@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::error::{ErrorKind, RemoteError, clean, message_of};
 use super::mark::Mark;
+use super::queue;
 use super::service::{Batch, BatchStatus, RequestCounts, check_id, is_valid_id};
 use crate::brackets::whole::members_of;
 
@@ -26,6 +27,7 @@ pub(super) struct RawBatch {
     output_file_id: Option<String>,
     error_file_id: Option<String>,
     error: Option<String>,
+    says_full: bool,
     endpoint: Option<String>,
     model: Option<String>,
     created_at: Option<Timestamp>,
@@ -88,6 +90,7 @@ impl RawBatch {
             output_file_id: text(output),
             error_file_id: text(errors_in),
             error: message(error).or_else(|| line_errors(problems)),
+            says_full: [error, problems].into_iter().filter_map(words).any(|error| queue::is_full(&error)),
             endpoint: text(endpoint),
             model: text(model_id).or_else(|| text(model)),
             created_at: moment(created),
@@ -138,16 +141,22 @@ impl RawBatch {
 
     fn into_batch(self, id: String) -> Batch {
         let cleaned = |text: Option<String>| text.map(|text| clean(&text));
+        let status = BatchStatus::read(self.status.as_deref().unwrap_or_default());
+        let did_nothing = self.output_file_id.is_none()
+            && self.error_file_id.is_none()
+            && self.counts.is_none_or(|counts| counts.completed + counts.failed == 0);
+        let queue_full = self.says_full && did_nothing && status == BatchStatus::Failed;
         let progress = self.progress.or_else(|| self.counts.and_then(RequestCounts::percent));
         Batch {
             id,
             input_file_id: self.input_file_id,
-            status: BatchStatus::read(self.status.as_deref().unwrap_or_default()),
+            status,
             progress: progress.filter(|progress| (0.0..=100.0).contains(progress)),
             counts: self.counts,
             output_file_id: self.output_file_id,
             error_file_id: self.error_file_id,
             error: self.error,
+            queue_full,
             endpoint: cleaned(self.endpoint),
             model: cleaned(self.model),
             created_at: self.created_at,

@@ -28,6 +28,8 @@ pub enum HeldReason {
     LostBatch,
     /// Its service says that it has answered more than could be fetched.
     IncompleteAnswer,
+    /// It was not sent, because another shard's submission was answered with a batch that is not its own.
+    NotSubmitted,
 }
 
 impl HeldReason {
@@ -49,6 +51,7 @@ impl HeldReason {
             Self::UnresolvedSubmission => "nobody knows whether their batches were created",
             Self::LostBatch => "the service does not show their batches",
             Self::IncompleteAnswer => "their batches have answered more than could be fetched",
+            Self::NotSubmitted => "not sent, because the service has mixed up batches",
         }
     }
 
@@ -66,6 +69,7 @@ impl HeldReason {
             Self::IncompleteAnswer => format!(
                 "`batchline run` fetches its replies again; `batchline retry {run} --accept-incomplete` takes what is here as all of them"
             ),
+            Self::NotSubmitted => format!("it is submitted once that is settled: `batchline status {run}` explains"),
         }
     }
 }
@@ -92,7 +96,7 @@ pub(crate) struct HeldLines {
     pub(crate) messages: BTreeMap<u32, String>,
 }
 
-/// Looks up what these shards hold; nothing without any.
+/// Looks up what these shards hold, which are held or were not sent; nothing without any.
 pub(crate) fn look_up(files: &Files, held: &[Recorded]) -> Result<(Vec<HeldShard>, Option<HeldLines>), Error> {
     if held.is_empty() {
         return Ok((Vec::new(), None));
@@ -100,7 +104,7 @@ pub(crate) fn look_up(files: &Files, held: &[Recorded]) -> Result<(Vec<HeldShard
     let lines = HeldLines { seqs: HeldSeqs::create(&files.run, files.requests.len())?, messages: BTreeMap::new() };
     let (mut shards, mut lines) = (Vec::new(), lines);
     for known in held {
-        let Some(reason) = HeldReason::of(&known.state) else { continue };
+        let reason = HeldReason::of(&known.state).unwrap_or(HeldReason::NotSubmitted);
         let seqs = held_seqs(files, known)?;
         let (shard, requests) = (known.shard.number, seqs.len() as u64);
         lines.seqs.hold(shard, seqs)?;
@@ -109,6 +113,7 @@ pub(crate) fn look_up(files: &Files, held: &[Recorded]) -> Result<(Vec<HeldShard
             (HeldReason::IncompleteAnswer, None) => "there is more at the service than is here".to_owned(),
             (HeldReason::LostBatch, _) => "the service does not show its batch".to_owned(),
             (HeldReason::UnresolvedSubmission, _) => "nobody knows whether its batch was created".to_owned(),
+            (HeldReason::NotSubmitted, _) => "it was not sent, because the service has mixed up batches".to_owned(),
         };
         let message = format!("shard {shard}: {note}; {}", reason.remedy(&files.run));
         lines.messages.insert(shard, message);

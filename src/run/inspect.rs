@@ -193,7 +193,7 @@ fn read(run: &Path) -> Result<RunStatus, Error> {
 fn held_requests(ledger: &Ledger, shard: &Shard, state: &ShardState) -> Result<u64, Error> {
     Ok(match HeldReason::of(state) {
         None => 0,
-        Some(HeldReason::UnresolvedSubmission | HeldReason::LostBatch) => shard.requests,
+        Some(HeldReason::UnresolvedSubmission | HeldReason::LostBatch | HeldReason::NotSubmitted) => shard.requests,
         Some(HeldReason::IncompleteAnswer) => {
             let (outputs, errors) = ledger.outcomes(shard.number)?;
             shard.requests.saturating_sub(outputs + errors)

@@ -13,6 +13,7 @@
 //! | [`ledger`] | the truth about shards, batches and money |
 //! | [`intents`] | what was sent, once more, in case the Ledger forgets it |
 //! | [`state`] | where a shard stands and what it needs next |
+//! | [`incident`] | what went wrong |
 //! | `steps` | what is done |
 //! | `indexing` | what replies say, and where each stands |
 //! | `verdict` | whether they are all that the service has answered |
@@ -63,6 +64,7 @@ mod earlier;
 pub mod held;
 mod identity;
 pub(crate) mod indexing;
+pub mod incident;
 pub mod inspect;
 pub mod intents;
 mod known;

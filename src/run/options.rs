@@ -192,6 +192,8 @@ pub struct RunOptions {
     pub on_ambiguous: OnAmbiguous,
     /// How long the service's list is watched before a submission in doubt is held.
     pub settle: Duration,
+    /// Most batches in flight at a time; without a number as many as the service takes.
+    pub max_in_flight_batches: Option<u32>,
     /// How often a request is sent at most.
     pub rounds: u32,
     /// Whether the run's files at the service are deleted when every request has an output.

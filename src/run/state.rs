@@ -156,6 +156,12 @@ impl ShardState {
         })
     }
 
+    /// Whether the service may be at work on a batch of it.
+    #[must_use]
+    pub fn may_be_in_flight(&self) -> bool {
+        matches!(self, Self::Intended { .. } | Self::Submitted { .. })
+    }
+
     /// Whether it waits for a decision.
     #[must_use]
     pub fn is_held(&self) -> bool {
@@ -232,6 +238,8 @@ pub struct LastSubmission {
     pub known: Vec<String>,
     /// When it was about to be sent, by this machine's clock.
     pub intended_at: Timestamp,
+    /// Whether its batch was found in the service's list, and not named by an answer.
+    pub found: bool,
 }
 
 /// A shard as the Ledger has it.

@@ -206,6 +206,9 @@ async fn validate(shared: &Arc<Shared>, id: &str, progress: &Arc<Progress>) -> R
         return Ok(());
     }
     pause(shared, progress, VALIDATING_SHARE).await?;
+    if let Some(message) = shared.faults.lacks_room(&shared.store, id) {
+        return Ok(turn_away(shared, id, &message)?);
+    }
     let checked = work(shared, id, progress, |shared, batch, _| {
         let input = execute::open_input(shared, batch)?;
         Ok(match shared.dialect {
@@ -229,6 +232,26 @@ async fn validate(shared: &Arc<Shared>, id: &str, progress: &Arc<Progress>) -> R
         Err(stop) => end(shared, id, Err(stop))?,
     }
     Ok(())
+}
+
+/// Lets a batch fail before anything of it is done, because a scripted fault leaves no room for it.
+fn turn_away(shared: &Shared, id: &str, message: &str) -> Result<(), FileError> {
+    let ended = shared.store.batches.update(id, |batch| {
+        let still = batch.status == Status::Validating;
+        if still {
+            (batch.status, batch.error) = (Status::Failed, Some(message.to_owned()));
+            batch.details.fault = Some(LineFault { line: None, code: "token_limit_exceeded".to_owned(), param: None });
+            batch.completed_at = Some(Timestamp::now().as_microsecond());
+        }
+        still
+    })?;
+    match ended {
+        Some(batch) => {
+            shared.store.release(&batch.input_file_id)?;
+            shared.faults.record_ending(&batch)
+        }
+        None => Ok(()),
+    }
 }
 
 /// Goes on until somebody cancels the batch, as a scripted fault wants it.
@@ -264,7 +287,7 @@ fn end(shared: &Shared, id: &str, ids: Result<ResultIds, Stop>) -> Result<(), Fi
                 (batch.status, batch.error) = (Status::Failed, Some(stop.to_string()));
                 if let Stop::Refused(Refusal::Line { line, code, param, .. }) = stop {
                     let (code, param) = (code.to_owned(), param.map(str::to_owned));
-                    batch.details.fault = Some(LineFault { line, code, param });
+                    batch.details.fault = Some(LineFault { line: Some(line), code, param });
                 }
             }
         }
@@ -286,7 +309,7 @@ fn break_off(batch: &mut Batch, ending: &Ending) -> bool {
     match ending {
         Ending::Expire { .. } => batch.status = Status::Expired,
         Ending::Fail { message, .. } => (batch.status, batch.error) = (Status::Failed, Some(message.clone())),
-        Ending::Never => return false,
+        Ending::Never | Ending::NoRoom { .. } => return false,
     }
     batch.cancelled_at = Some(ending.share());
     true

@@ -154,11 +154,11 @@ pub(super) struct Details {
     pub(super) fault: Option<LineFault>,
 }
 
-/// What is wrong with a line of an input file.
+/// What is wrong with a batch, mostly with a line of its input file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct LineFault {
-    /// Counted from 1.
-    pub(super) line: u64,
+    /// Counted from 1; `None` for what is wrong with the file or the batch as a whole.
+    pub(super) line: Option<u64>,
     pub(super) code: String,
     pub(super) param: Option<String>,
 }

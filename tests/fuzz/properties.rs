@@ -21,6 +21,7 @@ use batchline::results::reply_file::Strays;
 use batchline::results::reply_index::ReplyIndex;
 use batchline::results::reply_reader::ReplyReader;
 use batchline::results::side_files::SideFiles;
+use batchline::run::incident::Incident;
 use batchline::run::intents;
 use batchline::run::ledger::Ledger;
 use serde::Deserialize;
@@ -250,8 +251,8 @@ fn make_ledger(path: &Path) {
     for (number, file) in [(0, "file-a"), (1, "file-b")] {
         ledger.uploaded(number, file, false).unwrap();
         let last = ledger.intend(number, file, false, vec!["b-0".to_owned()]).unwrap();
-        ledger.accepted(number, last.id, &format!("b-{number}"), "IN_PROGRESS").unwrap();
+        ledger.accepted(number, last.id, (&format!("b-{number}"), "IN_PROGRESS"), false).unwrap();
     }
-    ledger.incident(Some(0), "something").unwrap();
+    ledger.incident(Some(0), &Incident::Note("something".to_owned())).unwrap();
     ledger.found_surplus(1, "b-9", true, "a second batch").unwrap();
 }

@@ -35,6 +35,7 @@ mod answers; // answers that do not come, or not whole
 mod besieged; // a service that means harm
 mod changing; // inputs that change under a run
 mod cleaning; // what is removed, what stays, and what everybody is told of it
+mod creates; // creates that are refused, mixed up, or turned away by a full queue
 mod cutting; // killed at every durable system call
 mod damaged; // local state that is not what it was
 mod earlier; // runs that earlier versions left

@@ -398,6 +398,13 @@ impl Ended {
         assert!(self.stderr.contains(words), "{words:?} is not in: {}", self.stderr);
         self
     }
+
+    /// Insists on words that are not on standard error.
+    #[track_caller]
+    pub(crate) fn without(self, words: &str) -> Self {
+        assert!(!self.stderr.contains(words), "{words:?} is in: {}", self.stderr);
+        self
+    }
 }
 
 /// Waits until something is so; fails when it is not within [`PATIENCE`].

@@ -174,7 +174,7 @@ impl<A: Api> Driver<A> {
 
     /// Packs what all rounds so far have left; false if there is nothing worth sending again.
     pub(super) fn begin_round(&mut self) -> Result<bool, Error> {
-        if self.failure.is_some() {
+        if self.failure.is_some() || self.admission.is_stopped {
             return Ok(false);
         }
         let (limits, rounds) = (self.options.shard, self.options.rounds);

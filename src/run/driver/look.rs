@@ -16,6 +16,7 @@ use super::poll::is_final;
 use super::waits::UNREACHABLE_MAX;
 use crate::error::Error;
 use crate::remote::{Api, Batch, BatchStatus, RemoteError};
+use crate::run::incident::Incident;
 use crate::run::monitor::Event;
 use crate::run::state::{ShardState, Step};
 use crate::run::steps::Outcome;
@@ -216,7 +217,7 @@ impl<A: Api> Driver<A> {
     /// It is asked for again, ever later, and for as long as a list is watched its shard is held.
     fn not_seen(&mut self, shard: u32, error: &RemoteError) -> Result<(), Error> {
         let now = Instant::now();
-        let Some(batch_id) = self.shards[shard as usize].state.batch_id() else { return Ok(()) };
+        let Some(batch_id) = self.shards[shard as usize].state.batch_id().map(str::to_owned) else { return Ok(()) };
         let text = format!("shard {shard}: the service does not show its batch {batch_id}: {error}");
         let unseen = self.looks.unseen.entry(shard).or_insert(Unseen { since: now, looks: 0, until: now });
         unseen.looks += 1;
@@ -228,8 +229,7 @@ impl<A: Api> Driver<A> {
         let doubled = self.options.poll_interval.saturating_mul(2_u32.saturating_pow(unseen.looks - 1));
         unseen.until = now + doubled.min(UNSEEN_WAIT_MAX).min(left);
         if !std::mem::replace(&mut self.looks.is_said, true) {
-            let hint = "a batch belongs to the key and the address that it was created with: look at both";
-            self.incident(Some(shard), &format!("{text}; it is asked for again; {hint}"))?;
+            self.incident(Some(shard), Incident::NotShown { shard, batch_id, error: error.to_string() })?;
         }
         Ok(())
     }

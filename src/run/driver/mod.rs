@@ -11,10 +11,12 @@
 //!   [`OnAmbiguous::RetryAfter`](crate::run::OnAmbiguous::RetryAfter) says.
 //! - Whatever ends the run, the answer to a POST that is under way is waited for and recorded.
 
+mod admission;
 mod finish;
 mod look;
 mod poll;
 mod reconcile;
+mod room;
 mod submit;
 mod waits;
 
@@ -29,12 +31,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::remote::{Api, BatchStatus, Progress, RemoteError};
+use crate::run::incident::Incident;
 use crate::run::ledger::Ledger;
 use crate::run::monitor::{Event, Monitor, ShardCounts};
 use crate::run::options::RunOptions;
 use crate::run::output::{Merger, Notes};
 use crate::run::state::{Recorded, ShardState, Step};
 use crate::run::steps::{Files, Outcome};
+use admission::Admission;
 use finish::Fetching;
 use look::Looks;
 use waits::Delay;
@@ -48,7 +52,7 @@ const LAST_ANSWER: Duration = Duration::from_secs(5);
 /// How the driver ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Driven {
-    /// Shards that are held.
+    /// Shards that are held, and those that are not submitted because of one of them.
     pub(crate) held: Vec<Recorded>,
     /// Batches that are at the service.
     pub(crate) batches: usize,
@@ -95,9 +99,15 @@ pub(crate) struct Driver<A: Api> {
     fetching: HashMap<u32, Fetching>,
     /// Statuses that nobody here knows, as far as they have been told.
     strange: BTreeSet<String>,
+    /// Which shards may be submitted.
+    admission: Admission,
+    /// Batches that have ended before they did anything, whose shards are submitted again.
+    deferred: BTreeSet<String>,
     /// Batches that are too many, and whether they are still to be stopped.
     surplus: BTreeMap<String, bool>,
     next_poll: Instant,
+    /// When the last list was asked for.
+    list_begun: Instant,
     /// Batches that the last look listed.
     listed: u32,
     /// Whether a list is under way.
@@ -135,7 +145,9 @@ impl<A: Api> Driver<A> {
     /// Takes up every shard where the Ledger has it.
     pub(crate) fn new(parts: Parts<A>) -> Result<Self, Error> {
         let Parts { api, files, ledger, options, monitor, merger, notes, stop } = parts;
-        let (shards, surplus) = (ledger.shards()?, ledger.surplus()?);
+        let (shards, surplus, deferred) = (ledger.shards()?, ledger.surplus()?, ledger.deferred_batches()?);
+        let mut admission = Admission::new(options.max_in_flight_batches, ledger.in_flight_caps()?);
+        admission.is_stopped = ledger.has_mistaken_batch()?;
         let mark = submit::run_name(&ledger)?;
         let look_at_held = shards.iter().any(|known| matches!(known.state, ShardState::Held { .. }));
         let mut driver = Self {
@@ -162,8 +174,11 @@ impl<A: Api> Driver<A> {
             uploaded_here: BTreeSet::new(),
             fetching: HashMap::new(),
             strange: BTreeSet::new(),
+            admission,
+            deferred,
             surplus,
             next_poll: Instant::now(),
+            list_begun: Instant::now(),
             listed: 0,
             polling: false,
             posting: false,
@@ -190,6 +205,7 @@ impl<A: Api> Driver<A> {
                 driver.take_note(number, batch);
             }
             *place(&mut driver.counts, &state) += 1;
+            driver.admit_again(number);
             driver.enqueue(number);
         }
         driver.want_lost();
@@ -213,7 +229,10 @@ impl<A: Api> Driver<A> {
         let ended = ended.map(|batch| BatchStatus::read(&batch.status));
         let (sound, unsound): (Vec<_>, Vec<_>) = ended.partition(|status| *status == BatchStatus::Completed);
         let (batches, unsound) = (sound.len() + unsound.len(), unsound.len());
-        let held = self.shards.into_iter().filter(|known| known.state.is_held()).collect();
+        // What is not submitted until somebody decides is held, too: it gets no outcome here.
+        let is_stopped = self.admission.is_stopped;
+        let is_held = |state: &ShardState| state.is_held() || is_stopped && state.next().is_some();
+        let held = self.shards.into_iter().filter(|known| is_held(&known.state)).collect();
         let driven = Driven { held, batches, unsound };
         Ok((driven, self.ledger, self.merger))
     }
@@ -262,6 +281,16 @@ impl<A: Api> Driver<A> {
         Ok(())
     }
 
+    /// Takes up what an earlier process has left of a shard's submission.
+    fn admit_again(&mut self, number: u32) {
+        let known = &self.shards[number as usize];
+        if known.state.may_be_in_flight() {
+            self.admission.begun(&known.shard.model);
+        } else if matches!(known.state, ShardState::Uploaded { .. }) && known.last_submission.is_some() {
+            self.admission.refused_before(number);
+        }
+    }
+
     /// Puts a shard into the queue of the step it needs.
     fn enqueue(&mut self, number: u32) {
         if let Some(open) = self.shards[number as usize].open_from(self.options.rounds) {
@@ -277,6 +306,11 @@ impl<A: Api> Driver<A> {
         let known = &mut self.shards[number as usize];
         *place(&mut self.counts, &known.state) -= 1;
         *place(&mut self.counts, &state) += 1;
+        match (known.state.may_be_in_flight(), state.may_be_in_flight()) {
+            (false, true) => self.admission.begun(&known.shard.model),
+            (true, false) => self.admission.ended(&known.shard.model),
+            _ => {}
+        }
         known.state = state;
         self.enqueue(number);
         self.tell();
@@ -367,9 +401,10 @@ impl<A: Api> Driver<A> {
         Ok(())
     }
 
-    fn incident(&mut self, shard: Option<u32>, text: &str) -> Result<(), Error> {
-        self.monitor.event(Event::Warning(text));
-        Ok(self.ledger.incident(shard, text)?)
+    fn incident(&mut self, shard: Option<u32>, incident: impl Into<Incident>) -> Result<(), Error> {
+        let incident = incident.into();
+        self.monitor.event(Event::Warning(&incident.to_string()));
+        Ok(self.ledger.incident(shard, &incident)?)
     }
 
     /// Waits a little for the answer to a POST that is under way; what it says is recorded. Without it the next process has a doubt.

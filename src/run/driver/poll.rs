@@ -33,7 +33,7 @@ impl<A: Api> Driver<A> {
     /// Whether something is to be learnt from the service's list.
     pub(super) fn wants_list(&self) -> bool {
         let waiting = |step| self.waiting.get(&step).is_some_and(|shards| !shards.is_empty());
-        waiting(Step::Poll) || waiting(Step::Reconcile) || self.look_at_held
+        waiting(Step::Poll) || waiting(Step::Reconcile) || self.look_at_held || self.admission.wants_list()
     }
 
     /// Looks at the service's list when it is time; one look serves all shards.
@@ -42,6 +42,7 @@ impl<A: Api> Driver<A> {
             return;
         }
         self.polling = true;
+        self.list_begun = Instant::now();
         let api = self.api.clone();
         self.tasks.spawn(async move { Outcome::Listed(api.batches().await) });
     }
@@ -78,6 +79,9 @@ impl<A: Api> Driver<A> {
             self.tell_progress(shard, batch.progress.unwrap_or(0.0));
             return Ok(());
         }
+        if batch.queue_full {
+            return self.defer(shard, submission, batch);
+        }
         let fileless = batch.output_file_id.is_none() && batch.error_file_id.is_none();
         if fileless && batch.status != BatchStatus::Failed {
             let time = FILELESS_TIME.min(self.options.settle);
@@ -96,6 +100,7 @@ impl<A: Api> Driver<A> {
             self.monitor.event(Event::Warning(&format!("batch {} ended as {}{why}", batch.id, batch.status)));
         }
         self.take_note(shard, &ended);
+        self.admission.served(&self.shards[shard as usize].shard.model);
         self.set_state(shard, ShardState::Ended { submission, batch: ended });
         self.tell_progress(shard, 100.0);
         Ok(())
@@ -127,7 +132,7 @@ impl<A: Api> Driver<A> {
 
     /// Tells how far all batches are, now that one of them is.
     #[expect(clippy::cast_precision_loss, clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "a bar")]
-    fn tell_progress(&mut self, shard: u32, percent: f64) {
+    pub(super) fn tell_progress(&mut self, shard: u32, percent: f64) {
         let requests = self.shards[shard as usize].shard.requests;
         let done = (requests as f64 * percent / 100.0) as u64;
         let before = self.done_requests.insert(shard, done);

@@ -3,7 +3,7 @@
 //! What always holds: a batch is taken for ours only if it is marked as ours or, without a mark, uses our file; if it works for no other
 //! shard, and cannot have been there before the POST. One with the mark of another run never is. A batch that is too many is recorded once, and stopped if nobody else can have made it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::Driver;
 use crate::error::Error;
 use crate::remote::{Api, Batch, BatchStatus, Listing, RemoteError};
+use crate::run::incident::Incident;
 use crate::run::monitor::Event;
 use crate::run::options::OnAmbiguous;
 use crate::run::state::{LastSubmission, Recorded, ShardState, Step};
@@ -36,8 +37,11 @@ impl<A: Api> Driver<A> {
         let held = held.map(|known| known.shard.number);
         let doubtful: Vec<u32> = queued(Step::Reconcile).chain(queued(Step::Create)).chain(held).collect();
         let unnamed: BTreeSet<&str> = listing.unnamed.iter().map(String::as_str).collect();
+        let owned = self.shards.iter().filter_map(|known| known.state.batch_id().map(str::to_owned));
+        let mut taken: HashSet<String> = owned.chain(self.deferred.iter().cloned()).collect();
+        taken.extend(self.surplus.keys().cloned());
         for shard in doubtful {
-            self.reconcile(shard, &by_file, &unnamed)?;
+            self.reconcile(shard, &by_file, &unnamed, &mut taken)?;
         }
         self.find_surplus(&by_file)
     }
@@ -54,29 +58,30 @@ impl<A: Api> Driver<A> {
     }
 
     /// A shard without a batch and a list: take the batch that its POST created, or wait, or hold. A list with a batch on one of the files
-    /// that are `unnamed` is not clean.
+    /// that are `unnamed` is not clean; batches that are `taken` work for others, or for nobody.
     fn reconcile(
         &mut self,
         shard: u32,
         by_file: &HashMap<String, Vec<&Batch>>,
         unnamed: &BTreeSet<&str>,
+        taken: &mut HashSet<String>,
     ) -> Result<(), Error> {
         let known = &self.shards[shard as usize];
         let (Some(file_id), Some(last)) = (known.file_id.clone(), known.last_submission.clone()) else { return Ok(()) };
-        let owned: BTreeSet<&str> = self.shards.iter().filter_map(|other| other.state.batch_id()).collect();
-        let listed = by_file.get(file_id.as_str()).into_iter().flatten();
-        let ours = listed.filter(|batch| may_be_ours(known, &last, batch) && !owned.contains(batch.id.as_str()));
-        let mut ours: Vec<&Batch> = ours.copied().filter(|batch| !self.surplus.contains_key(&batch.id)).collect();
+        let listed = by_file.get(file_id.as_str()).into_iter().flatten().copied();
+        let ours = listed.filter(|batch| may_be_ours(known, &last, batch) && !taken.contains(&batch.id));
+        let mut ours: Vec<&Batch> = ours.collect();
         ours.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
         ours.dedup_by(|a, b| a.id == b.id);
         let Some((oldest, others)) = ours.split_first() else {
+            if unnamed.contains(file_id.as_str()) {
+                return Ok(());
+            }
+            self.admission.not_listed(shard, self.list_begun);
             let in_doubt = matches!(known.state, ShardState::Intended { .. });
-            return if in_doubt && !unnamed.contains(file_id.as_str()) {
-                self.not_found(shard, last.id, &file_id)
-            } else {
-                Ok(())
-            };
+            return if in_doubt { self.not_found(shard, last.id, &file_id) } else { Ok(()) };
         };
+        taken.extend(ours.iter().map(|batch| batch.id.clone()));
         for step in [Step::Reconcile, Step::Create] {
             self.waiting.entry(step).or_default().remove(&shard);
         }
@@ -86,8 +91,8 @@ impl<A: Api> Driver<A> {
         for other in others {
             self.report_surplus(shard, &other.id, stop)?;
         }
-        self.incident(Some(shard), &format!("shard {shard}: found its batch {} in the service's list", oldest.id))?;
-        self.adopt(shard, last.id, oldest)
+        self.incident(Some(shard), Incident::Adopted { shard, batch_id: oldest.id.clone() })?;
+        self.adopt(shard, last.id, oldest, true)
     }
 
     /// The list does not show a batch for a submission in doubt.
@@ -126,6 +131,16 @@ impl<A: Api> Driver<A> {
 
     /// Holds all that is in doubt, because there is no list that could settle it.
     pub(super) fn hold_all_doubts(&mut self) -> Result<(), Error> {
+        for shard in self.admission.uncertain() {
+            self.admission.forget(shard);
+            let known = &self.shards[shard as usize];
+            let (ShardState::Uploaded { file_id }, Some(last)) = (known.state.clone(), &known.last_submission) else {
+                continue;
+            };
+            let submission = last.id;
+            self.waiting.entry(Step::Create).or_default().remove(&shard);
+            self.hold(shard, submission, &file_id)?;
+        }
         for shard in self.waiting.remove(&Step::Reconcile).into_iter().flatten() {
             self.doubts.remove(&shard);
             if let ShardState::Intended { submission, file_id } = self.shards[shard as usize].state.clone() {
@@ -146,7 +161,8 @@ impl<A: Api> Driver<A> {
             let (Some(file_id), Some(last)) = (&known.file_id, &known.last_submission) else { continue };
             for batch in by_file.get(file_id.as_str()).into_iter().flatten() {
                 let id = batch.id.as_str();
-                if may_be_ours(known, last, batch) && !owned.contains(id) && !open.contains(file_id.as_str()) {
+                let is_taken = owned.contains(id) || self.deferred.contains(id) || open.contains(file_id.as_str());
+                if may_be_ours(known, last, batch) && !is_taken {
                     found.push((known.shard.number, known.abandoned && !known.file_reused, batch.id.clone()));
                 }
             }

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::Driver;
 use crate::error::Error;
 use crate::remote::{Api, Batch, CreateBatch, Listing, Mark, RemoteError, RemoteFile, Submission};
+use crate::run::incident::Incident;
 use crate::run::ledger::Ledger;
 use crate::run::monitor::Event;
 use crate::run::state::{ShardState, Step};
@@ -92,6 +93,7 @@ impl<A: Api> Driver<A> {
         let submission = last.id;
         known.last_submission = Some(last);
         known.state = ShardState::Intended { submission, file_id: file_id.clone() };
+        self.admission.begun(&known.shard.model);
         let request = CreateBatch {
             input_file_id: file_id,
             endpoint: self.options.endpoint.clone(),
@@ -116,11 +118,16 @@ impl<A: Api> Driver<A> {
         match answer {
             Submission::Accepted(batch) => {
                 self.delayed.remove(&shard);
-                self.adopt(shard, submission, &batch)
+                self.adopt(shard, submission, &batch, false)
             }
             Submission::Refused(error) => {
                 self.ledger.refused(shard, submission, &error.to_string())?;
+                self.admission.refused(shard, &error, self.options.poll_interval);
+                self.shards[shard as usize].abandoned |= error.status().is_some();
                 self.set_state(shard, ShardState::Uploaded { file_id });
+                if error.is_queue_full() {
+                    return self.no_room(shard, error);
+                }
                 let lookups = self.delayed.get(&shard).map_or(0, |delay| delay.times);
                 let not_found = matches!(error.status(), Some(400 | 404)) && lookups < FILE_LOOKUPS;
                 let passing = error.is_transient() || not_found;
@@ -128,21 +135,46 @@ impl<A: Api> Driver<A> {
                 Ok(())
             }
             Submission::Unknown(error) => {
-                let text = format!("shard {shard}: it is not known whether its batch was created: {error}");
                 self.ledger.unknown(shard, submission, &error.to_string())?;
-                self.incident(Some(shard), &text)?;
+                self.incident(Some(shard), Incident::UnknownAnswer { shard, error: error.to_string() })?;
                 self.enqueue(shard);
                 Ok(())
             }
         }
     }
 
-    pub(super) fn adopt(&mut self, shard: u32, submission: i64, batch: &Batch) -> Result<(), Error> {
-        self.ledger.accepted(shard, submission, &batch.id, &batch.status.to_string())?;
+    /// Takes a batch for a shard's: the one that an answer has named, or one that was `found` in the list.
+    pub(super) fn adopt(&mut self, shard: u32, submission: i64, batch: &Batch, found: bool) -> Result<(), Error> {
+        let is_surplus = self.surplus.contains_key(&batch.id);
+        let owner = self.ledger.batch_owner(&batch.id)?.filter(|owner| *owner != shard);
+        if is_surplus || owner.is_some() {
+            return self.hold_mistaken(shard, submission, &batch.id, owner);
+        }
+        self.ledger.accepted(shard, submission, (&batch.id, &batch.status.to_string()), found)?;
+        if let Some(last) = &mut self.shards[shard as usize].last_submission {
+            last.found = found;
+        }
+        self.deferred.remove(&batch.id);
+        self.admission.forget(shard);
+        if self.admission.is_stopped {
+            self.admission.is_stopped = self.ledger.has_mistaken_batch()?;
+        }
         if self.waiting.get(&Step::Poll).is_none_or(BTreeSet::is_empty) {
             self.schedule_poll();
         }
         self.set_state(shard, ShardState::Submitted { submission, batch_id: batch.id.clone() });
+        Ok(())
+    }
+
+    /// The service answered with a batch that is not this shard's: nobody knows what it did with the shard, and it would do the same with
+    /// the next one.
+    fn hold_mistaken(&mut self, shard: u32, submission: i64, batch_id: &str, owner: Option<u32>) -> Result<(), Error> {
+        let Some(file_id) = self.shards[shard as usize].file_id.clone() else { return Ok(()) };
+        let incident = Incident::BatchOfAnother { shard, batch_id: batch_id.to_owned(), owner };
+        self.ledger.mistaken(shard, submission, &incident.to_string())?;
+        self.admission.is_stopped = true;
+        self.incident(Some(shard), incident)?;
+        self.set_state(shard, ShardState::Held { submission, file_id });
         Ok(())
     }
 }

@@ -27,7 +27,7 @@ pub(super) const UNREACHABLE_MAX: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Delay {
     /// When it failed first.
-    since: Instant,
+    pub(super) since: Instant,
     /// When it is due again.
     until: Instant,
     /// How often it has failed.
@@ -38,6 +38,17 @@ impl Delay {
     /// A wait that is no failure.
     pub(super) fn until(until: Instant) -> Self {
         Self { since: until, until, times: 0 }
+    }
+
+    pub(super) fn beginning(now: Instant) -> Self {
+        Self { since: now, until: now, times: 0 }
+    }
+
+    /// Waits anew: `first`, doubled with each time, at most `most`; less by chance, so that many do not come in step.
+    pub(super) fn lengthen(&mut self, first: Duration, most: Duration) {
+        let wait = first.saturating_mul(2_u32.saturating_pow(self.times)).min(most);
+        self.until = Instant::now() + wait.mul_f64(0.5 + fastrand::f64() / 2.0);
+        self.times += 1;
     }
 }
 
@@ -55,10 +66,7 @@ impl<A: Api> Driver<A> {
         if !passing || self.has_failed_for_long(shard, &error) {
             self.give_up(error.into());
         } else {
-            let delay = self.delayed.entry(shard).or_insert(Delay { since: now, until: now, times: 0 });
-            let wait = (PUT_OFF * 2_u32.saturating_pow(delay.times)).min(PUT_OFF_MAX);
-            delay.until = now + wait.mul_f64(0.5 + fastrand::f64() / 2.0);
-            delay.times += 1;
+            self.delayed.entry(shard).or_insert(Delay::beginning(now)).lengthen(PUT_OFF, PUT_OFF_MAX);
             self.monitor.event(Event::Note(&format!("shard {shard} has to wait: {error}")));
             self.enqueue(shard);
         }
@@ -75,7 +83,7 @@ impl<A: Api> Driver<A> {
     /// How many of a step may be under way at a time.
     pub(super) fn limit(&self, step: Step) -> usize {
         match step {
-            Step::Upload | Step::Create if self.failure.is_some() => 0,
+            Step::Upload | Step::Create if self.failure.is_some() || self.admission.is_stopped => 0,
             Step::Upload => self.options.uploads,
             Step::Create => 1,
             Step::Download => DOWNLOADS,
@@ -91,11 +99,18 @@ impl<A: Api> Driver<A> {
             return None;
         }
         let now = Instant::now();
-        let due = |shard: &&u32| self.delayed.get(shard).is_none_or(|delay| delay.until <= now);
+        let due = |shard: &&u32| {
+            self.delayed.get(shard).is_none_or(|delay| delay.until <= now) && self.may_begin(step, **shard)
+        };
         let shard = self.waiting.get(&step)?.iter().find(due).copied()?;
         self.waiting.get_mut(&step)?.remove(&shard);
         *self.busy.entry(step).or_default() += 1;
         Some(shard)
+    }
+
+    /// Whether nothing but time holds a shard back.
+    fn may_begin(&self, step: Step, shard: u32) -> bool {
+        step != Step::Create || self.admission.admits(shard, &self.shards[shard as usize].shard.model)
     }
 
     /// When something has to be looked at although no task ends; `None` when only tasks are waited for, or nothing is.
@@ -106,7 +121,7 @@ impl<A: Api> Driver<A> {
             let step = self.shards[**shard as usize].state.next();
             step.is_some_and(|step| {
                 let waits = self.waiting.get(&step).is_some_and(|shards| shards.contains(*shard));
-                waits && self.busy(step) < self.limit(step)
+                waits && self.busy(step) < self.limit(step) && self.may_begin(step, **shard)
             })
         });
         due.map(|(_, delay)| delay.until).chain(list).min()

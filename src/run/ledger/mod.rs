@@ -23,6 +23,7 @@ mod submissions;
 
 use self::rows::{insert_shards, read_shard, signed};
 use self::schema::{SCHEMA, SCHEMA_VERSION};
+use super::incident::Incident;
 use super::intents::Intents;
 use super::state::{EndedBatch, Recorded};
 use crate::durable::FileError;
@@ -155,10 +156,14 @@ impl Ledger {
 
     /// A value of the run as a whole.
     pub fn meta(&self, key: &str) -> Result<String, LedgerError> {
-        let found: Option<String> = self.read(|connection| {
+        self.find_meta(key)?.ok_or_else(|| self.damaged(format!("{key} is missing")))
+    }
+
+    /// The same of a value that need not be there.
+    fn find_meta(&self, key: &str) -> Result<Option<String>, LedgerError> {
+        self.read(|connection| {
             connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
-        })?;
-        found.ok_or_else(|| self.damaged(format!("{key} is missing")))
+        })
     }
 
     /// All values of the run as a whole, by key.
@@ -186,11 +191,11 @@ impl Ledger {
     pub fn shards(&self) -> Result<Vec<Recorded>, LedgerError> {
         let rows = self.read(|connection| {
             let mut query = connection.prepare(
-                "SELECT shard.*, submission.id AS submission, submission.known_batches, submission.intended_at, submission.batch_id,
+                "SELECT shard.*, submission.id AS submission, submission.known_batches, submission.intended_at, submission.batch_id, submission.answer,
                         batch.status, batch.output_file_id, batch.error_file_id, batch.error,
                         batch.total, batch.completed, batch.failed,
                         indexed.left_over, indexed.left_first,
-                        EXISTS (SELECT 1 FROM submission WHERE shard = shard.number AND answer = 'abandoned') AS abandoned
+                        EXISTS (SELECT 1 FROM submission WHERE shard = shard.number AND answer IN ('abandoned', 'refused')) AS abandoned
                  FROM shard
                  LEFT JOIN indexed ON indexed.shard = shard.number
                  LEFT JOIN submission ON submission.id = (SELECT max(id) FROM submission WHERE shard = shard.number)
@@ -281,10 +286,13 @@ impl Ledger {
     }
 
     /// Keeps a note on something that went wrong and was dealt with.
-    pub fn incident(&mut self, shard: Option<u32>, text: &str) -> Result<(), LedgerError> {
+    pub fn incident(&mut self, shard: Option<u32>, incident: &Incident) -> Result<(), LedgerError> {
         self.write(|connection| {
             connection
-                .execute("INSERT INTO incident (at, shard, text) VALUES (?1, ?2, ?3)", params![now(), shard, text])
+                .execute(
+                    "INSERT INTO incident (at, shard, text, kind) VALUES (?1, ?2, ?3, ?4)",
+                    params![now(), shard, incident.to_string(), incident.kind()],
+                )
                 .map(drop)
         })
     }

@@ -8,6 +8,9 @@ use crate::input::pack::{Cut, Shard, Stretch};
 use crate::remote::RequestCounts;
 use crate::run::state::{EndedBatch, LastSubmission, LeftOver, Recorded, ShardState};
 
+/// The answer to a submission whose batch was found in the service's list.
+pub(super) const FOUND: &str = "found";
+
 pub(super) fn insert_shards(connection: &Connection, shards: &[Shard]) -> rusqlite::Result<()> {
     let mut insert = connection.prepare(
         "INSERT INTO shard (number, model, first, last, requests, bytes, checksum, cut, round, list, list_start)
@@ -91,7 +94,8 @@ fn read_submission(row: &Row<'_>) -> rusqlite::Result<Result<Option<LastSubmissi
     let (known, intended_at): (String, String) = (row.get("known_batches")?, row.get("intended_at")?);
     let Ok(known) = serde_json::from_str(&known) else { return Ok(Err(format!("known batches are {known:?}"))) };
     let Ok(intended_at) = intended_at.parse() else { return Ok(Err(format!("it was intended at {intended_at:?}"))) };
-    Ok(Ok(Some(LastSubmission { id, known, intended_at })))
+    let found = row.get::<_, Option<String>>("answer")?.is_some_and(|answer| answer == FOUND);
+    Ok(Ok(Some(LastSubmission { id, known, intended_at, found })))
 }
 
 fn read_state(row: &Row<'_>, name: &str) -> rusqlite::Result<Option<ShardState>> {

@@ -3,10 +3,10 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// The schema that this program writes.
-pub(super) const SCHEMA_VERSION: i64 = 3;
+pub(super) const SCHEMA_VERSION: i64 = 4;
 
 /// What takes a Ledger from each older schema to the next one, from version 1 on. Together with the oldest schema they give [`SCHEMA`].
-pub(super) const MIGRATIONS: [&str; 2] = [
+pub(super) const MIGRATIONS: [&str; 3] = [
     "
 ALTER TABLE batch ADD COLUMN total INTEGER;
 ALTER TABLE batch ADD COLUMN completed INTEGER;
@@ -15,6 +15,10 @@ ALTER TABLE batch ADD COLUMN failed INTEGER;
     "
 ALTER TABLE shard DROP COLUMN refetched;
 ALTER TABLE shard ADD COLUMN accepted INTEGER NOT NULL DEFAULT 0;
+",
+    "
+ALTER TABLE incident ADD COLUMN kind TEXT NOT NULL DEFAULT 'note';
+ALTER TABLE batch ADD COLUMN deferred INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 
@@ -45,7 +49,9 @@ CREATE TABLE batch (
     id TEXT PRIMARY KEY, shard INTEGER NOT NULL REFERENCES shard, submission INTEGER NOT NULL REFERENCES submission,
     status TEXT NOT NULL, output_file_id TEXT, error_file_id TEXT, error TEXT, seen_at TEXT NOT NULL,
     -- How many requests it has, has answered, and has failed at, where the service counts them.
-    total INTEGER, completed INTEGER, failed INTEGER
+    total INTEGER, completed INTEGER, failed INTEGER,
+    -- Whether it ended before it did anything, because the service had no room for it.
+    deferred INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 -- Batches that use a shard's file and do not work for the run: they may have been paid for in vain.
 CREATE TABLE surplus (
@@ -64,7 +70,7 @@ CREATE TABLE reply_file (number INTEGER PRIMARY KEY, shard INTEGER NOT NULL REFE
 -- What was sent again, and why.
 CREATE TABLE resent (round INTEGER NOT NULL, reason TEXT NOT NULL, requests INTEGER NOT NULL) STRICT;
 -- What went wrong and was dealt with.
-CREATE TABLE incident (at TEXT NOT NULL, shard INTEGER, text TEXT NOT NULL) STRICT;
+CREATE TABLE incident (at TEXT NOT NULL, shard INTEGER, text TEXT NOT NULL, kind TEXT NOT NULL DEFAULT 'note') STRICT;
 ";
 
 /// Takes a Ledger of an older program to this program's schema, all in one transaction.
@@ -98,6 +104,7 @@ CREATE TABLE batch (
     id TEXT PRIMARY KEY, shard INTEGER NOT NULL REFERENCES shard, submission INTEGER NOT NULL,
     status TEXT NOT NULL, output_file_id TEXT, error_file_id TEXT, error TEXT, seen_at TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE incident (at TEXT NOT NULL, shard INTEGER, text TEXT NOT NULL) STRICT;
 PRAGMA user_version = 1;
 ";
 
@@ -114,7 +121,7 @@ PRAGMA user_version = 1;
         old.execute_batch(FIRST).unwrap();
         for _ in 0..2 {
             migrate(&mut old).unwrap();
-            for table in ["shard", "batch"] {
+            for table in ["shard", "batch", "incident"] {
                 assert_eq!(columns(&old, table), columns(&new, table), "{table}");
             }
             let version: i64 = old.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();

@@ -4,14 +4,18 @@
 //!
 //! What always holds: an intent is committed here and in [`intents`] before its method returns.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 
+use super::rows::FOUND;
 use super::{Ledger, LedgerError, now};
 use crate::run::intents::{self, Intent, Intents};
-use crate::run::state::LastSubmission;
+use crate::run::state::{EndedBatch, LastSubmission};
+
+/// The key of what is known of the room at the service.
+const IN_FLIGHT_CAPS: &str = "in_flight_caps";
 
 impl Ledger {
     /// Records the intent to create a batch from a shard's file; to be called before the POST. `known` are the batches
@@ -45,19 +49,35 @@ impl Ledger {
         let at = intended_at.to_string();
         let intent = Intent { submission: id, shard, file_id, file_reused, known: known.clone(), intended_at: at };
         self.intents.iter_mut().try_for_each(|intents| intents.add(&intent))?;
-        Ok(LastSubmission { id, known, intended_at })
+        Ok(LastSubmission { id, known, intended_at, found: false })
     }
 
-    /// Records that the service has a batch for a submission.
-    pub fn accepted(&mut self, shard: u32, submission: i64, batch_id: &str, status: &str) -> Result<(), LedgerError> {
+    /// The shard that a batch works for, or has worked for.
+    pub fn batch_owner(&self, batch_id: &str) -> Result<Option<u32>, LedgerError> {
+        self.read(|connection| {
+            connection.query_row("SELECT shard FROM batch WHERE id = ?1", [batch_id], |row| row.get(0)).optional()
+        })
+    }
+
+    /// Records that the service has a batch for a submission, and whether it was `found` in its list, and not named by an answer. One that
+    /// was the shard's before may be so again.
+    pub fn accepted(
+        &mut self,
+        shard: u32,
+        submission: i64,
+        (batch_id, status): (&str, &str),
+        found: bool,
+    ) -> Result<(), LedgerError> {
+        let answer = if found { FOUND } else { "accepted" };
         self.write(|connection| {
             let transaction = connection.transaction()?;
             transaction.execute(
-                "UPDATE submission SET answer = 'accepted', answered_at = ?2, batch_id = ?3 WHERE id = ?1",
-                params![submission, now(), batch_id],
+                "UPDATE submission SET answer = ?2, answered_at = ?3, batch_id = ?4 WHERE id = ?1",
+                params![submission, answer, now(), batch_id],
             )?;
             transaction.execute(
-                "INSERT INTO batch (id, shard, submission, status, seen_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT INTO batch (id, shard, submission, status, seen_at) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (id) DO UPDATE SET submission = ?3, status = ?4, seen_at = ?5, deferred = 0",
                 params![batch_id, shard, submission, status, now()],
             )?;
             transaction.execute("UPDATE shard SET state = 'submitted', note = NULL WHERE number = ?1", [shard])?;
@@ -78,6 +98,67 @@ impl Ledger {
     /// Records that nobody knows whether the service has a batch for a submission.
     pub fn unknown(&mut self, shard: u32, submission: i64, message: &str) -> Result<(), LedgerError> {
         self.answer(shard, submission, "unknown", "intended", message)
+    }
+
+    /// Records that a submission was answered with somebody else's batch.
+    pub fn mistaken(&mut self, shard: u32, submission: i64, message: &str) -> Result<(), LedgerError> {
+        self.answer(shard, submission, "mistaken", "held", message)
+    }
+
+    /// Whether a shard is held because its submission was answered with somebody else's batch.
+    pub fn has_mistaken_batch(&self) -> Result<bool, LedgerError> {
+        self.read(|connection| {
+            let query = "SELECT EXISTS (
+                SELECT 1 FROM shard JOIN submission ON submission.id = (SELECT max(id) FROM submission WHERE shard = shard.number)
+                WHERE shard.state = 'held' AND submission.answer = 'mistaken'
+            )";
+            connection.query_row(query, [], |row| row.get(0))
+        })
+    }
+
+    /// Records that a submission's batch has ended before it did anything, because the service had no room for it: the shard is submitted
+    /// again; or looked for once more, if that batch may not have been the last submission's.
+    pub fn deferred(
+        &mut self,
+        shard: u32,
+        submission: i64,
+        batch: &EndedBatch,
+        in_doubt: bool,
+    ) -> Result<(), LedgerError> {
+        let (answer, state) = if in_doubt { ("unknown", "intended") } else { ("deferred", "uploaded") };
+        self.write(|connection| {
+            let transaction = connection.transaction()?;
+            transaction.execute(
+                "UPDATE batch SET status = ?2, error = ?3, seen_at = ?4, deferred = 1 WHERE id = ?1",
+                params![batch.id, batch.status, batch.error, now()],
+            )?;
+            transaction.execute("UPDATE submission SET answer = ?2 WHERE id = ?1", params![submission, answer])?;
+            transaction.execute(
+                "UPDATE shard SET state = ?2, note = ?3 WHERE number = ?1",
+                params![shard, state, batch.error],
+            )?;
+            transaction.commit()
+        })
+    }
+
+    /// Batches for which the service had no room.
+    pub fn deferred_batches(&self) -> Result<BTreeSet<String>, LedgerError> {
+        self.read(|connection| {
+            let mut query = connection.prepare("SELECT id FROM batch WHERE deferred")?;
+            query.query_map([], |row| row.get(0))?.collect()
+        })
+    }
+
+    /// How many batches of a model the service has room for, as far as it has been learned.
+    pub fn in_flight_caps(&self) -> Result<BTreeMap<String, usize>, LedgerError> {
+        // What cannot be read is learned again.
+        Ok(self.find_meta(IN_FLIGHT_CAPS)?.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+    }
+
+    /// Records that.
+    pub fn set_in_flight_caps(&mut self, caps: &BTreeMap<&str, usize>) -> Result<(), LedgerError> {
+        let caps = serde_json::to_string(caps).unwrap_or_default();
+        self.set_meta(IN_FLIGHT_CAPS, &caps)
     }
 
     /// Records that a submission stays unresolved and waits for a decision.

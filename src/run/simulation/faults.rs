@@ -21,6 +21,12 @@ pub(super) enum Fault {
     CreateLate,
     /// A create is answered by 429.
     CreateTurnedAway,
+    /// A create is answered by 429, and accepted all the same.
+    CreateRefusedAccepted,
+    /// A create is answered with another shard's batch.
+    CreateMixedUp,
+    /// A create is turned away because the queue is full.
+    CreateNoRoom,
     /// The connection for a create does not come about.
     CreateUnreachable,
     /// A create is refused, because the file is not visible yet.
@@ -69,6 +75,8 @@ pub(super) enum Fault {
     EndExpired,
     /// A batch fails by the service's fault.
     EndFailed,
+    /// A batch fails before it does anything, because the queue is full.
+    EndNoRoom,
     /// A batch fails by its own fault.
     EndRefused,
     /// Somebody cancels a batch.
@@ -129,12 +137,15 @@ pub(super) enum Fault {
 
 impl Fault {
     /// All of them.
-    pub(super) const ALL: [Self; 57] = [
+    pub(super) const ALL: [Self; 61] = [
         Self::CreateLost,
         Self::CreateSlow,
         Self::CreateNotSent,
         Self::CreateLate,
         Self::CreateTurnedAway,
+        Self::CreateRefusedAccepted,
+        Self::CreateMixedUp,
+        Self::CreateNoRoom,
         Self::CreateUnreachable,
         Self::FileNotVisible,
         Self::CreateOutlives,
@@ -159,6 +170,7 @@ impl Fault {
         Self::FileNeverWritten,
         Self::EndExpired,
         Self::EndFailed,
+        Self::EndNoRoom,
         Self::EndRefused,
         Self::EndCancelled,
         Self::RowDropped,
@@ -211,7 +223,7 @@ impl Fault {
             Self::CreateLost | Self::CreateNotSent | Self::CreateLate | Self::CreateTurnedAway => 0.25,
             Self::CreateOutlives | Self::UploadReused | Self::UploadForeign | Self::FilesLate => 0.5,
             Self::EndRefused | Self::EndCancelled | Self::UploadError => 0.1,
-            Self::LookVanished => 0.05,
+            Self::LookVanished | Self::CreateMixedUp => 0.05,
             _ => 0.2,
         }
     }

@@ -36,8 +36,8 @@ use crate::run::{
 /// Lives after which a run that has not ended is given up.
 const LIVES_MAX: u32 = 60;
 
-/// Times that a process is polled at most; beyond that it spins.
-const POLLS_MAX: u64 = 50_000;
+/// Times that a process is polled at most; beyond that it spins. A list each second for half a day is less.
+const POLLS_MAX: u64 = 200_000;
 
 /// The longest life on the simulated clock.
 const LIFE_MAX: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -149,6 +149,7 @@ impl Scenario {
             uploads: rng.usize(1..=4),
             poll_interval: Duration::from_secs(rng.u64(1..=60)),
             on_ambiguous,
+            max_in_flight_batches: None,
             rounds: if mode == Mode::Liveness { 1000 } else { rng.u32(1..=4) },
             settle: crate::run::options::SETTLE,
             delete_remote: false,

@@ -92,11 +92,19 @@ fn play(seed: u64, mode: Mode, change: impl FnOnce(&mut Scenario)) -> Result<Tal
             for held in &summary.held_shards {
                 world.count(match held.reason {
                     HeldReason::UnresolvedSubmission | HeldReason::LostBatch => "held",
+                    HeldReason::NotSubmitted => "not submitted",
                     HeldReason::IncompleteAnswer => "incomplete",
                 });
             }
-            if world.log.iter().any(|line| line.contains("does not show its batch")) {
-                world.count("not shown");
+            let said = [
+                ("does not show its batch", "not shown"),
+                ("was answered with batch", "mixed up"),
+                ("no room", "no room"),
+            ];
+            for (words, event) in said {
+                if world.log.iter().any(|line| line.contains(words)) {
+                    world.count(event);
+                }
             }
         }
     }));
@@ -183,6 +191,8 @@ fn with_faults_for_ever_nothing_is_paid_twice_lost_or_swapped() {
         "incomplete",
         "interrupted",
         "ledger failed",
+        "mixed up",
+        "no room",
         "not shown",
         "second batch cancelled",
     ];

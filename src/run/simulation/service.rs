@@ -98,7 +98,7 @@ impl Service {
         let now = world.now();
         let stored = &world.batches[number];
         let (file, created, shown) = (stored.file, stored.created, stored.files_shown <= now);
-        let frozen = now < stored.frozen;
+        let (frozen, lacks_room) = (now < stored.frozen, stored.lacks_room);
         let (mut mark, mut input_file_id) = (stored.mark.clone(), Some(format!("file-{file}")));
         let absent = stored.names_absent_file.then(|| ABSENT_FILE.to_owned());
         let (mut status, mut error, mut files, mut counts) = (BatchStatus::InProgress, None, [None, None], None);
@@ -123,6 +123,7 @@ impl Service {
             mark = None;
         }
         let is_over = status.is_terminal();
+        let queue_full = lacks_room && status == BatchStatus::Failed;
         let file_id = |number: Option<usize>| number.map(|number| format!("reply-{number}"));
         let [output_file_id, mut error_file_id] = if is_over { files.map(file_id) } else { [None, None] };
         if output_file_id.is_some() {
@@ -137,6 +138,7 @@ impl Service {
             output_file_id,
             error_file_id,
             error,
+            queue_full,
             mark,
             endpoint: None,
             model: None,
@@ -210,6 +212,12 @@ impl Api for Service {
             let what = "POST batches";
             if world.happens(Fault::CreateTurnedAway) {
                 (Submission::Refused(failed(ErrorKind::RateLimited, what).with_status(429)), 0)
+            } else if world.happens(Fault::CreateNoRoom) {
+                (Submission::Refused(failed(ErrorKind::Refused, what).with_status(400).with_queue_full(true)), 0)
+            } else if world.happens(Fault::CreateRefusedAccepted) {
+                world.accept(file, mark, Duration::ZERO);
+                world.accepted.last_mut().expect("it was accepted").refused = true;
+                (Submission::Refused(failed(ErrorKind::RateLimited, what).with_status(429)), 0)
             } else if world.happens(Fault::CreateUnreachable) {
                 (Submission::Refused(failed(ErrorKind::Unreachable, what)), 0)
             } else if world.happens(Fault::FileNotVisible) {
@@ -222,7 +230,14 @@ impl Api for Service {
                 (Submission::Unknown(failed(ErrorKind::Unavailable, what).with_status(504)), 60)
             } else {
                 let batch = world.accept(file, mark, Duration::ZERO);
-                if world.happens(Fault::CreateLost) {
+                // One that the process has been told of.
+                let (life, mut told) = (world.life, world.accepted.iter().filter(|accepted| accepted.answered));
+                let other = told.find(|accepted| accepted.file != file && accepted.life == life);
+                let other = other.map(|accepted| format!("batch-{}", accepted.batch));
+                if let Some(id) = other.filter(|_| world.happens(Fault::CreateMixedUp)) {
+                    let batch = Self::batch_object(&mut world, batch, false);
+                    (Submission::Accepted(Batch { id, ..batch }), 0)
+                } else if world.happens(Fault::CreateLost) {
                     (Submission::Unknown(failed(ErrorKind::Interrupted, what)), 60)
                 } else {
                     let wait = if world.happens(Fault::CreateSlow) { 120 } else { 0 };
@@ -368,7 +383,11 @@ impl Api for Service {
         Ok(match stored.says {
             Says::Truth => Some(bytes),
             Says::Nothing => None,
-            Says::TooLittle => Some(bytes / 2),
+            // Never, by chance, exactly what a cut leaves: two lies that agree with each other cannot be told from the truth.
+            Says::TooLittle => {
+                let is_cut = |lines: usize| rows::bytes_of(&stored.lines[..lines]).len() as u64 == bytes / 2;
+                Some(bytes / 2 + u64::from((0..stored.lines.len()).any(is_cut)))
+            }
         })
     }
 

@@ -30,6 +30,7 @@ pub(super) struct StoredFile {
 
 /// A batch.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "what may be wrong with a batch, each apart from the others")]
 pub(super) struct StoredBatch {
     pub(super) file: usize,
     /// Whose it is, where the dialect has metadata.
@@ -47,6 +48,8 @@ pub(super) struct StoredBatch {
     end: (BatchStatus, Option<&'static str>),
     /// From when on the batch names its files.
     pub(super) files_shown: Duration,
+    /// Whether it fails for want of room.
+    pub(super) lacks_room: bool,
     /// Whether it names a file of errors even if there are none.
     pub(super) names_absent_file: bool,
     pub(super) cancel_asked: bool,
@@ -104,8 +107,11 @@ pub(super) struct Accepted {
     pub(super) file: usize,
     pub(super) batch: usize,
     pub(super) at: Duration,
+    pub(super) life: u32,
     /// Whether the answer said so.
     pub(super) answered: bool,
+    /// Whether the answer said that it was not.
+    pub(super) refused: bool,
 }
 
 /// The service's whole state.
@@ -216,8 +222,11 @@ impl World {
         let mut as_long_as_there_are = |fault| if self.happens(fault) { self.faults.until } else { Duration::ZERO };
         let frozen = as_long_as_there_are(Fault::ListFrozen);
         let vanished = as_long_as_there_are(Fault::LookVanished);
-        let ends = created + self.faults.seconds(1, 3000);
-        let end = if self.happens(Fault::EndExpired) {
+        let lacks_room = !foreign && self.happens(Fault::EndNoRoom);
+        let ends = created + self.faults.seconds(1, if lacks_room { 30 } else { 3000 });
+        let end = if lacks_room {
+            (BatchStatus::Failed, Some("Enqueued token limit reached"))
+        } else if self.happens(Fault::EndExpired) {
             (BatchStatus::Expired, None)
         } else if self.happens(Fault::EndFailed) {
             (BatchStatus::Failed, Some("Internal Server Error"))
@@ -242,6 +251,7 @@ impl World {
             ends,
             end,
             files_shown,
+            lacks_room,
             names_absent_file,
             cancel_asked: false,
             left: None,
@@ -253,7 +263,14 @@ impl World {
     pub(super) fn accept(&mut self, file: usize, mark: Option<Mark>, delay: Duration) -> usize {
         let mark = mark.filter(|_| self.dialect == Dialect::OpenAi);
         let batch = self.create(file, mark, false, delay);
-        self.accepted.push(Accepted { file, batch, at: self.last_seen, answered: false });
+        self.accepted.push(Accepted {
+            file,
+            batch,
+            at: self.last_seen,
+            life: self.life,
+            answered: false,
+            refused: false,
+        });
         self.note(format!("accepted: batch {batch} of file {file} (shards {:?})", self.files[file].shards));
         batch
     }

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::answer::Answer;
+use super::ending::{self, room};
 use super::fields::{FaultsError, Fields};
 use super::transfer::{self, Transfer};
 use super::when::CallName;
@@ -43,6 +44,8 @@ pub(super) enum Conduct {
     LateCommit { delay: Duration, answer: Answer },
     /// `status`: nothing done, and answered with something else.
     Status { answer: Answer },
+    /// `turn_away`: nothing done, and refused with words about a full queue, while as many `batches` are at work.
+    TurnAway { batches: usize, status: StatusCode },
     /// `redirect`: nothing done, and sent elsewhere.
     Redirect { to: Target, status: StatusCode },
     /// `quote_key`: nothing done, and refused in words that quote the caller's key.
@@ -112,6 +115,7 @@ pub(super) const NAMES: &[&str] = &[
     "drop_before",
     "late_commit",
     "status",
+    "turn_away",
     "redirect",
     "quote_key",
     "visibility_lag",
@@ -132,6 +136,10 @@ impl Conduct {
                 answer: Answer::read(fields, Some(StatusCode::GATEWAY_TIMEOUT))?,
             },
             "status" => Self::Status { answer: Answer::read(fields, None)? },
+            "turn_away" => Self::TurnAway {
+                batches: room(fields)?,
+                status: client_error(fields)?.unwrap_or(StatusCode::TOO_MANY_REQUESTS),
+            },
             "redirect" => Self::redirect(fields)?,
             "quote_key" => Self::QuoteKey {
                 status: fields
@@ -144,12 +152,7 @@ impl Conduct {
             },
             "visibility_lag" => Self::VisibilityLag {
                 calls: fields.count("calls")?.unwrap_or(1),
-                status: fields
-                    .checked("status", |status: u16| match StatusCode::from_u16(status) {
-                        Ok(status) if status.is_client_error() => Ok(status),
-                        _ => Err(format!("{status} does not say that something is missing; 404 does, and 400 may")),
-                    })?
-                    .unwrap_or(StatusCode::NOT_FOUND),
+                status: client_error(fields)?.unwrap_or(StatusCode::NOT_FOUND),
             },
             verb => return Ok(Transfer::read(verb, fields)?.map(Self::Transfer)),
         }))
@@ -178,7 +181,7 @@ impl Conduct {
         use CallName::{Content, Create, File, Preprocess};
         match self {
             Self::AcceptThenDrop { .. } | Self::AcceptThenStatus { .. } | Self::AcceptSlow { .. } => (&[Create], None),
-            Self::LateCommit { .. } => (&[Create], Some(&[Create])),
+            Self::LateCommit { .. } | Self::TurnAway { .. } => (&[Create], Some(&[Create])),
             Self::DropBefore { .. } | Self::Status { .. } | Self::Redirect { .. } | Self::QuoteKey { .. } => {
                 (&[], None)
             }
@@ -214,6 +217,13 @@ impl Conduct {
             Self::Status { answer } => {
                 call.fire();
                 answer.response(&path, dialect)
+            }
+            Self::TurnAway { batches, .. } if ending::at_work(&call.shared.store, u64::MAX) < *batches => {
+                next.run(request).await
+            }
+            Self::TurnAway { batches, status } => {
+                call.fire();
+                Refused::object(*status, ending::is_full(*batches)).shaped_for(&path, dialect).into_response()
             }
             Self::LateCommit { delay, answer } => match whole_body(request).await {
                 Ok((request, _)) => {
@@ -270,6 +280,14 @@ impl Acting<'_> {
         self.fire();
         self.wire.cut(how);
     }
+}
+
+/// A `status` that says no.
+fn client_error(fields: &mut Fields<'_>) -> Result<Option<StatusCode>, FaultsError> {
+    fields.checked("status", |status: u16| match StatusCode::from_u16(status) {
+        Ok(status) if status.is_client_error() => Ok(status),
+        _ => Err(format!("{status} does not say no; 400 to 499 do")),
+    })
 }
 
 /// Takes a call in whole, so that it can be passed on after its connection is gone.

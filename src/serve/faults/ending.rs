@@ -7,7 +7,8 @@
 use super::fields::{FaultsError, Fields};
 use super::{Script, Verb};
 use crate::durable::FileError;
-use crate::serve::store::Batch;
+use crate::serve::ORGANIZATION_ID;
+use crate::serve::store::{Batch, Store};
 
 /// How a batch ends.
 #[derive(Clone, Debug)]
@@ -18,10 +19,12 @@ pub(in crate::serve) enum Ending {
     Fail { share: f64, message: String },
     /// `never`: `IN_PROGRESS` until somebody cancels it.
     Never,
+    /// `no_room`: FAILED before anything of it is done while as many `batches` that are older are at work.
+    NoRoom { batches: usize },
 }
 
 /// The names of these faults, for messages.
-pub(super) const NAMES: &[&str] = &["expire", "fail", "never"];
+pub(super) const NAMES: &[&str] = &["expire", "fail", "never", "no_room"];
 
 impl Ending {
     /// Reads the fault called `verb`, if it is one of these.
@@ -35,6 +38,7 @@ impl Ending {
                     .unwrap_or_else(|| "Internal error: the batch could not be finished (a scripted fault)".to_owned()),
             },
             "never" => Self::Never,
+            "no_room" => Self::NoRoom { batches: room(fields)? },
             _ => return Ok(None),
         }))
     }
@@ -43,12 +47,39 @@ impl Ending {
     pub(in crate::serve) fn share(&self) -> f64 {
         match self {
             Self::Expire { share } | Self::Fail { share, .. } => *share,
-            Self::Never => 1.0,
+            Self::Never | Self::NoRoom { .. } => 1.0,
         }
     }
 }
 
+/// How many batches there is room for.
+pub(super) fn room(fields: &mut Fields<'_>) -> Result<usize, FaultsError> {
+    Ok(fields.count("batches")?.map_or(1, |batches| usize::try_from(batches).unwrap_or(usize::MAX)))
+}
+
+/// What the service says when there is no room for one more.
+pub(super) fn is_full(batches: usize) -> String {
+    format!(
+        "Enqueued token limit reached for this model in organization {ORGANIZATION_ID}. Limit: {batches} batches. Please try again once \
+         some in_progress batches have been completed."
+    )
+}
+
+/// How many batches are at work, of those that are older than the one with that number.
+pub(super) fn at_work(store: &Store, number: u64) -> usize {
+    store.batches.select(|batch| batch.number < number && !batch.status.is_terminal()).len()
+}
+
 impl Script {
+    /// What is said of a batch for which there is no room.
+    pub(in crate::serve) fn lacks_room(&self, store: &Store, id: &str) -> Option<String> {
+        let batch = store.batches.get(id)?;
+        match self.ending(&batch)? {
+            Ending::NoRoom { batches } if at_work(store, batch.number) >= *batches => Some(is_full(*batches)),
+            _ => None,
+        }
+    }
+
     /// How `batch` ends, when not in good order: as the first such fault that picks it says.
     pub(in crate::serve) fn ending(&self, batch: &Batch) -> Option<&Ending> {
         self.rules().find_map(|rule| match &rule.verb {

@@ -56,6 +56,7 @@
 //! | `status`, *answer* | nothing is done; the call is answered with *answer* | rate limits, outages, maintenance pages |
 //! | `redirect`, `location`, `status = 302` | it is sent elsewhere: `location` is `"same"`, `"loop"`, `"file"`, a path, or a URL, `{path}` in it being that of the call. The announcement of an upload stays valid, and only leads elsewhere | captive portals, hostile services |
 //! | `quote_key`, `status = 401`, `form = "text"` | nothing is done; the refusal quotes the caller's key: as it is (`"text"`), with each character escaped as in JSON (`"escaped"`) or in URLs (`"percent"`), in `"base64"`, or in the title of a page (`"html"`) | services and proxies that quote what they do not know |
+//! | `turn_away`, `batches = 1`, `status = 429` | while as many batches are at work a create is refused, with words about a full queue | limits on what is enqueued |
 //! | `visibility_lag`, `calls = 1`, `status = 404` | the first `calls` of the calls `create` and `file` that name a file do not see it | a store that is consistent in the end |
 //!
 //! An *answer* is `status`, and if wanted `body`, `content_type`, `headers = { name = "value" }`, and `retry_after`
@@ -83,7 +84,7 @@
 //!
 //! # What is shown of batches
 //!
-//! The first six act on `list`, the others on `retrieve` and `list`.
+//! The first six act on `list`, `same_id` on `create`, the others on `retrieve` and `list`.
 //!
 //! | `do` | what goes wrong | plays |
 //! |---|---|---|
@@ -95,6 +96,7 @@
 //! | `list_foreign`, `entries` | entries of others stand before and behind ours: each a text that is JSON, such as `'null'`, or else some thirty that nobody would expect | other programs in the same account |
 //! | `show`, `set = {…}`, `unset = […]`, `looks`, `while` | members are set or left out, at the first `looks` looks at a batch, while it has the status `while` | statuses that are not documented, `error_file_id = ""`, COMPLETED without `output_file_id` |
 //! | `bad_id`, `id`, `field = "output_file_id"` | an id is `"dots"` (`../`), `"encoded_dots"` (`%2e%2e`), `"newline"`, `"nul"`, `"long"` (10 KB) or `"empty"` | a hostile service |
+//! | `same_id` | a created batch has the id of the first one | a cache in front of the service |
 //! | `regress`, `looks = 1` | after COMPLETED was shown once, `IN_PROGRESS` is for `looks` looks | a stale replica |
 //!
 //! # What a batch gives back
@@ -124,6 +126,7 @@
 //! | `expire`, `share = 0` | EXPIRED, with the rows of that share of its requests | the completion window |
 //! | `fail`, `share = 0`, `message` | FAILED, the same way, with `message` as its `error` | internal errors |
 //! | `never` | `IN_PROGRESS` until it is cancelled | a batch that got stuck |
+//! | `no_room`, `batches = 1` | FAILED with `token_limit_exceeded` before anything of it is done, while as many that are older are at work | limits on what is enqueued |
 
 mod answer;
 mod bodies;

@@ -36,13 +36,25 @@ pub(super) enum Show {
     ListForeign { entries: Vec<Value> },
     /// `show`: members are set or left out, at the first `looks` looks at a batch, while it has the status `while`.
     Members { set: Map<String, Value>, unset: Vec<String>, looks: Option<u64>, status: Option<String> },
+    /// `same_id`: a batch is shown under the id of the first one.
+    SameId,
     /// `regress`: after it was shown COMPLETED once, a batch is `IN_PROGRESS` again for `looks` looks.
     Regress { looks: u64 },
 }
 
 /// The names of these faults, for messages.
-pub(super) const NAMES: &[&str] =
-    &["list_lag", "list_omit", "list_duplicate", "list_null", "list_huge", "list_foreign", "show", "bad_id", "regress"];
+pub(super) const NAMES: &[&str] = &[
+    "list_lag",
+    "list_omit",
+    "list_duplicate",
+    "list_null",
+    "list_huge",
+    "list_foreign",
+    "same_id",
+    "show",
+    "bad_id",
+    "regress",
+];
 
 /// Bytes of an id that is longer than any is known to be.
 const LONG_ID_BYTES: usize = 5_000;
@@ -114,6 +126,7 @@ impl Show {
                     looks: fields.count("looks")?,
                 }
             }
+            "same_id" => Self::SameId,
             "regress" => Self::Regress { looks: fields.count("looks")?.unwrap_or(1) },
             _ => return Ok(None),
         }))
@@ -124,6 +137,7 @@ impl Show {
         use CallName::{Cancel, Create, List, Retrieve};
         match self {
             Self::Members { .. } | Self::Regress { .. } => (&[Retrieve, List], Some(&[Create, Retrieve, List, Cancel])),
+            Self::SameId => (&[Create], Some(&[Create])),
             _ => (&[List], Some(&[List])),
         }
     }
@@ -131,7 +145,7 @@ impl Show {
     /// Puts the fault into an answer. Gives whether there was anything to act on.
     pub(super) fn change(&self, shown: &mut Value, rule: &Rule, shared: &Shared) -> bool {
         match (self, shown) {
-            (Self::Members { .. } | Self::Regress { .. }, shown) => {
+            (Self::Members { .. } | Self::Regress { .. } | Self::SameId, shown) => {
                 let batches = match shown {
                     Value::Array(batches) => batches.iter_mut().collect(),
                     Value::Object(object) if object.contains_key("job") => object.get_mut("job").into_iter().collect(),
@@ -193,6 +207,12 @@ impl Show {
                 }
                 batch.extend(set.clone());
                 batch.retain(|name, _| !unset.contains(name));
+                true
+            }
+            Self::SameId => {
+                let first = shared.store.batches.select(|batch| batch.number == 1 && batch.id != id).pop();
+                let Some(first) = first else { return false };
+                batch.insert("id".to_owned(), first.id.clone().into());
                 true
             }
             Self::Regress { looks } => {

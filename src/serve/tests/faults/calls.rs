@@ -186,3 +186,18 @@ async fn faults_pick_the_calls_about_certain_batches_and_files() {
     let third = fixture.listed().await.into_iter().find(|id| *id != one && *id != other).unwrap();
     fixture.until_ended(&third).await;
 }
+
+#[tokio::test]
+async fn a_create_is_turned_away_while_the_queue_is_full() {
+    let fixture = faulty("[[fault]]\ndo = 'never'\n[[fault]]\ndo = 'turn_away'\nbatches = 2\nstatus = 400").await;
+    let file = fixture.upload(requests(1)).await;
+    let batches = [fixture.create(&file).await, fixture.create(&file).await];
+    let (status, body) = read(fixture.creation(&file).send().await.unwrap()).await;
+    assert_eq!(status, 400);
+    assert!(body["error"].as_str().unwrap().starts_with("Enqueued token limit reached"), "{body}");
+    assert_eq!(fixture.listed().await.len(), 2);
+    fixture.post(&format!("/batches/{}/cancel", batches[0]), &Value::Null).await;
+    fixture.until_ended(&batches[0]).await;
+    fixture.create(&file).await;
+    assert_eq!(fixture.acted(), ["create_batch 3 400 turn_away"]);
+}

@@ -57,3 +57,19 @@ async fn a_stuck_batch_goes_on_until_it_is_cancelled() {
     assert_eq!(fixture.until_ended(&batch).await["status"], "CANCELLED");
     assert_eq!(fixture.acted_on_batches(), ["never null", "never null"]);
 }
+
+#[tokio::test]
+async fn where_there_is_no_room_a_batch_fails_unbilled_until_there_is() {
+    // The first never ends, and fills the queue.
+    let fixture = faulty("[[fault]]\ndo = 'never'\nbatch = 1\n[[fault]]\ndo = 'no_room'").await;
+    let file = fixture.upload(requests(4)).await;
+    let first = fixture.create(&file).await;
+    let job = fixture.run_again(&file).await;
+    assert_eq!(job["status"], "FAILED");
+    assert!(job["error"].as_str().unwrap().starts_with("Enqueued token limit reached"), "{job}");
+    assert!(job.get("output_file_id").is_none() && fixture.billing(job["id"].as_str().unwrap()).is_empty(), "{job}");
+    assert_eq!(fixture.acted_on_batches().last().unwrap(), "no_room null");
+    fixture.post(&format!("/batches/{first}/cancel"), &Value::Null).await;
+    fixture.until_ended(&first).await;
+    assert_eq!(fixture.run_again(&file).await["status"], "COMPLETED");
+}

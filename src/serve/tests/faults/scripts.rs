@@ -35,7 +35,7 @@ fn what_is_wrong_with_a_script_is_told_with_its_line() {
         ("[[fault]]\ndo = 'drop_rows'\nshare = 1.5", "3: `share`: 1.5 is not a share; it goes from 0 to 1"),
         ("[[fault]]\ndo = 'drop_rows'\nshare = 0.5\nrows = 1", "1: `rows` and `share` both choose rows"),
         ("[[fault]]\ndo = 'deep'\ndepth = 10_000_001", "3: `depth`: 10000001 is not from 1 to 10000000"),
-        ("[[fault]]\ndo = 'visibility_lag'\nstatus = 200", "3: `status`: 200 does not say that something is missing"),
+        ("[[fault]]\ndo = 'visibility_lag'\nstatus = 200", "3: `status`: 200 does not say no"),
         ("[[fault]]\ndo = 'crlf'\ncall = 'create'", "3: `call` means nothing to crlf"),
         ("[[fault]]\ndo = 'crlf'\nbatch = 1\nnth = 1", "1: `batch` and `nth` both choose batches"),
         ("[[fault]]\ndo = 'redirect'\ncall = 'list'\nlocation = 'nowhere'", "4: `location`: \"nowhere\" leads nowhere"),

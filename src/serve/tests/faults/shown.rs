@@ -102,3 +102,26 @@ async fn only_the_batch_that_is_meant_is_shown_otherwise() {
     let list = fixture.get("/batches").await.1;
     assert_eq!([&list[0]["status"], &list[1]["status"]], ["PAUSED", "FAILED"]);
 }
+
+#[tokio::test]
+async fn entries_of_others_stand_around_ours() {
+    let fixture = faulty("[[fault]]\ndo = 'list_foreign'\nentries = ['null', '{\"id\":\"s3://x\"}']").await;
+    let others = [Value::Null, json!({"id": "s3://x"})];
+    assert_eq!(fixture.get("/batches").await.1, json!([others.clone(), others.clone()].concat()));
+    let batch = fixture.create("file-none").await;
+    let list = fixture.get("/batches").await.1;
+    assert_eq!((&list[0], &list[2]["id"], &list[3]), (&others[0], &json!(batch), &others[0]));
+    let fixture = faulty("[[fault]]\ndo = 'list_foreign'").await;
+    assert!(fixture.get("/batches").await.1.as_array().unwrap().len() > 60);
+    let told = Faults::parse(Path::new("test.toml"), "[[fault]]\ndo = 'list_foreign'\nentries = ['{']").unwrap_err();
+    assert!(told.to_string().starts_with("test.toml:3: `entries`: \"{\": EOF"), "{told}");
+}
+
+#[tokio::test]
+async fn a_created_batch_may_be_named_like_the_first() {
+    let fixture = faulty("[[fault]]\ndo = 'same_id'").await;
+    let batches = [fixture.create("file-a").await, fixture.create("file-b").await];
+    assert_eq!(batches[0], batches[1]);
+    assert_eq!(fixture.listed().await.len(), 2);
+    assert_eq!(fixture.acted(), ["create_batch 2 201 same_id"]);
+}
