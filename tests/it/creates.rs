@@ -102,7 +102,7 @@ fn a_create_that_is_answered_with_another_shards_batch_is_held_and_nothing_more_
             // All that is there is given out, and a line for each request that is held or was not sent because of it.
             let output = String::from_utf8(place.read("out.jsonl")).unwrap();
             let held = output.lines().filter(|line| line.contains(r#""code":"held""#)).count();
-            assert_eq!((output.lines().count(), 60 - 8 <= held && held < 60), (60, true), "{dialect}: {held}");
+            assert_eq!((output.lines().count(), (52..60).contains(&held)), (60, true), "{dialect}: {held}");
         }
         assert!(place.run("status").with_code(0).text().contains("which works for shard"));
         // Whoever decides decides about one more.
@@ -126,8 +126,9 @@ fn batches_for_which_there_is_no_room_go_up_again_when_others_have_ended() {
                 .without("sent again");
             assert_same(&place.read("out.jsonl"), &service.replies(&requests));
             service.books().assert_billed_once(&requests);
+            // Three models share the room, and the run learns for each of them how much there is.
             let creates = service.books().calls("create_batch");
-            assert!(creates > SHARDS && creates <= 3 * SHARDS, "{dialect} {room}: {creates} creates");
+            assert!(creates > SHARDS && creates <= 4 * SHARDS, "{dialect} {room}: {creates} creates");
         }
     }
 }
