@@ -68,7 +68,8 @@ async fn where_there_is_no_room_a_batch_fails_unbilled_until_there_is() {
     assert_eq!(job["status"], "FAILED");
     assert!(job["error"].as_str().unwrap().starts_with("Enqueued token limit reached"), "{job}");
     assert!(job.get("output_file_id").is_none() && fixture.billing(job["id"].as_str().unwrap()).is_empty(), "{job}");
-    assert_eq!(fixture.acted_on_batches().last().unwrap(), "no_room null");
+    // The first may be recorded later: it is validated meanwhile.
+    assert!(fixture.acted_on_batches().iter().any(|acted| acted == "no_room null"));
     fixture.post(&format!("/batches/{first}/cancel"), &Value::Null).await;
     fixture.until_ended(&first).await;
     assert_eq!(fixture.run_again(&file).await["status"], "COMPLETED");
