@@ -18,11 +18,12 @@ use crate::model::shown::is_unsafe;
 const LABEL_CHARACTERS_MAX: usize = 200;
 
 /// `None` if the parts do not say whom they answer.
-pub(crate) fn reply_of<'l, T: Tree<'l>>(parts: &Parts<T>, role: ReplyRole, ids: IdHasher) -> Option<Reply> {
-    let id_hash = ids.hash(&parts.custom_id?.text()?);
+pub(crate) fn reply_of<'l, T: Tree<'l>>(parts: &Parts<'l, T>, role: ReplyRole, ids: IdHasher) -> Option<Reply> {
+    let id = parts.id.as_ref()?;
+    let (id_hash, id_is_string) = (ids.hash(&id.text), id.is_string);
     let usage = parts.usage();
     let Some(why) = parts.why_error(role) else {
-        return Some(Reply { id_hash, kind: ReplyKind::Output, usage, error: None });
+        return Some(Reply { id_hash, id_is_string, kind: ReplyKind::Output, usage, error: None });
     };
     let status = parts.status();
     let failure = match &why {
@@ -35,7 +36,7 @@ pub(crate) fn reply_of<'l, T: Tree<'l>>(parts: &Parts<T>, role: ReplyRole, ids: 
     };
     let kind = if failure.worth_retrying(status) { ReplyKind::Retryable } else { ReplyKind::Error };
     let failing = status.filter(|status| !(200..300).contains(status));
-    Some(Reply { id_hash, kind, usage, error: Some(failure.label(failing)) })
+    Some(Reply { id_hash, id_is_string, kind, usage, error: Some(failure.label(failing)) })
 }
 
 /// What an error says, as text.

@@ -56,10 +56,8 @@ impl ReplyReader {
 
     /// Reads a line, without its line end; `None` when it is not whole, or does not say whom it answers.
     pub fn read(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
-        if let Some(parts) = reply_parts::walked(line) {
-            return reply_of(&parts, role, self.ids);
-        }
-        self.parse(line, role).or_else(|| scan(Raw(line), role, self.ids))
+        let walked = reply_parts::walked(line).and_then(|parts| reply_of(&parts, role, self.ids));
+        walked.or_else(|| self.parse(line, role)).or_else(|| scan(Raw(line), role, self.ids))
     }
 
     /// Reads an object that is too large to be held.
@@ -81,6 +79,11 @@ impl ReplyReader {
         self.tape = tape.reset();
         reply
     }
+}
+
+/// The id in an object that is a reply, as text.
+pub(crate) fn id_of<'l>(object: impl Tree<'l>) -> Option<String> {
+    Some(Parts::of(object)?.id?.text.into_owned())
 }
 
 fn scan<'l>(line: impl Tree<'l>, role: ReplyRole, ids: IdHasher) -> Option<Reply> {
@@ -196,9 +199,18 @@ pub(crate) mod tests {
 
     #[test]
     fn what_names_nobody_is_no_reply() {
-        for line in
-            ["nonsense", "{}", "[]", "null", r#"{"custom_id":null}"#, r#"{"custom_id":["a"]}"#, r#"{"id":"custom_id"}"#]
-        {
+        for line in [
+            "nonsense",
+            "{}",
+            "[]",
+            "null",
+            r#"{"custom_id":null}"#,
+            r#"{"custom_id":["a"]}"#,
+            r#"{"custom_id":NaN}"#,
+            r#"{"custom_id":-Infinity}"#,
+            r#"{"custom_id":true}"#,
+            r#"{"id":"custom_id"}"#,
+        ] {
             assert_eq!(read(line.as_bytes(), ReplyRole::Output), None, "{line}");
         }
     }
@@ -305,8 +317,10 @@ pub(crate) mod tests {
             let id = if named { format!("\"{}\"", id.len()) } else { id };
             let line = line_of(&id, &response, &error, result);
             let [walked, parsed, scanned] = Reader::ALL.map(|reader| read_by(reader, line.as_bytes(), role));
-            prop_assert_eq!(&walked, &parsed, "{}", line);
             prop_assert_eq!(&walked, &scanned, "{}", line);
+            // A tape does not know how a number was written.
+            let is_number = walked.as_ref().is_some_and(|reply| !reply.id_is_string);
+            prop_assert!(parsed == walked || parsed.is_none() && is_number, "{}", line);
             prop_assert!(walked.is_some() || !named, "{}", line);
         }
     }

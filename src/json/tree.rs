@@ -73,6 +73,11 @@ pub(crate) trait Tree<'l>: Copy {
         }
     }
 
+    /// A number as it is written, if its bytes are at hand.
+    fn written_number(self) -> Option<Cow<'l, str>> {
+        None
+    }
+
     /// Whether it is `null`.
     fn is_null(self) -> bool;
 
@@ -161,7 +166,7 @@ pub(crate) fn find_child<T: Copy>(
 }
 
 /// A value as it stands in its line, without white space around it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Raw<'l>(pub(crate) &'l [u8]);
 
 impl Raw<'_> {
@@ -194,6 +199,12 @@ impl<'l> Tree<'l> for Raw<'l> {
         find_child(such, |child| self.each_child(child))
     }
 
+    fn written_number(self) -> Option<Cow<'l, str>> {
+        // `NaN`, `Infinity` and what else is no number do not end so.
+        let is_number = matches!(self.0, [b'-' | b'0'..=b'9', .., b'0'..=b'9'] | [b'0'..=b'9']);
+        std::str::from_utf8(self.0).ok().filter(|_| is_number).map(Cow::Borrowed)
+    }
+
     fn is_null(self) -> bool {
         // Python's writers make `NaN` of a number that is none, and pandas of a field that is empty.
         matches!(self.0, b"null" | b"NaN")
@@ -206,13 +217,19 @@ impl<'l> Tree<'l> for Raw<'l> {
             _ if self.is_null() => Scalar::Null,
             b"true" => Scalar::Bool(true),
             b"false" => Scalar::Bool(false),
-            other => number(&String::from_utf8_lossy(other)),
+            other => number(other),
         }
     }
 }
 
 /// A number; what is none says something, whatever it is.
-fn number(text: &str) -> Scalar<'static> {
+fn number(text: &[u8]) -> Scalar<'static> {
+    // As nearly all are that are looked at.
+    if text.len() < 10 && text.iter().all(u8::is_ascii_digit) {
+        let number = text.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
+        return Scalar::Integer(number.into());
+    }
+    let Ok(text) = std::str::from_utf8(text) else { return Scalar::Bool(true) };
     let integer = text.parse().map(u64::into).or_else(|_| text.parse().map(i64::into));
     let number = || text.parse().map_or(Scalar::Bool(true), Scalar::Number);
     integer.map_or_else(|_| number(), Scalar::Integer)
@@ -221,7 +238,7 @@ fn number(text: &str) -> Scalar<'static> {
 /// What stands between the quotes of a string. What is neither an escape nor UTF-8 becomes U+FFFD.
 pub(crate) fn unescaped(text: &[u8]) -> Cow<'_, str> {
     if memchr(b'\\', text).is_none() {
-        return String::from_utf8_lossy(text);
+        return std::str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
     }
     let (mut plain, mut rest) = (Vec::with_capacity(text.len()), text);
     while let Some(at) = memchr(b'\\', rest) {

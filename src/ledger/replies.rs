@@ -107,6 +107,7 @@ impl Ledger {
                     unreadable: count(7)?,
                     usage: Usage { prompt: count(8)?, completion: count(9)? },
                     labels,
+                    recognised: count(13)?,
                     checksums: Vec::new(),
                 });
             }
@@ -213,7 +214,7 @@ fn insert_indexed(
     // What was delivered before lacks these.
     transaction.execute("DELETE FROM meta WHERE key = ?1", [DELIVERED])?;
     transaction.execute(
-        "INSERT OR REPLACE INTO indexed VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+        "INSERT OR REPLACE INTO indexed VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         params![
             shard,
             signed(indexed.replies),
@@ -227,7 +228,8 @@ fn insert_indexed(
             signed(indexed.usage.completion),
             Json(&indexed.labels),
             signed(left_over.count),
-            signed(left_over.first)
+            signed(left_over.first),
+            signed(indexed.recognised)
         ],
     )?;
     for (number, checksum) in files {

@@ -34,6 +34,8 @@ pub struct Indexed {
     pub outputs: u64,
     /// Requests that have an error.
     pub errors: u64,
+    /// Of both, those whose reply has an id that is nearly theirs.
+    pub recognised: u64,
     /// Replies that say the same as the one kept.
     pub duplicates: u64,
     /// Replies that say something else than the one kept.
@@ -56,6 +58,7 @@ impl Indexed {
         self.replies += other.replies;
         self.outputs += other.outputs;
         self.errors += other.errors;
+        self.recognised += other.recognised;
         self.duplicates += other.duplicates;
         self.conflicts += other.conflicts;
         self.unknown += other.unknown;

@@ -49,6 +49,8 @@ impl std::ops::AddAssign for Usage {
 pub struct Reply {
     /// Hash of the `custom_id` that it answers.
     pub id_hash: u128,
+    /// Whether that is a string, as requests have it. The number 7 may mean the request `"7"`.
+    pub id_is_string: bool,
     /// How it went.
     pub kind: ReplyKind,
     /// Tokens that it used; none for most errors.

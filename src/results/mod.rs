@@ -24,6 +24,7 @@ pub mod id_table;
 pub mod index;
 pub mod join;
 pub mod merge;
+mod near_ids;
 pub mod normalize;
 pub mod reply_cache;
 pub mod reply_file;
