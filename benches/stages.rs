@@ -17,9 +17,10 @@ use batchline::input::request_index::RequestIndex;
 use batchline::input::scan::{Scan, ScanOptions, scan};
 use batchline::input::shard_reader::ShardReader;
 use batchline::input::source::{Input, Source};
+use batchline::results::ResultsError;
 use batchline::results::held::Held;
 use batchline::results::id_table::IdTable;
-use batchline::results::index::{ReplyFile, index};
+use batchline::results::index::{IndexOptions, ReplyFile, index};
 use batchline::results::merge::{MergeInputs, Sinks, Unanswered, merge};
 use batchline::results::reply::ReplyRole;
 use batchline::results::reply_file::Strays;
@@ -125,8 +126,9 @@ fn results(criterion: &mut Criterion, data: &Data) {
                 let table = IdTable::new(data.ids.iter().map(|id| IDS.hash(id)));
                 let mut aside = SideFiles::new(&data.directory.path().join("aside"));
                 slots.fill(None);
-                index(std::slice::from_ref(&file), &table, IDS, threads, Strays::Refuse, &mut slots, &mut aside)
-                    .unwrap()
+                let options = IndexOptions { ids: IDS, threads, strays: Strays::Refuse };
+                let each_id = |_: &mut dyn FnMut(u64, &str)| Ok::<_, ResultsError>(());
+                index(std::slice::from_ref(&file), &table, options, each_id, &mut slots, &mut aside).unwrap()
             });
         });
     }

@@ -202,11 +202,12 @@ pub fn merge(
     let files = reply_files(options, replies, scanned.scratch.path(), monitor)?;
     let slots = ReplyIndex::open_or_create(&scanned.scratch.path().join("replies.idx"), requests.len())?;
     let mut side_files = SideFiles::shared(aside);
-    let indexed = join.index(&files, &slots, &mut side_files, &|bytes| monitor.event(Event::Downloaded { bytes }));
+    let unanswered = Unanswering { source: &scanned.source, requests: &requests, line, recheck: None };
+    let progress = |bytes| monitor.event(Event::Downloaded { bytes });
+    let indexed = join.index(&files, &slots, &mut side_files, |tell| unanswered.each_id(tell), &progress);
     let indexed = indexed.map_err(|error| by_name(error, &files, replies))?;
     let aside = side_files.finish()?;
     let lines = requests.len();
-    let unanswered = Unanswering { source: &scanned.source, requests: &requests, line, recheck: None };
     let inputs = MergeInputs {
         replies: &slots,
         path: &|number| Ok(files[number as usize].path.clone()),

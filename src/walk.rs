@@ -129,10 +129,10 @@ impl<'l> Walk<'l> {
         }
     }
 
-    /// Whether an object follows.
-    pub(crate) fn at_object(&mut self) -> bool {
+    /// Whether a value follows that begins with this byte.
+    pub(crate) fn follows(&mut self, first: u8) -> bool {
         self.skip_spaces();
-        self.line.get(self.at) == Some(&b'{')
+        self.line.get(self.at) == Some(&first)
     }
 
     /// Any value, as it stands in the line.
@@ -457,7 +457,7 @@ pub(crate) mod tests {
         let mut walk = Walk::new(br#" { "a" : [1, {"b":2}] ,"c":"d\n","e":{} } "#).unwrap();
         let mut seen = Vec::new();
         let walked = walk.members(|walk, key| {
-            seen.push((key, walk.at_object(), walk.raw_value()?));
+            seen.push((key, walk.follows(b'{'), walk.raw_value()?));
             Some(())
         });
         assert!(walked.is_some() && walk.end().is_some());

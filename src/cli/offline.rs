@@ -16,7 +16,7 @@ use serde_json::json;
 use super::args::{CheckArguments, GenerateArguments, MergeArguments, PlanArguments, SplitArguments};
 use super::exit::{Exit, Failure};
 use super::progress::{Manner, Progress};
-use super::records::{count, plural, size};
+use super::records::{count, plural, recognised, size};
 use super::settings;
 use super::terminal::{print, print_json, print_path, say, say_json};
 
@@ -122,7 +122,7 @@ pub(crate) fn merge(arguments: &MergeArguments) -> Result<Exit, Failure> {
     if arguments.json {
         say_json(&json!({
             "schema": 1, "kind": "merge", "lines": merged.lines(), "outputs": merged.outputs, "errors": merged.errors,
-            "missing": merged.missing, "invalid": merged.invalid, "duplicates": indexed.duplicates,
+            "missing": merged.missing, "invalid": merged.invalid, "recognised": indexed.recognised, "duplicates": indexed.duplicates,
             "conflicts": indexed.conflicts, "unknown": indexed.unknown, "unreadable": indexed.unreadable, "aside": aside,
         }));
     } else {
@@ -139,6 +139,9 @@ pub(crate) fn merge(arguments: &MergeArguments) -> Result<Exit, Failure> {
             count(indexed.unknown),
             count(indexed.unreadable)
         );
+        if indexed.recognised > 0 {
+            say!("{}", recognised(indexed.recognised));
+        }
         for path in &aside {
             say!("set aside: {}", Name(path));
         }

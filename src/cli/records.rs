@@ -52,6 +52,12 @@ pub(crate) fn moment(rfc3339: &str) -> String {
     moment.map_or_else(|_| rfc3339.to_owned(), |moment| moment.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
+/// What is said of so many replies whose ids are nearly those of their requests.
+pub(crate) fn recognised(replies: u64) -> String {
+    let noun = if replies == 1 { "reply" } else { "replies" };
+    format!("recognised by nearly the same id: {} {noun}", count(replies))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::RunArguments;
 use super::exit::{Exit, Failure};
 use super::progress::{Manner, Progress};
-use super::records::{count, plural, seconds, size};
+use super::records::{count, plural, recognised, seconds, size};
 use super::settings;
 use super::terminal::{say_json, say_line};
 
@@ -107,6 +107,9 @@ fn describe(summary: &Summary) -> Vec<String> {
         let reasons: Vec<String> =
             summary.sent_again.iter().map(|(reason, number)| format!("{} × {reason}", count(*number))).collect();
         lines.push(format!("sent again: {}", reasons.join(", ")));
+    }
+    if summary.recognised > 0 {
+        lines.push(recognised(summary.recognised));
     }
     let mut aside = Vec::new();
     for (number, what) in [

@@ -3,15 +3,18 @@
 //! In: the reply files of one batch (or those that somebody downloaded by hand), and the ids of the requests they may answer.
 //! Out: one slot for each request that was answered, and counts that account for every line of the files.
 //!
+//! A reply whose id is nobody's may have one that is nearly somebody's: it is looked at when all others have their places.
+//!
 //! What always holds: each reply is kept (it fills a slot), a duplicate, in conflict or unknown, and is counted once, as is each line that is
 //! unreadable. Replies have any length: more than a few MiB of none is in memory. Which reply wins does not depend on threads: the first in file order, but an output before an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::ResultsError;
 use super::id_table::IdTable;
+use super::near_ids::{self, STRANGERS_MIN, Strangers};
 use super::reply::{Reply, ReplyKind, ReplyRole, Usage};
 use super::reply_file::{self, Found, Strays};
 use super::reply_index::Slot;
@@ -50,6 +53,8 @@ pub struct Indexed {
     pub outputs: u64,
     /// Requests that have an error.
     pub errors: u64,
+    /// Of both, those whose reply has an id that is nearly theirs.
+    pub recognised: u64,
     /// Replies that say the same as the one kept.
     pub duplicates: u64,
     /// Replies that say something else than the one kept.
@@ -72,6 +77,7 @@ impl Indexed {
         self.replies += other.replies;
         self.outputs += other.outputs;
         self.errors += other.errors;
+        self.recognised += other.recognised;
         self.duplicates += other.duplicates;
         self.conflicts += other.conflicts;
         self.unknown += other.unknown;
@@ -113,23 +119,39 @@ impl Indexed {
     }
 }
 
+/// How to read reply files.
+#[derive(Debug, Clone, Copy)]
+pub struct IndexOptions {
+    /// Hashes ids.
+    pub ids: IdHasher,
+    /// Threads that read.
+    pub threads: usize,
+    /// What is done about files of something else.
+    pub strays: Strays,
+}
+
 /// Reads the files, in the order given, and fills the slots. Slot n belongs to the request that `table` gives number n.
 ///
+/// If there are replies to nobody, and requests that lack one, `each_id` is called to tell the number and the id of each request: ids that
+/// are nearly the same may be meant. As many such replies are looked at as there are requests, or `STRANGERS_MIN`.
+///
 /// # Errors
-/// When a file cannot be read, is no file of replies and strays are refused, or replies to set aside cannot be written.
-pub fn index(
+/// When a file cannot be read, is no file of replies and strays are refused, or replies to set aside cannot be written; and those of `each_id`.
+pub fn index<E: From<ResultsError>>(
     files: &[ReplyFile],
     table: &IdTable,
-    ids: IdHasher,
-    threads: usize,
-    strays: Strays,
+    options: IndexOptions,
+    each_id: impl FnOnce(&mut dyn FnMut(u64, &str)) -> Result<(), E>,
     slots: &mut [Option<Slot>],
     aside: &mut SideFiles,
-) -> Result<Indexed, ResultsError> {
-    let mut placing = Placing { files, slots, aside, ids, indexed: Indexed::default() };
+) -> Result<Indexed, E> {
+    let IndexOptions { ids, threads, strays } = options;
+    let mut placing = Placing::new(files, ids, aside, slots.len().max(STRANGERS_MIN));
     let request_of = |id| table.get(id);
-    let take = |found| placing.place(found);
+    let take = |found| placing.place(slots, found);
     let checksums = reply_file::read(files, ids, threads, strays, &request_of, &|_| (), take)?;
+    let met = placing.meet(slots.len() as u64, each_id)?;
+    placing.place_near(slots, met, |request| usize::try_from(request).unwrap_or(usize::MAX))?;
     Ok(Indexed { checksums, ..placing.indexed })
 }
 
@@ -159,6 +181,17 @@ pub fn id_at(path: &Path, slot: Slot, ids: IdHasher) -> Option<u128> {
     reply.ok()?.map(|reply| reply.id_hash)
 }
 
+/// Whether the reply that a slot leads to answers a request of this id, by one that is nearly the same.
+pub fn is_near(path: &Path, slot: Slot, id: &str) -> Result<bool, ResultsError> {
+    Ok(text_of(path, slot)?.id()?.is_some_and(|found| near_ids::canonical(&found) == near_ids::canonical(id)))
+}
+
+/// The path of one of the files.
+pub(super) fn path_of(files: &[ReplyFile], number: u32) -> &Path {
+    let file = files.iter().find(|file| file.number == number);
+    &file.expect("the place was found in one of these files").path
+}
+
 /// The reply that a slot leads to. Its file is opened for it: few replies are read a second time, and there may be more files than can be open.
 fn text_of(path: &Path, slot: Slot) -> Result<ReplyText, FileError> {
     ReplyText::open(path, slot.offset, slot.length.map(u64::from))
@@ -171,44 +204,102 @@ fn label_of(text: &ReplyText, ids: IdHasher) -> Result<String, FileError> {
 
 /// Gives replies their slots, in file order.
 pub(super) struct Placing<'p> {
-    pub(super) files: &'p [ReplyFile],
-    pub(super) slots: &'p mut [Option<Slot>],
-    pub(super) aside: &'p mut SideFiles,
-    pub(super) ids: IdHasher,
+    files: &'p [ReplyFile],
+    ids: IdHasher,
+    aside: &'p mut SideFiles,
+    /// Replies to nobody.
+    strangers: Strangers,
+    /// What all of them were.
     pub(super) indexed: Indexed,
 }
 
-impl Placing<'_> {
-    pub(super) fn place(&mut self, found: Found) -> Result<(), ResultsError> {
+impl<'p> Placing<'p> {
+    /// So many replies to nobody at most are kept for a closer look.
+    pub(super) fn new(files: &'p [ReplyFile], ids: IdHasher, aside: &'p mut SideFiles, strangers: usize) -> Self {
+        Self { files, ids, aside, strangers: Strangers::new(strangers), indexed: Indexed::default() }
+    }
+
+    /// Gives a reply the slot of the request that it answers.
+    pub(super) fn place(&mut self, slots: &mut [Option<Slot>], found: Found) -> Result<(), ResultsError> {
         self.indexed.replies += 1;
-        let Found { file, offset, length, reply, request } = found;
-        let aside = |placing: &mut Self, aside| {
-            let text = ReplyText::open(placing.path(file), offset, length)?;
-            Ok(placing.aside.keep(aside, &text)?)
-        };
-        let Some(reply) = reply else {
-            self.indexed.unreadable += 1;
-            return aside(self, Aside::Unreadable);
-        };
-        let Some(request) = request else {
-            self.indexed.unknown += 1;
-            return aside(self, Aside::Unknown);
-        };
-        let slot = Slot { offset, length: length.and_then(Slot::length), file, kind: reply.kind };
-        let request = request as usize;
-        match self.slots[request] {
-            Some(kept) if self.files.iter().any(|file| file.number == kept.file) => {
-                self.settle(request, kept, slot, &reply)
+        match (&found.reply, found.request) {
+            (None, _) => {
+                self.indexed.unreadable += 1;
+                self.set_aside(Aside::Unreadable, &found)
             }
+            (Some(reply), Some(request)) => self.place_at(&mut slots[request as usize], &found, reply),
+            (Some(_), None) => match self.strangers.take(found) {
+                Some(found) => self.set_aside_unknown(&found),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Replies to nobody and the requests that they answer after all, of which there are so many. `each_id` is called if there is anybody to
+    /// look for.
+    pub(super) fn meet<E: From<ResultsError>>(
+        &mut self,
+        requests: u64,
+        each_id: impl FnOnce(&mut dyn FnMut(u64, &str)) -> Result<(), E>,
+    ) -> Result<Vec<(Found, Option<u64>)>, E> {
+        let strangers = std::mem::take(&mut self.strangers);
+        if self.indexed.outputs + self.indexed.errors == requests {
+            return Ok(strangers.answering_nobody());
+        }
+        strangers.meet(self.files, self.ids, each_id)
+    }
+
+    /// Places replies that met the requests which they answer by ids that are nearly theirs; the others, and those to requests that have a
+    /// reply by their own id, are set aside. `place_of` gives the place of a request's slot.
+    pub(super) fn place_near(
+        &mut self,
+        slots: &mut [Option<Slot>],
+        met: Vec<(Found, Option<u64>)>,
+        place_of: impl Fn(u64) -> usize,
+    ) -> Result<(), ResultsError> {
+        let mut recognised = BTreeSet::new();
+        for (found, request) in met {
+            match (&found.reply, request.map(&place_of)) {
+                (Some(reply), Some(place)) if recognised.contains(&place) || !self.is_own(slots[place]) => {
+                    recognised.insert(place);
+                    self.place_at(&mut slots[place], &found, reply)?;
+                }
+                _ => self.set_aside_unknown(&found)?,
+            }
+        }
+        self.indexed.recognised += recognised.len() as u64;
+        Ok(())
+    }
+
+    /// Whether a slot leads to one of these files.
+    fn is_own(&self, slot: Option<Slot>) -> bool {
+        slot.is_some_and(|slot| self.files.iter().any(|file| file.number == slot.file))
+    }
+
+    fn set_aside_unknown(&mut self, found: &Found) -> Result<(), ResultsError> {
+        self.indexed.unknown += 1;
+        self.set_aside(Aside::Unknown, found)
+    }
+
+    fn set_aside(&mut self, aside: Aside, found: &Found) -> Result<(), ResultsError> {
+        let text = ReplyText::open(path_of(self.files, found.file), found.offset, found.length)?;
+        Ok(self.aside.keep(aside, &text)?)
+    }
+
+    fn place_at(&mut self, place: &mut Option<Slot>, found: &Found, reply: &Reply) -> Result<(), ResultsError> {
+        let Found { file, offset, length, .. } = found;
+        let slot = Slot { offset: *offset, length: length.and_then(Slot::length), file: *file, kind: reply.kind };
+        match *place {
+            Some(kept) if self.is_own(*place) => self.settle(place, kept, slot, reply),
             // Filled from another set of files, it belongs to another round. What is newer stands: files are numbered by time, and
             // an earlier round is indexed late when something of it has to be made again.
             Some(kept) if kept.file > slot.file => Ok(()),
-            _ => self.keep(request, slot, &reply),
+            _ => self.keep(place, slot, reply),
         }
     }
 
     /// Two replies to one request.
-    fn settle(&mut self, request: usize, kept: Slot, slot: Slot, reply: &Reply) -> Result<(), ResultsError> {
+    fn settle(&mut self, place: &mut Option<Slot>, kept: Slot, slot: Slot, reply: &Reply) -> Result<(), ResultsError> {
         let kept_text = self.text(kept)?;
         let text = self.text(slot)?;
         if kept_text.is_same_as(&text)? {
@@ -221,12 +312,12 @@ impl Placing<'_> {
         }
         // An output came after an error: it takes its place.
         self.indexed.forget_error(&label_of(&kept_text, self.ids)?);
-        self.keep(request, slot, reply)?;
+        self.keep(place, slot, reply)?;
         Ok(self.aside.keep(Aside::Conflict, &kept_text)?)
     }
 
-    fn keep(&mut self, request: usize, slot: Slot, reply: &Reply) -> Result<(), ResultsError> {
-        self.slots[request] = Some(slot);
+    fn keep(&mut self, place: &mut Option<Slot>, slot: Slot, reply: &Reply) -> Result<(), ResultsError> {
+        *place = Some(slot);
         self.indexed.usage += reply.usage;
         match (reply.kind, &reply.error) {
             (ReplyKind::Output, _) => self.indexed.outputs += 1,
@@ -240,12 +331,6 @@ impl Placing<'_> {
     }
 
     fn text(&self, slot: Slot) -> Result<ReplyText, FileError> {
-        text_of(self.path(slot.file), slot)
-    }
-
-    /// The path of one of the files.
-    fn path(&self, number: u32) -> &Path {
-        let file = self.files.iter().find(|file| file.number == number);
-        &file.expect("the place was found in one of these files").path
+        text_of(path_of(self.files, slot.file), slot)
     }
 }

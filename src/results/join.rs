@@ -12,14 +12,20 @@
 //! Requests and replies go to partitions by the hash of their id, so that a request and its replies meet in the same one. There they are
 //! placed as [`index`](super::index) does it, and the slots go to partitions by Seq, from which the index is written front to back.
 //!
+//! What is left are replies whose ids are nobody's, and some of those are [nearly](super::near_ids) somebody's. They need no partition: as many
+//! as have room in memory are held, and the ids of all requests go by. What has no room is set aside.
+//!
 //! What always holds: memory is the budget and a few partitions, whatever the number of requests and replies. The outcome is that of
-//! [`index`](super::index::index); only lines that are set aside may come in another order.
+//! [`index`](super::index::index), but that another number of replies to nobody is looked at; lines that are set aside may come in another
+//! order.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::ResultsError;
 use super::id_table::IdTable;
 use super::index::{Indexed, Placing, ReplyFile};
+use super::near_ids::{STRANGER_BYTES, STRANGERS_MIN};
 use super::reply::{Reply, Usage};
 use super::reply_file::{self, Found, Strays};
 use super::reply_index::{ReplyIndex, SLOT_BYTES, Slot};
@@ -67,6 +73,8 @@ pub struct Join {
     requests: Partitions<u128>,
     /// Seqs of a partition by Seq.
     partition_seqs: u64,
+    /// Requests that were added.
+    count: u64,
 }
 
 impl Join {
@@ -79,18 +87,21 @@ impl Join {
 
     fn with_partitions(options: JoinOptions, partitions: u64, partition_seqs: u64) -> Self {
         let requests = Partitions::new(position(partitions), options.memory_bytes / 4, &options.scratch);
-        Self { options, requests, partition_seqs }
+        Self { options, requests, partition_seqs, count: 0 }
     }
 
     /// Adds a request, by its Seq and the hash of its id.
     pub fn add_request(&mut self, seq: u64, id_hash: u128) -> Result<(), FileError> {
+        self.count += 1;
         let partition = partition_of(id_hash, self.requests.count());
         self.requests.add(partition, masked(id_hash) | u128::from(seq))
     }
 
     /// Reads the files, in the order given, and writes the slots of all requests to `slots`.
     ///
-    /// `progress` is told the bytes read so far.
+    /// If there are replies to nobody, and requests that lack one, `each_id` is called to tell the Seq and the id of each request: ids that
+    /// are nearly the same may be meant. As many such replies are looked at as fit a quarter of the memory. `progress` is told the bytes
+    /// read so far.
     ///
     /// # Errors
     /// When a file cannot be read, or scratch, slots or replies to set aside cannot be written.
@@ -99,47 +110,56 @@ impl Join {
         files: &[ReplyFile],
         slots: &ReplyIndex,
         aside: &mut SideFiles,
+        each_id: impl FnOnce(&mut dyn FnMut(u64, &str)) -> Result<(), ResultsError>,
         progress: &dyn Fn(u64),
     ) -> Result<Indexed, ResultsError> {
-        let mut indexed = Indexed::default();
-        let replies = self.read(files, aside, &mut indexed, progress)?;
-        let placed = self.place(&replies, files, aside, &mut indexed)?;
+        let strangers = (self.options.memory_bytes / 4 / STRANGER_BYTES).max(STRANGERS_MIN);
+        let mut placing = Placing::new(files, self.options.ids, aside, strangers);
+        let (replies, checksums) = self.read(files, &mut placing, progress)?;
+        let placed = self.place(&replies, &mut placing)?;
         drop(replies);
         self.write(&placed, slots)?;
-        Ok(indexed)
+        drop(placed);
+        let met = placing.meet(self.count, each_id)?;
+        let seqs: BTreeSet<u64> = met.iter().filter_map(|(_, seq)| *seq).collect();
+        let seqs: Vec<u64> = seqs.into_iter().collect();
+        let mut near = slots.read_each(&seqs)?;
+        placing.place_near(&mut near, met, |seq| seqs.partition_point(|other| *other < seq))?;
+        slots.write_each(&seqs, &near)?;
+        Ok(Indexed { checksums, ..placing.indexed })
     }
 
     /// Spreads the replies over the partitions of their requests.
     fn read(
         &self,
         files: &[ReplyFile],
-        aside: &mut SideFiles,
-        indexed: &mut Indexed,
+        placing: &mut Placing<'_>,
         progress: &dyn Fn(u64),
-    ) -> Result<Partitions<Candidate>, ResultsError> {
+    ) -> Result<(Partitions<Candidate>, Vec<u128>), ResultsError> {
         let JoinOptions { ids, threads, memory_bytes, scratch, .. } = &self.options;
         let mut replies = Partitions::new(self.requests.count(), memory_bytes / 2, scratch);
-        let mut unreadable = Placing { files, slots: &mut [], aside, ids: *ids, indexed: Indexed::default() };
         let strays = Strays::Refuse;
-        indexed.checksums = reply_file::read(files, *ids, *threads, strays, &|_| None, progress, |found| {
-            let Found { file, offset, length, reply: Some(reply), .. } = found else { return unreadable.place(found) };
-            let slot = Slot { offset, length: length.and_then(Slot::length), file, kind: reply.kind };
+        let checksums = reply_file::read(files, *ids, *threads, strays, &|_| None, progress, |found| {
+            let Found { file, offset, length, reply: Some(reply), .. } = &found else {
+                return placing.place(&mut [], found);
+            };
+            if !reply.id_is_string {
+                return placing.place(&mut [], found);
+            }
+            let slot = Slot { offset: *offset, length: length.and_then(Slot::length), file: *file, kind: reply.kind };
             let candidate = Candidate { id_hash: masked(reply.id_hash), slot, usage: reply.usage };
             Ok(replies.add(partition_of(reply.id_hash, replies.count()), candidate)?)
         })?;
-        indexed.add(&unreadable.indexed);
-        Ok(replies)
+        Ok((replies, checksums))
     }
 
     /// Places the replies of each partition, and spreads the slots by Seq.
     fn place(
         &self,
         replies: &Partitions<Candidate>,
-        files: &[ReplyFile],
-        aside: &mut SideFiles,
-        indexed: &mut Indexed,
+        placing: &mut Placing<'_>,
     ) -> Result<Partitions<Placed>, ResultsError> {
-        let JoinOptions { lines, ids, threads, memory_bytes, scratch } = &self.options;
+        let JoinOptions { lines, threads, memory_bytes, scratch, .. } = &self.options;
         let stretches = position(lines.div_ceil(self.partition_seqs));
         let mut placed = Partitions::new(stretches, memory_bytes / 4, scratch);
         let mut number = 0;
@@ -154,10 +174,10 @@ impl Join {
             },
             |(requests, table)| {
                 let mut slots = vec![None; requests.len()];
-                let mut placing = Placing { files, slots: &mut slots, aside, ids: *ids, indexed: Indexed::default() };
                 let found = |candidate: &Candidate| candidate.found(table.get(candidate.id_hash));
-                replies.each(number, |some| some.iter().try_for_each(|candidate| placing.place(found(candidate))))?;
-                indexed.add(&placing.indexed);
+                replies.each(number, |some| {
+                    some.iter().try_for_each(|candidate| placing.place(&mut slots, found(candidate)))
+                })?;
                 for (request, slot) in requests.into_iter().zip(slots) {
                     let Some(slot) = slot else { continue };
                     let seq = seq_of(request);
@@ -222,7 +242,7 @@ impl Candidate {
     fn found(&self, request: Option<u32>) -> Found {
         let Slot { offset, length, file, kind } = self.slot;
         // What an error says is read again if it is kept: few are.
-        let reply = Reply { id_hash: self.id_hash, kind, usage: self.usage, error: None };
+        let reply = Reply { id_hash: self.id_hash, id_is_string: true, kind, usage: self.usage, error: None };
         Found { file, offset, length: length.map(u64::from), reply: Some(reply), request }
     }
 }
@@ -286,23 +306,38 @@ impl Fixed for Slot {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::index::index;
+    use super::super::index::{IndexOptions, index};
     use super::super::reply::ReplyRole;
     use super::*;
     use crate::durable;
 
     const IDS: IdHasher = IdHasher { key: 9 };
 
-    fn hash(n: usize) -> u128 {
-        IDS.hash(&format!("id-{n}"))
+    /// The id of request `n`. Every fourth is nearly the one before.
+    fn id(n: usize) -> String {
+        match n % 4 {
+            0 => format!("id-{n}"),
+            1 => n.to_string(),
+            2 => format!("é-{n}"),
+            _ => format!("e\u{301}-{}", n - 1),
+        }
+    }
+
+    /// What a service has made of it, as JSON.
+    fn near(n: usize) -> String {
+        match n % 4 {
+            1 => n.to_string(),
+            _ => format!("\" {}\"", id(n)),
+        }
     }
 
     /// A reply to request `n`, of a sort of its own.
     fn reply(n: usize, sort: usize) -> String {
         let usage = format!(r#""usage":{{"prompt_tokens":{n},"completion_tokens":2}}"#);
-        match sort {
-            0 | 1 => format!(r#"{{"custom_id":"id-{n}","error":{{"message":"no {sort}"}}}}"#),
-            _ => format!(r#"{{"custom_id":"id-{n}","response":{{"status_code":200,"body":{{"s":{sort},{usage}}}}}}}"#),
+        let id = if sort < 4 { format!("\"{}\"", id(n)) } else { near(n) };
+        match sort % 4 {
+            0 | 1 => format!(r#"{{"custom_id":{id},"error":{{"message":"no {sort}"}}}}"#),
+            _ => format!(r#"{{"custom_id":{id},"response":{{"status_code":200,"body":{{"s":{sort},{usage}}}}}}}"#),
         }
     }
 
@@ -311,7 +346,7 @@ mod tests {
         #[test]
         fn it_is_the_index_whatever_the_partitions_and_the_memory(
             lines in 0_usize..600,
-            replies in prop::collection::vec((0_usize..700, 0_usize..4), 0..1500),
+            replies in prop::collection::vec((0_usize..700, 0_usize..8), 0..1500),
             partitions in prop_oneof![Just(1_u64), Just(2), Just(16)],
             partition_seqs in 1_u64..300,
             memory_bytes in prop_oneof![Just(0_usize), Just(1 << 20)],
@@ -329,21 +364,46 @@ mod tests {
             let is_request = |n: &usize| n % 5 != 4;
             let requests: Vec<usize> = (0..lines).filter(is_request).collect();
             let mut wanted = vec![None; requests.len()];
-            let table = IdTable::new(requests.iter().map(|n| hash(*n)));
+            let hash = |n: &usize| IDS.hash(&id(*n));
+            let table = IdTable::new(requests.iter().map(hash));
             let mut aside = SideFiles::new(&directory.path().join("one"));
-            let indexed = index(&files, &table, IDS, 2, Strays::Refuse, &mut wanted, &mut aside).unwrap();
+            let options = IndexOptions { ids: IDS, threads: 2, strays: Strays::Refuse };
+            let each_id = |tell: &mut dyn FnMut(u64, &str)| -> Result<(), ResultsError> {
+                for (number, n) in (0..).zip(&requests) {
+                    tell(number, &id(*n));
+                }
+                Ok(())
+            };
+            let indexed = index(&files, &table, options, each_id, &mut wanted, &mut aside).unwrap();
             aside.finish().unwrap();
+            for (n, slot) in requests.iter().zip(&wanted) {
+                let own = |reply: &&(usize, usize)| reply.0 == *n && reply.1 < 4;
+                let Some(slot) = slot else { continue };
+                let line = std::fs::read(&files[slot.file as usize].path).unwrap();
+                let line = &line[usize::try_from(slot.offset).unwrap()..];
+                let is_own = line.starts_with(format!("{{\"custom_id\":\"{}\"", id(*n)).as_bytes());
+                prop_assert_eq!(is_own, replies.iter().any(|reply| own(&reply)), "its own reply wins");
+                // The one that is nearly the same is no request if the other one is to have been meant.
+                let twin = if n % 4 == 3 { n - 1 } else { n + 1 };
+                prop_assert!(is_own || n % 4 < 2 || !requests.contains(&twin), "{} is ambiguous", id(*n));
+            }
 
             let options = JoinOptions {
                 lines: lines as u64, ids: IDS, threads: 2, memory_bytes, scratch: directory.path().to_owned(),
             };
             let mut join = Join::with_partitions(options, partitions, partition_seqs);
             for n in &requests {
-                join.add_request(*n as u64, hash(*n)).unwrap();
+                join.add_request(*n as u64, hash(n)).unwrap();
             }
             let slots = ReplyIndex::open_or_create(&directory.path().join("replies.idx"), lines as u64).unwrap();
             let mut aside = SideFiles::new(&directory.path().join("two"));
-            prop_assert_eq!(&join.index(&files, &slots, &mut aside, &|_| ()).unwrap(), &indexed);
+            let each_id = |tell: &mut dyn FnMut(u64, &str)| {
+                for n in &requests {
+                    tell(*n as u64, &id(*n));
+                }
+                Ok(())
+            };
+            prop_assert_eq!(&join.index(&files, &slots, &mut aside, each_id, &|_| ()).unwrap(), &indexed);
             aside.finish().unwrap();
 
             let seqs: Vec<u64> = requests.iter().map(|n| *n as u64).collect();

@@ -161,7 +161,7 @@ pub(super) fn find_child<T: Copy>(
 }
 
 /// A value as it stands in its line, without white space around it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Raw<'l>(pub(super) &'l [u8]);
 
 impl Raw<'_> {
@@ -206,13 +206,19 @@ impl<'l> Tree<'l> for Raw<'l> {
             _ if self.is_null() => Scalar::Null,
             b"true" => Scalar::Bool(true),
             b"false" => Scalar::Bool(false),
-            other => number(&String::from_utf8_lossy(other)),
+            other => number(other),
         }
     }
 }
 
 /// A number; what is none says something, whatever it is.
-fn number(text: &str) -> Scalar<'static> {
+fn number(text: &[u8]) -> Scalar<'static> {
+    // As nearly all are that are looked at.
+    if text.len() < 10 && text.iter().all(u8::is_ascii_digit) {
+        let number = text.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
+        return Scalar::Integer(number.into());
+    }
+    let Ok(text) = std::str::from_utf8(text) else { return Scalar::Bool(true) };
     let integer = text.parse().map(u64::into).or_else(|_| text.parse().map(i64::into));
     let number = || text.parse().map_or(Scalar::Bool(true), Scalar::Number);
     integer.map_or_else(|_| number(), Scalar::Integer)
@@ -221,7 +227,7 @@ fn number(text: &str) -> Scalar<'static> {
 /// What stands between the quotes of a string. What is neither an escape nor UTF-8 becomes U+FFFD.
 pub(super) fn unescaped(text: &[u8]) -> Cow<'_, str> {
     if memchr(b'\\', text).is_none() {
-        return String::from_utf8_lossy(text);
+        return std::str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
     }
     let (mut plain, mut rest) = (Vec::with_capacity(text.len()), text);
     while let Some(at) = memchr(b'\\', rest) {

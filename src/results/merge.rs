@@ -170,7 +170,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::id_table::IdTable;
-    use super::super::index::{self, Indexed, ReplyFile};
+    use super::super::index::{self, IndexOptions, Indexed, ReplyFile};
     use super::super::reply::{ReplyKind, ReplyRole};
     use super::super::reply_file::Strays;
     use super::super::side_files::SideFiles;
@@ -254,7 +254,9 @@ mod tests {
             let table = IdTable::new((0..fates.len()).map(|n| ids.hash(&format!("id-{n}"))));
             let mut slots = vec![None; fates.len()];
             let mut aside = SideFiles::new(&directory.path().join("aside"));
-            let indexed = index::index(&reply_files, &table, ids, 2, Strays::Refuse, &mut slots, &mut aside).unwrap();
+            let options = IndexOptions { ids, threads: 2, strays: Strays::Refuse };
+            let each_id = |_: &mut dyn FnMut(u64, &str)| Ok::<_, ResultsError>(());
+            let indexed = index::index(&reply_files, &table, options, each_id, &mut slots, &mut aside).unwrap();
             aside.finish().unwrap();
             let count = |wanted: fn(&Fate) -> bool| fates.iter().filter(|fate| wanted(fate)).count() as u64;
             let repeats = 2 * count(|fate| matches!(fate, Fate::Repeated));

@@ -26,6 +26,7 @@ pub mod index;
 pub mod join;
 mod json_tree;
 pub mod merge;
+mod near_ids;
 pub mod reply;
 pub mod reply_file;
 pub mod reply_index;

@@ -65,6 +65,8 @@ impl std::ops::AddAssign for Usage {
 pub struct Reply {
     /// Hash of the `custom_id` that it answers.
     pub id_hash: u128,
+    /// Whether that is a string, as requests have it. The number 7 may mean the request `"7"`.
+    pub id_is_string: bool,
     /// How it went.
     pub kind: ReplyKind,
     /// Tokens that it used; none for most errors.
@@ -75,11 +77,12 @@ pub struct Reply {
 
 impl Reply {
     /// `None` if the parts do not say whom they answer.
-    pub(super) fn of<'l, T: Tree<'l>>(parts: &Parts<T>, role: ReplyRole, ids: IdHasher) -> Option<Self> {
-        let id_hash = ids.hash(&parts.custom_id?.text()?);
+    pub(super) fn of<'l, T: Tree<'l>>(parts: &Parts<'l, T>, role: ReplyRole, ids: IdHasher) -> Option<Self> {
+        let id = parts.id.as_ref()?;
+        let (id_hash, id_is_string) = (ids.hash(&id.text), id.is_string);
         let usage = parts.usage();
         let Some(why) = parts.why_error(role) else {
-            return Some(Self { id_hash, kind: ReplyKind::Output, usage, error: None });
+            return Some(Self { id_hash, id_is_string, kind: ReplyKind::Output, usage, error: None });
         };
         let status = parts.status();
         let failure = match &why {
@@ -92,7 +95,7 @@ impl Reply {
         };
         let kind = if failure.worth_retrying(status) { ReplyKind::Retryable } else { ReplyKind::Error };
         let failing = status.filter(|status| !(200..300).contains(status));
-        Some(Self { id_hash, kind, usage, error: Some(failure.label(failing)) })
+        Some(Self { id_hash, id_is_string, kind, usage, error: Some(failure.label(failing)) })
     }
 }
 

@@ -49,6 +49,7 @@ pub enum Strays {
 }
 
 /// What stands in a reply file; without a reply when it is unreadable.
+#[derive(Debug)]
 pub(super) struct Found {
     /// Number of the file.
     pub(super) file: u32,
@@ -85,7 +86,8 @@ pub(super) fn read(
                 let mut chunk = file.read_chunk(block, reader, number)?;
                 // One after the other: the processor waits for several places of the table at a time.
                 for Found { reply, request, .. } in &mut chunk.found {
-                    *request = reply.as_ref().and_then(|reply| request_of(reply.id_hash));
+                    *request =
+                        reply.as_ref().filter(|reply| reply.id_is_string).and_then(|reply| request_of(reply.id_hash));
                 }
                 Ok::<_, ResultsError>(chunk)
             },

@@ -10,41 +10,63 @@
 //!
 //! `errors` stands for `error` everywhere. What always holds: all ways to read a line find the same in it.
 
-use super::json_tree::{Members, Raw, Tree};
+use std::borrow::Cow;
+
+use super::json_tree::{Members, Raw, Scalar, Tree};
 use super::reply::Usage;
 use crate::walk::Walk;
 
 /// The members of a reply. What says nothing (see [`Tree::says_something`]) is among them.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Parts<T> {
-    pub(super) custom_id: Option<T>,
-    pub(super) response: Option<Response<T>>,
-    pub(super) result: Option<RowResult<T>>,
+///
+/// They lie in one another, and not behind options: a walk fills them in where they are.
+#[derive(Debug)]
+pub(super) struct Parts<'l, T> {
+    pub(super) id: Option<ReplyId<'l, T>>,
+    pub(super) response: Response<T>,
+    pub(super) result: RowResult<T>,
     /// `error` and `errors`.
     errors: [Option<T>; 2],
 }
 
+/// Whom a reply answers: `custom_id`.
+#[derive(Debug)]
+pub(super) struct ReplyId<'l, T> {
+    pub(super) said: T,
+    pub(super) text: Cow<'l, str>,
+    /// Whether it is a string: services have made numbers of ids that look like some.
+    pub(super) is_string: bool,
+}
+
 /// What a service makes of an answer.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Response<T> {
-    whole: T,
-    pub(super) status: Option<T>,
-    body: Option<Body<T>>,
+    /// All of it, if there is any and it is not `null`.
+    whole: Option<T>,
+    pub(super) status: Option<Status<T>>,
+    body: Body<T>,
     errors: [Option<T>; 2],
     usage: Option<Usage>,
     /// Whether it is an answer if it has no body: it says more than its status.
     answers: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// `status_code`.
+#[derive(Debug)]
+pub(super) struct Status<T> {
+    pub(super) said: T,
+    /// If it can be read.
+    pub(super) code: Option<u64>,
+}
+
+#[derive(Debug)]
 struct Body<T> {
-    whole: T,
+    whole: Option<T>,
     errors: [Option<T>; 2],
     usage: Option<Usage>,
 }
 
 /// What Anthropic's rows have in the place of a response.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct RowResult<T> {
     pub(super) kind: Option<T>,
     /// The message; or the result itself, if it is one that does not say of what type it is.
@@ -53,55 +75,108 @@ pub(super) struct RowResult<T> {
     usage: Option<Usage>,
 }
 
-impl<'l, T: Tree<'l>> Parts<T> {
+impl<T> Parts<'_, T> {
+    const NONE: Self = Self { id: None, response: Response::NONE, result: RowResult::NONE, errors: [None, None] };
+}
+
+impl<T> Response<T> {
+    const NONE: Self =
+        Self { whole: None, status: None, body: Body::NONE, errors: [None, None], usage: None, answers: false };
+}
+
+impl<T> Body<T> {
+    const NONE: Self = Self { whole: None, errors: [None, None], usage: None };
+}
+
+impl<T> RowResult<T> {
+    const NONE: Self = Self { kind: None, answer: None, error: None, usage: None };
+}
+
+impl<'l, T: Tree<'l>> Parts<'l, T> {
     /// Of a line that is an object.
     pub(super) fn of(line: T) -> Option<Self> {
         let names = ["custom_id", "response", "result", "error", "errors"];
         let [custom_id, response, result, error, errors] = line.members(names)?.found;
-        let response = response.filter(|response| !response.is_null()).map(Response::of);
-        Some(Self { custom_id, response, result: result.map(RowResult::of), errors: [error, errors] })
+        Some(Self {
+            id: custom_id.and_then(ReplyId::of),
+            response: response.map_or(Response::NONE, Response::of),
+            result: result.map_or(RowResult::NONE, RowResult::of),
+            errors: [error, errors],
+        })
+    }
+
+    /// The status, if it can be read.
+    pub(super) fn status(&self) -> Option<u64> {
+        self.response.status.as_ref()?.code
     }
 
     /// The first member for errors that says something.
     pub(super) fn error(&self) -> Option<T> {
-        let result = self.result.and_then(|result| result.error);
-        let response = self.response.map_or([None; 2], |response| response.errors);
-        let body = self.response.and_then(|response| response.body).map_or([None; 2], |body| body.errors);
-        let [error, errors] = self.errors;
-        let all = [error, errors, result].into_iter().chain(response).chain(body);
-        all.flatten().find(|error| error.says_something())
+        let Self { response, result, errors, .. } = self;
+        [errors, &[result.error, None], &response.errors, &response.body.errors]
+            .into_iter()
+            .flatten()
+            .flatten()
+            .find(|error| error.says_something())
+            .copied()
     }
 
     /// Whether there is something that may be the answer.
     pub(super) fn answers(&self) -> bool {
-        match (self.response, self.result) {
-            (Some(Response { body: Some(body), .. }), _) => !body.whole.is_null(),
-            (Some(response), _) => response.answers,
-            (None, Some(result)) => result.answer.is_some(),
-            (None, None) => false,
+        match (self.response.whole, self.response.body.whole) {
+            (_, Some(body)) => !body.is_null(),
+            (Some(_), None) => self.response.answers,
+            (None, None) => self.result.answer.is_some(),
         }
     }
 
     /// Whether there is anything in the place of an answer.
     pub(super) fn responds(&self) -> bool {
-        self.response.is_some() || self.body().is_some()
+        self.response.whole.is_some() || self.result.answer.is_some()
     }
 
     /// What may be the answer, or stands in its place; `null` only if that says so itself.
     pub(super) fn body(&self) -> Option<T> {
-        let Some(response) = self.response else { return self.result?.answer };
-        match response.body {
-            Some(body) => Some(body.whole),
+        let Response { whole, status, body, errors, answers, .. } = &self.response;
+        match (whole, body.whole) {
+            (None, _) => self.result.answer,
+            (Some(_), Some(body)) => Some(body),
             // Nothing but a status is no body.
-            None => (response.answers || response.status.is_none() || response.errors.iter().any(Option::is_some))
-                .then_some(response.whole),
+            (Some(whole), None) => {
+                (*answers || status.is_none() || errors.iter().any(Option::is_some)).then_some(*whole)
+            }
         }
     }
 
     /// Tokens as the service counted them.
     pub(super) fn usage(&self) -> Usage {
-        let response = self.response.map(|response| response.body.map_or(response.usage, |body| body.usage));
-        response.unwrap_or_else(|| self.result?.usage).unwrap_or_default()
+        let usage = match (&self.response.whole, &self.response.body.whole) {
+            (_, Some(_)) => self.response.body.usage,
+            (Some(_), None) => self.response.usage,
+            (None, None) => self.result.usage,
+        };
+        usage.unwrap_or_default()
+    }
+}
+
+impl<'l, T: Tree<'l>> ReplyId<'l, T> {
+    fn of(said: T) -> Option<Self> {
+        match said.scalar() {
+            Scalar::Text(text) => Some(Self { said, text, is_string: true }),
+            Scalar::Integer(number) => Some(Self { said, text: number.to_string().into(), is_string: false }),
+            _ => None,
+        }
+    }
+}
+
+impl<'l, T: Tree<'l>> Status<T> {
+    fn of(said: T) -> Self {
+        let code = match said.scalar() {
+            Scalar::Integer(status) => u64::try_from(status).ok(),
+            Scalar::Text(status) => status.trim().parse().ok(),
+            _ => None,
+        };
+        Self { said, code }
     }
 }
 
@@ -111,9 +186,9 @@ impl<'l, T: Tree<'l>> Response<T> {
         let Some(Members { found, others }) = response.members(names) else { return Self::of_other(response) };
         let [status, _, body, usage, error, errors] = found;
         Self {
-            whole: response,
-            status,
-            body: body.map(Body::of),
+            whole: Some(response),
+            status: status.map(Status::of),
+            body: body.map_or(Body::NONE, Body::of),
             errors: [error, errors],
             usage: usage.map(usage_of),
             answers: others || usage.is_some(),
@@ -122,16 +197,16 @@ impl<'l, T: Tree<'l>> Response<T> {
 
     /// Of what is no object.
     fn of_other(response: T) -> Self {
-        let answers = response.says_something();
-        Self { whole: response, status: None, body: None, errors: [None; 2], usage: None, answers }
+        let whole = Some(response).filter(|response| !response.is_null());
+        Self { whole, answers: response.says_something(), ..Self::NONE }
     }
 }
 
 impl<'l, T: Tree<'l>> Body<T> {
     fn of(body: T) -> Self {
-        let [usage, error, errors] =
-            body.members(["usage", "error", "errors"]).map_or([None; 3], |members| members.found);
-        Self { whole: body, errors: [error, errors], usage: usage.map(usage_of) }
+        let names = ["usage", "error", "errors"];
+        let [usage, error, errors] = body.members(names).map_or([None; 3], |members| members.found);
+        Self { whole: Some(body), errors: [error, errors], usage: usage.map(usage_of) }
     }
 }
 
@@ -161,27 +236,23 @@ fn usage_of<'l, T: Tree<'l>>(usage: T) -> Usage {
 }
 
 /// The parts of a line that can be walked over, which most can.
-pub(super) fn walked(line: &[u8]) -> Option<Parts<Raw<'_>>> {
+pub(super) fn walked(line: &[u8]) -> Option<Parts<'_, Raw<'_>>> {
     let mut walk = Walk::new(line)?;
-    let mut parts = Parts { custom_id: None, response: None, result: None, errors: [None; 2] };
-    let mut responded = false;
+    let mut parts = Parts::NONE;
+    let (mut responded, mut resulted) = (false, false);
     walk.members(|walk, key| {
         match key {
-            "custom_id" => keep_first(&mut parts.custom_id, raw(walk)?),
+            "custom_id" => keep_first(&mut parts.id, walked_id(walk)?),
             "response" if !responded => {
                 responded = true;
-                parts.response = if walk.at_object() {
-                    Some(walked_response(walk)?)
-                } else {
-                    Some(raw(walk)?).filter(|response| !response.is_null()).map(Response::of_other)
-                };
+                walk_response(walk, &mut parts.response)?;
+            }
+            "result" if !resulted => {
+                resulted = true;
+                parts.result = RowResult::of(raw(walk)?);
             }
             "error" => keep_first(&mut parts.errors[0], raw(walk)?),
             "errors" => keep_first(&mut parts.errors[1], raw(walk)?),
-            "result" => {
-                let result = raw(walk)?;
-                parts.result.get_or_insert_with(|| RowResult::of(result));
-            }
             _ => walk.value()?,
         }
         Some(())
@@ -190,50 +261,68 @@ pub(super) fn walked(line: &[u8]) -> Option<Parts<Raw<'_>>> {
     Some(parts)
 }
 
-fn walked_response<'l>(walk: &mut Walk<'l>) -> Option<Response<Raw<'l>>> {
-    let (mut status, mut body, mut errors, mut usage, mut others) = (None, None, [None; 2], None, false);
+/// A string: an id of another kind is for another reader.
+fn walked_id<'l>(walk: &mut Walk<'l>) -> Option<ReplyId<'l, Raw<'l>>> {
+    let mut string = None;
+    let said = walk.raw(|walk| {
+        string = Some(walk.string()?);
+        Some(())
+    })?;
+    Some(ReplyId { said: Raw(said.as_bytes()), text: string?.unescaped()?, is_string: true })
+}
+
+fn walk_response<'l>(walk: &mut Walk<'l>, response: &mut Response<Raw<'l>>) -> Option<()> {
+    if !walk.follows(b'{') {
+        *response = Response::of_other(raw(walk)?);
+        return Some(());
+    }
     let whole = walk.raw(|walk| {
         walk.members(|walk, key| {
             match key {
-                "status_code" => keep_first(&mut status, raw(walk)?),
-                "body" if body.is_none() => body = Some(walked_body(walk)?),
+                "status_code" => {
+                    let said = raw(walk)?;
+                    response.status.get_or_insert_with(|| Status::of(said));
+                }
+                "body" if response.body.whole.is_none() => walk_body(walk, &mut response.body)?,
                 "body" | "request_id" => walk.value()?,
-                "usage" => keep_first(&mut usage, walked_usage(walk)?),
-                "error" => keep_first(&mut errors[0], raw(walk)?),
-                "errors" => keep_first(&mut errors[1], raw(walk)?),
+                "usage" => keep_first(&mut response.usage, walked_usage(walk)?),
+                "error" => keep_first(&mut response.errors[0], raw(walk)?),
+                "errors" => keep_first(&mut response.errors[1], raw(walk)?),
                 _ => {
-                    others = true;
+                    response.answers = true;
                     walk.value()?;
                 }
             }
             Some(())
         })
     })?;
-    let answers = others || usage.is_some();
-    Some(Response { whole: Raw(whole.as_bytes()), status, body, errors, usage, answers })
+    response.whole = Some(Raw(whole.as_bytes()));
+    response.answers |= response.usage.is_some();
+    Some(())
 }
 
-fn walked_body<'l>(walk: &mut Walk<'l>) -> Option<Body<Raw<'l>>> {
-    let (mut errors, mut usage) = ([None; 2], None);
-    if !walk.at_object() {
-        return Some(Body { whole: raw(walk)?, errors, usage });
+fn walk_body<'l>(walk: &mut Walk<'l>, body: &mut Body<Raw<'l>>) -> Option<()> {
+    if !walk.follows(b'{') {
+        body.whole = Some(raw(walk)?);
+        return Some(());
     }
     let whole = walk.raw(|walk| {
         walk.members(|walk, key| {
             match key {
-                "usage" => keep_first(&mut usage, walked_usage(walk)?),
-                "error" => keep_first(&mut errors[0], raw(walk)?),
-                "errors" => keep_first(&mut errors[1], raw(walk)?),
+                "usage" => keep_first(&mut body.usage, walked_usage(walk)?),
+                "error" => keep_first(&mut body.errors[0], raw(walk)?),
+                "errors" => keep_first(&mut body.errors[1], raw(walk)?),
                 _ => walk.value()?,
             }
             Some(())
         })
     })?;
-    Some(Body { whole: Raw(whole.as_bytes()), errors, usage })
+    body.whole = Some(Raw(whole.as_bytes()));
+    Some(())
 }
 
 fn walked_usage(walk: &mut Walk<'_>) -> Option<Usage> {
-    if !walk.at_object() {
+    if !walk.follows(b'{') {
         walk.value()?;
         return Some(Usage::default());
     }

@@ -55,10 +55,8 @@ impl ReplyReader {
 
     /// Reads a line, without its line end; `None` when it is not whole, or does not say whom it answers.
     pub fn read(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
-        if let Some(parts) = reply_parts::walked(line) {
-            return Reply::of(&parts, role, self.ids);
-        }
-        self.parse(line, role).or_else(|| scan(Raw(line), role, self.ids))
+        let walked = reply_parts::walked(line).and_then(|parts| Reply::of(&parts, role, self.ids));
+        walked.or_else(|| self.parse(line, role)).or_else(|| scan(Raw(line), role, self.ids))
     }
 
     /// Reads an object that is too large to be held.
@@ -80,6 +78,11 @@ impl ReplyReader {
         self.tape = tape.reset();
         reply
     }
+}
+
+/// The id in an object that is a reply, as text.
+pub(super) fn id_of<'l>(object: impl Tree<'l>) -> Option<String> {
+    Some(Parts::of(object)?.id?.text.into_owned())
 }
 
 fn scan<'l>(line: impl Tree<'l>, role: ReplyRole, ids: IdHasher) -> Option<Reply> {
@@ -195,9 +198,16 @@ pub(super) mod tests {
 
     #[test]
     fn what_names_nobody_is_no_reply() {
-        for line in
-            ["nonsense", "{}", "[]", "null", r#"{"custom_id":null}"#, r#"{"custom_id":["a"]}"#, r#"{"id":"custom_id"}"#]
-        {
+        for line in [
+            "nonsense",
+            "{}",
+            "[]",
+            "null",
+            r#"{"custom_id":null}"#,
+            r#"{"custom_id":["a"]}"#,
+            r#"{"custom_id":7.5}"#,
+            r#"{"id":"custom_id"}"#,
+        ] {
             assert_eq!(read(line.as_bytes(), ReplyRole::Output), None, "{line}");
         }
     }
@@ -299,10 +309,10 @@ pub(super) mod tests {
             let result = result.map_or(String::new(), |result| format!(r#","result":{result}"#));
             let line = format!(r#"{{"custom_id":{id},"response":{response},"x":{response},"error":{error}{result}}}"#);
             let [walked, parsed, scanned] = Reader::ALL.map(|reader| read_by(reader, line.as_bytes(), role));
-            prop_assert_eq!(&walked, &parsed, "{}", line);
-            prop_assert_eq!(&walked, &scanned, "{}", line);
+            prop_assert_eq!(&parsed, &scanned, "{}", line);
+            prop_assert!(walked.is_none() || walked == parsed, "{}", line);
             prop_assert!(walked.is_some() || !named, "{}", line);
-            if let Some(reply) = walked {
+            if let Some(reply) = parsed {
                 let shaped = super::super::shape::tests::common_of(line.as_bytes(), role);
                 let again = read(&shaped, ReplyRole::Output).unwrap();
                 let found = (again.id_hash, again.kind.is_error(), again.usage);

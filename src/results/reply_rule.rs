@@ -48,13 +48,13 @@ pub(super) enum Why<'l, T> {
     File,
 }
 
-impl<'l, T: Tree<'l>> Parts<T> {
+impl<'l, T: Tree<'l>> Parts<'l, T> {
     /// Why this reply is an error, which stands in a file of this role; `None` for an output. See the [module](self).
     pub(super) fn why_error(&self, role: ReplyRole) -> Option<Why<'l, T>> {
         if let Some(error) = self.error() {
             return Some(Why::Said(error));
         }
-        let ended = self.result.and_then(|result| result.kind?.text());
+        let ended = self.result.kind.and_then(Tree::text);
         if let Some("errored" | "expired" | "canceled" | "cancelled" | "failed") = ended.as_deref() {
             return ended.map(Why::Ended);
         }
@@ -68,15 +68,6 @@ impl<'l, T: Tree<'l>> Parts<T> {
         }
         let is_output = succeeded == Some(true) || ended.as_deref() == Some("succeeded") || role == ReplyRole::Output;
         (!is_output).then_some(Why::File)
-    }
-
-    /// The status, if it can be read.
-    pub(super) fn status(&self) -> Option<u64> {
-        match self.response?.status?.scalar() {
-            Scalar::Integer(status) => u64::try_from(status).ok(),
-            Scalar::Text(status) => status.trim().parse().ok(),
-            _ => None,
-        }
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::reply::{Reply, ReplyRole};
-use super::reply_reader::ReplyReader;
+use super::reply_reader::{ReplyReader, id_of};
 use super::stored_value::{StoredText, StoredValue};
 use crate::brackets::{Brackets, Broken};
 use crate::durable::FileError;
@@ -92,6 +92,11 @@ impl ReplyText {
             return Ok(reader.read(&held, role));
         }
         self.ask(|object| reader.read_stored(object, role))
+    }
+
+    /// Whom it answers, if it is a reply.
+    pub(super) fn id(&self) -> Result<Option<String>, FileError> {
+        self.ask(|object| id_of(object))
     }
 
     /// What `question` makes of it where it stands.

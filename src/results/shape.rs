@@ -10,7 +10,7 @@
 //!
 //! | member | is |
 //! | --- | --- |
-//! | `custom_id` | the request's, as the service sent it; `null` for a line of the input that has none |
+//! | `custom_id` | the request's, as the service sent it, a number as a string; `null` for a line of the input that has none |
 //! | `response` | `null` where nobody answered |
 //! | `response.status_code` | what the service says, as a number; 200 for an output of a service that says nothing, else `null` |
 //! | `response.body` | the answer, byte for byte; where `response` itself is the answer (see [`ReplyShape`]), that; the message of Anthropic's `result` |
@@ -73,13 +73,13 @@ pub(super) fn write_common(line: &[u8], failed: bool, out: &mut Vec<u8>) -> Opti
 
 /// Writes a reply, of which these are the parts, in the common shape. `None`, and nothing is written, if it is none.
 pub(super) fn write_parts<'l, T: Stands<'l>>(
-    parts: &Parts<T>,
+    parts: &Parts<'l, T>,
     failed: bool,
     out: &mut (impl Write + ?Sized),
 ) -> Option<io::Result<()>> {
-    let custom_id = parts.custom_id.filter(|id| id.is_string())?;
+    let custom_id = parts.id.as_ref()?.said;
     let mut write = || {
-        put(out, &[Json(br#"{"custom_id":"#), Value(custom_id), Json(br#","response":"#)])?;
+        put(out, &[Json(br#"{"custom_id":"#), Text(custom_id), Json(br#","response":"#)])?;
         if parts.responds() {
             let body = parts.body().map_or(Json(b"null"), Value);
             put(out, &[Json(br#"{"status_code":"#), status(parts, failed), Json(br#","body":"#), body, Json(b"}")])?;
@@ -110,8 +110,8 @@ enum Piece<T> {
 }
 
 /// The status as a number, or else as the service has it.
-fn status<'l, T: Stands<'l>>(parts: &Parts<T>, failed: bool) -> Piece<T> {
-    let said = parts.response.and_then(|response| response.status.filter(|status| !status.is_null()));
+fn status<'l, T: Stands<'l>>(parts: &Parts<'l, T>, failed: bool) -> Piece<T> {
+    let said = parts.response.status.as_ref().map(|status| status.said).filter(|said| !said.is_null());
     match (parts.status(), said) {
         (Some(status), _) => Made(status.to_string().into_bytes()),
         (None, Some(status)) => Value(status),
@@ -283,6 +283,11 @@ pub(super) mod tests {
             (
                 r#"{"custom_id":"a","result":{"type":"expired"},"error":null}"#,
                 r#"{"custom_id":"a","response":null,"error":{"code":"expired","message":"the service gave no reason"}}"#,
+            ),
+            // A number in the place of an id.
+            (
+                r#"{"custom_id":7,"response":{"status_code":200,"body":{}}}"#,
+                r#"{"custom_id":"7","response":{"status_code":200,"body":{}},"error":null}"#,
             ),
             // A status as a string, a failure with a status of success, a reply that says nothing.
             (

@@ -4,7 +4,7 @@
 //! reply files from the service) is taken back to the step that makes it, for the next `run` to do; nothing is submitted again.
 //!
 //! What is compared: the database with itself and with the intents beside it; the input with each shard's checksum; each reply file with the checksum taken when it
-//! was indexed; each slot with the id of the request that it answers; the number of outputs and errors with what was counted.
+//! was indexed; each slot with the id, or one that is nearly the id, of the request that it answers; the number of outputs and errors with what was counted.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,7 +18,9 @@ use super::state::{EndedBatch, Recorded, ShardState};
 use crate::durable;
 use crate::error::Error;
 use crate::input::members::Members;
+use crate::input::request_index::Record;
 use crate::input::shard_reader::ShardReader;
+use crate::results::id_table::IdTable;
 use crate::results::index;
 use crate::results::reply::{ReplyKind, ReplyRole};
 use crate::results::reply_index::{ReplyIndex, Slot};
@@ -145,10 +147,13 @@ fn examine_replies(
     let own: Vec<u32> = reply_numbers(*submission, batch).collect();
     // A later round answers for what it has taken up: the slots that it filled, and errors that were worth sending again.
     let answers_for = |slot: &Slot| !known.followed || own.contains(&slot.file) && slot.kind != ReplyKind::Retryable;
+    let table = IdTable::new(members.iter().map(|(_, record)| record.id_hash));
     let (mut outputs, mut errors) = (0, 0);
     for ((seq, record), slot) in members.iter().zip(replies.read_each(&seqs)?) {
         let Some(slot) = slot.filter(answers_for) else { continue };
-        if index::id_at(&layout::reply_file(run, slot.file), slot, prepared.ids) != Some(record.id_hash) {
+        let answered = index::id_at(&layout::reply_file(run, slot.file), slot, prepared.ids);
+        let is_other = || answered.is_none_or(|id_hash| table.get(id_hash).is_some());
+        if answered != Some(record.id_hash) && (is_other() || !is_near(prepared, run, slot, *seq, record)?) {
             return Ok(Some((format!("the slot of Seq {seq} leads to no reply of that request"), Remedy::IndexAgain)));
         }
         *if slot.kind.is_error() { &mut errors } else { &mut outputs } += 1;
@@ -162,6 +167,14 @@ fn examine_replies(
         return Ok(Some((what, Remedy::IndexAgain)));
     }
     Ok(None)
+}
+
+/// Whether a slot leads to a reply whose id is nearly that of this request.
+fn is_near(prepared: &Prepared, run: &Path, slot: Slot, seq: u64, record: &Record) -> Result<bool, Error> {
+    let path = layout::reply_file(run, slot.file);
+    let mut line = vec![0; record.length as usize];
+    prepared.source.read_at(record.offset, &mut line)?;
+    Ok(record.custom_id(seq, &line).is_some_and(|id| index::is_near(&path, slot, &id).unwrap_or(false)))
 }
 
 fn take_back(ledger: &mut Ledger, run: &Path, known: &Recorded, remedy: Remedy) -> Result<(), Error> {

@@ -18,7 +18,7 @@ use crate::input::request_index::Record;
 use crate::remote::BatchStatus;
 use crate::results::ResultsError;
 use crate::results::id_table::IdTable;
-use crate::results::index::{self, Indexed, ReplyFile};
+use crate::results::index::{self, IndexOptions, Indexed, ReplyFile};
 use crate::results::reply::{ReplyKind, ReplyRole};
 use crate::results::reply_file::Strays;
 use crate::results::reply_index::Slot;
@@ -86,7 +86,7 @@ pub(crate) fn index(files: &Files, task: &Indexing) -> Result<ShardIndexed, Erro
     let members = members_of(files, &task.shard)?;
     let seqs: Vec<u64> = members.iter().map(|(seq, _)| *seq).collect();
     let table = IdTable::new(members.iter().map(|(_, record)| record.id_hash));
-    let own = own_files(files, task, &table)?;
+    let own = own_files(files, task, &members, &table)?;
     let mut slots = files.replies.read_each(&seqs)?;
     for slot in &mut slots {
         // Left by an attempt that was cut off before it was recorded, or that had less.
@@ -95,18 +95,16 @@ pub(crate) fn index(files: &Files, task: &Indexing) -> Result<ShardIndexed, Erro
     let mut aside = SideFiles::new(&layout::aside(&files.run, task.submission));
     // What came in the place of a reply file may come right when it is fetched again; if not, what can be read of it counts.
     let strays = if task.when_short() == WhenShort::FetchAgain { Strays::RefuseWhole } else { Strays::SetAside };
-    let mut indexed = match index::index(&own, &table, files.ids, files.threads, strays, &mut slots, &mut aside) {
-        Err(error @ ResultsError::NotReplies { .. }) => {
+    let options = IndexOptions { ids: files.ids, threads: files.threads, strays };
+    let each_id = |tell: &mut dyn FnMut(u64, &str)| each_id(files, &members, tell);
+    let mut indexed = match index::index(&own, &table, options, each_id, &mut slots, &mut aside) {
+        Err(Error::Results(error @ ResultsError::NotReplies { .. })) => {
             return Ok(ShardIndexed::Short { why: Some(error.to_string()), strays: true });
         }
         indexed => indexed?,
     };
     indexed.rename_labels(|label| files.redactor.beginning(&label).into_owned());
     let evidence = task.evidence(files, &indexed, &slots);
-    if evidence.answered < evidence.requests && indexed.unknown > 0 {
-        // Before they are taken for strangers, and what they answer is sent and paid for again.
-        know_ids(files, &members)?;
-    }
     let held = match (evidence.judge(), task.when_short()) {
         (Verdict::Settled, _) | (_, WhenShort::Accept) => None,
         (Verdict::Short(why), WhenShort::Hold) => Some(why),
@@ -205,7 +203,13 @@ impl Indexing {
 }
 
 /// The reply files that are here, each in its better version.
-fn own_files(files: &Files, task: &Indexing, table: &IdTable) -> Result<Vec<ReplyFile>, Error> {
+fn own_files(
+    files: &Files,
+    task: &Indexing,
+    members: &[(u64, Record)],
+    table: &IdTable,
+) -> Result<Vec<ReplyFile>, Error> {
+    let answers = |file: &ReplyFile| answers(files, file, members, table);
     let mut own = Vec::new();
     for (role, _) in reply_files(&task.batch) {
         let number = layout::reply_number(task.submission, role);
@@ -213,7 +217,7 @@ fn own_files(files: &Files, task: &Indexing, table: &IdTable) -> Result<Vec<Repl
         let newer = ReplyFile { path: steps::beside(&file.path), ..file.clone() };
         if newer.path.is_file() {
             // What a service keeps under an id does not change: the version with fewer replies was cut off.
-            if !file.path.is_file() || answers(files, &newer, task, table)? >= answers(files, &file, task, table)? {
+            if !file.path.is_file() || answers(&newer)? >= answers(&file)? {
                 durable::publish(&newer.path, &file.path)?;
             } else {
                 durable::remove_file(&newer.path)?;
@@ -227,24 +231,28 @@ fn own_files(files: &Files, task: &Indexing, table: &IdTable) -> Result<Vec<Repl
 }
 
 /// How many of the requests of `table` a file answers.
-fn answers(files: &Files, file: &ReplyFile, task: &Indexing, table: &IdTable) -> Result<u64, Error> {
-    let mut slots = vec![None; usize::try_from(task.shard.requests).unwrap_or(usize::MAX)];
+fn answers(files: &Files, file: &ReplyFile, members: &[(u64, Record)], table: &IdTable) -> Result<u64, Error> {
+    let mut slots = vec![None; members.len()];
     // Never finished, so nothing is set aside.
     let mut aside = SideFiles::new(&file.path);
     let own = std::slice::from_ref(file);
-    let indexed = index::index(own, table, files.ids, files.threads, Strays::SetAside, &mut slots, &mut aside)?;
+    let options = IndexOptions { ids: files.ids, threads: files.threads, strays: Strays::SetAside };
+    let each_id = |tell: &mut dyn FnMut(u64, &str)| each_id(files, members, tell);
+    let indexed = index::index(own, table, options, each_id, &mut slots, &mut aside)?;
     Ok(indexed.outputs + indexed.errors)
 }
 
-/// Makes sure that the request index still knows the requests by the ids that stand in their lines.
-fn know_ids(files: &Files, members: &[(u64, Record)]) -> Result<(), Error> {
-    for (seq, record) in members {
+/// Tells the ids of the requests of a shard, each with its number there, and makes sure that the request index still knows them: before
+/// replies are taken for strangers, and what they answer is sent and paid for again.
+fn each_id(files: &Files, members: &[(u64, Record)], tell: &mut dyn FnMut(u64, &str)) -> Result<(), Error> {
+    for (number, (seq, record)) in (0..).zip(members) {
         let mut line = vec![0; record.length as usize];
         files.source.read_at(record.offset, &mut line)?;
-        let hash = record.custom_id(*seq, &line).map(|custom_id| files.ids.hash(&custom_id));
-        if hash != Some(record.id_hash) {
+        let custom_id = record.custom_id(*seq, &line).filter(|custom_id| files.ids.hash(custom_id) == record.id_hash);
+        let Some(custom_id) = custom_id else {
             return Err(damaged(files, format!("does not know request {seq} by the id that it has in the input")));
-        }
+        };
+        tell(number, &custom_id);
     }
     Ok(())
 }

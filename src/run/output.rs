@@ -261,6 +261,22 @@ impl Unanswering<'_> {
         Ok(record.body(&line).map(<[u8]>::to_vec))
     }
 
+    /// Tells the Seq and the id of each request.
+    pub(crate) fn each_id(&self, tell: &mut dyn FnMut(u64, &str)) -> Result<(), ResultsError> {
+        self.requests.scan(0, u64::MAX - 1, |seq, record| {
+            if record.state != LineState::Request {
+                return Ok(());
+            }
+            let failed = |source: InputError| ResultsError::Request { seq, source: source.into() };
+            let mut line = vec![0; record.length as usize];
+            self.source.read_at(record.offset, &mut line).map_err(failed)?;
+            if let Some(custom_id) = record.custom_id(seq, &line) {
+                tell(seq, &custom_id);
+            }
+            Ok(())
+        })
+    }
+
     /// Looks at the line again. `held` says why its request is held, if it is; `note` tells what became of a shard's batch, where that
     /// explains it.
     pub(crate) fn explain(

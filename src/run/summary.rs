@@ -34,6 +34,8 @@ pub struct Summary {
     pub invalid: u64,
     /// Requests that wait for a decision: sent, and with no outcome that is known.
     pub held: u64,
+    /// Of the outputs and errors, those whose replies have ids that are nearly those of their requests.
+    pub recognised: u64,
     /// Replies that said the same as another one.
     pub duplicates: u64,
     /// Replies that said something else than the one kept.
@@ -79,7 +81,7 @@ impl Summary {
         took: Duration,
     ) -> Result<Self, Error> {
         let totals = ledger.totals()?;
-        let Indexed { duplicates, conflicts, unknown, unreadable, usage, labels, .. } = totals;
+        let Indexed { recognised, duplicates, conflicts, unknown, unreadable, usage, labels, .. } = totals;
         let Usage { prompt, completion } = usage;
         let delivered = delivered && held_shards.is_empty();
         if merged.lines() != lines {
@@ -102,6 +104,7 @@ impl Summary {
             missing: merged.missing,
             invalid: merged.invalid,
             held: merged.held,
+            recognised,
             duplicates,
             conflicts,
             unknown,

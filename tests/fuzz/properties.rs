@@ -14,8 +14,9 @@ use batchline::input::envelope::Envelope;
 use batchline::input::pack::{Cut, Shard};
 use batchline::input::request_index::RequestIndex;
 use batchline::lines::{BLOCK_BYTES, Block, Extent, Line};
+use batchline::results::ResultsError;
 use batchline::results::id_table::IdTable;
-use batchline::results::index::{self, ReplyFile};
+use batchline::results::index::{self, IndexOptions, ReplyFile};
 use batchline::results::reply::ReplyRole;
 use batchline::results::reply_file::Strays;
 use batchline::results::reply_index::ReplyIndex;
@@ -167,15 +168,26 @@ pub(crate) fn indexing(data: &[u8]) {
     let mut slots = vec![None; REQUESTS];
     let mut aside = SideFiles::new(&directory.path().join("aside"));
     let table = IdTable::new(hashes.iter().copied());
-    let indexed = index::index(&files, &table, IDS, 1, Strays::SetAside, &mut slots, &mut aside).unwrap();
+    let options = IndexOptions { ids: IDS, threads: 1, strays: Strays::SetAside };
+    let each_id = |tell: &mut dyn FnMut(u64, &str)| -> Result<(), ResultsError> {
+        (0..REQUESTS as u64).for_each(|n| tell(n, &format!("id-{n}")));
+        Ok(())
+    };
+    let indexed = index::index(&files, &table, options, each_id, &mut slots, &mut aside).unwrap();
     let kept = indexed.outputs + indexed.errors;
     assert_eq!(kept + indexed.duplicates + indexed.conflicts + indexed.unknown + indexed.unreadable, indexed.replies);
     assert_eq!(kept, slots.iter().flatten().count() as u64);
     assert_eq!(indexed.errors, indexed.labels.values().sum::<u64>());
-    for (slot, hash) in slots.iter().zip(hashes) {
+    let mut near = 0;
+    for (number, (slot, hash)) in slots.iter().zip(hashes).enumerate() {
         let Some(slot) = slot else { continue };
-        assert_eq!(index::id_at(&files[slot.file as usize].path, *slot, IDS), Some(hash), "{slot:?}");
+        let path = &files[slot.file as usize].path;
+        if index::id_at(path, *slot, IDS) != Some(hash) {
+            assert!(index::is_near(path, *slot, &format!("id-{number}")).unwrap(), "{slot:?}");
+            near += 1;
+        }
     }
+    assert_eq!(near, indexed.recognised);
     for (file, checksum) in files.iter().zip(indexed.checksums) {
         assert_eq!(index::file_checksum(&file.path).unwrap(), checksum);
     }

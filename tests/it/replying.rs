@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::program::{Ended, Place};
 use crate::requests::{assert_same, ids, lines, request};
+use crate::service::{DIALECTS, Service};
 use crate::upstream::{Manner, Upstream};
 
 /// Rows as services write them: outputs and errors in the shape of every dialect. `ID` is the request's.
@@ -147,4 +148,113 @@ fn a_failure_in_an_answer_of_a_run_is_sent_again_if_that_may_help() {
     let summary: Value = serde_json::from_str(ended.stderr.lines().last().unwrap()).unwrap();
     assert_eq!((&summary["outputs"], &summary["errors"]), (&json!(2), &json!(1)), "{summary}");
     assert_eq!(upstream.total(), 4, "once each, and once more for the one that failed for no fault of its own");
+}
+
+/// Ids, and what services have made of them; as JSON strings, but for the number.
+const NEAR: [(&str, &str); 6] = [
+    ("7", "7"),
+    (" blank ", r#""blank""#),
+    ("tail", r#""tail\n ""#),
+    ("é", r#""e\u0301""#),
+    ("e\u{301}x", r#""éx""#),
+    ("a%C3%A9", r#""a%c3%a9""#),
+];
+
+/// A reply, and `n` in it to tell it from others.
+fn reply(id: &str, n: u32) -> String {
+    format!(r#"{{"custom_id":{id},"response":{{"status_code":200,"body":{{"n":{n}}}}}}}"#)
+}
+
+fn quoted(id: &str) -> String {
+    format!("\"{id}\"")
+}
+
+#[test]
+fn replies_by_ids_that_are_nearly_those_of_requests_are_recognised() {
+    let requests = NEAR.map(|(id, _)| request(id, "m")).join("\n");
+    let replies = NEAR.map(|(_, near)| reply(near, 1)).join("\n");
+    for shape in ["native", "common"] {
+        let place = Place::new();
+        let ended = merge(&place, &requests, replies.as_bytes(), &format!("--shape {shape}")).with_code(0);
+        assert_eq!((&totals(&ended)["recognised"], &totals(&ended)["unknown"]), (&json!(6), &json!(0)));
+        if shape == "native" {
+            assert_same(&place.read("out.jsonl"), format!("{replies}\n").as_bytes());
+        }
+        let first: Value = serde_json::from_slice(lines(&place.read("out.jsonl"))[0]).unwrap();
+        assert_eq!(first["custom_id"], if shape == "native" { json!(7) } else { json!("7") });
+    }
+    let place = Place::new();
+    merge(&place, &requests, replies.as_bytes(), "").with_code(0);
+    let said = place.run("merge in.jsonl --replies replies.jsonl -o out.jsonl").with_code(0);
+    said.saying("recognised by nearly the same id: 6 replies");
+}
+
+#[test]
+fn an_id_of_its_own_always_wins_and_what_could_be_two_is_none() {
+    let requests = ["7", "é", "e\u{301}", "a ", " a", "own", "twice"].map(|id| request(id, "m")).join("\n");
+    let replies = [
+        // First the one that is nearly right; the right one wins.
+        reply("7", 1),
+        reply(&quoted("7"), 2),
+        // Each has its own.
+        reply(&quoted("e\u{301}"), 3),
+        reply(&quoted("é"), 4),
+        // Either could be meant.
+        reply(&quoted("a"), 5),
+        reply(&quoted("own"), 6),
+        reply(&quoted("own "), 7),
+        // Another case is another id.
+        reply(&quoted("TWICE"), 8),
+        // An error and an output, the same twice.
+        r#"{"custom_id":" twice","error":{"message":"no"}}"#.to_owned(),
+        reply(&quoted("twice "), 9),
+        reply(&quoted("twice "), 9),
+    ];
+    let place = Place::new();
+    let ended = merge(&place, &requests, replies.join("\n").as_bytes(), "").with_code(6);
+    let totals = totals(&ended);
+    for (what, number) in
+        [("recognised", 1), ("unknown", 4), ("missing", 2), ("conflicts", 1), ("duplicates", 1), ("outputs", 5)]
+    {
+        assert_eq!(totals[what], number, "{what} in {totals}");
+    }
+    let output = place.read("out.jsonl");
+    let answers: Vec<Value> = crate::requests::bodies(&output).iter().map(|body| body["n"].clone()).collect();
+    assert_eq!(answers, [json!(2), json!(4), json!(3), Value::Null, Value::Null, json!(6), json!(9)]);
+    let unknown = [0, 4, 6, 7].map(|number| replies[number].as_bytes());
+    let mut kept: Vec<Vec<u8>> = lines(&place.read("merge-unknown.jsonl")).into_iter().map(<[u8]>::to_vec).collect();
+    kept.sort();
+    let mut wanted = unknown.map(<[u8]>::to_vec).to_vec();
+    wanted.sort();
+    assert_eq!(kept, wanted);
+}
+
+#[test]
+fn in_a_run_what_is_recognised_is_not_sent_again_in_any_dialect() {
+    for dialect in DIALECTS {
+        for (kind, ids) in [
+            ("number", ["1", "20", "300"]),
+            ("space", ["a", "b%", "é"]),
+            ("decomposed", ["é", "ñ-2", "\u{ac00}"]),
+            ("escapes", ["%2F", "a%C3%A9", "%E2%82%AC!"]),
+        ] {
+            let service = Service::faulty(dialect, &format!("[[fault]]\ndo = \"unknown_ids\"\nid = \"{kind}\"\n"));
+            let place = Place::new();
+            // The last one comes back as it is, but for a space.
+            let requests = [ids[0], ids[1], ids[2], r"plain\u0009"].map(|id| request(id, "m") + "\n").concat();
+            place.write("in.jsonl", &requests);
+            let command = format!("run in.jsonl -o out.jsonl {} --json", service.arguments());
+            let ended = place.run(&command).with_code(0);
+            let summary = totals(&ended);
+            let recognised = if kind == "space" { 4 } else { 3 };
+            assert_eq!((&summary["recognised"], &summary["unknown"]), (&json!(recognised), &json!(0)), "{kind}");
+            assert_eq!(summary["sent_again"], json!({}));
+            service.books().assert_billed_once(requests.as_bytes());
+            let answers = crate::requests::bodies(&place.read("out.jsonl"));
+            assert_eq!(answers, crate::requests::bodies(&service.replies(requests.as_bytes())), "{kind}");
+            place.run(&format!("doctor {}", place.run_directory().display())).with_code(0);
+            let again = place.run(&command.replace(" --json", "")).with_code(0);
+            again.saying(&format!("recognised by nearly the same id: {recognised} replies"));
+        }
+    }
 }

@@ -106,6 +106,7 @@ impl Ledger {
                     unreadable: count(7)?,
                     usage: Usage { prompt: count(8)?, completion: count(9)? },
                     labels: serde_json::from_str(&labels).unwrap_or_default(),
+                    recognised: count(13)?,
                     checksums: Vec::new(),
                 });
             }
@@ -214,7 +215,7 @@ fn insert_indexed(
     // What was delivered before lacks these.
     transaction.execute("DELETE FROM meta WHERE key = ?1", [DELIVERED])?;
     transaction.execute(
-        "INSERT OR REPLACE INTO indexed VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+        "INSERT OR REPLACE INTO indexed VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         params![
             shard,
             signed(indexed.replies),
@@ -228,7 +229,8 @@ fn insert_indexed(
             signed(indexed.usage.completion),
             labels,
             signed(left_over.count),
-            signed(left_over.first)
+            signed(left_over.first),
+            signed(indexed.recognised)
         ],
     )?;
     for (number, checksum) in files {

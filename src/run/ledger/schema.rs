@@ -3,10 +3,10 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// The schema that this program writes.
-pub(super) const SCHEMA_VERSION: i64 = 4;
+pub(super) const SCHEMA_VERSION: i64 = 5;
 
 /// What takes a Ledger from each older schema to the next one, from version 1 on. Together with the oldest schema they give [`SCHEMA`].
-pub(super) const MIGRATIONS: [&str; 3] = [
+pub(super) const MIGRATIONS: [&str; 4] = [
     "
 ALTER TABLE batch ADD COLUMN total INTEGER;
 ALTER TABLE batch ADD COLUMN completed INTEGER;
@@ -19,6 +19,9 @@ ALTER TABLE shard ADD COLUMN accepted INTEGER NOT NULL DEFAULT 0;
     "
 ALTER TABLE incident ADD COLUMN kind TEXT NOT NULL DEFAULT 'note';
 ALTER TABLE batch ADD COLUMN deferred INTEGER NOT NULL DEFAULT 0;
+",
+    "
+ALTER TABLE indexed ADD COLUMN recognised INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 
@@ -63,7 +66,9 @@ CREATE TABLE indexed (
     shard INTEGER PRIMARY KEY REFERENCES shard, replies INTEGER NOT NULL, outputs INTEGER NOT NULL, errors INTEGER NOT NULL,
     duplicates INTEGER NOT NULL, conflicts INTEGER NOT NULL, unknown INTEGER NOT NULL, unreadable INTEGER NOT NULL,
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, labels TEXT NOT NULL,
-    left_over INTEGER NOT NULL, left_first INTEGER NOT NULL
+    left_over INTEGER NOT NULL, left_first INTEGER NOT NULL,
+    -- Of the outputs and errors, those whose replies have ids that are nearly those of their requests.
+    recognised INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 -- Checksums of the reply files that are indexed; see the number in slots.
 CREATE TABLE reply_file (number INTEGER PRIMARY KEY, shard INTEGER NOT NULL REFERENCES shard, checksum TEXT NOT NULL) STRICT;
@@ -105,6 +110,12 @@ CREATE TABLE batch (
     status TEXT NOT NULL, output_file_id TEXT, error_file_id TEXT, error TEXT, seen_at TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE incident (at TEXT NOT NULL, shard INTEGER, text TEXT NOT NULL) STRICT;
+CREATE TABLE indexed (
+    shard INTEGER PRIMARY KEY REFERENCES shard, replies INTEGER NOT NULL, outputs INTEGER NOT NULL, errors INTEGER NOT NULL,
+    duplicates INTEGER NOT NULL, conflicts INTEGER NOT NULL, unknown INTEGER NOT NULL, unreadable INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, labels TEXT NOT NULL,
+    left_over INTEGER NOT NULL, left_first INTEGER NOT NULL
+) STRICT;
 PRAGMA user_version = 1;
 ";
 
@@ -121,7 +132,7 @@ PRAGMA user_version = 1;
         old.execute_batch(FIRST).unwrap();
         for _ in 0..2 {
             migrate(&mut old).unwrap();
-            for table in ["shard", "batch", "incident"] {
+            for table in ["shard", "batch", "incident", "indexed"] {
                 assert_eq!(columns(&old, table), columns(&new, table), "{table}");
             }
             let version: i64 = old.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();

@@ -108,7 +108,7 @@
 //! |---|---|---|
 //! | `drop_rows` | rows are missing; with `counted = true` the batch counts them as answered | lost results |
 //! | `duplicate_rows`, `different = false` | rows come twice, the second time with another text | a worker that was retried |
-//! | `unknown_ids`, `id = "unknown"` | rows name a request that nobody sent; with `"case"` or `"space"`, almost the right one | mixed-up batches, ids that were normalised |
+//! | `unknown_ids`, `id = "unknown"` | rows name a request that nobody sent; with `"case"`, `"space"`, `"number"`, `"decomposed"` or `"escapes"`, almost the right one | mixed-up batches, ids that were normalised |
 //! | `both_files`, `code`, `message` | requests have an output and an error | a retry after a timeout |
 //! | `error_rows`, `code`, `message`, `once = false` | requests fail; with `once`, only in the first batch that has them | an overloaded model |
 //! | `nul`, `bad_utf8`, `lone_surrogate`, `bigints` | rows have these in an additional member | what models write |

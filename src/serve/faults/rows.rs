@@ -4,6 +4,7 @@
 //! What always holds: the billing ledger stays the truth. A request that was answered is billed once, whatever happens
 //! to its row; a request whose row a fault turns into an error is not.
 
+use icu_normalizer::DecomposingNormalizerBorrowed;
 use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
@@ -94,6 +95,12 @@ pub(super) enum StrangeId {
     Case,
     /// The right one, and a space.
     Space,
+    /// The right one, if it consists of digits, without its quotes.
+    Number,
+    /// The right one with its characters taken apart: NFD.
+    Decomposed,
+    /// The right one, with its percent escapes in lower case.
+    Escapes,
 }
 
 /// The names of these faults, for messages.
@@ -375,9 +382,15 @@ impl Row {
         let real = receipt.custom_id;
         let strange = match id {
             StrangeId::Unknown => format!("\"nobody-sent-{}\"", receipt.digest),
-            StrangeId::Case if real.contains('\\') => return false,
-            StrangeId::Case => swap_case(real),
             StrangeId::Space => format!("{} \"", &real[..real.len() - 1]),
+            _ if real.contains('\\') => return false,
+            StrangeId::Case => swap_case(real),
+            StrangeId::Number => match real.trim_matches('"') {
+                digits if digits.parse::<u64>().is_ok_and(|number| number.to_string() == digits) => digits.to_owned(),
+                _ => return false,
+            },
+            StrangeId::Decomposed => DecomposingNormalizerBorrowed::new_nfd().normalize(real).into_owned(),
+            StrangeId::Escapes => with_small_escapes(real),
         };
         let member = format!("\"custom_id\":{real}");
         let found = memchr::memmem::find(&self.bytes, member.as_bytes());
@@ -429,6 +442,19 @@ impl Row {
         }
         results.write(self.kind, b"\"")
     }
+}
+
+/// The same id, with the digits of its percent escapes in lower case.
+fn with_small_escapes(id: &str) -> String {
+    let mut pieces = id.split('%');
+    let mut small = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let (digits, rest) = piece.split_at_checked(2).unwrap_or(("", piece));
+        small.push('%');
+        small.push_str(&digits.to_ascii_lowercase());
+        small.push_str(rest);
+    }
+    small
 }
 
 fn swap_case(text: &str) -> String {

@@ -81,6 +81,17 @@ async fn rows_name_requests_that_nobody_sent() {
         assert!(row["response"].is_object());
         assert_eq!(fixture.billing(job["id"].as_str().unwrap())[0]["custom_id"], "request-0");
     }
+    for (kind, id, expected) in [
+        ("number", "7", json!(7)),
+        ("number", "07", json!("07")),
+        ("decomposed", "é", json!("e\u{301}")),
+        ("escapes", "A%C3%A9%", json!("A%c3%a9%")),
+    ] {
+        let fixture = faulty(&format!("[[fault]]\ndo = 'unknown_ids'\nid = '{kind}'")).await;
+        let job = fixture.run(requests(1).replace("request-0", id)).await;
+        let row: Value = serde_json::from_str(&fixture.content(&job["output_file_id"]).await).unwrap();
+        assert_eq!(row["custom_id"], expected);
+    }
 }
 
 #[tokio::test]
