@@ -187,7 +187,7 @@ pub fn is_near(path: &Path, slot: Slot, id: &str) -> Result<bool, ResultsError> 
 }
 
 /// The path of one of the files.
-pub(super) fn path_of(files: &[ReplyFile], number: u32) -> &Path {
+fn path_of(files: &[ReplyFile], number: u32) -> &Path {
     let file = files.iter().find(|file| file.number == number);
     &file.expect("the place was found in one of these files").path
 }

@@ -73,6 +73,11 @@ pub(super) trait Tree<'l>: Copy {
         }
     }
 
+    /// A number as it is written, if its bytes are at hand.
+    fn written_number(self) -> Option<Cow<'l, str>> {
+        None
+    }
+
     /// Whether it is `null`.
     fn is_null(self) -> bool;
 
@@ -192,6 +197,12 @@ impl<'l> Tree<'l> for Raw<'l> {
 
     fn find_child(self, such: impl FnMut(Self) -> bool) -> Option<Self> {
         find_child(such, |child| self.each_child(child))
+    }
+
+    fn written_number(self) -> Option<Cow<'l, str>> {
+        // `NaN`, `Infinity` and what else is no number do not end so.
+        let is_number = matches!(self.0, [b'-' | b'0'..=b'9', .., b'0'..=b'9'] | [b'0'..=b'9']);
+        std::str::from_utf8(self.0).ok().filter(|_| is_number).map(Cow::Borrowed)
     }
 
     fn is_null(self) -> bool {

@@ -163,7 +163,10 @@ impl<'l, T: Tree<'l>> ReplyId<'l, T> {
     fn of(said: T) -> Option<Self> {
         match said.scalar() {
             Scalar::Text(text) => Some(Self { said, text, is_string: true }),
-            Scalar::Integer(number) => Some(Self { said, text: number.to_string().into(), is_string: false }),
+            // As it is written: `1.0` may be meant for the request "1.0", and is not 1.
+            Scalar::Integer(_) | Scalar::Number(_) => {
+                Some(Self { said, text: said.written_number()?, is_string: false })
+            }
             _ => None,
         }
     }
@@ -261,8 +264,11 @@ pub(super) fn walked(line: &[u8]) -> Option<Parts<'_, Raw<'_>>> {
     Some(parts)
 }
 
-/// A string: an id of another kind is for another reader.
+/// An id, which nearly always is a string.
 fn walked_id<'l>(walk: &mut Walk<'l>) -> Option<ReplyId<'l, Raw<'l>>> {
+    if !walk.follows(b'"') {
+        return ReplyId::of(raw(walk)?);
+    }
     let mut string = None;
     let said = walk.raw(|walk| {
         string = Some(walk.string()?);

@@ -205,7 +205,9 @@ pub(super) mod tests {
             "null",
             r#"{"custom_id":null}"#,
             r#"{"custom_id":["a"]}"#,
-            r#"{"custom_id":7.5}"#,
+            r#"{"custom_id":NaN}"#,
+            r#"{"custom_id":-Infinity}"#,
+            r#"{"custom_id":true}"#,
             r#"{"id":"custom_id"}"#,
         ] {
             assert_eq!(read(line.as_bytes(), ReplyRole::Output), None, "{line}");
@@ -309,10 +311,12 @@ pub(super) mod tests {
             let result = result.map_or(String::new(), |result| format!(r#","result":{result}"#));
             let line = format!(r#"{{"custom_id":{id},"response":{response},"x":{response},"error":{error}{result}}}"#);
             let [walked, parsed, scanned] = Reader::ALL.map(|reader| read_by(reader, line.as_bytes(), role));
-            prop_assert_eq!(&parsed, &scanned, "{}", line);
-            prop_assert!(walked.is_none() || walked == parsed, "{}", line);
+            prop_assert_eq!(&walked, &scanned, "{}", line);
+            // A tape does not know how a number was written.
+            let is_number = walked.as_ref().is_some_and(|reply| !reply.id_is_string);
+            prop_assert!(parsed == walked || parsed.is_none() && is_number, "{}", line);
             prop_assert!(walked.is_some() || !named, "{}", line);
-            if let Some(reply) = parsed {
+            if let Some(reply) = walked {
                 let shaped = super::super::shape::tests::common_of(line.as_bytes(), role);
                 let again = read(&shaped, ReplyRole::Output).unwrap();
                 let found = (again.id_hash, again.kind.is_error(), again.usage);

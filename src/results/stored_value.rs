@@ -121,6 +121,13 @@ impl<'t> Tree<'t> for StoredValue<'t> {
         }
     }
 
+    fn written_number(self) -> Option<Cow<'t, str>> {
+        if self.is_long() {
+            return None;
+        }
+        Raw(&self.beginning()).written_number().map(|number| Cow::Owned(number.into_owned()))
+    }
+
     fn is_null(self) -> bool {
         !self.is_long() && Raw(&self.beginning()).is_null()
     }
@@ -202,6 +209,8 @@ mod tests {
             b"123456789012345678901234567890",
         ] {
             assert_eq!(ask(text, |value| said(value)), said(Raw(text)), "{}", text.escape_ascii());
+            let number = ask(text, |value| value.written_number().map(Cow::into_owned));
+            assert_eq!(number, Raw(text).written_number().map(Cow::into_owned), "{}", text.escape_ascii());
         }
         let members = ask(br#"{"a":{"b":"x"},"c":[1,2],"a":3}"#, |value| {
             let Members { found: [a, b], others } = value.members(["a", "b"]).unwrap();
