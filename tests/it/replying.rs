@@ -150,14 +150,20 @@ fn a_failure_in_an_answer_of_a_run_is_sent_again_if_that_may_help() {
     assert_eq!(upstream.total(), 4, "once each, and once more for the one that failed for no fault of its own");
 }
 
-/// Ids, and what services have made of them; as JSON strings, but for the number.
-const NEAR: [(&str, &str); 6] = [
+/// Ids, and what services have made of them, as JSON.
+const NEAR: [(&str, &str); 12] = [
     ("7", "7"),
     (" blank ", r#""blank""#),
     ("tail", r#""tail\n ""#),
     ("é", r#""e\u0301""#),
     ("e\u{301}x", r#""éx""#),
     ("a%C3%A9", r#""a%c3%a9""#),
+    ("-5", "-5"),
+    ("1.0", "1.0"),
+    ("1e1", "1e1"),
+    ("12345678901234567890123", "12345678901234567890123"),
+    ("007", r#""007 ""#),
+    ("a/b\u{1f600}", r#""a\/b\uD83D\ude00 ""#),
 ];
 
 /// A reply, and `n` in it to tell it from others.
@@ -176,17 +182,96 @@ fn replies_by_ids_that_are_nearly_those_of_requests_are_recognised() {
     for shape in ["native", "common"] {
         let place = Place::new();
         let ended = merge(&place, &requests, replies.as_bytes(), &format!("--shape {shape}")).with_code(0);
-        assert_eq!((&totals(&ended)["recognised"], &totals(&ended)["unknown"]), (&json!(6), &json!(0)));
+        assert_eq!((&totals(&ended)["recognised"], &totals(&ended)["unknown"]), (&json!(NEAR.len()), &json!(0)));
         if shape == "native" {
             assert_same(&place.read("out.jsonl"), format!("{replies}\n").as_bytes());
         }
         let first: Value = serde_json::from_slice(lines(&place.read("out.jsonl"))[0]).unwrap();
         assert_eq!(first["custom_id"], if shape == "native" { json!(7) } else { json!("7") });
+        if shape == "common" {
+            let again = place.run("merge in.jsonl --replies out.jsonl -o again.jsonl --json").with_code(0);
+            assert_eq!(totals(&again)["unknown"], 0, "what was said in the common shape is still near");
+        }
     }
     let place = Place::new();
     merge(&place, &requests, replies.as_bytes(), "").with_code(0);
     let said = place.run("merge in.jsonl --replies replies.jsonl -o out.jsonl").with_code(0);
-    said.saying("recognised by nearly the same id: 6 replies");
+    said.saying("recognised by nearly the same id: 12 replies");
+    let exact = NEAR.map(|(id, _)| reply(&json!(id).to_string(), 1)).join("\n");
+    let ended = merge(&place, &requests, exact.as_bytes(), "").with_code(0);
+    assert_eq!(totals(&ended)["recognised"], 0, "by its own id nothing has to be recognised");
+}
+
+#[test]
+fn what_is_not_nearly_the_same_id_is_unknown_and_its_request_missing() {
+    for (ids, id) in [
+        // Another number, or the same one in another spelling.
+        (&["7"][..], "7.0"),
+        (&["7"], "007"),
+        (&["007"], "7"),
+        (&["10"], "1e1"),
+        (&["-7"], "7"),
+        // Two that differ by a blank alone.
+        (&["n", "n "], r#""n\t""#),
+        (&["7", "7 "], "7"),
+        (&["a"], r#""A""#),
+        (&["a b"], r#""a  b""#),
+        (&["fi"], r#""\ufb01""#),
+        (&["z"], r#""z\u200b""#),
+        (&["%4G"], r#""%4g""#),
+        (&["\u{1f600}"], r#""\ud83d""#),
+    ] {
+        // Of an id that is one request's own, this reply is a repetition.
+        let is_own = ids == ["7", "7 "];
+        let requests: Vec<String> = ids.iter().map(|id| request(id, "m")).collect();
+        let replies = if is_own { reply(r#""7""#, 1) + "\n" + &reply(id, 1) } else { reply(id, 1) };
+        let place = Place::new();
+        let totals = totals(&merge(&place, &requests.join("\n"), replies.as_bytes(), "").with_code(6));
+        let missing = ids.len() - usize::from(is_own);
+        assert_eq!(totals["missing"], missing, "{ids:?} {id}");
+        assert_eq!((&totals["recognised"], &totals["unknown"]), (&json!(0), &json!(1)), "{ids:?} {id}");
+        assert_same(&place.read("merge-unknown.jsonl"), format!("{}\n", reply(id, 1)).as_bytes());
+    }
+}
+
+#[test]
+fn huge_replies_by_nearly_the_same_id_are_recognised_too() {
+    let text = "x".repeat(5 << 20);
+    let replies = [
+        format!(r#"{{"custom_id":7,"response":{{"status_code":200,"body":{{"t":"{text}"}}}}}}"#),
+        format!(r#"{{"response":{{"status_code":200,"body":{{"t":"{text}"}}}},"custom_id":" e\u0301"}}"#),
+        format!(r#"{{"response":{{"status_code":200,"body":{{"t":"{text}"}}}},"custom_id":1.0}}"#),
+    ];
+    let requests = ["1.0", "é", "7"].map(|id| request(id, "m")).join("\n");
+    for shape in ["native", "common"] {
+        let place = Place::new();
+        let ended = merge(&place, &requests, replies.join("\n").as_bytes(), &format!("--shape {shape}")).with_code(0);
+        assert_eq!(totals(&ended)["recognised"], 3);
+        let output = place.read("out.jsonl");
+        if shape == "native" {
+            assert_same(&output, format!("{}\n{}\n{}\n", replies[2], replies[1], replies[0]).as_bytes());
+        } else {
+            let found = ids(&output);
+            assert_eq!(found, ["1.0", " e\u{301}", "7"]);
+        }
+    }
+}
+
+#[test]
+fn in_a_run_what_could_be_two_is_held_and_never_sent_again() {
+    for dialect in DIALECTS {
+        let service = Service::faulty(dialect, "[[fault]]\ndo = \"unknown_ids\"\nid = \"decomposed\"\n");
+        let place = Place::new();
+        let requests = ["é", "é ", "ñ"].map(|id| request(id, "m") + "\n").concat();
+        place.write("in.jsonl", &requests);
+        for _ in 0..2 {
+            let command = format!("run in.jsonl -o out.jsonl {} --settle 300ms --json", service.arguments());
+            let summary = totals(&place.run(&command).with_code(7));
+            let found = ["recognised", "unknown", "held", "outputs", "missing"].map(|what| summary[what].clone());
+            assert_eq!(found, [1, 2, 2, 1, 0].map(|number| json!(number)), "{dialect:?} {summary}");
+            service.books().assert_billed_once(requests.as_bytes());
+        }
+    }
 }
 
 #[test]
