@@ -12,7 +12,7 @@
 //! Requests and replies go to partitions by the hash of their id, so that a request and its replies meet in the same one. There they are
 //! placed as [`index`](super::index) does it, and the slots go to partitions by Seq, from which the index is written front to back.
 //!
-//! What is left are replies whose ids are nobody's, and some of those are [nearly](super::near_ids) somebody's. They need no partition: as many
+//! What is left are replies whose ids are nobody's, and some of those are nearly (`near_ids.rs`) somebody's. They need no partition: as many
 //! as have room in memory are held, and the ids of all requests go by. What has no room is set aside.
 //!
 //! What always holds: memory is the budget and a few partitions, whatever the number of requests and replies. The outcome is that of
