@@ -28,7 +28,7 @@
 //! | [`durable`] | the only module that creates, syncs, renames or removes a file |
 //! | [`user_files`] | what a command was told to read and to write: no file is both, and outputs appear as the user wants them |
 //! | [`lines`], [`in_order`], [`partitions`], [`custom_id`] | what the phases share: framing, ordered parallel work, records beyond memory, hashes of ids |
-//! | `src/walk.rs` | JSON's grammar, walked over without building anything: how lines of requests and of replies are read |
+//! | `src/json/` | The one way to read JSON: a fast scanner, an exact reader, and one that frames what is whole but ugly |
 //! | `src/path_text.rs` | paths in JSON, which are not always text |
 //! | [`brackets`] | where JSON values begin and end, however ugly they are: how lists of batches are read |
 //! | `src/aligned.rs` | buffers that lie in memory as their bytes lie in a file, for the kernel's sake |

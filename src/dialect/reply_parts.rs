@@ -1,6 +1,6 @@
 //! The members of a reply that matter, wherever its service puts them.
 //!
-//! In: a line, walked over (`walk.rs`) or as a [`Tree`]. Out: its [`Parts`].
+//! In: a line, [scanned](crate::json::scanner) or as a [`Tree`]. Out: its [`Parts`].
 //!
 //! ```text
 //! {"custom_id", "response": {"status_code", "body": {"usage", "error"}, "error"}, "error"}     OpenAI, Together
@@ -8,9 +8,9 @@
 //! {"custom_id", "result": {"type", "message": {"usage", …}, "error"}}                          Anthropic
 //! ```
 //!
-//! `errors` stands for `error` everywhere. What always holds: all ways to read a line find the same in it.
+//! `errors` stands for `error` everywhere. Invariant: all ways to read a line find the same in it.
 
-use crate::json::scanner::Walk;
+use crate::json::scanner::Scanner;
 use crate::json::tree::{Members, Raw, Tree};
 use crate::model::reply::Usage;
 
@@ -160,50 +160,50 @@ fn usage_of<'l, T: Tree<'l>>(usage: T) -> Usage {
     Usage { prompt: prompt.or(input).unwrap_or(0), completion: completion.or(output).unwrap_or(0) }
 }
 
-/// The parts of a line that can be walked over, which most can.
-pub(crate) fn walked(line: &[u8]) -> Option<Parts<Raw<'_>>> {
-    let mut walk = Walk::new(line)?;
+/// The parts of a line that the scanner takes, which most can.
+pub(crate) fn scanned(line: &[u8]) -> Option<Parts<Raw<'_>>> {
+    let mut scanner = Scanner::new(line)?;
     let mut parts = Parts { custom_id: None, response: None, result: None, errors: [None; 2] };
     let mut responded = false;
-    walk.members(|walk, key| {
+    scanner.members(|scanner, key| {
         match key {
-            "custom_id" => keep_first(&mut parts.custom_id, raw(walk)?),
+            "custom_id" => keep_first(&mut parts.custom_id, raw(scanner)?),
             "response" if !responded => {
                 responded = true;
-                parts.response = if walk.at_object() {
-                    Some(walked_response(walk)?)
+                parts.response = if scanner.at_object() {
+                    Some(scanned_response(scanner)?)
                 } else {
-                    Some(raw(walk)?).filter(|response| !response.is_null()).map(Response::of_other)
+                    Some(raw(scanner)?).filter(|response| !response.is_null()).map(Response::of_other)
                 };
             }
-            "error" => keep_first(&mut parts.errors[0], raw(walk)?),
-            "errors" => keep_first(&mut parts.errors[1], raw(walk)?),
+            "error" => keep_first(&mut parts.errors[0], raw(scanner)?),
+            "errors" => keep_first(&mut parts.errors[1], raw(scanner)?),
             "result" => {
-                let result = raw(walk)?;
+                let result = raw(scanner)?;
                 parts.result.get_or_insert_with(|| RowResult::of(result));
             }
-            _ => walk.value()?,
+            _ => scanner.value()?,
         }
         Some(())
     })?;
-    walk.end()?;
+    scanner.end()?;
     Some(parts)
 }
 
-fn walked_response<'l>(walk: &mut Walk<'l>) -> Option<Response<Raw<'l>>> {
+fn scanned_response<'l>(scanner: &mut Scanner<'l>) -> Option<Response<Raw<'l>>> {
     let (mut status, mut body, mut errors, mut usage, mut others) = (None, None, [None; 2], None, false);
-    let whole = walk.raw(|walk| {
-        walk.members(|walk, key| {
+    let whole = scanner.raw(|scanner| {
+        scanner.members(|scanner, key| {
             match key {
-                "status_code" => keep_first(&mut status, raw(walk)?),
-                "body" if body.is_none() => body = Some(walked_body(walk)?),
-                "body" | "request_id" => walk.value()?,
-                "usage" => keep_first(&mut usage, walked_usage(walk)?),
-                "error" => keep_first(&mut errors[0], raw(walk)?),
-                "errors" => keep_first(&mut errors[1], raw(walk)?),
+                "status_code" => keep_first(&mut status, raw(scanner)?),
+                "body" if body.is_none() => body = Some(scanned_body(scanner)?),
+                "body" | "request_id" => scanner.value()?,
+                "usage" => keep_first(&mut usage, scanned_usage(scanner)?),
+                "error" => keep_first(&mut errors[0], raw(scanner)?),
+                "errors" => keep_first(&mut errors[1], raw(scanner)?),
                 _ => {
                     others = true;
-                    walk.value()?;
+                    scanner.value()?;
                 }
             }
             Some(())
@@ -213,18 +213,18 @@ fn walked_response<'l>(walk: &mut Walk<'l>) -> Option<Response<Raw<'l>>> {
     Some(Response { whole: Raw(whole.as_bytes()), status, body, errors, usage, answers })
 }
 
-fn walked_body<'l>(walk: &mut Walk<'l>) -> Option<Body<Raw<'l>>> {
+fn scanned_body<'l>(scanner: &mut Scanner<'l>) -> Option<Body<Raw<'l>>> {
     let (mut errors, mut usage) = ([None; 2], None);
-    if !walk.at_object() {
-        return Some(Body { whole: raw(walk)?, errors, usage });
+    if !scanner.at_object() {
+        return Some(Body { whole: raw(scanner)?, errors, usage });
     }
-    let whole = walk.raw(|walk| {
-        walk.members(|walk, key| {
+    let whole = scanner.raw(|scanner| {
+        scanner.members(|scanner, key| {
             match key {
-                "usage" => keep_first(&mut usage, walked_usage(walk)?),
-                "error" => keep_first(&mut errors[0], raw(walk)?),
-                "errors" => keep_first(&mut errors[1], raw(walk)?),
-                _ => walk.value()?,
+                "usage" => keep_first(&mut usage, scanned_usage(scanner)?),
+                "error" => keep_first(&mut errors[0], raw(scanner)?),
+                "errors" => keep_first(&mut errors[1], raw(scanner)?),
+                _ => scanner.value()?,
             }
             Some(())
         })
@@ -232,29 +232,29 @@ fn walked_body<'l>(walk: &mut Walk<'l>) -> Option<Body<Raw<'l>>> {
     Some(Body { whole: Raw(whole.as_bytes()), errors, usage })
 }
 
-fn walked_usage(walk: &mut Walk<'_>) -> Option<Usage> {
-    if !walk.at_object() {
-        walk.value()?;
+fn scanned_usage(scanner: &mut Scanner<'_>) -> Option<Usage> {
+    if !scanner.at_object() {
+        scanner.value()?;
         return Some(Usage::default());
     }
     let mut counts = [None; 4];
-    walk.members(|walk, key| {
+    scanner.members(|scanner, key| {
         let place = match key {
             "prompt_tokens" => 0,
             "completion_tokens" => 1,
             "input_tokens" => 2,
             "output_tokens" => 3,
-            _ => return walk.value(),
+            _ => return scanner.value(),
         };
-        keep_first(&mut counts[place], walk.raw_value()?.parse().unwrap_or(0));
+        keep_first(&mut counts[place], scanner.raw_value()?.parse().unwrap_or(0));
         Some(())
     })?;
     let [prompt, completion, input, output] = counts;
     Some(Usage { prompt: prompt.or(input).unwrap_or(0), completion: completion.or(output).unwrap_or(0) })
 }
 
-fn raw<'l>(walk: &mut Walk<'l>) -> Option<Raw<'l>> {
-    Some(Raw(walk.raw_value()?.as_bytes()))
+fn raw<'l>(scanner: &mut Scanner<'l>) -> Option<Raw<'l>> {
+    Some(Raw(scanner.raw_value()?.as_bytes()))
 }
 
 fn keep_first<T>(kept: &mut Option<T>, value: T) {

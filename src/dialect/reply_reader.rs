@@ -8,15 +8,15 @@
 //!
 //! | reader | reads | cost |
 //! | --- | --- | --- |
-//! | a walk (`walk.rs`) | JSON in UTF-8 as services write it, nearly every line | one pass, nothing is built |
-//! | simd-json | all other JSON: tabs between tokens, escapes in keys, nesting beyond 64 levels | a tape of the line |
+//! | the [scanner](crate::json::scanner) | JSON in UTF-8 as services write it, nearly every line | one pass, nothing is built |
+//! | simd-json | all other JSON: escapes in keys, nesting beyond 64 levels | a tape of the line |
 //! | a scan of [brackets](crate::json::brackets) | what is whole and no JSON: half a surrogate pair, `NaN`, bytes that are not UTF-8, nesting beyond 1,024 levels | a pass over each level that is looked at |
 //!
 //! The last of them also reads what is too large to be held, where it stands in its file (any [`Tree`]).
 //!
 //! Only a line that is not whole, or in which nothing is called `custom_id`, is unreadable, and even that is kept.
 //!
-//! What always holds: readers that both accept a line read the same in it. Of a member that is there twice, the first counts.
+//! Invariant: readers that both accept a line read the same in it. Of a member that is there twice, the first counts.
 
 use std::fmt;
 
@@ -56,7 +56,7 @@ impl ReplyReader {
 
     /// Reads a line, without its line end; `None` when it is not whole, or does not say whom it answers.
     pub fn read(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
-        if let Some(parts) = reply_parts::walked(line) {
+        if let Some(parts) = reply_parts::scanned(line) {
             return reply_of(&parts, role, self.ids);
         }
         self.parse(line, role).or_else(|| scan(Raw(line), role, self.ids))
@@ -103,21 +103,21 @@ pub(crate) mod tests {
     /// One of those that stand in a row.
     #[derive(Debug, Clone, Copy)]
     pub(crate) enum Reader {
-        Walk,
+        Scanner,
         Tape,
-        Scan,
+        Brackets,
     }
 
     impl Reader {
-        pub(crate) const ALL: [Self; 3] = [Self::Walk, Self::Tape, Self::Scan];
+        pub(crate) const ALL: [Self; 3] = [Self::Scanner, Self::Tape, Self::Brackets];
     }
 
     /// What this reader alone makes of a line.
     pub(crate) fn read_by(reader: Reader, line: &[u8], role: ReplyRole) -> Option<Reply> {
         match reader {
-            Reader::Walk => reply_of(&reply_parts::walked(line)?, role, IDS),
+            Reader::Scanner => reply_of(&reply_parts::scanned(line)?, role, IDS),
             Reader::Tape => ReplyReader::new(IDS).parse(line, role),
-            Reader::Scan => scan(Raw(line), role, IDS),
+            Reader::Brackets => scan(Raw(line), role, IDS),
         }
     }
 
@@ -299,11 +299,11 @@ pub(crate) mod tests {
             let id = if named { format!("\"{}\"", id.len()) } else { id };
             let result = result.map_or(String::new(), |result| format!(r#","result":{result}"#));
             let line = format!(r#"{{"custom_id":{id},"response":{response},"x":{response},"error":{error}{result}}}"#);
-            let [walked, parsed, scanned] = Reader::ALL.map(|reader| read_by(reader, line.as_bytes(), role));
-            prop_assert_eq!(&walked, &parsed, "{}", line);
-            prop_assert_eq!(&walked, &scanned, "{}", line);
-            prop_assert!(walked.is_some() || !named, "{}", line);
-            if let Some(reply) = walked {
+            let [scanned, parsed, framed] = Reader::ALL.map(|reader| read_by(reader, line.as_bytes(), role));
+            prop_assert_eq!(&scanned, &parsed, "{}", line);
+            prop_assert_eq!(&scanned, &framed, "{}", line);
+            prop_assert!(scanned.is_some() || !named, "{}", line);
+            if let Some(reply) = scanned {
                 let shaped = crate::results::normalize::tests::common_of(line.as_bytes(), role);
                 let again = read(&shaped, ReplyRole::Output).unwrap();
                 let found = (again.id_hash, again.kind.is_error(), again.usage);

@@ -289,7 +289,7 @@ mod tests {
             for line in lines(case) {
                 for (role, wanted) in [ReplyRole::Output, ReplyRole::Error].into_iter().zip(case.1) {
                     let shaped = common_of(line.as_bytes(), role);
-                    let again = read_by(Reader::Walk, &shaped, ReplyRole::Output);
+                    let again = read_by(Reader::Scanner, &shaped, ReplyRole::Output);
                     let Some(again) = again else {
                         assert!(line.contains("NaN"), "{line}");
                         continue;

@@ -6,7 +6,7 @@
 //!
 //! [`diagnose`]: super::check::diagnose
 
-use crate::json::scanner::{RawString, Walk};
+use crate::json::scanner::{RawString, Scanner};
 
 /// Most keys that are compared pairwise at the top level.
 const KEYS_MAX: usize = 8;
@@ -20,42 +20,42 @@ pub(super) struct RawFields<'l> {
 
 /// The fields of a request; `None` when the line is none, or may be none.
 pub(super) fn request(line: &[u8]) -> Option<RawFields<'_>> {
-    let mut walk = Walk::new(line)?;
+    let mut scanner = Scanner::new(line)?;
     let (mut custom_id, mut model) = (None, None);
     let mut keys = [""; KEYS_MAX];
     let mut count = 0;
-    walk.members(|walk, key| {
+    scanner.members(|scanner, key| {
         if count == KEYS_MAX || keys[..count].contains(&key) {
             return None;
         }
         keys[count] = key;
         count += 1;
         match key {
-            "custom_id" => custom_id = Some(walk.string()?),
-            "body" => model = Some(body(walk, |_| true)?),
-            _ => walk.value()?,
+            "custom_id" => custom_id = Some(scanner.string()?),
+            "body" => model = Some(body(scanner, |_| true)?),
+            _ => scanner.value()?,
         }
         Some(())
     })?;
-    walk.end()?;
+    scanner.end()?;
     Some(RawFields { custom_id: custom_id?, model: model? })
 }
 
 /// The model of a line that is a body; `None` when the line is none, or may be none, or has a `custom_id`.
 pub(super) fn bare(line: &[u8]) -> Option<RawString<'_>> {
-    let mut walk = Walk::new(line)?;
-    let model = body(&mut walk, |key| key != "custom_id")?;
-    walk.end()?;
+    let mut scanner = Scanner::new(line)?;
+    let model = body(&mut scanner, |key| key != "custom_id")?;
+    scanner.end()?;
     Some(model)
 }
 
 /// The model of a body: an object with one key `model`, a string, and no key that is not `allowed`.
 #[inline]
-fn body<'l>(walk: &mut Walk<'l>, allowed: impl Fn(&str) -> bool) -> Option<RawString<'l>> {
+fn body<'l>(scanner: &mut Scanner<'l>, allowed: impl Fn(&str) -> bool) -> Option<RawString<'l>> {
     let mut model = None;
-    walk.members(|walk, key| match key {
-        "model" => model.replace(walk.string()?).is_none().then_some(()),
-        _ if allowed(key) => walk.value(),
+    scanner.members(|scanner, key| match key {
+        "model" => model.replace(scanner.string()?).is_none().then_some(()),
+        _ if allowed(key) => scanner.value(),
         _ => None,
     })?;
     model

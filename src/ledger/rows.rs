@@ -4,9 +4,9 @@
 
 use rusqlite::{Connection, Row, params};
 
+use crate::model::batch::RequestCounts;
 use crate::model::shard::{Cut, Shard, Stretch};
 use crate::model::shard_state::{EndedBatch, LastSubmission, LeftOver, Recorded, ShardState};
-use crate::model::batch::RequestCounts;
 
 pub(crate) fn insert_shards(connection: &Connection, shards: &[Shard]) -> rusqlite::Result<()> {
     let mut insert = connection.prepare(

@@ -68,7 +68,7 @@ impl Shape {
 /// Appends the reply `line`, which is given without its line end, in the common shape. `failed` says that its request has no output.
 /// `None`, and nothing is appended, if the line is no reply.
 pub(super) fn write_common(line: &[u8], failed: bool, out: &mut Vec<u8>) -> Option<()> {
-    let parts = reply_parts::walked(line).or_else(|| Parts::of(Raw(line)))?;
+    let parts = reply_parts::scanned(line).or_else(|| Parts::of(Raw(line)))?;
     write_parts(&parts, failed, out)?.ok()
 }
 
