@@ -57,6 +57,17 @@ pub(crate) struct RawString<'l> {
 }
 
 impl<'l> RawString<'l> {
+    /// The string that a JSON value is; `None` if it is another one.
+    pub(crate) fn of(value: &'l str) -> Option<Self> {
+        let text = value.strip_prefix('"')?.strip_suffix('"')?;
+        Some(Self { text, escaped: memchr::memchr(b'\\', text.as_bytes()).is_some() })
+    }
+
+    /// Whether it says this.
+    pub(crate) fn is(self, wanted: &str) -> bool {
+        if self.escaped { self.unescaped().is_some_and(|text| text == wanted) } else { self.text == wanted }
+    }
+
     /// What it says.
     pub(crate) fn unescaped(self) -> Option<Cow<'l, str>> {
         let Self { text, escaped } = self;
@@ -78,8 +89,12 @@ pub(crate) struct Scanner<'l> {
 impl<'l> Scanner<'l> {
     /// At the beginning of a line; `None` when it is not UTF-8.
     pub(crate) fn new(line: &'l [u8]) -> Option<Self> {
-        let text = simdutf8::basic::from_utf8(line).ok()?;
-        Some(Self { text, line, at: 0, block: usize::MAX, marks: 0 })
+        simdutf8::basic::from_utf8(line).ok().map(Self::of)
+    }
+
+    /// At the beginning of a text.
+    pub(crate) fn of(text: &'l str) -> Self {
+        Self { text, line: text.as_bytes(), at: 0, block: usize::MAX, marks: 0 }
     }
 
     /// The next byte that is not white space; the place is behind it.

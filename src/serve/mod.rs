@@ -56,7 +56,6 @@ pub mod faults;
 mod files;
 mod hex;
 mod input;
-mod json;
 mod openai;
 mod progress;
 mod reply;
