@@ -140,6 +140,29 @@ pub(crate) mod tests {
         }
     }
 
+    /// See the table in `json/mod.rs`.
+    #[test]
+    fn of_a_member_that_is_there_twice_every_reader_takes_the_first() {
+        let usage = |tokens: u32| format!(r#""usage":{{"prompt_tokens":{tokens},"prompt_tokens":9}}"#);
+        let (first, second) = (usage(7), usage(8));
+        let body = format!(r#""body":{{{first},{second}}},"body":{{"error":"no"}}"#);
+        let response = format!(r#""response":{{"status_code":200,{body},"status_code":500}}"#);
+        let line =
+            format!(r#"{{"custom_id":"a",{response},"response":null,"custom_id":"b","error":null,"error":"no"}}"#);
+        let failed = r#"{"custom_id":"a","error":{"code":"c","code":"d","message":"m"},"error":null,"custom_id":"b"}"#;
+        for reader in Reader::ALL {
+            let reply = read_by(reader, line.as_bytes(), ReplyRole::Output).unwrap();
+            let found = (reply.id_hash, reply.kind, reply.usage.prompt);
+            assert_eq!(found, (IDS.hash("a"), ReplyKind::Output, 7), "{reader:?}");
+            let reply = read_by(reader, failed.as_bytes(), ReplyRole::Output).unwrap();
+            assert_eq!((reply.id_hash, reply.error.as_deref()), (IDS.hash("a"), Some("c: m")), "{reader:?}");
+        }
+        let shaped = crate::results::normalize::tests::common_of(line.as_bytes(), ReplyRole::Output);
+        let wanted =
+            format!(r#"{{"custom_id":"a","response":{{"status_code":200,"body":{{{first},{second}}}}},"error":null}}"#);
+        assert_eq!(String::from_utf8_lossy(&shaped), wanted);
+    }
+
     /// What makes a line ugly, in the place of a value.
     fn ugly() -> Vec<Vec<u8>> {
         let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));

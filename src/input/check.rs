@@ -96,8 +96,7 @@ pub fn diagnose<'l>(line: &'l [u8], limits: &LineLimits) -> Result<Fields<'l>, D
     let id_value = object.first("custom_id");
     // The id first, so that every message can name it.
     let custom_id = id_value.and_then(string);
-    let defect =
-        |kind, column| Defect { kind, column, custom_id: custom_id.as_ref().map(|custom_id| custom_id.to_string()) };
+    let defect = |kind, column| Defect { kind, column, custom_id: custom_id.as_ref().map(ToString::to_string) };
     let at = |kind, value: &str| defect(kind, object.column_of(value));
     if let Some(column) = lone_surrogate {
         return Err(defect(DefectKind::LoneSurrogate, column));
