@@ -1,6 +1,6 @@
 //! The members of a reply that matter, wherever its service puts them.
 //!
-//! In: a line, walked over (`walk.rs`) or as a [`Tree`]. Out: its [`Parts`].
+//! In: a line, [scanned](crate::json::scanner) or as a [`Tree`]. Out: its [`Parts`].
 //!
 //! ```text
 //! {"custom_id", "response": {"status_code", "body": {"usage", "error"}, "error"}, "error"}     OpenAI, Together
@@ -8,11 +8,11 @@
 //! {"custom_id", "result": {"type", "message": {"usage", …}, "error"}}                          Anthropic
 //! ```
 //!
-//! `errors` stands for `error` everywhere. What always holds: all ways to read a line find the same in it.
+//! `errors` stands for `error` everywhere. Invariant: all ways to read a line find the same in it.
 
 use std::borrow::Cow;
 
-use crate::json::scanner::Walk;
+use crate::json::scanner::Scanner;
 use crate::json::tree::{Members, Raw, Scalar, Tree};
 use crate::model::reply::Usage;
 
@@ -238,65 +238,65 @@ fn usage_of<'l, T: Tree<'l>>(usage: T) -> Usage {
     Usage { prompt: prompt.or(input).unwrap_or(0), completion: completion.or(output).unwrap_or(0) }
 }
 
-/// The parts of a line that can be walked over, which most can.
-pub(crate) fn walked(line: &[u8]) -> Option<Parts<'_, Raw<'_>>> {
-    let mut walk = Walk::new(line)?;
+/// The parts of a line that can be scanned over, which most can.
+pub(crate) fn scanned(line: &[u8]) -> Option<Parts<'_, Raw<'_>>> {
+    let mut scanner = Scanner::new(line)?;
     let mut parts = Parts::NONE;
     let (mut responded, mut resulted) = (false, false);
-    walk.members(|walk, key| {
+    scanner.members(|scanner, key| {
         match key {
-            "custom_id" => keep_first(&mut parts.id, walked_id(walk)?),
+            "custom_id" => keep_first(&mut parts.id, scanned_id(scanner)?),
             "response" if !responded => {
                 responded = true;
-                walk_response(walk, &mut parts.response)?;
+                scan_response(scanner, &mut parts.response)?;
             }
             "result" if !resulted => {
                 resulted = true;
-                parts.result = RowResult::of(raw(walk)?);
+                parts.result = RowResult::of(raw(scanner)?);
             }
-            "error" => keep_first(&mut parts.errors[0], raw(walk)?),
-            "errors" => keep_first(&mut parts.errors[1], raw(walk)?),
-            _ => walk.value()?,
+            "error" => keep_first(&mut parts.errors[0], raw(scanner)?),
+            "errors" => keep_first(&mut parts.errors[1], raw(scanner)?),
+            _ => scanner.value()?,
         }
         Some(())
     })?;
-    walk.end()?;
+    scanner.end()?;
     Some(parts)
 }
 
 /// An id, which nearly always is a string.
-fn walked_id<'l>(walk: &mut Walk<'l>) -> Option<ReplyId<'l, Raw<'l>>> {
-    if !walk.follows(b'"') {
-        return ReplyId::of(raw(walk)?);
+fn scanned_id<'l>(scanner: &mut Scanner<'l>) -> Option<ReplyId<'l, Raw<'l>>> {
+    if !scanner.follows(b'"') {
+        return ReplyId::of(raw(scanner)?);
     }
     let mut string = None;
-    let said = walk.raw(|walk| {
-        string = Some(walk.string()?);
+    let said = scanner.raw(|scanner| {
+        string = Some(scanner.string()?);
         Some(())
     })?;
     Some(ReplyId { said: Raw(said.as_bytes()), text: string?.unescaped()?, is_string: true })
 }
 
-fn walk_response<'l>(walk: &mut Walk<'l>, response: &mut Response<Raw<'l>>) -> Option<()> {
-    if !walk.follows(b'{') {
-        *response = Response::of_other(raw(walk)?);
+fn scan_response<'l>(scanner: &mut Scanner<'l>, response: &mut Response<Raw<'l>>) -> Option<()> {
+    if !scanner.follows(b'{') {
+        *response = Response::of_other(raw(scanner)?);
         return Some(());
     }
-    let whole = walk.raw(|walk| {
-        walk.members(|walk, key| {
+    let whole = scanner.raw(|scanner| {
+        scanner.members(|scanner, key| {
             match key {
                 "status_code" => {
-                    let said = raw(walk)?;
+                    let said = raw(scanner)?;
                     response.status.get_or_insert_with(|| Status::of(said));
                 }
-                "body" if response.body.whole.is_none() => walk_body(walk, &mut response.body)?,
-                "body" | "request_id" => walk.value()?,
-                "usage" => keep_first(&mut response.usage, walked_usage(walk)?),
-                "error" => keep_first(&mut response.errors[0], raw(walk)?),
-                "errors" => keep_first(&mut response.errors[1], raw(walk)?),
+                "body" if response.body.whole.is_none() => scan_body(scanner, &mut response.body)?,
+                "body" | "request_id" => scanner.value()?,
+                "usage" => keep_first(&mut response.usage, scanned_usage(scanner)?),
+                "error" => keep_first(&mut response.errors[0], raw(scanner)?),
+                "errors" => keep_first(&mut response.errors[1], raw(scanner)?),
                 _ => {
                     response.answers = true;
-                    walk.value()?;
+                    scanner.value()?;
                 }
             }
             Some(())
@@ -307,18 +307,18 @@ fn walk_response<'l>(walk: &mut Walk<'l>, response: &mut Response<Raw<'l>>) -> O
     Some(())
 }
 
-fn walk_body<'l>(walk: &mut Walk<'l>, body: &mut Body<Raw<'l>>) -> Option<()> {
-    if !walk.follows(b'{') {
-        body.whole = Some(raw(walk)?);
+fn scan_body<'l>(scanner: &mut Scanner<'l>, body: &mut Body<Raw<'l>>) -> Option<()> {
+    if !scanner.follows(b'{') {
+        body.whole = Some(raw(scanner)?);
         return Some(());
     }
-    let whole = walk.raw(|walk| {
-        walk.members(|walk, key| {
+    let whole = scanner.raw(|scanner| {
+        scanner.members(|scanner, key| {
             match key {
-                "usage" => keep_first(&mut body.usage, walked_usage(walk)?),
-                "error" => keep_first(&mut body.errors[0], raw(walk)?),
-                "errors" => keep_first(&mut body.errors[1], raw(walk)?),
-                _ => walk.value()?,
+                "usage" => keep_first(&mut body.usage, scanned_usage(scanner)?),
+                "error" => keep_first(&mut body.errors[0], raw(scanner)?),
+                "errors" => keep_first(&mut body.errors[1], raw(scanner)?),
+                _ => scanner.value()?,
             }
             Some(())
         })
@@ -327,29 +327,29 @@ fn walk_body<'l>(walk: &mut Walk<'l>, body: &mut Body<Raw<'l>>) -> Option<()> {
     Some(())
 }
 
-fn walked_usage(walk: &mut Walk<'_>) -> Option<Usage> {
-    if !walk.follows(b'{') {
-        walk.value()?;
+fn scanned_usage(scanner: &mut Scanner<'_>) -> Option<Usage> {
+    if !scanner.follows(b'{') {
+        scanner.value()?;
         return Some(Usage::default());
     }
     let mut counts = [None; 4];
-    walk.members(|walk, key| {
+    scanner.members(|scanner, key| {
         let place = match key {
             "prompt_tokens" => 0,
             "completion_tokens" => 1,
             "input_tokens" => 2,
             "output_tokens" => 3,
-            _ => return walk.value(),
+            _ => return scanner.value(),
         };
-        keep_first(&mut counts[place], walk.raw_value()?.parse().unwrap_or(0));
+        keep_first(&mut counts[place], scanner.raw_value()?.parse().unwrap_or(0));
         Some(())
     })?;
     let [prompt, completion, input, output] = counts;
     Some(Usage { prompt: prompt.or(input).unwrap_or(0), completion: completion.or(output).unwrap_or(0) })
 }
 
-fn raw<'l>(walk: &mut Walk<'l>) -> Option<Raw<'l>> {
-    Some(Raw(walk.raw_value()?.as_bytes()))
+fn raw<'l>(scanner: &mut Scanner<'l>) -> Option<Raw<'l>> {
+    Some(Raw(scanner.raw_value()?.as_bytes()))
 }
 
 fn keep_first<T>(kept: &mut Option<T>, value: T) {

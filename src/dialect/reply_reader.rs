@@ -8,15 +8,15 @@
 //!
 //! | reader | reads | cost |
 //! | --- | --- | --- |
-//! | a walk (`walk.rs`) | JSON in UTF-8 as services write it, nearly every line | one pass, nothing is built |
-//! | simd-json | all other JSON: tabs between tokens, escapes in keys, nesting beyond 64 levels | a tape of the line |
+//! | the scanner (`json/scanner.rs`) | JSON in UTF-8 as services write it, nearly every line | one pass, nothing is built |
+//! | simd-json | all other JSON: escapes in keys, nesting beyond 64 levels | a tape of the line |
 //! | a scan of [brackets](crate::json::brackets) | what is whole and no JSON: half a surrogate pair, `NaN`, bytes that are not UTF-8, nesting beyond 1,024 levels | a pass over each level that is looked at |
 //!
 //! The last of them also reads what is too large to be held, where it stands in its file (any `Tree`).
 //!
 //! Only a line that is not whole, or in which nothing is called `custom_id`, is unreadable, and even that is kept.
 //!
-//! What always holds: readers that both accept a line read the same in it. Of a member that is there twice, the first counts.
+//! Invariant: readers that both accept a line read the same in it. Of a member that is there twice, the first counts.
 
 use std::fmt;
 
@@ -56,8 +56,8 @@ impl ReplyReader {
 
     /// Reads a line, without its line end; `None` when it is not whole, or does not say whom it answers.
     pub fn read(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
-        let walked = reply_parts::walked(line).and_then(|parts| reply_of(&parts, role, self.ids));
-        walked.or_else(|| self.parse(line, role)).or_else(|| scan(Raw(line), role, self.ids))
+        let scanned = reply_parts::scanned(line).and_then(|parts| reply_of(&parts, role, self.ids));
+        scanned.or_else(|| self.parse(line, role)).or_else(|| scan(Raw(line), role, self.ids))
     }
 
     /// Reads an object that is too large to be held.
@@ -106,21 +106,21 @@ pub(crate) mod tests {
     /// One of those that stand in a row.
     #[derive(Debug, Clone, Copy)]
     pub(crate) enum Reader {
-        Walk,
+        Scanner,
         Tape,
-        Scan,
+        Brackets,
     }
 
     impl Reader {
-        pub(crate) const ALL: [Self; 3] = [Self::Walk, Self::Tape, Self::Scan];
+        pub(crate) const ALL: [Self; 3] = [Self::Scanner, Self::Tape, Self::Brackets];
     }
 
     /// What this reader alone makes of a line.
     pub(crate) fn read_by(reader: Reader, line: &[u8], role: ReplyRole) -> Option<Reply> {
         match reader {
-            Reader::Walk => reply_of(&reply_parts::walked(line)?, role, IDS),
+            Reader::Scanner => reply_of(&reply_parts::scanned(line)?, role, IDS),
             Reader::Tape => ReplyReader::new(IDS).parse(line, role),
-            Reader::Scan => scan(Raw(line), role, IDS),
+            Reader::Brackets => scan(Raw(line), role, IDS),
         }
     }
 
@@ -140,6 +140,25 @@ pub(crate) mod tests {
                 let reply = read_by(reader, line.as_bytes(), ReplyRole::Output).unwrap();
                 assert_eq!(reply.usage, Usage { prompt: 7, completion: 3 }, "{reader:?} of {line}");
             }
+        }
+    }
+
+    /// See the table in `json/mod.rs`.
+    #[test]
+    fn of_a_member_that_is_there_twice_every_reader_takes_the_first() {
+        let usage = |tokens: u32| format!(r#""usage":{{"prompt_tokens":{tokens},"prompt_tokens":9}}"#);
+        let (first, second) = (usage(7), usage(8));
+        let body = format!(r#""body":{{{first},{second}}},"body":{{"error":"no"}}"#);
+        let response = format!(r#""response":{{"status_code":200,{body},"status_code":500}}"#);
+        let line =
+            format!(r#"{{"custom_id":"a",{response},"response":null,"custom_id":"b","error":null,"error":"no"}}"#);
+        let failed = r#"{"custom_id":"a","error":{"code":"c","code":"d","message":"m"},"error":null,"custom_id":"b"}"#;
+        for reader in Reader::ALL {
+            let reply = read_by(reader, line.as_bytes(), ReplyRole::Output).unwrap();
+            let found = (reply.id_hash, reply.kind, reply.usage.prompt);
+            assert_eq!(found, (IDS.hash("a"), ReplyKind::Output, 7), "{reader:?}");
+            let reply = read_by(reader, failed.as_bytes(), ReplyRole::Output).unwrap();
+            assert_eq!((reply.id_hash, reply.error.as_deref()), (IDS.hash("a"), Some("c: m")), "{reader:?}");
         }
     }
 
@@ -316,12 +335,12 @@ pub(crate) mod tests {
             let role = if role { ReplyRole::Output } else { ReplyRole::Error };
             let id = if named { format!("\"{}\"", id.len()) } else { id };
             let line = line_of(&id, &response, &error, result);
-            let [walked, parsed, scanned] = Reader::ALL.map(|reader| read_by(reader, line.as_bytes(), role));
-            prop_assert_eq!(&walked, &scanned, "{}", line);
+            let [scanned, parsed, framed] = Reader::ALL.map(|reader| read_by(reader, line.as_bytes(), role));
+            prop_assert_eq!(&scanned, &framed, "{}", line);
             // A tape does not know how a number was written.
-            let is_number = walked.as_ref().is_some_and(|reply| !reply.id_is_string);
-            prop_assert!(parsed == walked || parsed.is_none() && is_number, "{}", line);
-            prop_assert!(walked.is_some() || !named, "{}", line);
+            let is_number = scanned.as_ref().is_some_and(|reply| !reply.id_is_string);
+            prop_assert!(parsed == scanned || parsed.is_none() && is_number, "{}", line);
+            prop_assert!(scanned.is_some() || !named, "{}", line);
         }
     }
 }

@@ -1,23 +1,23 @@
 //! Line to Request or Defect.
 //!
-//! In: the bytes of one line. Out: the hash of its `custom_id` and its model, or what is wrong with it.
+//! In: the bytes of one line, and what it must keep to. Out: its id, its model and what it lacks, or what is wrong with it.
 //!
-//! Two share the work. [`request`] is fast: it walks over the line (`grammar.rs`, `walk.rs`) and builds nothing. Whatever it does not
-//! accept goes to [`diagnose`], which is slow, exact and the judge: it finds the place of the defect, or accepts the line after all.
+//! A line has all that a request has, or it is a body alone, as `{"model":…,"messages":…}`, where ids are [assigned].
 //!
-//! What always holds: both accept the same requests. What the fast one takes, `diagnose` takes.
+//! Two share the work. [`request`] is fast: it scans the line (`grammar.rs`) and builds nothing. Whatever it does not accept goes to
+//! [`diagnose`], which is slow, exact and authoritative: it finds the place of the defect, or accepts the line after all.
+//!
+//! Invariant: both accept the same requests. What the fast one takes, `diagnose` takes.
+//!
+//! [assigned]: crate::model::custom_id::assigned_id
 
 use std::borrow::Cow;
-use std::collections::HashSet;
-use std::fmt;
 
-use serde::Deserialize;
-use serde::de::{self, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::envelope::{Envelope, Lacks};
 use super::grammar;
-use crate::input::body_only;
+use crate::json::exact::{Object, Oddities, column, string};
 use crate::model::defect::{DEPTH_MAX, Defect, DefectKind};
 
 /// What a line must keep to.
@@ -29,7 +29,7 @@ pub struct LineLimits {
     pub custom_id_characters: usize,
     /// What it must have, or is given on its way up.
     pub envelope: Envelope,
-    /// Whether lines are [bodies only](super::body_only), and are given ids, too.
+    /// Whether lines are bodies alone, and are given ids, too.
     pub assign_ids: bool,
 }
 
@@ -38,17 +38,32 @@ impl LineLimits {
     pub(super) fn presumed(&self) -> Lacks {
         if self.assign_ids { self.envelope.around_body() } else { Lacks::default() }
     }
+
+    /// See [`Envelope::lacks`].
+    fn lacks<'l>(&self, method: Option<&'l str>, url: Option<&'l str>) -> Result<Lacks, (DefectKind, &'l str)> {
+        if self.assign_ids { Ok(self.presumed()) } else { self.envelope.lacks(method, url) }
+    }
+
+    /// Whether a line that lacks this is too long as it goes up.
+    fn is_too_long(&self, line: &[u8], lacks: Lacks) -> bool {
+        self.envelope.written_bytes(line, lacks) > self.line_bytes
+    }
 }
 
-/// A request as the fast path sees it; strings without escapes are those of the line.
+/// What matters of a request. Strings without escapes are those of the line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fields<'l> {
-    /// The caller's name for the request.
-    pub custom_id: Cow<'l, str>,
+    /// The caller's name for the request; `None` where it is assigned.
+    pub custom_id: Option<Cow<'l, str>>,
     /// The model that it asks for.
     pub model: Cow<'l, str>,
     /// What it is given on its way up.
     pub lacks: Lacks,
+}
+
+/// The fields of a line, given without its line end, or what is wrong with it.
+pub fn check<'l>(line: &'l [u8], limits: &LineLimits) -> Result<Fields<'l>, Defect> {
+    request(line, limits).map_or_else(|| diagnose(line, limits), Ok)
 }
 
 /// The fields of a good line, without its line end; `None` when it needs [`diagnose`].
@@ -57,162 +72,115 @@ pub fn request<'l>(line: &'l [u8], limits: &LineLimits) -> Option<Fields<'l>> {
     if line.len() as u64 > limits.line_bytes {
         return None;
     }
-    let raw = grammar::request(line)?;
-    let lacks = limits.envelope.lacks(line).ok()?;
-    let fields = Fields { custom_id: raw.custom_id.unescaped()?, model: raw.model.unescaped()?, lacks };
-    let fits = fields.custom_id.len() <= limits.custom_id_characters
-        || fields.custom_id.chars().count() <= limits.custom_id_characters;
-    (!fields.custom_id.is_empty() && fits && written_bytes(line, lacks, limits) <= limits.line_bytes).then_some(fields)
+    let raw = if limits.assign_ids { grammar::body_only(line) } else { grammar::request(line) }?;
+    let lacks = limits.lacks(raw.method, raw.url).ok()?;
+    let custom_id = match raw.custom_id {
+        Some(id) => Some(id.unescaped().filter(|id| !id.is_empty() && id_characters_over(id, limits).is_none())?),
+        None => None,
+    };
+    let model = raw.model.unescaped()?;
+    (!limits.is_too_long(line, lacks)).then_some(Fields { custom_id, model, lacks })
 }
 
-/// Bytes of a line as it goes up.
-fn written_bytes(line: &[u8], lacks: Lacks, limits: &LineLimits) -> u64 {
-    line.len() as u64 + u64::from(limits.envelope.added_bytes(lacks, 0))
-}
-
-/// A request as the slow path sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Diagnosed {
-    /// The caller's name for the request.
-    pub custom_id: String,
-    /// The model that it asks for.
-    pub model: String,
-    /// What it is given on its way up.
-    pub lacks: Lacks,
+/// How many characters an id has, if they are too many.
+fn id_characters_over(id: &str, limits: &LineLimits) -> Option<usize> {
+    if id.len() <= limits.custom_id_characters {
+        return None;
+    }
+    Some(id.chars().count()).filter(|characters| *characters > limits.custom_id_characters)
 }
 
 /// Decides about a line that the fast path did not accept. `line` is as it stands in the file, its line end not included.
-pub fn diagnose(line: &[u8], limits: &LineLimits) -> Result<Diagnosed, Defect> {
-    let object = Object::parse(line, limits)?;
-    let column_of = |value: &str| object.column_of(value);
-    // The id first, so that every other message can name it.
-    let custom_id = object.get("custom_id").and_then(|value| serde_json::from_str::<String>(value).ok());
-    let defect = |kind, column| Defect { kind, column, custom_id: custom_id.clone() };
-    if let Some(column) = object.lone_surrogate() {
+pub fn diagnose<'l>(line: &'l [u8], limits: &LineLimits) -> Result<Fields<'l>, Defect> {
+    let (object, lone_surrogate) = read(line, limits)?;
+    let id_value = object.first("custom_id");
+    // The id first, so that every message can name it.
+    let custom_id = id_value.and_then(string);
+    let defect = |kind, column| Defect { kind, column, custom_id: custom_id.as_ref().map(ToString::to_string) };
+    let at = |kind, value: &str| defect(kind, object.column_of(value));
+    if let Some(column) = lone_surrogate {
         return Err(defect(DefectKind::LoneSurrogate, column));
     }
-    if let Some((key, value)) = object.repeated() {
-        return Err(defect(DefectKind::DuplicateKey(key.to_owned()), column_of(value)));
-    }
-    let Some(id_value) = object.get("custom_id") else {
-        return Err(defect(DefectKind::MissingCustomId, object.column()));
+    let model = if limits.assign_ids {
+        if let Some(id_value) = id_value {
+            return Err(at(DefectKind::HasCustomId, id_value));
+        }
+        model_of(&object, object.column()).map_err(|(kind, column)| defect(kind, column))?
+    } else {
+        if let Some((key, value)) = object.repeated(|_| true) {
+            return Err(at(DefectKind::DuplicateKey(key.into_owned()), value));
+        }
+        check_id(id_value, custom_id.as_deref(), limits).map_err(|kind| match id_value {
+            Some(value) => at(kind, value),
+            None => defect(kind, object.column()),
+        })?;
+        let Some(value) = object.first("body") else {
+            return Err(defect(DefectKind::MissingBody, object.column()));
+        };
+        let body = Object::read(value).map_err(|_| at(DefectKind::BodyNotAnObject, value))?;
+        let place = object.column_of(value) - 1;
+        model_of(&body, 1).map_err(|(kind, column)| match kind {
+            DefectKind::DuplicateKey(key) => defect(DefectKind::DuplicateKey(format!("body.{key}")), place + column),
+            kind => defect(kind, place + column),
+        })?
     };
-    let Some(id) = &custom_id else {
-        return Err(defect(DefectKind::CustomIdNotAString, column_of(id_value)));
-    };
-    if id.is_empty() {
-        return Err(defect(DefectKind::EmptyCustomId, column_of(id_value)));
-    }
-    let characters = id.chars().count();
-    if characters > limits.custom_id_characters {
-        let kind = DefectKind::CustomIdTooLong(characters, limits.custom_id_characters);
-        return Err(defect(kind, column_of(id_value)));
-    }
-    let Some(body_value) = object.get("body") else {
-        return Err(defect(DefectKind::MissingBody, object.column()));
-    };
-    if !body_value.starts_with('{') {
-        return Err(defect(DefectKind::BodyNotAnObject, column_of(body_value)));
-    }
-    let body = Members::parse(body_value).map_err(|error| invalid_json(&error))?;
-    if let Some((key, value)) = body.repeated.as_ref().filter(|(key, _)| key == "model") {
-        return Err(defect(DefectKind::DuplicateKey(format!("body.{key}")), column_of(value)));
-    }
-    let Some(model_value) = body.get("model") else {
-        return Err(defect(DefectKind::MissingModel, column_of(body_value)));
-    };
-    let Ok(model) = serde_json::from_str(model_value) else {
-        return Err(defect(DefectKind::ModelNotAString, column_of(model_value)));
-    };
-    let lacks = limits.envelope.lacks(line)?;
-    if written_bytes(line, lacks, limits) > limits.line_bytes {
+    let lacks = limits.lacks(object.first("method"), object.first("url")).map_err(|(kind, value)| at(kind, value))?;
+    if limits.is_too_long(line, lacks) {
         return Err(defect(DefectKind::LineTooLong(limits.line_bytes), 1));
     }
-    Ok(Diagnosed { custom_id: id.clone(), model, lacks })
+    Ok(Fields { custom_id, model, lacks })
 }
 
-/// What is wrong with a line, bare or not, if anything is.
-#[must_use]
-pub fn defect(line: &[u8], limits: &LineLimits) -> Option<Defect> {
-    if limits.assign_ids { body_only::model(line, limits).err() } else { diagnose(line, limits).err() }
+/// Reads a line that is a JSON object; and the column of the first half of a surrogate pair in it.
+fn read<'l>(line: &'l [u8], limits: &LineLimits) -> Result<(Object<'l>, Option<usize>), Defect> {
+    let plain = |kind, column| Defect { kind, column, custom_id: None };
+    if line.len() as u64 > limits.line_bytes {
+        return Err(plain(DefectKind::LineTooLong(limits.line_bytes), 1));
+    }
+    let text = std::str::from_utf8(line).map_err(|error| plain(DefectKind::NotUtf8, error.valid_up_to() + 1))?;
+    let oddities = Oddities::of(line, DEPTH_MAX);
+    if let Some(column) = oddities.too_deep {
+        return Err(plain(DefectKind::TooDeep, column));
+    }
+    let object = Object::read(text).map_err(|error| match serde_json::from_str::<&RawValue>(text) {
+        Ok(_) => plain(DefectKind::NotAnObject, column(text)),
+        Err(_) => invalid_json(&error),
+    })?;
+    Ok((object, oddities.lone_surrogate))
 }
 
-/// A line that is a JSON object.
-pub(super) struct Object<'l> {
-    text: &'l str,
-    members: Members<'l>,
-    structure: Structure,
-}
-
-impl<'l> Object<'l> {
-    /// Reads a line; the Defect says why it is no JSON object.
-    pub(super) fn parse(line: &'l [u8], limits: &LineLimits) -> Result<Self, Defect> {
-        let plain = |kind, column| Defect { kind, column, custom_id: None };
-        if line.len() as u64 > limits.line_bytes {
-            return Err(plain(DefectKind::LineTooLong(limits.line_bytes), 1));
-        }
-        let text = std::str::from_utf8(line).map_err(|error| plain(DefectKind::NotUtf8, error.valid_up_to() + 1))?;
-        let structure = Structure::of(line);
-        if let Some(column) = structure.too_deep {
-            return Err(plain(DefectKind::TooDeep, column));
-        }
-        // A sequence of values would be refused as trailing characters; the shape comes first.
-        let whole: &RawValue = serde_json::from_str(text).map_err(|error| invalid_json(&error))?;
-        if !whole.get().starts_with('{') {
-            return Err(plain(DefectKind::NotAnObject, column_in(text)));
-        }
-        let members = Members::parse(whole.get()).map_err(|error| match structure.lone_surrogate {
-            // In a key.
-            Some(column) => plain(DefectKind::LoneSurrogate, column),
-            None => invalid_json(&error),
-        })?;
-        Ok(Self { text, members, structure })
-    }
-
-    pub(super) fn get(&self, key: &str) -> Option<&'l str> {
-        self.members.get(key)
-    }
-
-    /// See [`Members`].
-    pub(super) fn repeated(&self) -> Option<(&str, &'l str)> {
-        self.members.repeated.as_ref().map(|(key, value)| (key.as_str(), *value))
-    }
-
-    /// See [`Structure`].
-    pub(super) fn lone_surrogate(&self) -> Option<usize> {
-        self.structure.lone_surrogate
-    }
-
-    /// Where the object begins, in bytes counted from 1.
-    pub(super) fn column(&self) -> usize {
-        column_in(self.text)
-    }
-
-    /// Where a value of it begins.
-    pub(super) fn column_of(&self, value: &str) -> usize {
-        value.as_ptr() as usize - self.text.as_ptr() as usize + 1
+/// What is wrong with an id, given as it stands in the line, and what it says.
+fn check_id(value: Option<&str>, custom_id: Option<&str>, limits: &LineLimits) -> Result<(), DefectKind> {
+    match (value, custom_id) {
+        (None, _) => Err(DefectKind::MissingCustomId),
+        (_, None) => Err(DefectKind::CustomIdNotAString),
+        (_, Some("")) => Err(DefectKind::EmptyCustomId),
+        (_, Some(id)) => id_characters_over(id, limits)
+            .map_or(Ok(()), |characters| Err(DefectKind::CustomIdTooLong(characters, limits.custom_id_characters))),
     }
 }
 
-/// Where the first thing in a text begins, in bytes counted from 1.
-fn column_in(text: &str) -> usize {
-    text.bytes().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0) + 1
+/// The model of a body; or what is wrong with it, and the column. Where there is none, that is `start`.
+fn model_of<'l>(body: &Object<'l>, start: usize) -> Result<Cow<'l, str>, (DefectKind, usize)> {
+    if let Some((key, value)) = body.repeated(|key| key == "model") {
+        return Err((DefectKind::DuplicateKey(key.into_owned()), body.column_of(value)));
+    }
+    let value = body.first("model").ok_or((DefectKind::MissingModel, start))?;
+    string(value).ok_or_else(|| (DefectKind::ModelNotAString, body.column_of(value)))
 }
 
 /// The `custom_id` of a line and its column in bytes counted from 1, whatever else the line holds; `None` when it has none.
 #[must_use]
 pub fn custom_id(line: &[u8]) -> Option<(String, usize)> {
-    let text = std::str::from_utf8(line).ok()?;
-    let members = Members::parse(text).ok()?;
-    let value = members.get("custom_id")?;
-    let column = value.as_ptr() as usize - text.as_ptr() as usize + 1;
-    Some((serde_json::from_str(value).ok()?, column))
+    let object = Object::read(std::str::from_utf8(line).ok()?).ok()?;
+    let value = object.first("custom_id")?;
+    Some((string(value)?.into_owned(), object.column_of(value)))
 }
 
 /// The `body` of a line, as it stands there.
 #[must_use]
 pub fn body(line: &[u8]) -> Option<&[u8]> {
-    Members::parse(std::str::from_utf8(line).ok()?).ok()?.get("body").map(str::as_bytes)
+    Object::read(std::str::from_utf8(line).ok()?).ok()?.first("body").map(str::as_bytes)
 }
 
 fn invalid_json(error: &serde_json::Error) -> Defect {
@@ -222,122 +190,32 @@ fn invalid_json(error: &serde_json::Error) -> Defect {
     Defect { kind: DefectKind::InvalidJson(words), column: error.column().max(1), custom_id: None }
 }
 
-/// The members of an object that matter, as slices of the text, and the first key that stands twice among them or `model`.
-struct Members<'l> {
-    kept: Vec<(String, &'l str)>,
-    repeated: Option<(String, &'l str)>,
-}
-
-impl<'l> Members<'l> {
-    fn parse(object: &'l str) -> serde_json::Result<Self> {
-        serde_json::from_str(object)
-    }
-
-    fn get(&self, key: &str) -> Option<&'l str> {
-        self.kept.iter().find(|(kept, _)| kept == key).map(|(_, value)| *value)
-    }
-}
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MembersVisitor;
-        impl<'de> Visitor<'de> for MembersVisitor {
-            type Value = Members<'de>;
-
-            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = Members { kept: Vec::new(), repeated: None };
-                let mut seen = HashSet::new();
-                while let Some(Key(key)) = map.next_key()? {
-                    let value: &'de RawValue = map.next_value()?;
-                    if ["custom_id", "body", "model"].contains(&key.as_ref()) {
-                        members.kept.push((key.clone().into_owned(), value.get()));
-                    }
-                    let again = !seen.insert(key.clone());
-                    if again && (members.repeated.is_none() || key == "model") {
-                        members.repeated = Some((key.into_owned(), value.get()));
-                    }
-                }
-                Ok(members)
-            }
-        }
-        deserializer.deserialize_map(MembersVisitor)
-    }
-}
-
-/// A key, borrowed from the text unless it is escaped.
-#[derive(Deserialize)]
-struct Key<'l>(#[serde(borrow)] Cow<'l, str>);
-
-/// What only a look at the bytes tells: how deep the nesting goes, and halves of surrogate pairs.
-struct Structure {
-    /// Column of the bracket that is one too deep.
-    too_deep: Option<usize>,
-    /// Column of an escape that is half of a pair.
-    lone_surrogate: Option<usize>,
-}
-
-impl Structure {
-    fn of(line: &[u8]) -> Self {
-        let mut structure = Self { too_deep: None, lone_surrogate: None };
-        let (mut depth, mut in_string, mut at) = (0_usize, false, 0);
-        while let Some(&byte) = line.get(at) {
-            match byte {
-                b'"' => in_string = !in_string,
-                b'\\' if in_string => {
-                    let is_half = |escape| matches!(escape, Some(0xd800..=0xdfff));
-                    let first = escaped_unit(&line[at..]);
-                    if matches!(first, Some(0xd800..=0xdbff))
-                        && matches!(escaped_unit(&line[at + 6..]), Some(0xdc00..=0xdfff))
-                    {
-                        at += 6;
-                    } else if is_half(first) {
-                        structure.lone_surrogate.get_or_insert(at + 1);
-                    }
-                    at += 1;
-                }
-                b'[' | b'{' if !in_string => {
-                    depth += 1;
-                    if depth > DEPTH_MAX {
-                        structure.too_deep.get_or_insert(at + 1);
-                    }
-                }
-                b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-                _ => {}
-            }
-            at += 1;
-        }
-        structure
-    }
-}
-
-/// The UTF-16 unit of a `\uXXXX` escape that `bytes` begins with.
-fn escaped_unit(bytes: &[u8]) -> Option<u32> {
-    let digits = bytes.strip_prefix(b"\\u")?.get(..4)?;
-    u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::custom_id::assigned_id;
 
     const LIMITS: LineLimits =
         LineLimits { line_bytes: 10_000_000, custom_id_characters: 64, envelope: Envelope::Minimal, assign_ids: false };
 
-    fn fast(line: &[u8]) -> Option<Diagnosed> {
-        let Fields { custom_id, model, lacks } = request(line, &LIMITS)?;
-        Some(Diagnosed { custom_id: custom_id.into_owned(), model: model.into_owned(), lacks })
+    const FULL: LineLimits = LineLimits { envelope: Envelope::Full("/v1/chat/completions"), ..LIMITS };
+
+    const BODIES: LineLimits = LineLimits { line_bytes: 1000, assign_ids: true, ..FULL };
+
+    fn fast(line: &[u8]) -> Option<Fields<'_>> {
+        request(line, &LIMITS)
+    }
+
+    fn model(line: &[u8]) -> Result<Cow<'_, str>, Defect> {
+        check(line, &BODIES).map(|fields| fields.model)
     }
 
     #[test]
     fn the_fast_path_takes_a_plain_request() {
         let line = br#"{"custom_id":"a\u0062","body":{"x":[1,{"model":3}],"model":"m","messages":[]},"method":"POST"}"#;
-        let expected = Diagnosed { custom_id: "ab".to_owned(), model: "m".to_owned(), lacks: Lacks::default() };
+        let expected = Fields { custom_id: Some("ab".into()), model: "m".into(), lacks: Lacks::default() };
         assert_eq!(fast(line), Some(expected.clone()));
         assert_eq!(diagnose(line, &LIMITS), Ok(expected));
     }
@@ -346,7 +224,7 @@ mod tests {
     fn numbers_beyond_any_type_are_json() {
         let line =
             br#"{"custom_id":"a","body":{"model":"m","n":123456789012345678901234567890123456789012345,"x":1e999}}"#;
-        assert_eq!(diagnose(line, &LIMITS).map(|found| found.custom_id), Ok("a".to_owned()));
+        assert_eq!(diagnose(line, &LIMITS).map(|found| found.custom_id), Ok(Some("a".into())));
         assert!(fast(line).is_some());
     }
 
@@ -385,22 +263,94 @@ mod tests {
         }
     }
 
+    #[test]
+    fn bodies_are_taken_and_what_is_none_is_told() {
+        for line in [
+            r#"{"model":"m"}"#,
+            r#" {"messages":[{"custom_id":1}],"model":"\u006d"} "#,
+            r#"{"temperature":1e999,"temperature":0,"mod\u0065l":"m"}"#,
+        ] {
+            assert_eq!(model(line.as_bytes()).as_deref(), Ok("m"), "{line}");
+        }
+        for (line, code, column) in [
+            (r#"{"custom_id":"a","body":{"model":"m"}}"#, "has-custom-id", 14),
+            (r#"{"model":"m","custom\u005fid":7}"#, "has-custom-id", 31),
+            (r#"{"body":{"model":"m"}}"#, "missing-model", 1),
+            (r#" {"model":7}"#, "model-not-a-string", 11),
+            (r#"{"model":"m","model":"n"}"#, "duplicate-key", 22),
+            (r#"["model"]"#, "not-an-object", 1),
+            (r#"{"model":"m""#, "invalid-json", 12),
+            (r#"{"model":"\ud800"}"#, "lone-surrogate", 11),
+        ] {
+            let defect = model(line.as_bytes()).unwrap_err();
+            assert_eq!((defect.kind.code(), defect.column), (code, column), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_line_leaves_room_for_what_is_put_around_it() {
+        let written = |seq| {
+            let mut out = Vec::new();
+            BODIES.envelope.write(br#"{"model":""}"#, BODIES.envelope.around_body(), seq, &mut out);
+            out.len() as u64
+        };
+        let line = |model: u64| format!(r#"{{"model":"{}"}}"#, "m".repeat(usize::try_from(model).unwrap()));
+        let most = BODIES.line_bytes - written(1 << 41);
+        assert!(model(line(most).as_bytes()).is_ok());
+        let defect = model(line(most + 1).as_bytes()).unwrap_err();
+        assert_eq!(defect.kind, DefectKind::LineTooLong(BODIES.line_bytes));
+        assert!(written(1 << 41) - written(0) < 16, "little is left unused");
+        assert!(assigned_id(u64::MAX - 1).len() <= 64, "every provider takes it");
+    }
+
+    #[test]
+    fn another_method_or_url_is_a_defect_with_its_place() {
+        for (line, code, column) in [
+            (r#"{"custom_id":"a","method":"GET","body":{"model":"m"}}"#, "other-method", 27),
+            (r#"{"custom_id":"a","method":null,"body":{"model":"m"}}"#, "other-method", 27),
+            (r#"{"custom_id":"a","url":"/v1/embeddings","body":{"model":"m"}}"#, "other-url", 24),
+            (r#"{"custom_id":"a","\u0075rl":7,"body":{"model":"m"}}"#, "other-url", 29),
+        ] {
+            let defect = check(line.as_bytes(), &FULL).unwrap_err();
+            let found = (defect.kind.code(), defect.column, defect.custom_id.as_deref());
+            assert_eq!(found, (code, column, Some("a")), "{line}");
+            assert!(check(line.as_bytes(), &LIMITS).is_ok());
+        }
+    }
+
+    /// A line as it becomes when a piece of it is cut, doubled or written over.
+    fn patched(line: &'static str) -> impl Strategy<Value = String> {
+        let patch = prop_oneof![
+            Just(String::new()),
+            Just("\"".to_owned()),
+            Just("\\u0041".to_owned()),
+            Just("1e400".to_owned()),
+            Just("\"custom_id\":1".to_owned()),
+            Just(",\"model\":\"x\"".to_owned()),
+            Just(",\"method\":\"POST\",\"url\":\"\\/v1/chat/completions\"".to_owned()),
+            "[\\[\\]{},:\"0-9a-z\\\\ \t\r\n]{0,8}",
+        ];
+        (0..=line.len(), 0_usize..30, patch).prop_map(move |(from, length, patch)| {
+            let to = (from + length).min(line.len());
+            format!("{}{patch}{}", &line[..from], &line[to..])
+        })
+    }
+
     proptest! {
-        /// Cuts, doubles and overwrites pieces of a good line: whatever comes out, the fast path may refuse what the
-        /// judge takes, but never the other way round, and they read the same fields.
+        /// Whatever becomes of a good line, the fast path may refuse what `diagnose` takes, but never the other way round, and they read the
+        /// same fields.
         #[test]
-        fn the_judge_takes_whatever_the_fast_path_takes(
-            from in 0_usize..110, length in 0_usize..30, patch in prop_oneof![
-                Just(String::new()), Just("\"".to_owned()), Just("\\u0041".to_owned()), Just("1e400".to_owned()),
-                Just("{\"model\":\"x\"}".to_owned()), "[\\[\\]{},:\"0-9a-z\\\\ ]{0,8}",
+        fn what_the_fast_path_takes_is_taken_alike(
+            line in prop_oneof![
+                patched("{\"custom_id\":\"id-1\",\"body\":{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"h\\u00e9 \\\"q\\\"\"}],\"n\":1.5e3}}"),
+                patched("{\t\"method\" : \"POST\",\t\"custom_id\": \"id-1\",\"url\":\"/v1/chat/completions\",\"body\":\t{\"model\":\"m\"}}"),
+                patched("{\"model\":\"m\",\t\"messages\":[{\"role\":\"user\",\"content\":\"h\\u00e9 \\\"q\\\"\"}],\"n\":1.5e3,\"stop\":null}"),
             ],
         ) {
-            let line = r#"{"custom_id":"id-1","body":{"model":"m","messages":[{"role":"user","content":"h\u00e9 \"q\""}],"n":1.5e3}}"#;
-            let from = from.min(line.len());
-            let to = (from + length).min(line.len());
-            let changed = format!("{}{patch}{}", &line[..from], &line[to..]);
-            if let Some(fields) = fast(changed.as_bytes()) {
-                prop_assert_eq!(diagnose(changed.as_bytes(), &LIMITS), Ok(fields));
+            for limits in [LIMITS, FULL, BODIES] {
+                let Some(fields) = request(line.as_bytes(), &limits) else { continue };
+                prop_assert_eq!(diagnose(line.as_bytes(), &limits), Ok(fields));
+                prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(&line).is_ok(), "{}", line);
             }
         }
     }

@@ -10,10 +10,9 @@ use std::borrow::Cow;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::InputError;
-use super::check::{self, LineLimits};
+use super::check::{self, Fields, LineLimits};
 use super::envelope::Lacks;
 use super::source::{Part, Source};
-use crate::input::body_only;
 use crate::model::custom_id::IdHasher;
 use crate::model::defect::{Defect, DefectKind};
 use crate::storage::durable::FileError;
@@ -79,52 +78,32 @@ impl Chunk {
         hashes
     }
 
-    /// Checks a line: fast, and if that does not accept it, exactly. The whitespace around it is not part of it.
+    /// Checks a line. The whitespace around it is not part of it.
     fn push_line(&mut self, whole: &[u8], start: u64, limits: &LineLimits, ids: IdHasher) {
-        if limits.assign_ids {
-            return self.push_bare(whole, start, limits);
-        }
         let (line, indent) = lines::trim_json_whitespace(whole);
         let line_hash = xxh3_64(line);
         if line.len() < whole.len() {
             self.as_written.push((self.line_hashes.len(), xxh3_64(whole).to_le_bytes()));
         }
-        let length = narrow(line.len());
-        let offset = start + indent as u64;
-        let checked =
-            CheckedLine { id_hash: 0, offset, indent: narrow(indent), length, model: None, lacks: Lacks::default() };
-        let (id_hash, model, lacks) = match check::request(line, limits) {
-            Some(fields) => (ids.hash(&fields.custom_id), self.model_number(&fields.model), fields.lacks),
-            None => match check::diagnose(line, limits) {
-                Ok(found) => (ids.hash(&found.custom_id), self.model_number(&found.model), found.lacks),
-                Err(defect) => {
-                    let column = defect.column + indent;
-                    return self.push_defect(checked, line_hash, Defect { column, ..defect });
-                }
-            },
-        };
-        self.push(CheckedLine { id_hash, model: Some(model), lacks, ..checked }, line_hash);
-    }
-
-    /// Checks a line that is to be a body alone, and takes it without the white space around it.
-    fn push_bare(&mut self, line: &[u8], start: u64, limits: &LineLimits) {
-        let (body, from_start) = (line.trim_ascii(), line.trim_ascii_start());
-        let indent = narrow(line.len() - from_start.len());
         let checked = CheckedLine {
-            // Its place in the whole input, from which the id follows, the fold knows.
             id_hash: 0,
-            offset: start + u64::from(indent),
-            indent,
-            length: narrow(body.len()),
+            offset: start + indent as u64,
+            indent: narrow(indent),
+            length: narrow(line.len()),
             model: None,
             lacks: limits.presumed(),
         };
-        match body_only::model(line, limits) {
-            Ok(model) => {
+        match check::check(line, limits) {
+            Ok(Fields { custom_id, model, lacks }) => {
+                // An assigned id follows from the line's place in the whole input, which the fold knows.
+                let id_hash = custom_id.map_or(0, |custom_id| ids.hash(&custom_id));
                 let model = Some(self.model_number(&model));
-                self.push(CheckedLine { model, ..checked }, xxh3_64(body));
+                self.push(CheckedLine { id_hash, model, lacks, ..checked }, line_hash);
             }
-            Err(defect) => self.push_defect(checked, xxh3_64(body), defect),
+            Err(defect) => {
+                let column = defect.column + indent;
+                self.push_defect(checked, line_hash, Defect { column, ..defect });
+            }
         }
     }
 

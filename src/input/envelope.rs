@@ -1,19 +1,17 @@
 //! What a line has around its `body`, and what it is given on its way up.
 //!
-//! In: a good line, as Together's (`custom_id`, `body`), as OpenAI's (`custom_id`, `method`, `url`, `body`), or [bare](crate::input::body_only). Out: what
-//! it lacks of what the service wants, and the line with that in it.
+//! In: a good line, as Together's (`custom_id`, `body`), as OpenAI's (`custom_id`, `method`, `url`, `body`), or a body alone. Out: what it lacks of
+//! what the service wants, and the line with that in it.
 //!
-//! What always holds: what a line has is never touched, and what it lacks is put before it, right behind the opening brace, or around all of
+//! Invariant: what a line has is never touched, and what it lacks is put before it, right behind the opening brace, or around all of
 //! it. So the bytes that a line takes in a batch file are known when it is checked, and the checksum of a shard stays that of the user's
 //! own lines.
 
 use std::fmt;
 
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
-
-use crate::input::body_only::assigned_id;
-use crate::model::defect::{Defect, DefectKind};
+use crate::json::scanner::RawString;
+use crate::model::custom_id::assigned_id;
+use crate::model::defect::DefectKind;
 
 /// The URLs that lines can name: the endpoints of the providers' tables.
 const URLS: [&str; 6] = [
@@ -25,21 +23,28 @@ const URLS: [&str; 6] = [
     "/v1/moderations",
 ];
 
-/// What is put before a line without a method.
-const METHOD: &str = r#""method":"POST","#;
+/// The method that a line may name.
+const METHOD: &str = "POST";
 
-/// What is put around the id of a bare line.
+/// What is put before a line without a method.
+const METHOD_MEMBER: &str = r#""method":"POST","#;
+
+/// What is put around the id of a body alone.
 const BEFORE_ID: &str = r#"{"custom_id":""#;
 const BEHIND_ID: &str = r#"","#;
 
-/// What is put around a bare line itself.
+/// What is put around a body itself.
 const BEFORE_BODY: &str = r#""body":"#;
 const BEHIND_BODY: &str = "}";
+
+/// The place for whose id every body alone leaves room, because its own is not known when it is checked: 16 TiB of the shortest lines are
+/// fewer.
+const LAST_SEQ: u64 = 1 << 41;
 
 /// What a service wants around a `body`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Envelope {
-    /// The `custom_id`; other members are none of our business.
+    /// The `custom_id`; other members are ignored.
     #[default]
     Minimal,
     /// The `custom_id`, `"method":"POST"`, and this `url`.
@@ -49,25 +54,12 @@ pub enum Envelope {
 /// What a line has to be given on its way up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lacks {
-    /// An id and all that is around a body: the line is [bare](crate::input::body_only).
+    /// An id and all that is around a body: the line is a body alone.
     pub id: bool,
     /// A method.
     pub method: bool,
     /// A URL.
     pub url: bool,
-}
-
-/// The members of a line that matter here; one that is `null` is there.
-#[derive(Deserialize)]
-struct Wrapping<'l> {
-    #[serde(borrow, default, deserialize_with = "there")]
-    method: Option<&'l RawValue>,
-    #[serde(borrow, default, deserialize_with = "there")]
-    url: Option<&'l RawValue>,
-}
-
-fn there<'de: 'l, 'l, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'l RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 impl Envelope {
@@ -83,23 +75,18 @@ impl Envelope {
         if text == "minimal" { Some(Self::Minimal) } else { Self::full(text.strip_prefix("full ")?) }
     }
 
-    /// What `line`, which is a request otherwise, lacks of the envelope. A Defect if it has something else in its place.
-    pub fn lacks(self, line: &[u8]) -> Result<Lacks, Defect> {
+    /// What a line lacks of the envelope whose `method` and `url` are these, as they stand there; or what is wrong with one of them, and
+    /// which.
+    pub fn lacks<'l>(self, method: Option<&'l str>, url: Option<&'l str>) -> Result<Lacks, (DefectKind, &'l str)> {
         let Self::Full(wanted_url) = self else { return Ok(Lacks::default()) };
-        let text = std::str::from_utf8(line).unwrap_or("");
-        let Ok(Wrapping { method, url }) = serde_json::from_str(text) else { return Ok(Lacks::default()) };
-        let is = |value: &RawValue, wanted: &str| {
-            serde_json::from_str::<String>(value.get()).is_ok_and(|text| text == wanted)
+        let other = |value: Option<&'l str>, wanted| {
+            value.filter(|value| !RawString::of(value).is_some_and(|text| text.is(wanted)))
         };
-        let at = |value: &RawValue, kind| {
-            let column = value.get().as_ptr() as usize - text.as_ptr() as usize + 1;
-            Err(Defect { kind, column, custom_id: super::check::custom_id(line).map(|(custom_id, _)| custom_id) })
-        };
-        if let Some(other) = method.filter(|method| !is(method, "POST")) {
-            return at(other, DefectKind::OtherMethod);
+        if let Some(other) = other(method, METHOD) {
+            return Err((DefectKind::OtherMethod, other));
         }
-        if let Some(other) = url.filter(|url| !is(url, wanted_url)) {
-            return at(other, DefectKind::OtherUrl(wanted_url.to_owned()));
+        if let Some(other) = other(url, wanted_url) {
+            return Err((DefectKind::OtherUrl(wanted_url.to_owned()), other));
         }
         Ok(Lacks { id: false, method: method.is_none(), url: url.is_none() })
     }
@@ -123,6 +110,11 @@ impl Envelope {
         members + u32::try_from(around.iter().sum::<usize>()).unwrap_or(u32::MAX)
     }
 
+    /// Bytes of a line as it goes up, at most: its Seq may be any.
+    pub(super) fn written_bytes(self, line: &[u8], lacks: Lacks) -> u64 {
+        line.len() as u64 + u64::from(self.added_bytes(lacks, LAST_SEQ))
+    }
+
     /// Writes `line` with what it lacks. The id that it may be given follows from its `seq`.
     pub fn write(self, line: &[u8], lacks: Lacks, seq: u64, out: &mut Vec<u8>) {
         let mut put = |part: &str| out.extend_from_slice(part.as_bytes());
@@ -144,7 +136,7 @@ impl Envelope {
 
     fn parts(self, lacks: Lacks) -> [&'static str; 4] {
         let Self::Full(url) = self else { return [""; 4] };
-        let method = if lacks.method { METHOD } else { "" };
+        let method = if lacks.method { METHOD_MEMBER } else { "" };
         if lacks.url { [method, r#""url":""#, url, r#"","#] } else { [method, "", "", ""] }
     }
 }
@@ -179,8 +171,14 @@ impl Lacks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::exact::Object;
 
     const FULL: Envelope = Envelope::Full("/v1/chat/completions");
+
+    fn lacks_of(envelope: Envelope, line: &str) -> Result<Lacks, (DefectKind, &str)> {
+        let object = Object::read(line).unwrap();
+        envelope.lacks(object.first("method"), object.first("url"))
+    }
 
     #[test]
     fn a_line_is_given_what_it_lacks_and_keeps_the_rest() {
@@ -202,14 +200,14 @@ mod tests {
                 r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{}}"#,
             ),
         ] {
-            let lacks = FULL.lacks(line.as_bytes()).unwrap();
+            let lacks = lacks_of(FULL, line).unwrap();
             let mut out = Vec::new();
             FULL.write(line.as_bytes(), lacks, 0, &mut out);
             assert_eq!(std::str::from_utf8(&out).unwrap(), written);
             assert_eq!(line.len() + FULL.added_bytes(lacks, 0) as usize, written.len());
             assert_eq!(Lacks::from_bits(lacks.to_bits()), Some(lacks));
             let mut minimal = Vec::new();
-            let nothing = Envelope::Minimal.lacks(line.as_bytes()).unwrap();
+            let nothing = lacks_of(Envelope::Minimal, line).unwrap();
             Envelope::Minimal.write(line.as_bytes(), nothing, 0, &mut minimal);
             assert_eq!(minimal, line.as_bytes());
         }
@@ -217,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_line_is_given_everything_around_it() {
+    fn a_body_alone_is_given_everything_around_it() {
         let line = br#"{"model": "m"}"#;
         for (envelope, seq, written) in [
             (Envelope::Minimal, 0, r#"{"custom_id":"line-1","body":{"model": "m"}}"#),
@@ -236,20 +234,16 @@ mod tests {
     }
 
     #[test]
-    fn another_method_or_url_is_a_defect_with_its_place() {
+    fn another_method_or_url_is_a_defect_of_that_value() {
         for (line, code, column) in [
-            (r#"{"custom_id":"a","method":"GET","body":{}}"#, "other-method", 27),
-            (r#"{"custom_id":"a","method":null,"body":{}}"#, "other-method", 27),
-            (r#"{"custom_id":"a","url":"/v1/embeddings","body":{}}"#, "other-url", 24),
-            (r#"{"custom_id":"a","url":7,"body":{}}"#, "other-url", 24),
+            (r#"{"custom_id":"a","method":"GET","body":{}}"#, "other-method", 26),
+            (r#"{"custom_id":"a","method":null,"body":{}}"#, "other-method", 26),
+            (r#"{"custom_id":"a","url":"/v1/embeddings","body":{}}"#, "other-url", 23),
+            (r#"{"custom_id":"a","url":7,"body":{}}"#, "other-url", 23),
         ] {
-            let defect = FULL.lacks(line.as_bytes()).unwrap_err();
-            assert_eq!(
-                (defect.kind.code(), defect.column, defect.custom_id.as_deref()),
-                (code, column, Some("a")),
-                "{line}"
-            );
-            assert!(Envelope::Minimal.lacks(line.as_bytes()).is_ok());
+            let (kind, value) = lacks_of(FULL, line).unwrap_err();
+            assert_eq!((kind.code(), line.find(value)), (code, Some(column)), "{line}");
+            assert!(lacks_of(Envelope::Minimal, line).is_ok());
         }
     }
 

@@ -1,61 +1,68 @@
-//! The fast check of a line: a [walk](crate::json::scanner) over it that keeps two strings.
+//! The fast check of a line: one pass of the [scanner](crate::json::scanner) that keeps a few values.
 //!
 //! In: the bytes of a line. Out: what its top level and its `body` hold that matters, or nothing.
 //!
-//! What always holds: a line that is accepted is valid, and [`diagnose`] accepts it too. A line that is not may be good all the same.
+//! Invariant: a line that is accepted is valid, and [`diagnose`] accepts it too. A line that is not may be good all the same.
 //!
 //! [`diagnose`]: super::check::diagnose
 
-use crate::json::scanner::{RawString, Walk};
+use crate::json::scanner::{RawString, Scanner};
 
 /// Most keys that are compared pairwise at the top level.
 const KEYS_MAX: usize = 8;
 
-/// The strings that make a request, as they stand in the line.
+/// The values that make a request, as they stand in the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RawFields<'l> {
-    pub(super) custom_id: RawString<'l>,
+    /// `None` for a line that is a body alone.
+    pub(super) custom_id: Option<RawString<'l>>,
     pub(super) model: RawString<'l>,
+    /// Any value, if there is one.
+    pub(super) method: Option<&'l str>,
+    /// Any value, if there is one.
+    pub(super) url: Option<&'l str>,
 }
 
 /// The fields of a request; `None` when the line is none, or may be none.
 pub(super) fn request(line: &[u8]) -> Option<RawFields<'_>> {
-    let mut walk = Walk::new(line)?;
-    let (mut custom_id, mut model) = (None, None);
+    let mut scanner = Scanner::new(line)?;
+    let (mut custom_id, mut model, mut method, mut url) = (None, None, None, None);
     let mut keys = [""; KEYS_MAX];
     let mut count = 0;
-    walk.members(|walk, key| {
+    scanner.members(|scanner, key| {
         if count == KEYS_MAX || keys[..count].contains(&key) {
             return None;
         }
         keys[count] = key;
         count += 1;
         match key {
-            "custom_id" => custom_id = Some(walk.string()?),
-            "body" => model = Some(body(walk, |_| true)?),
-            _ => walk.value()?,
+            "custom_id" => custom_id = Some(scanner.string()?),
+            "body" => model = Some(body(scanner, |_| true)?),
+            "method" => method = Some(scanner.raw_value()?),
+            "url" => url = Some(scanner.raw_value()?),
+            _ => scanner.value()?,
         }
         Some(())
     })?;
-    walk.end()?;
-    Some(RawFields { custom_id: custom_id?, model: model? })
+    scanner.end()?;
+    Some(RawFields { custom_id: Some(custom_id?), model: model?, method, url })
 }
 
-/// The model of a line that is a body; `None` when the line is none, or may be none, or has a `custom_id`.
-pub(super) fn bare(line: &[u8]) -> Option<RawString<'_>> {
-    let mut walk = Walk::new(line)?;
-    let model = body(&mut walk, |key| key != "custom_id")?;
-    walk.end()?;
-    Some(model)
+/// The fields of a line that is a body alone; `None` when the line is none, or may be none, or has a `custom_id`.
+pub(super) fn body_only(line: &[u8]) -> Option<RawFields<'_>> {
+    let mut scanner = Scanner::new(line)?;
+    let model = body(&mut scanner, |key| key != "custom_id")?;
+    scanner.end()?;
+    Some(RawFields { custom_id: None, model, method: None, url: None })
 }
 
 /// The model of a body: an object with one key `model`, a string, and no key that is not `allowed`.
 #[inline]
-fn body<'l>(walk: &mut Walk<'l>, allowed: impl Fn(&str) -> bool) -> Option<RawString<'l>> {
+fn body<'l>(scanner: &mut Scanner<'l>, allowed: impl Fn(&str) -> bool) -> Option<RawString<'l>> {
     let mut model = None;
-    walk.members(|walk, key| match key {
-        "model" => model.replace(walk.string()?).is_none().then_some(()),
-        _ if allowed(key) => walk.value(),
+    scanner.members(|scanner, key| match key {
+        "model" => model.replace(scanner.string()?).is_none().then_some(()),
+        _ if allowed(key) => scanner.value(),
         _ => None,
     })?;
     model
@@ -73,6 +80,7 @@ mod tests {
             r#"{"custom_id":"a","body":{"model":"m"}}"#,
             r#"{"body":{"x":[1,{"model":2}],"model":"m","y":{}},"method":"POST","custom_id":"\u00e9"}"#,
             r#" { "custom_id" : "a" , "body" : { "model" : "m" } } "#,
+            "{\t\"custom_id\"\t:\"a\"\r,\t\"body\":\t{\"model\":\t\"m\"}}\t",
         ] {
             assert!(request(line.as_bytes()).is_some(), "{line}");
         }

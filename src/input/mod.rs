@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 use crate::model::shown::Name;
 use crate::storage::durable::FileError;
 
-pub mod body_only;
 pub mod check;
 mod chunk;
 pub mod envelope;

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use super::check;
 use super::envelope::Lacks;
-use crate::input::body_only::assigned_id;
+use crate::model::custom_id::assigned_id;
 use crate::storage::durable;
 use crate::storage::durable::FileError;
 

@@ -195,8 +195,8 @@ mod tests {
     use super::super::scan::{ScanOptions, scan};
     use super::super::source::Input;
     use super::*;
-    use crate::input::body_only::assigned_id;
     use crate::model::custom_id::IdHasher;
+    use crate::model::custom_id::assigned_id;
     use crate::model::shard::ShardLimits;
     use crate::storage::durable;
 

@@ -1,19 +1,21 @@
-//! JSON's grammar, walked over without building anything.
+//! The fast reader of JSON: one pass over a line that builds nothing.
 //!
 //! In: the bytes of a line. Out: the few values of it that matter, as they stand there.
 //!
 //! A parser that keeps what it read spends most of its time on keeping it; here a string is skipped by a search for its end, in blocks
-//! of sixty-four bytes, and only what is asked for is looked at. A walk refuses what it is not sure of (control characters, also as white
-//! space, nesting beyond [`DEPTH_MAX`], keys with escapes): those lines go to a parser that is slow and exact.
+//! of sixty-four bytes, and only what is asked for is looked at. The scanner refuses what it is not sure of (nesting beyond [`DEPTH_MAX`],
+//! where members are asked for also keys with escapes): such a line goes to a reader that is slower, and takes more.
 //!
-//! What always holds: a line that is walked to its end is valid UTF-8 and valid JSON without halves of surrogate pairs. Nothing is
-//! allocated, and no memory is used that grows with the line.
+//! Invariants: a line that is scanned to its end is valid UTF-8 and valid JSON without halves of surrogate pairs, and white space of every
+//! legal kind is as good as any other. Nothing is allocated, and no memory is used that grows with the line.
 
 use std::borrow::Cow;
 
 use wide::u8x16;
 
-/// Deepest nesting that is walked: one bit of a word for each level.
+use crate::json::brackets::is_space;
+
+/// Deepest nesting that is scanned: one bit of a word for each level.
 const DEPTH_MAX: u32 = u64::BITS;
 
 /// Bytes whose quotes and backslashes are found at once: one bit of a word for each.
@@ -55,6 +57,17 @@ pub(crate) struct RawString<'l> {
 }
 
 impl<'l> RawString<'l> {
+    /// The string that a JSON value is; `None` if it is another one.
+    pub(crate) fn of(value: &'l str) -> Option<Self> {
+        let text = value.strip_prefix('"')?.strip_suffix('"')?;
+        Some(Self { text, escaped: memchr::memchr(b'\\', text.as_bytes()).is_some() })
+    }
+
+    /// Whether it says this.
+    pub(crate) fn is(self, wanted: &str) -> bool {
+        if self.escaped { self.unescaped().is_some_and(|text| text == wanted) } else { self.text == wanted }
+    }
+
     /// What it says.
     pub(crate) fn unescaped(self) -> Option<Cow<'l, str>> {
         let Self { text, escaped } = self;
@@ -63,21 +76,25 @@ impl<'l> RawString<'l> {
 }
 
 /// A place in a line that is valid UTF-8.
-pub(crate) struct Walk<'l> {
+pub(crate) struct Scanner<'l> {
     text: &'l str,
     line: &'l [u8],
     at: usize,
     /// The block whose marks these are.
     block: usize,
-    /// A bit for each quote and each backslash of the block.
+    /// A bit for each quote, backslash and control character of the block.
     marks: u64,
 }
 
-impl<'l> Walk<'l> {
+impl<'l> Scanner<'l> {
     /// At the beginning of a line; `None` when it is not UTF-8.
     pub(crate) fn new(line: &'l [u8]) -> Option<Self> {
-        let text = simdutf8::basic::from_utf8(line).ok()?;
-        Some(Self { text, line, at: 0, block: usize::MAX, marks: 0 })
+        simdutf8::basic::from_utf8(line).ok().map(Self::of)
+    }
+
+    /// At the beginning of a text.
+    pub(crate) fn of(text: &'l str) -> Self {
+        Self { text, line: text.as_bytes(), at: 0, block: usize::MAX, marks: 0 }
     }
 
     /// The next byte that is not white space; the place is behind it.
@@ -85,14 +102,15 @@ impl<'l> Walk<'l> {
         loop {
             let byte = *self.line.get(self.at)?;
             self.at += 1;
-            if byte != b' ' {
+            // Nearly every byte is no control character; the other kinds of white space are looked for behind that.
+            if byte > b' ' || !is_space(byte) {
                 return Some(byte);
             }
         }
     }
 
-    fn skip_spaces(&mut self) {
-        while self.take_byte(|byte| *byte == b' ').is_some() {}
+    fn skip_space(&mut self) {
+        while self.take_byte(|byte| is_space(*byte)).is_some() {}
     }
 
     fn skip_byte(&mut self, wanted: u8) -> Option<()> {
@@ -111,7 +129,7 @@ impl<'l> Walk<'l> {
         (!key.escaped).then_some(key.text)
     }
 
-    /// An object, whose members `take` walks over: it is given each key, and must take the value.
+    /// An object, whose members `take` reads: it is given each key, and must take the value.
     #[inline]
     pub(crate) fn members(&mut self, mut take: impl FnMut(&mut Self, &'l str) -> Option<()>) -> Option<()> {
         self.skip_byte(b'{')?;
@@ -131,7 +149,7 @@ impl<'l> Walk<'l> {
 
     /// Whether a value follows that begins with this byte.
     pub(crate) fn follows(&mut self, first: u8) -> bool {
-        self.skip_spaces();
+        self.skip_space();
         self.line.get(self.at) == Some(&first)
     }
 
@@ -140,9 +158,9 @@ impl<'l> Walk<'l> {
         self.raw(Self::value)
     }
 
-    /// The value that `take` walks over, as it stands in the line.
+    /// The value that `take` reads, as it stands in the line.
     pub(crate) fn raw(&mut self, take: impl FnOnce(&mut Self) -> Option<()>) -> Option<&'l str> {
-        self.skip_spaces();
+        self.skip_space();
         let first = self.at;
         take(self)?;
         Some(&self.text[first..self.at])
@@ -225,15 +243,16 @@ impl<'l> Walk<'l> {
         loop {
             let at = self.next_mark()?;
             self.at = at + 1;
-            if self.line[at] == b'"' {
-                return Some(RawString { text: &self.text[first..at], escaped });
+            match self.line[at] {
+                b'"' => return Some(RawString { text: &self.text[first..at], escaped }),
+                b'\\' => self.escape_rest()?,
+                _ => return None,
             }
             escaped = true;
-            self.escape_rest()?;
         }
     }
 
-    /// Where the next quote or backslash stands. All that is passed over, and some that is not, has no control characters.
+    /// Where the next quote, backslash or control character is.
     #[inline]
     fn next_mark(&mut self) -> Option<usize> {
         let block = self.at / BLOCK_BYTES;
@@ -248,16 +267,16 @@ impl<'l> Walk<'l> {
         Some(self.block * BLOCK_BYTES + marks.trailing_zeros() as usize)
     }
 
-    /// Takes the marks of a block; `None` behind the last, and for one with a control character.
+    /// Takes the marks of a block; `None` past the last one.
     fn look_at(&mut self, block: usize) -> Option<()> {
         let rest = self.line.get(block * BLOCK_BYTES..).filter(|rest| !rest.is_empty())?;
         self.block = block;
         self.marks = if let Some(bytes) = rest.first_chunk() {
-            marks(bytes)?
+            marks(bytes)
         } else {
             let mut bytes = [b' '; BLOCK_BYTES];
             bytes[..rest.len()].copy_from_slice(rest);
-            marks(&bytes)?
+            marks(&bytes)
         };
         Some(())
     }
@@ -334,9 +353,9 @@ impl<'l> Walk<'l> {
     }
 }
 
-/// A bit for each quote and each backslash; `None` if there is a control character.
+/// A bit for each quote, backslash and control character.
 #[inline]
-fn marks(bytes: &[u8; BLOCK_BYTES]) -> Option<u64> {
+fn marks(bytes: &[u8; BLOCK_BYTES]) -> u64 {
     let (words, _) = bytes.as_chunks::<16>();
     let mut lowest = u8x16::splat(u8::MAX);
     let mut marks = 0;
@@ -346,9 +365,22 @@ fn marks(bytes: &[u8; BLOCK_BYTES]) -> Option<u64> {
         let found = word.simd_eq(u8x16::splat(b'"')) | word.simd_eq(u8x16::splat(b'\\'));
         marks |= u64::from(found.to_bitmask()) << (16 * number);
     }
-    // The lowest of sixteen is below a space where it stays itself when held against the last control character.
-    let last_control = u8x16::splat(b' ' - 1);
-    (!lowest.min(last_control).simd_eq(lowest).any()).then_some(marks)
+    // Few blocks have any control character, and only strings must not.
+    if controls(lowest) == 0 { marks } else { marks | control_marks(bytes) }
+}
+
+/// A bit for each control character.
+#[cold]
+fn control_marks(bytes: &[u8; BLOCK_BYTES]) -> u64 {
+    let (words, _) = bytes.as_chunks::<16>();
+    let marked = words.iter().enumerate().map(|(number, word)| u64::from(controls(u8x16::new(*word))) << (16 * number));
+    marked.fold(0, |marks, word| marks | word)
+}
+
+/// A bit for each control character of sixteen bytes: those that stay themselves when held against the last one.
+#[inline]
+fn controls(word: u8x16) -> u32 {
+    word.min(u8x16::splat(b' ' - 1)).simd_eq(word).to_bitmask()
 }
 
 #[cfg(test)]
@@ -359,7 +391,7 @@ pub(crate) mod tests {
 
     /// What becomes of a line by a few edits.
     pub(crate) fn edited(line: &'static [u8]) -> impl Strategy<Value = Vec<u8>> {
-        let edit = (0_usize..200, 0_usize..6, "[\\[\\]{},:\"\\\\u0-9a-eE.+ -]{0,4}");
+        let edit = (0_usize..200, 0_usize..6, "[\\[\\]{},:\"\\\\u0-9a-eE.+ \t\r\n-]{0,4}");
         prop::collection::vec(edit, 1..4).prop_map(|edits| {
             let mut line = line.to_vec();
             for (from, length, patch) in edits {
@@ -372,8 +404,8 @@ pub(crate) mod tests {
     }
 
     /// Whether all of it is one value.
-    fn walks(text: &[u8]) -> bool {
-        Walk::new(text).is_some_and(|mut walk| walk.value().and_then(|()| walk.end()).is_some())
+    fn scans(text: &[u8]) -> bool {
+        Scanner::new(text).is_some_and(|mut scanner| scanner.value().and_then(|()| scanner.end()).is_some())
     }
 
     /// A value within others.
@@ -401,13 +433,16 @@ pub(crate) mod tests {
             "[true,false,null]",
             r#"{"a":{"b":[1,{"c":"\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00"}]}}"#,
             r#" [ 1 , { "a" : 2 } ] "#,
+            "\t[\r1\n,\t{\t\"a\"\r:\n2\t}\n]\r",
+            "[\t]",
+            "{\r}",
             r#""a string of more than sixteen bytes, with \"quotes\" in it""#,
             r#""{\"not\":[an object""#,
             "\"\u{2028}é漢\"",
         ] {
-            assert!(walks(within(value).as_bytes()) && walks(value.as_bytes()), "{value}");
+            assert!(scans(within(value).as_bytes()) && scans(value.as_bytes()), "{value}");
         }
-        assert!(walks(format!("{}1{}", "[".repeat(64), "]".repeat(64)).as_bytes()));
+        assert!(scans(format!("{}1{}", "[".repeat(64), "]".repeat(64)).as_bytes()));
     }
 
     #[test]
@@ -440,56 +475,103 @@ pub(crate) mod tests {
             "\"\\ud83d\\u0041\"",
             "1}",
             "[1]]",
-            "\t1",
+            "\u{b}1",
+            "\u{c}1",
+            "\u{0}1",
+            "\u{a0}1",
+            "1\t2",
+            "t\true",
             "\"\t\"",
+            "\"\r\"",
+            "\"\n\"",
+            "\t\"\t\"",
             "\"\u{1}\"",
             "'a'",
             "NaN",
         ] {
-            assert!(!walks(within(value).as_bytes()) && !walks(value.as_bytes()), "{value}");
+            assert!(!scans(within(value).as_bytes()) && !scans(value.as_bytes()), "{value}");
         }
-        assert!(!walks(format!("{}1{}", "[".repeat(65), "]".repeat(65)).as_bytes()));
-        assert!(!walks(b"\"\xff\""));
+        assert!(!scans(format!("{}1{}", "[".repeat(65), "]".repeat(65)).as_bytes()));
+        assert!(!scans(b"\"\xff\""));
     }
 
     #[test]
     fn members_are_told_in_order_and_values_stand_as_they_are() {
-        let mut walk = Walk::new(br#" { "a" : [1, {"b":2}] ,"c":"d\n","e":{} } "#).unwrap();
+        let mut scanner = Scanner::new(br#" { "a" : [1, {"b":2}] ,"c":"d\n","e":{} } "#).unwrap();
         let mut seen = Vec::new();
-        let walked = walk.members(|walk, key| {
-            seen.push((key, walk.follows(b'{'), walk.raw_value()?));
+        let read = scanner.members(|scanner, key| {
+            seen.push((key, scanner.follows(b'{'), scanner.raw_value()?));
             Some(())
         });
-        assert!(walked.is_some() && walk.end().is_some());
+        assert!(read.is_some() && scanner.end().is_some());
         assert_eq!(seen, [("a", false, r#"[1, {"b":2}]"#), ("c", false, r#""d\n""#), ("e", true, "{}")]);
-        assert_eq!(Walk::new(b"{}").unwrap().members(|_, _| None), Some(()));
+        assert_eq!(Scanner::new(b"{}").unwrap().members(|_, _| None), Some(()));
         for broken in [&b"{"[..], b"{\"a\"}", b"{\"a\":1,}", b"{,}", b"[]", br#"{"\u0061":1}"#] {
-            assert_eq!(Walk::new(broken).unwrap().members(|walk, _| walk.value()), None);
+            assert_eq!(Scanner::new(broken).unwrap().members(|scanner, _| scanner.value()), None);
         }
     }
 
+    /// A value with white space of every kind between its tokens, nested less deep than the scanner goes.
+    fn spaced() -> impl Strategy<Value = String> {
+        let space = || "[ \t\r\n]{0,3}";
+        let text = || any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap());
+        let leaf = prop_oneof![
+            prop::sample::select(vec!["null", "true", "false", "-0.5e+3", "0", "\"\\ud83d\\ude00\""])
+                .prop_map(str::to_owned),
+            any::<u64>().prop_map(|number| number.to_string()),
+            text(),
+        ];
+        leaf.prop_recursive(5, 32, 4, move |inner| {
+            let element =
+                (space(), inner, space()).prop_map(|(before, value, after)| format!("{before}{value}{after}"));
+            let member = (space(), text(), space(), element.clone())
+                .prop_map(|(before, key, after, value)| format!("{before}{key}{after}:{value}"));
+            prop_oneof![
+                (space(), prop::collection::vec(element, 0..4)).prop_map(|(empty, all)| match all.len() {
+                    0 => format!("[{empty}]"),
+                    _ => format!("[{}]", all.join(",")),
+                }),
+                (space(), prop::collection::vec(member, 0..4)).prop_map(|(empty, all)| match all.len() {
+                    0 => format!("{{{empty}}}"),
+                    _ => format!("{{{}}}", all.join(",")),
+                }),
+            ]
+        })
+    }
+
     proptest! {
+        /// What a parser takes, the scanner takes, whatever white space is in it; and both end at the same place.
+        #[test]
+        fn json_with_any_white_space_is_scanned(value in spaced(), before in "[ \t\r\n]{0,70}", behind in "[ \t\r\n]{0,3}") {
+            let text = format!("{before}{value}{behind}");
+            prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok());
+            let mut scanner = Scanner::new(text.as_bytes()).unwrap();
+            prop_assert_eq!(scanner.raw_value(), Some(value.as_str()));
+            prop_assert!(scanner.end().is_some());
+        }
+
         #[test]
         fn marks_are_where_the_bytes_are(text in "[a-z\"\\\\éÿ!#\\]\\[]{0,90}") {
             let text = format!("{text:64}");
             let bytes = text.as_bytes().first_chunk().unwrap();
             let wanted = (0..BLOCK_BYTES).filter(|at| matches!(bytes[*at], b'"' | b'\\'));
-            prop_assert_eq!(marks(bytes), Some(wanted.fold(0, |marks, at| marks | 1 << at)));
+            prop_assert_eq!(marks(bytes), wanted.fold(0, |marks, at| marks | 1 << at));
         }
 
         #[test]
-        fn control_characters_are_found_wherever_they_are(at in 0..BLOCK_BYTES, byte in 0_u8.., other in 0x20_u8..) {
+        fn control_characters_are_found_wherever_they_are(at in 0..BLOCK_BYTES, byte in 0_u8.., other in b'^'..) {
             let mut bytes = [other; BLOCK_BYTES];
             bytes[at] = byte;
-            prop_assert_eq!(marks(&bytes).is_none(), byte < b' ');
+            let is_marked = byte < b' ' || matches!(byte, b'"' | b'\\');
+            prop_assert_eq!(marks(&bytes), u64::from(is_marked) << at);
         }
 
-        /// Whatever becomes of a good line, it is walked over only if `serde_json` takes it as a whole.
+        /// Whatever becomes of a good line, it is scanned only if `serde_json` takes it as a whole.
         #[test]
-        fn what_is_walked_over_is_json(
+        fn what_is_scanned_is_json(
             line in edited(br#"{"a":"id-1","b":{"model":"m","messages":[{"role":"user","content":"h\u00e9 \"q\""}],"n":-1.5e3,"o":[true,null,{}]}}"#),
         ) {
-            if walks(&line) {
+            if scans(&line) {
                 prop_assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&line).is_ok(), "{}", String::from_utf8_lossy(&line));
             }
         }

@@ -279,7 +279,7 @@ fn escaped_unit(text: &[u8]) -> (char, usize) {
 }
 
 /// The four hexadecimal digits behind a `u`.
-fn unit(text: &[u8]) -> Option<u16> {
+pub(crate) fn unit(text: &[u8]) -> Option<u16> {
     let digits = text.strip_prefix(b"u")?.first_chunk::<4>()?;
     let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?;
     u16::from_str_radix(digits, 16).ok()

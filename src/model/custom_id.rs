@@ -4,6 +4,13 @@
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
+/// The `custom_id` that is assigned to the line with this Seq, where lines are bodies alone: `line-N`, N being its place among those that
+/// are not blank, from 1, over all inputs together. So it need not be kept anywhere, and the same input has the same ids.
+#[must_use]
+pub fn assigned_id(seq: u64) -> String {
+    format!("line-{}", seq + 1)
+}
+
 /// Hashes ids with the key of one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdHasher {

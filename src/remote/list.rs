@@ -197,9 +197,9 @@ fn read_object(brackets: &mut Brackets<impl BufRead>, page: &mut Page) -> Result
             // Without it the object is something else: an error that was answered with 200, say.
             has_data |= value() == Some(Value::Null);
         } else if is_key(key, "has_more") {
-            page.has_more = value().and_then(|value| value.as_bool());
+            page.has_more = page.has_more.or_else(|| value()?.as_bool());
         } else if is_key(key, "last_id") {
-            last_id = value().and_then(|value| value.as_str().map(str::to_owned)).filter(|id| is_valid_id(id));
+            last_id = last_id.take().or_else(|| Some(value()?.as_str()?.to_owned()).filter(|id| is_valid_id(id)));
         }
         Ok(())
     });
@@ -419,6 +419,17 @@ mod tests {
         }
         let unnamed = entries_of(br#"[{"id":null,"input_file_id":"f-1"},{"id":"\n","input_file_id":"f-2"}]"#).listing;
         assert_eq!((unnamed.unnamed, unnamed.odd), (vec!["f-1".to_owned(), "f-2".to_owned()], 0));
+    }
+
+    /// See the table in `json/mod.rs`.
+    #[test]
+    fn of_a_member_that_is_there_twice_the_first_counts_and_of_data_all() {
+        let page = entries_of(
+            br#"{"has_more":true,"data":[{"id":"a","id":"b","status":"FAILED","status":"COMPLETED"}],"d\u0061ta":[{"id":"c"},3],"has_more":false,"last_id":"x","l\u0061st_id":"y"}"#,
+        );
+        let ids: Vec<_> = page.listing.batches.iter().map(|batch| (&*batch.id, batch.status.to_string())).collect();
+        assert_eq!(ids[0], ("a", crate::model::batch::BatchStatus::Failed.to_string()));
+        assert_eq!((ids.len(), ids[1].0, page.has_more, page.last.as_deref()), (2, "c", Some(true), Some("x")));
     }
 
     /// A batch like many, and an entry of any kind.

@@ -68,7 +68,7 @@ impl Shape {
 /// Appends the reply `line`, which is given without its line end, in the common shape. `failed` says that its request has no output.
 /// `None`, and nothing is appended, if the line is no reply.
 pub(super) fn write_common(line: &[u8], failed: bool, out: &mut Vec<u8>) -> Option<()> {
-    let parts = reply_parts::walked(line).or_else(|| Parts::of(Raw(line)))?;
+    let parts = reply_parts::scanned(line).or_else(|| Parts::of(Raw(line)))?;
     write_parts(&parts, failed, out)?.ok()
 }
 
@@ -374,12 +374,25 @@ mod tests {
     }
 
     #[test]
+    fn of_a_member_that_is_there_twice_the_first_is_written() {
+        let usage = |tokens: u32| format!(r#""usage":{{"prompt_tokens":{tokens},"prompt_tokens":9}}"#);
+        let (first, second) = (usage(7), usage(8));
+        let body = format!(r#""body":{{{first},{second}}},"body":{{"error":"no"}}"#);
+        let response = format!(r#""response":{{"status_code":200,{body},"status_code":500}}"#);
+        let line =
+            format!(r#"{{"custom_id":"a",{response},"response":null,"custom_id":"b","error":null,"error":"no"}}"#);
+        let wanted =
+            format!(r#"{{"custom_id":"a","response":{{"status_code":200,"body":{{{first},{second}}}}},"error":null}}"#);
+        assert_eq!(String::from_utf8_lossy(&common_of(line.as_bytes(), ReplyRole::Output)), wanted);
+    }
+
+    #[test]
     fn every_row_of_the_table_stays_what_it_is_in_the_common_shape() {
         for case in CASES {
             for line in lines(case) {
                 for (role, wanted) in [ReplyRole::Output, ReplyRole::Error].into_iter().zip(case.1) {
                     let shaped = common_of(line.as_bytes(), role);
-                    let again = read_by(Reader::Walk, &shaped, ReplyRole::Output);
+                    let again = read_by(Reader::Scanner, &shaped, ReplyRole::Output);
                     let Some(again) = again else {
                         assert!(line.contains("NaN"), "{line}");
                         continue;

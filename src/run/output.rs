@@ -311,7 +311,7 @@ impl Unanswering<'_> {
             }
             LineState::Defective => {
                 let valid = || failed("the line has become valid since it was checked".into());
-                let Defect { kind, .. } = check::defect(&text, &self.line).ok_or_else(valid)?;
+                let Defect { kind, .. } = check::diagnose(&text, &self.line).err().ok_or_else(valid)?;
                 Unanswered { custom_id, code: kind.code(), message: format!("{kind}; nothing was sent") }
             }
         })

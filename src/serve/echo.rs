@@ -12,8 +12,10 @@ use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
 use super::dialect::Dialect;
 use super::hex::hex;
-use super::json;
 use super::row::{self, Answered, quoted};
+use crate::json::exact::{Object, elements, string};
+use crate::json::scanner::RawString;
+use crate::json::tree::unescaped;
 use crate::storage::lines::trim_json_whitespace;
 
 /// Models whose name starts so do not exist, and a request for one fails.
@@ -24,6 +26,9 @@ const MAX_STOP_SEQUENCES: usize = 4;
 
 /// Characters of the last user message that an echo repeats.
 const EXCERPT_CHARS: usize = 64;
+
+/// Bytes that so many characters can take in JSON: each is two escapes at most.
+const EXCERPT_BYTES: usize = EXCERPT_CHARS * 12;
 
 /// Bytes that count as one token in `usage`.
 const BYTES_PER_TOKEN: usize = 4;
@@ -91,7 +96,7 @@ impl<'l> Request<'l> {
     /// Reads a request line; the error is what is wrong with its form, in the words of the service.
     pub(super) fn parse(line: &'l [u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(line).map_err(|error| format!("Invalid JSON format - {error}"))?;
-        let [custom_id, body] = json::members(text, ["custom_id", "body"]).map_err(invalid_json)?;
+        let [custom_id, body] = Object::read(text).map_err(invalid_json)?.last(["custom_id", "body"]);
         let custom_id =
             custom_id.filter(|id| id.starts_with('"')).ok_or("missing 'custom_id' field or not a string")?;
         Ok(Self { custom_id, body })
@@ -104,15 +109,15 @@ impl<'l> Request<'l> {
 
     /// A body that is missing or no object has no members: that is the row's fault and not the file's.
     fn body(&self) -> Body<'l> {
-        let found = self.body.and_then(|body| json::members(body, ["model", "stop", "messages"]).ok());
-        let [model, stop, messages] = found.unwrap_or_default();
+        let body = self.body.and_then(|body| Object::read(body).ok());
+        let [model, stop, messages] = body.map(|body| body.last(["model", "stop", "messages"])).unwrap_or_default();
         Body { model, stop, messages }
     }
 }
 
 impl<'l> Body<'l> {
     fn model(&self) -> Option<Cow<'l, str>> {
-        self.model.and_then(json::string)
+        self.model.and_then(string)
     }
 
     /// Why the request fails, or `None` when it is answered.
@@ -123,26 +128,25 @@ impl<'l> Body<'l> {
         if model.starts_with(NO_SUCH_MODEL) {
             return Some(format!("Unable to access model {model}. {}", endpoint_advice(&model)));
         }
-        let stops = self.stop.and_then(json::count).unwrap_or(0);
+        let stops = self.stop.and_then(|stop| elements(stop).ok()).map_or(0, |stops| stops.len());
         (stops > MAX_STOP_SEQUENCES).then(|| "Maximum four stop sequences allowed".to_owned())
     }
 
     /// The first characters of the last message of the user: of its text, or of its JSON when it is made of parts.
     /// Empty when there is none, or when some message is no object.
     fn excerpt(&self) -> String {
-        let mut last = None;
-        let read = self.messages.map(|messages| {
-            json::each(messages, ["role", "content"], |[role, content]| {
-                if role == Some(r#""user""#) {
-                    last = content;
-                }
-            })
+        let messages = self.messages.and_then(|messages| elements(messages).ok()).unwrap_or_default();
+        let messages: serde_json::Result<Vec<_>> = messages.into_iter().map(Object::read).collect();
+        let of_user = messages.into_iter().flatten().rev().find_map(|message| {
+            let [role, content] = message.last(["role", "content"]);
+            (role == Some(r#""user""#)).then_some(content)
         });
-        match last {
-            Some(content) if matches!(read, Some(Ok(()))) => json::string_start(content, EXCERPT_CHARS)
-                .unwrap_or_else(|| content.chars().take(EXCERPT_CHARS).collect()),
-            _ => String::new(),
-        }
+        let content = of_user.flatten().unwrap_or_default();
+        let text = RawString::of(content).map_or(content.into(), |text| {
+            let text = text.text.as_bytes();
+            unescaped(&text[..text.len().min(EXCERPT_BYTES)])
+        });
+        text.chars().take(EXCERPT_CHARS).collect()
     }
 }
 
@@ -226,6 +230,32 @@ mod tests {
         let tokens = |name: &str| body["usage"][name].as_u64().unwrap();
         assert!(tokens("prompt_tokens") > 0);
         assert_eq!(tokens("prompt_tokens") + tokens("completion_tokens"), tokens("total_tokens"));
+    }
+
+    #[test]
+    fn an_excerpt_ends_between_characters_however_they_are_written() {
+        for character in ["a", "ü", r"\n", r"\u00e9", "😀", r"\ud83d\uDE00", r#"\""#, r"\ud800"] {
+            let content = character.repeat(EXCERPT_CHARS + 2);
+            let line = format!(
+                r#"{{"custom_id":"a","body":{{"model":"m","messages":[{{"role":"user","content":"{content}"}}]}}}}"#
+            );
+            let row: Value = serde_json::from_slice(&echo_reply(line.as_bytes())).unwrap();
+            let said = row["response"]["body"]["choices"][0]["message"]["content"].as_str().unwrap();
+            let (_, excerpt) = said.split_once(": ").unwrap();
+            let wanted = unescaped(character.as_bytes()).repeat(EXCERPT_CHARS);
+            assert_eq!(excerpt, wanted, "{character}");
+        }
+        let odd = br#"{"custom_id":"a","body":{"model":"m","messages":[{"role":"user","content":"hi"},3]}}"#;
+        assert!(echo_reply(odd).windows(2).all(|bytes| bytes != b"hi"), "a message is no object");
+    }
+
+    /// Services decode requests with parsers that keep the last.
+    #[test]
+    fn of_a_member_that_is_there_twice_the_last_counts() {
+        let line =
+            br#"{"custom_id":"a","body":{"model":"m"},"custom\u005fid":"b","body":{"model":3,"mod\u0065l":"n"}}"#;
+        let row: Value = serde_json::from_slice(&echo_reply(line)).unwrap();
+        assert_eq!((&row["custom_id"], &row["response"]["body"]["model"]), (&"b".into(), &"n".into()));
     }
 
     #[test]

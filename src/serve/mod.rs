@@ -60,7 +60,6 @@ mod files;
 mod guard;
 mod hex;
 mod input;
-mod json;
 mod openai;
 mod progress;
 pub mod quota;

@@ -7,7 +7,6 @@ use std::io::Write;
 use std::path::Path;
 
 use batchline::dialect::reply_reader::ReplyReader;
-use batchline::input::body_only;
 use batchline::input::check::{self, LineLimits};
 use batchline::input::envelope::Envelope;
 use batchline::input::request_index::RequestIndex;
@@ -91,23 +90,22 @@ struct ModelBody {
 /// The fast check, the judge and `serde_json` agree about every line.
 pub(crate) fn checking(data: &[u8]) {
     for line in data.split(|byte| *byte == b'\n') {
-        if let Ok(model) = body_only::model(line, &LineLimits { assign_ids: true, ..LIMITS }) {
+        if let Ok(fields) = check::check(line, &LineLimits { assign_ids: true, ..LIMITS }) {
             let body: ModelBody = serde_json::from_slice(line).expect("a line that is a body is one");
-            assert_eq!((body.model, check::custom_id(line)), (model.into_owned(), None));
+            assert_eq!((body.model, check::custom_id(line)), (fields.model.into_owned(), None));
         }
         let judged = check::diagnose(line, &LIMITS);
         if let Some(fast) = check::request(line, &LIMITS) {
             let judged = judged.as_ref().expect("what the fast check takes, the judge takes");
-            assert_eq!((&*judged.custom_id, &*judged.model), (&*fast.custom_id, &*fast.model));
+            assert_eq!(judged, &fast);
         }
         match judged {
             Ok(judged) => {
-                assert!(
-                    !judged.custom_id.is_empty() && judged.custom_id.chars().count() <= LIMITS.custom_id_characters
-                );
+                let custom_id = judged.custom_id.expect("the id of a request");
+                assert!(!custom_id.is_empty() && custom_id.chars().count() <= LIMITS.custom_id_characters);
                 let model: Model = serde_json::from_slice(line).expect("what the judge takes, serde_json takes");
-                assert_eq!((&model.custom_id, &model.body.model), (&judged.custom_id, &judged.model));
-                assert_eq!(check::custom_id(line).map(|(custom_id, _)| custom_id), Some(judged.custom_id));
+                assert_eq!((&*model.custom_id, &*model.body.model), (&*custom_id, &*judged.model));
+                assert_eq!(check::custom_id(line).map(|(custom_id, _)| custom_id), Some(custom_id.into_owned()));
                 let body = check::body(line).expect("a request has a body");
                 assert!(body.starts_with(b"{") && serde_json::from_slice::<ModelBody>(body).is_ok());
             }

@@ -4,10 +4,10 @@
 //! and as much of a value as is asked for.
 //!
 //! A reply has to be whole, but it may be ugly (half a surrogate pair, bytes that are not UTF-8, `NaN`, a number of any length) and larger
-//! than memory. Here nothing is judged but what tells where a value ends. The readers of lines that the fast walk refuses are built on it,
+//! than memory. Here nothing is judged but what tells where a value ends. The readers of lines that the scanner refuses are built on it,
 //! generic over where the bytes come from, so that a line of 10 GB is read as one of 10 KB is.
 //!
-//! What always holds: every byte is looked at once and in order. Memory is what is captured, which has a limit, and one bit for each open
+//! Invariants: every byte is looked at once and in order. Memory is what is captured, which has a limit, and one bit for each open
 //! bracket, up to 64 Mi of them (`open`); deeper brackets are only counted.
 
 use std::io::{self, BufRead};

@@ -5,10 +5,10 @@ use std::fs::File;
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::json::exact::{Object, string};
 use crate::serve::Limits;
 use crate::serve::echo::NO_SUCH_MODEL;
 use crate::serve::input::{self, Checked, Refusal};
-use crate::serve::json;
 
 /// Checks every line of `file` for a batch of `endpoint`.
 pub(in crate::serve) fn check(file: &File, limits: &Limits, endpoint: &str) -> Result<Checked, Refusal> {
@@ -54,25 +54,26 @@ fn fault(code: &'static str, param: &'static str, message: &str) -> Fault {
 fn request(line: &[u8], endpoint: &str) -> Result<(u128, String), Fault> {
     let broken = |message: String| Fault { code: "invalid_json_line", param: None, message };
     let text = std::str::from_utf8(line).map_err(|error| broken(format!("This line is not UTF-8: {error}.")))?;
-    let [custom_id, method, url, body] = json::members(text, ["custom_id", "method", "url", "body"])
-        .map_err(|error| broken(format!("This line is not parseable as a JSON object: {error}.")))?;
+    let object =
+        Object::read(text).map_err(|error| broken(format!("This line is not parseable as a JSON object: {error}.")))?;
+    let [custom_id, method, url, body] = object.last(["custom_id", "method", "url", "body"]);
     let missing = |param| fault("missing_required_parameter", param, "Missing required parameter, or not a string.");
-    let string = |value: Option<&str>, param| {
-        let decoded = value.and_then(json::string).map(std::borrow::Cow::into_owned);
+    let text = |value: Option<&str>, param| {
+        let decoded = value.and_then(string).map(std::borrow::Cow::into_owned);
         decoded.ok_or_else(|| missing(param))
     };
     let custom_id = custom_id.filter(|id| id.starts_with('"')).ok_or_else(|| missing("custom_id"))?;
     // An id with half of a surrogate pair has no decoded form.
-    let decoded = json::string(custom_id).unwrap_or(custom_id.into());
-    if string(method, "method")? != "POST" {
+    let decoded = string(custom_id).unwrap_or(custom_id.into());
+    if text(method, "method")? != "POST" {
         return Err(fault("invalid_request", "method", "The method must be POST."));
     }
-    if string(url, "url")? != endpoint {
+    if text(url, "url")? != endpoint {
         return Err(fault("invalid_url", "url", &format!("The URL does not match the batch's endpoint {endpoint}.")));
     }
-    let members = body.and_then(|body| json::members(body, ["model", "stream"]).ok());
-    let [model, stream] = members.ok_or_else(|| missing("body"))?;
-    let model = string(model, "body.model")?;
+    let body = body.and_then(|body| Object::read(body).ok()).ok_or_else(|| missing("body"))?;
+    let [model, stream] = body.last(["model", "stream"]);
+    let model = text(model, "body.model")?;
     if model.starts_with(NO_SUCH_MODEL) {
         return Err(fault("model_not_found", "body.model", &format!("The model {model:?} does not exist.")));
     }

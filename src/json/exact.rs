@@ -1,0 +1,301 @@
+//! The exact reader of JSON: every member of an object, and where a text is no JSON.
+//!
+//! In: text. Out: an [`Object`] whose members are slices of the text, so that each has a column; or `serde_json`'s words for what is wrong
+//! and where. [`Oddities`] are what services read differently, and a parser need not mind.
+//!
+//! The [scanner](super::scanner) goes first, since it takes nearly every text; what it refuses is parsed.
+//!
+//! Invariants: what is read is JSON as `serde_json` takes it, nested however deep. Nothing is copied: memory is some words for each member
+//! at the top level.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+use std::ops::Range;
+
+use serde::de::{self, Deserialize, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::scanner::{RawString, Scanner};
+use super::tree::unit;
+
+/// The string that `value`, a JSON value, is; `None` if it is none, or has half of a surrogate pair in it.
+pub(crate) fn string(value: &str) -> Option<Cow<'_, str>> {
+    RawString::of(value)?.unescaped()
+}
+
+/// The elements of an array, as they stand in the text.
+pub(crate) fn elements(text: &str) -> serde_json::Result<Vec<&str>> {
+    let elements: Vec<&RawValue> = serde_json::from_str(text)?;
+    Ok(elements.into_iter().map(RawValue::get).collect())
+}
+
+/// An object and its members, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Object<'l> {
+    text: &'l str,
+    members: Vec<(RawString<'l>, &'l str)>,
+}
+
+impl<'l> Object<'l> {
+    /// Reads a text that is one object.
+    pub(crate) fn read(text: &'l str) -> serde_json::Result<Self> {
+        Self::scanned(text).map_or_else(|| Self::parsed(text), Ok)
+    }
+
+    fn scanned(text: &'l str) -> Option<Self> {
+        let (mut scanner, mut members) = (Scanner::of(text), Vec::new());
+        scanner.members(|scanner, text| {
+            members.push((RawString { text, escaped: false }, scanner.raw_value()?));
+            Some(())
+        })?;
+        scanner.end()?;
+        Some(Self { text, members })
+    }
+
+    fn parsed(text: &'l str) -> serde_json::Result<Self> {
+        // All of it first: what is no JSON is said of that, and only then that something is no object.
+        serde_json::from_str::<&RawValue>(text)?;
+        let Members(members) = serde_json::from_str(text)?;
+        Ok(Self { text, members })
+    }
+
+    fn named(&self, name: &str) -> impl DoubleEndedIterator<Item = &'l str> {
+        self.members.iter().filter(move |(key, _)| key.is(name)).map(|(_, value)| *value)
+    }
+
+    /// The first member of this name.
+    pub(crate) fn first(&self, name: &str) -> Option<&'l str> {
+        self.named(name).next()
+    }
+
+    /// The last members of these names.
+    pub(crate) fn last<const N: usize>(&self, names: [&str; N]) -> [Option<&'l str>; N] {
+        names.map(|name| self.named(name).next_back())
+    }
+
+    /// The first key that `matters` and is there again, and its value there.
+    pub(crate) fn repeated(&self, matters: impl Fn(&str) -> bool) -> Option<(Cow<'l, str>, &'l str)> {
+        let mut seen = HashSet::new();
+        self.members.iter().find_map(|(key, value)| {
+            let key = key.unescaped().unwrap_or(Cow::Borrowed(key.text));
+            (matters(&key) && !seen.insert(key.clone())).then_some((key, *value))
+        })
+    }
+
+    /// The text without the members of these names, and otherwise byte for byte.
+    pub(crate) fn without(&self, names: &[&str]) -> Cow<'l, str> {
+        let cuts = self.cuts(names);
+        if cuts.is_empty() {
+            return Cow::Borrowed(self.text);
+        }
+        let (mut kept, mut at) = (String::with_capacity(self.text.len()), 0);
+        for cut in cuts {
+            kept.push_str(&self.text[at..cut.start]);
+            at = cut.end;
+        }
+        kept.push_str(&self.text[at..]);
+        Cow::Owned(kept)
+    }
+
+    /// Where the members of these names are, each with a comma that goes with it.
+    fn cuts(&self, names: &[&str]) -> Vec<Range<usize>> {
+        let (mut cuts, mut kept) = (Vec::<Range<usize>>::new(), None);
+        for (number, (key, value)) in self.members.iter().enumerate() {
+            let (start, end) = (self.column_of(key.text) - 2, self.column_of(value) - 1 + value.len());
+            let is_last = number + 1 == self.members.len();
+            if !names.iter().any(|name| key.is(name)) {
+                kept = Some(end);
+            } else if let Some(kept) = kept.filter(|_| is_last) {
+                // The comma before it goes, too, and with it what lies in between.
+                cuts.retain(|cut| cut.start < kept);
+                cuts.push(kept..end);
+            } else {
+                let comma = self.text[end..].find(',').filter(|_| !is_last);
+                cuts.push(start..end + comma.map_or(0, |comma| comma + 1));
+            }
+        }
+        cuts
+    }
+
+    /// Where the object begins, in bytes counted from 1.
+    pub(crate) fn column(&self) -> usize {
+        column(self.text)
+    }
+
+    /// Where a part of its text begins, in bytes counted from 1.
+    pub(crate) fn column_of(&self, part: &str) -> usize {
+        part.as_ptr() as usize - self.text.as_ptr() as usize + 1
+    }
+}
+
+/// Where the value in a text begins, in bytes counted from 1.
+pub(crate) fn column(text: &str) -> usize {
+    text.bytes().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0) + 1
+}
+
+/// Members as `serde_json` reads them.
+struct Members<'l>(Vec<(RawString<'l>, &'l str)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MembersVisitor;
+        impl<'de> Visitor<'de> for MembersVisitor {
+            type Value = Members<'de>;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+                let mut members = Vec::new();
+                while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+                    let key = RawString::of(key.get()).ok_or_else(|| de::Error::custom("a key is no string"))?;
+                    members.push((key, value.get()));
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+/// What only a look at the bytes tells: how deep the nesting goes, and halves of surrogate pairs.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Oddities {
+    /// Column of the bracket that is one too deep.
+    pub(crate) too_deep: Option<usize>,
+    /// Column of an escape that is half of a pair.
+    pub(crate) lone_surrogate: Option<usize>,
+}
+
+impl Oddities {
+    /// Those of a text that may be JSON.
+    pub(crate) fn of(text: &[u8], depth_max: usize) -> Self {
+        let mut oddities = Self { too_deep: None, lone_surrogate: None };
+        let (mut depth, mut in_string, mut at) = (0_usize, false, 0);
+        while let Some(&byte) = text.get(at) {
+            match byte {
+                b'"' => in_string = !in_string,
+                b'\\' if in_string => {
+                    let (first, second) = (unit(&text[at + 1..]), text.get(at + 6..).and_then(escaped_unit));
+                    match (first, second) {
+                        (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => at += 6,
+                        (Some(0xd800..=0xdfff), _) => drop(oddities.lone_surrogate.get_or_insert(at + 1)),
+                        _ => {}
+                    }
+                    at += 1;
+                }
+                b'[' | b'{' if !in_string => {
+                    depth += 1;
+                    if depth > depth_max {
+                        oddities.too_deep.get_or_insert(at + 1);
+                    }
+                }
+                b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            at += 1;
+        }
+        oddities
+    }
+}
+
+/// The UTF-16 unit of a `\uXXXX` escape that `text` begins with.
+fn escaped_unit(text: &[u8]) -> Option<u16> {
+    unit(text.strip_prefix(b"\\")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(text: &str) -> Object<'_> {
+        Object::read(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    #[test]
+    fn members_are_slices_and_of_several_the_first_and_the_last_are_known() {
+        let text = " {\"a\": [1, \"\\ud800\"],\t\"b\\u0062\" : 1, \"a\":\"x\", \"c\":null} ";
+        let object = read(text);
+        assert_eq!((object.first("a"), object.first("d")), (Some(r#"[1, "\ud800"]"#), None));
+        assert_eq!(object.last(["a", "bb", "d"]), [Some(r#""x""#), Some("1"), None]);
+        assert_eq!((object.column(), object.column_of(object.first("c").unwrap())), (2, 51));
+        assert_eq!(object.repeated(|_| true), Some(("a".into(), r#""x""#)));
+        assert_eq!(object.repeated(|key| key != "a"), None);
+        assert_eq!(read(r#"{"\u0061":1,"a":2,"a":3}"#).repeated(|_| true), Some(("a".into(), "2")));
+    }
+
+    #[test]
+    fn anything_but_one_object_is_refused_with_its_place() {
+        for (text, words) in [
+            ("", "EOF while parsing a value at line 1 column 0"),
+            ("[]", "invalid type: sequence, expected an object at line 1 column 0"),
+            ("[1,]", "expected value at line 1 column 4"),
+            ("1", "invalid type: integer `1`, expected an object at line 1 column 1"),
+            ("{", "EOF while parsing an object at line 1 column 1"),
+            ("{} {}", "trailing characters at line 1 column 4"),
+            (r#"{"a":01}"#, "invalid number at line 1 column 7"),
+            (r#"{"a":"\x"}"#, "invalid escape at line 1 column 8"),
+            ("{\"a\":\"\t\"}", "control character (\\u0000-\\u001F) found while parsing a string at line 1 column 6"),
+        ] {
+            assert_eq!(Object::read(text).unwrap_err().to_string(), words, "{text}");
+        }
+    }
+
+    #[test]
+    fn members_are_taken_out_and_nothing_else_is_touched() {
+        for (line, left) in [
+            (
+                r#"{"method":"POST","url":"/v1","custom_id": "a", "body": {"url":1}}"#,
+                r#"{"custom_id": "a", "body": {"url":1}}"#,
+            ),
+            (r#"{"custom_id":"a","body":{},"method":"POST","url":"/v1"}"#, r#"{"custom_id":"a","body":{}}"#),
+            (
+                r#" { "custom_id":"a" , "url":"x,}\"{" , "body":[{}] , "method" : 1.5e3 } "#,
+                r#" { "custom_id":"a" ,  "body":[{}] } "#,
+            ),
+            (r#"{"m\u0065thod":null,"body":"\\"}"#, r#"{"body":"\\"}"#),
+            (r#"{"method":true,"url":{}}"#, "{}"),
+            ("{\t\"method\" :1\t,\"\":\"\"}", "{\t\"\":\"\"}"),
+            (r#"{"custom_id":"a"}"#, r#"{"custom_id":"a"}"#),
+            ("{}", "{}"),
+        ] {
+            assert_eq!(read(line).without(&["method", "url"]), left);
+        }
+    }
+
+    #[test]
+    fn strings_and_elements_are_told_from_other_values() {
+        assert_eq!(elements(r#" [1 ,{"a":2}] "#).unwrap(), ["1", r#"{"a":2}"#]);
+        assert!(elements("{}").is_err() && elements("[1").is_err());
+        assert_eq!((string(r#""a\n""#).as_deref(), string("1"), string(r#""\ud800""#)), (Some("a\n"), None, None));
+    }
+
+    proptest! {
+        /// Whatever becomes of a good text: the scanner and the parser read the same of it, or the scanner nothing.
+        #[test]
+        fn what_is_scanned_is_parsed_alike(
+            line in crate::json::scanner::tests::edited(
+                b"{\"a\":\"id-1\",\t\"b\" :{\"model\":\"m\",\"a\":[{\"c\":\"h\\u00e9 \\\"q\\\"\"}],\"n\":-1.5e3},\"a\":[true,null,{}]}",
+            ),
+        ) {
+            let Ok(text) = std::str::from_utf8(&line) else { return Ok(()) };
+            let parsed = Object::parsed(text).ok();
+            let known: Option<serde_json::Value> = serde_json::from_str(text).ok().filter(serde_json::Value::is_object);
+            // Numbers beyond 64 bits and halves of pairs are JSON, and no `Value`.
+            prop_assert!(parsed.is_some() || known.is_none(), "{}", text);
+            if let Some(object) = &parsed && let Some(known) = known {
+                for name in ["a", "b"] {
+                    let last = object.last([name])[0].map(|value| serde_json::from_str(value).unwrap());
+                    prop_assert_eq!(last.as_ref(), known.get(name));
+                }
+            }
+            if let Some(object) = Object::scanned(text) {
+                prop_assert_eq!(Some(object), parsed);
+            }
+        }
+    }
+}
