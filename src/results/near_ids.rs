@@ -17,8 +17,7 @@ use std::collections::HashMap;
 use icu_normalizer::ComposingNormalizerBorrowed;
 
 use super::ResultsError;
-use super::index::ReplyFile;
-use super::reply_file::Found;
+use super::reply_file::{Found, ReplyFile};
 use super::reply_text::ReplyText;
 use crate::model::custom_id::IdHasher;
 
