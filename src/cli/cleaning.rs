@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use batchline::model::shown::Name;
 use batchline::run::error::Error;
-use batchline::run::inspect::{self, RunState, RunStatus};
+use batchline::run::inspect;
+use batchline::run::report::{Report, RunState};
 
 use super::args::CleanArguments;
 use super::asking::confirmed;
@@ -34,10 +35,10 @@ enum Fate {
 }
 
 impl Fate {
-    fn of(status: &RunStatus) -> Self {
+    fn of(status: &Report) -> Self {
         match status {
-            RunStatus { owner: Some(_), .. } => Self::Busy,
-            RunStatus { state: RunState::Unsent, .. } => Self::Free,
+            Report { owner: Some(_), .. } => Self::Busy,
+            Report { state: RunState::Unsent, .. } => Self::Free,
             status if status.is_delivered_whole() => Self::Delivered,
             _ => Self::Valuable,
         }
@@ -63,7 +64,7 @@ pub(crate) fn clean(arguments: &CleanArguments) -> Result<Exit, Failure> {
     let mut exit = Exit::Success;
     let mut candidates = Vec::new();
     for run in runs {
-        let status = match inspect::status(&run) {
+        let status = match Report::read(&run) {
             Ok(status) => status,
             // A damaged run is only removed if it was named.
             Err(_) if arguments.unfinished && arguments.run.is_some() => {

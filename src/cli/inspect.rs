@@ -7,8 +7,9 @@ use batchline::model::shown::Name;
 use batchline::remote::{Api, HttpApi, Settings};
 use batchline::run::error::Error;
 use batchline::run::held::HeldReason;
-use batchline::run::inspect::{self, RunState, RunStatus};
+use batchline::run::inspect;
 use batchline::run::options::BUILT_IN;
+use batchline::run::report::{Report, RunState};
 use batchline::run::{ServiceChoice, inspect::Cancelled};
 use serde_json::json;
 
@@ -24,7 +25,7 @@ use super::terminal::{names, print, print_json, say, say_line};
 const SHARDS_SHOWN: usize = 20;
 
 pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
-    let status = inspect::status(&find(arguments.run.as_deref(), Purpose::Look)?)?;
+    let status = Report::read(&find(arguments.run.as_deref(), Purpose::Look)?)?;
     if arguments.json {
         let mut record = json!(status);
         record["schema"] = json!(1);
@@ -42,6 +43,11 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
         let aside = if set_aside > 0 { format!(", {} set aside", count(set_aside)) } else { String::new() };
         let (outputs, errors) = (plural(outputs, "output"), plural(errors, "error"));
         print(&format!("replies  {outputs}, {errors}, {} missing{aside}", count(missing)))?;
+    }
+    for (model, counts) in &status.models {
+        let (prompt, completion) = (count(counts.prompt_tokens), count(counts.completion_tokens));
+        let (requests, outputs) = (plural(counts.requests, "request"), plural(counts.outputs, "output"));
+        print(&format!("model    {model}: {requests}, {outputs}, {prompt} prompt + {completion} completion tokens"))?;
     }
     for (state, number) in &status.shards_by_state {
         print(&format!("  {:>8} {state}", count(*number)))?;
@@ -98,7 +104,7 @@ pub(crate) fn ls(arguments: &LsArguments) -> Result<Exit, Failure> {
     let runs = places::places()?.runs()?;
     let mut exit = Exit::Success;
     for run in &runs {
-        let status = match inspect::status(run) {
+        let status = match Report::read(run) {
             Ok(status) => status,
             // The others are there all the same.
             Err(error) => {
@@ -129,7 +135,7 @@ pub(crate) fn ls(arguments: &LsArguments) -> Result<Exit, Failure> {
 
 pub(crate) fn cancel(arguments: &CancelArguments) -> Result<Exit, Failure> {
     let run = find(arguments.run.as_deref(), Purpose::Change)?;
-    let identity = inspect::status(&run)?.service;
+    let identity = Report::read(&run)?.service;
     let (name, place) = identity.split_once(' ').unwrap_or((&identity, BUILT_IN));
     let profile = settings::provider(name)?;
     // The batches are where the run has put them, whatever the environment says now.
@@ -194,7 +200,7 @@ pub(crate) fn find(run: Option<&Path>, purpose: Purpose) -> Result<PathBuf, Fail
 }
 
 /// Where a run stands, in a few words.
-pub(crate) fn describe(status: &RunStatus) -> String {
+pub(crate) fn describe(status: &Report) -> String {
     let shards = |state| status.shards_by_state.get(state).copied().unwrap_or(0);
     let stands = match status.state {
         RunState::Done => "done".to_owned(),

@@ -81,7 +81,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 fn exit_of(summary: &Summary) -> Exit {
-    if !summary.held_shards.is_empty() || !summary.surplus_batches.is_empty() {
+    if !summary.held_shards.is_empty() || !summary.report.surplus_batches.is_empty() {
         Exit::Held
     } else if summary.is_complete() {
         Exit::Success
@@ -92,49 +92,50 @@ fn exit_of(summary: &Summary) -> Exit {
 
 fn describe(summary: &Summary) -> Vec<String> {
     let mut lines = Vec::new();
-    let mut parts = vec![plural(summary.outputs, "output"), plural(summary.errors, "error")];
-    parts.push(format!("{} missing", count(summary.missing)));
-    for (number, what) in [(summary.invalid, "invalid and skipped"), (summary.held, "held")] {
+    let mut parts =
+        vec![plural(summary.report.outcomes.outputs, "output"), plural(summary.report.outcomes.errors, "error")];
+    parts.push(format!("{} missing", count(summary.report.outcomes.missing)));
+    for (number, what) in [(summary.report.invalid, "invalid and skipped"), (summary.held, "held")] {
         if number > 0 {
             parts.push(format!("{} {what}", count(number)));
         }
     }
     lines.push(format!("{}: {}", plural(summary.lines, "request"), parts.join(", ")));
-    for (kind, number) in &summary.errors_by_kind {
+    for (kind, number) in &summary.report.errors_by_kind {
         lines.push(format!("  {} × {kind}", count(*number)));
     }
-    if !summary.sent_again.is_empty() {
+    if !summary.report.sent_again.is_empty() {
         let reasons: Vec<String> =
-            summary.sent_again.iter().map(|(reason, number)| format!("{} × {reason}", count(*number))).collect();
+            summary.report.sent_again.iter().map(|(reason, number)| format!("{} × {reason}", count(*number))).collect();
         lines.push(format!("sent again: {}", reasons.join(", ")));
     }
-    if summary.recognised > 0 {
-        lines.push(recognised(summary.recognised));
+    if summary.report.recognised > 0 {
+        lines.push(recognised(summary.report.recognised));
     }
     let mut aside = Vec::new();
     for (number, what) in [
-        (summary.duplicates, "duplicate"),
-        (summary.conflicts, "in conflict"),
-        (summary.unknown, "unknown"),
-        (summary.unreadable, "unreadable"),
+        (summary.report.duplicates, "duplicate"),
+        (summary.report.conflicts, "in conflict"),
+        (summary.report.unknown, "unknown"),
+        (summary.report.unreadable, "unreadable"),
     ] {
         if number > 0 {
             aside.push(format!("{} {what}", count(number)));
         }
     }
     if !aside.is_empty() {
-        let replies = summary.directory.join("replies");
+        let replies = summary.report.directory.join("replies");
         lines.push(format!("replies set aside: {} (kept in {})", aside.join(", "), Name(&replies)));
     }
-    let unsound = match summary.batches_unsound {
+    let unsound = match summary.report.batches_unsound {
         0 => String::new(),
         number => format!(", {number} of them not completed"),
     };
     lines.push(format!(
         "{}{unsound}; {} prompt + {} completion tokens; {} written in {}",
-        plural(summary.batches as u64, "batch"),
-        count(summary.prompt_tokens),
-        count(summary.completion_tokens),
+        plural(summary.report.batches as u64, "batch"),
+        count(summary.report.prompt_tokens),
+        count(summary.report.completion_tokens),
         size(summary.bytes),
         seconds(summary.seconds)
     ));
@@ -146,14 +147,14 @@ fn describe(summary: &Summary) -> Vec<String> {
     ] {
         lines.extend(describe_held(summary, reason));
     }
-    if !summary.surplus_batches.is_empty() {
-        let shown: Vec<&str> = summary.surplus_batches.iter().take(HELD_SHOWN).map(String::as_str).collect();
-        let more = if summary.surplus_batches.len() > HELD_SHOWN { ", …" } else { "" };
+    if !summary.report.surplus_batches.is_empty() {
+        let shown: Vec<&str> = summary.report.surplus_batches.iter().take(HELD_SHOWN).map(String::as_str).collect();
+        let more = if summary.report.surplus_batches.len() > HELD_SHOWN { ", …" } else { "" };
         lines.push(format!(
             "too many: {} ({}{more}) on files of this run, which may have been paid for twice; `batchline status {}` explains",
-            plural(summary.surplus_batches.len() as u64, "batch"),
+            plural(summary.report.surplus_batches.len() as u64, "batch"),
             shown.join(", "),
-            Name(&summary.directory)
+            Name(&summary.report.directory)
         ));
     }
     lines
@@ -171,8 +172,8 @@ fn describe_held(summary: &Summary, reason: HeldReason) -> Option<String> {
             plural(held.len() as u64, "shard"),
             shown.join(", "),
             reason.words(),
-            Name(&summary.directory),
-            reason.remedy(&summary.directory)
+            Name(&summary.report.directory),
+            reason.remedy(&summary.report.directory)
         )
     })
 }

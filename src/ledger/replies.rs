@@ -8,8 +8,7 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use crate::ledger::rows::{Json, insert_shards, signed};
 use crate::ledger::{Ledger, LedgerError, NextRound, now};
-use crate::model::outcome::Indexed;
-use crate::model::outcome::Outcomes;
+use crate::model::outcome::{Indexed, ModelCounts, Outcomes};
 use crate::model::reply::Usage;
 use crate::model::shard_state::LeftOver;
 
@@ -112,6 +111,29 @@ impl Ledger {
                 });
             }
             Ok(totals)
+        })
+    }
+
+    /// Requests, outcomes and tokens by model. Requests that were sent again count in their first round.
+    pub fn models(&self) -> Result<BTreeMap<String, ModelCounts>, LedgerError> {
+        self.read(|connection| {
+            let mut query = connection.prepare(
+                "SELECT model, sum(iif(round = 1, requests, 0)), coalesce(sum(outputs), 0), coalesce(sum(errors), 0),
+                        coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0)
+                 FROM shard LEFT JOIN indexed ON indexed.shard = shard.number GROUP BY model",
+            )?;
+            let rows = query.query_map([], |row| {
+                let count = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+                let counts = ModelCounts {
+                    requests: count(1)?,
+                    outputs: count(2)?,
+                    errors: count(3)?,
+                    prompt_tokens: count(4)?,
+                    completion_tokens: count(5)?,
+                };
+                Ok((row.get(0)?, counts))
+            })?;
+            rows.collect()
         })
     }
 

@@ -99,3 +99,18 @@ impl Indexed {
         }
     }
 }
+
+/// What was asked of one model, and what came of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct ModelCounts {
+    /// Requests, each counted once.
+    pub requests: u64,
+    /// Those with an output.
+    pub outputs: u64,
+    /// Those that ended as an error.
+    pub errors: u64,
+    /// Tokens of the prompts, as the service counted them.
+    pub prompt_tokens: u64,
+    /// Tokens of the answers, as the service counted them.
+    pub completion_tokens: u64,
+}

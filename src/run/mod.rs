@@ -76,11 +76,12 @@ pub(crate) mod open;
 pub mod options;
 pub(crate) mod output;
 mod relocate;
+pub mod report;
 mod rounds;
 #[cfg(test)]
 mod simulation;
 pub(crate) mod steps;
-pub mod summary;
+mod summary;
 pub(crate) mod targets;
 pub(crate) mod verdict;
 
@@ -90,6 +91,7 @@ pub use earlier_run::EarlierRun;
 pub use monitor::{Event, Monitor, Silent};
 pub use options::{OnAmbiguous, OnEarlier, OutputTarget, RunOptions, ServiceChoice};
 pub use output::Outputs;
+pub use report::Report;
 pub use summary::Summary;
 
 use crate::model::shard_state::ShardState;
@@ -131,7 +133,7 @@ pub async fn run(
     stopped?;
     for (reason, requests) in [(CRASHED, again.crashed), (LOST, again.lost)] {
         if requests > 0 {
-            summary.sent_again.insert(reason.to_owned(), requests);
+            summary.report.sent_again.insert(reason.to_owned(), requests);
         }
     }
     Ok(summary)
@@ -197,10 +199,10 @@ async fn work<A: Api>(
     let writing = tokio::task::spawn_blocking(move || {
         let (held, held_lines) = held::look_up(&looking, &driven.held)?;
         let ending = Ending { lines, held: held_lines, counted: (totals.outputs, totals.errors) };
-        Ok::<_, Error>((driven, held, merger.finish(Some(ending))?))
+        Ok::<_, Error>((held, merger.finish(Some(ending))?))
     });
     let written = writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-    let summary = Summary::new(&ledger, run, written, lines, resumed, begun.elapsed())?;
+    let summary = Summary::new(Report::of(&ledger, &run)?, written, lines, resumed, begun.elapsed())?;
     if summary.delivered {
         ledger.delivered()?;
     }

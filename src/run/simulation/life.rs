@@ -68,7 +68,7 @@ pub(super) struct Scenario {
 /// How a life ended.
 #[derive(Debug)]
 pub(super) enum End {
-    Finished(Summary),
+    Finished(Box<Summary>),
     Failed(Error),
     Died,
 }
@@ -219,7 +219,7 @@ impl Scenario {
                     world.count("accepted as it is");
                     inspect::retry(&run, Decision::AcceptIncomplete).expect("the run can be decided about");
                 }
-                End::Finished(summary) => return Ended { summary: Some(summary), output, run, lives: life },
+                End::Finished(summary) => return Ended { summary: Some(*summary), output, run, lives: life },
                 End::Failed(Error::Internal { what }) => panic!("{what}"),
                 End::Failed(Error::Ledger(_)) => world.count("ledger failed"),
                 End::Failed(Error::Interrupted) => world.count("interrupted"),
@@ -298,7 +298,9 @@ impl Scenario {
                 if moments == fate.poll {
                     Poll::Ready(End::Died)
                 } else {
-                    work.as_mut().poll(context).map(|ended| ended.map_or_else(End::Failed, End::Finished))
+                    work.as_mut()
+                        .poll(context)
+                        .map(|ended| ended.map_or_else(End::Failed, |summary| End::Finished(Box::new(summary))))
                 }
             });
             tokio::select! {

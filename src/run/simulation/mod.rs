@@ -82,7 +82,7 @@ fn play(seed: u64, mode: Mode, change: impl FnOnce(&mut Scenario)) -> Result<Tal
         Oracle::new(&scenario, &world, &ended).judge();
         if let Some(summary) = &ended.summary {
             world.count("finished");
-            for incident in &summary.incidents {
+            for incident in &summary.report.incidents {
                 for (words, event) in [("found its batch", "adopted"), ("it is cancelled", "second batch cancelled")] {
                     if incident.contains(words) {
                         world.count(event);

@@ -56,7 +56,13 @@ impl<'o> Oracle<'o> {
             assert_eq!(self.scenario.mode, Mode::Safety, "the run has not ended after {} lives", self.ended.lives);
             return;
         };
-        assert_eq!(summary.outputs + summary.errors + summary.missing + summary.held, self.scenario.requests);
+        assert_eq!(
+            summary.report.outcomes.outputs
+                + summary.report.outcomes.errors
+                + summary.report.outcomes.missing
+                + summary.held,
+            self.scenario.requests
+        );
         self.output_is_what_was_given();
         self.what_is_worth_it_was_sent_again();
         self.held_are_in_doubt();
