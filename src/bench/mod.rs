@@ -39,7 +39,7 @@ use crate::model::custom_id::IdHasher;
 use crate::model::shard::{Shard, ShardLimits};
 use crate::model::shard_state::EndedBatch;
 use crate::remote::{
-    Address, Api, BatchStatus, CreateBatch, HttpApi, Profile, Progress, Redactor, RemoteFile, Settings, Submission,
+    Address, Api, BatchStatus, CreateBatch, HttpApi, Progress, Provider, Redactor, RemoteFile, Settings, Submission,
     Token,
 };
 use crate::results::merge::{self, MergeInputs, Sinks, Unanswered};
@@ -83,7 +83,7 @@ pub struct BenchOptions {
     /// Uploads, and downloads, at a time.
     pub transfers: usize,
     /// The service, and what it takes.
-    pub profile: &'static Profile,
+    pub provider: &'static Provider,
     /// Where it is.
     pub service: Address,
     /// The key that it wants.
@@ -105,7 +105,7 @@ pub async fn bench(options: BenchOptions, tell: &mut dyn FnMut(&Measured)) -> Re
     tell(&measured);
     let files = Arc::new(files);
     let settings = Settings::default();
-    let api = HttpApi::new(options.profile, options.service.clone(), Some(options.token.clone()), settings)?;
+    let api = HttpApi::new(options.provider, options.service.clone(), Some(options.token.clone()), settings)?;
     let (uploaded, measured) = upload(&options, &api, &files, &shards).await?;
     tell(&measured);
     let batches = run_batches(&options, &api, &uploaded).await?;
@@ -180,7 +180,7 @@ fn copy(input: &Path, target: &Path) -> Result<Measured, Error> {
 }
 
 fn scan_options(options: &BenchOptions, place: &Path) -> ScanOptions {
-    let limits = &options.profile.limits;
+    let limits = &options.provider.limits;
     ScanOptions {
         line: LineLimits {
             line_bytes: limits.line_bytes,
@@ -255,10 +255,10 @@ async fn run_batches(options: &BenchOptions, api: &HttpApi, uploaded: &[RemoteFi
     for file in uploaded {
         let request = CreateBatch {
             input_file_id: file.id.clone(),
-            endpoint: options.profile.endpoint().to_owned(),
-            completion_window: Some(options.profile.completion_window.to_owned()),
+            endpoint: options.provider.endpoint().to_owned(),
+            completion_window: Some(options.provider.completion_window.to_owned()),
             model: None,
-            mark: None,
+            tag: None,
         };
         match api.create(&request).await {
             Submission::Accepted(batch) => ids.push(batch.id),

@@ -33,7 +33,7 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<Exit, Failure> {
             threads: settings::threads(arguments.threads),
             memory_bytes: settings::share(arguments.memory),
             transfers: batchline::run::options::UPLOADS,
-            profile: settings::provider(LOCAL)?,
+            provider: settings::provider(LOCAL)?,
             service: Address::parse(&service.base_url)?,
             token: Token::new(LOCAL).map_err(|error| Failure::Usage(error.to_string()))?,
         };

@@ -1,4 +1,4 @@
-//! The providers, as data: one [`Profile`] a row of [`PROFILES`](super::providers::PROFILES).
+//! The providers, as data: one [`Provider`] a row of [`PROVIDERS`](super::providers::PROVIDERS).
 //!
 //! # Adding a provider
 //!
@@ -11,27 +11,27 @@
 //! 2. **The row**, in `dialect/providers.rs`. It begins from `OPENAI_LIKE` and says only what differs:
 //!
 //!    ```text
-//!    Profile {
+//!    Provider {
 //!        name: "example",
 //!        base_url: "https://api.example.com/v1",
 //!        base_url_variable: "EXAMPLE_BASE_URL",
 //!        key_variable: "EXAMPLE_API_KEY",
 //!        limits: Limits { shard_requests: 10_000, ..COMMON_LIMITS },
-//!        proven: Proven::Documented,
-//!        evidence: "official docs; window and metadata as OpenAI's, unverified",
+//!        confidence: Confidence::Documented,
+//!        source_note: "official docs; window and metadata as OpenAI's, unverified",
 //!        ..OPENAI_LIKE
 //!    },
 //!    ```
 //!    Where lines have a URL (`LineEnvelope::Full`, as `OPENAI_LIKE` has it), a new endpoint, or a `line_url` of its own, is one of `URLS` in
 //!    `input/envelope.rs`, too: a test says which is not.
-//! 3. **How sure we are**: [`Profile::proven`] is the grade of the weakest fact that a run depends on, [`Profile::evidence`] says in a
+//! 3. **How sure we are**: [`Provider::confidence`] is the grade of the weakest fact that a run depends on, [`Provider::source_note`] says in a
 //!    few words where the row comes from and what in it is a guess. `batchline providers` shows both, and the table in the README is what
 //!    `batchline providers --markdown` prints: a test compares the two.
 //! 4. **The test row**, in the table of `every_row_is_as_its_sources_say` below: name, base URL, key variable, limits and window once
 //!    more, typed from the source and not copied from the row. The other tests there hold for every row by themselves: an address that
 //!    can be used, no key in the clear, limits that one line fits, an endpoint that lines can name.
 //! 5. **A smoke test with a key**, by whoever has one: `batchline run data/prompts.jsonl --provider example`, with `--shard-requests 2`
-//!    for more than one batch. Then `proven` may rise.
+//!    for more than one batch. Then `confidence` may rise.
 //!
 //! A service of one's own needs no row: `--dialect openai --base-url URL` takes the row `custom`. What no field here can say is a quirk
 //! of a dialect and belongs beside it; only a protocol that really differs is a new [`Dialect`].
@@ -124,7 +124,7 @@ pub enum ReplyShape {
 
 /// How sure a row is: the grade of the weakest fact that a run depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Proven {
+pub enum Confidence {
     /// Guessed, or told by third parties.
     Unverified,
     /// Reported by somebody who ran real batches, or a server of the same code.
@@ -135,7 +135,7 @@ pub enum Proven {
     Tested,
 }
 
-impl fmt::Display for Proven {
+impl fmt::Display for Confidence {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Unverified => "unverified",
@@ -161,14 +161,14 @@ pub struct Limits {
 
 /// A provider: where it is, what it is called in the environment, what it speaks and what it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Profile {
+pub struct Provider {
     /// The name that users type.
     pub name: &'static str,
     /// Where the API is, with its version prefix; empty where everybody has an address of their own.
     pub base_url: &'static str,
     /// Other base URLs of the same service: the same accounts, files and batches.
     pub base_url_aliases: &'static [&'static str],
-    /// The environment variable that overrides [`Profile::base_url`].
+    /// The environment variable that overrides [`Provider::base_url`].
     pub base_url_variable: &'static str,
     /// The environment variable that holds the key.
     pub key_variable: &'static str,
@@ -200,12 +200,12 @@ pub struct Profile {
     /// How long to wait between two looks at a batch.
     pub poll_interval: Duration,
     /// How sure all this is.
-    pub proven: Proven,
+    pub confidence: Confidence,
     /// Where it comes from, and what in it is a guess.
-    pub evidence: &'static str,
+    pub source_note: &'static str,
 }
 
-impl Profile {
+impl Provider {
     /// Whether the service of this row is at that address.
     #[must_use]
     pub fn is_at(&self, address: &Address) -> bool {

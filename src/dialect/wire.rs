@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::json::brackets::whole::members_of;
 use crate::model::batch::{Batch, BatchStatus, RequestCounts, is_valid_id};
 use crate::model::shown::one_line;
-use crate::model::tag::Mark;
+use crate::model::tag::BatchTag;
 
 /// Errors in lines that are told of a batch, of which there may be one for each line; others are counted.
 const ERRORS_TOLD: usize = 3;
@@ -34,7 +34,7 @@ pub(crate) struct RawBatch {
     created_at: Option<Timestamp>,
     ended_at: Option<Timestamp>,
     deadline: Option<Timestamp>,
-    mark: Option<Mark>,
+    tag: Option<BatchTag>,
 }
 
 /// Why an answer cannot be taken for what was asked.
@@ -101,7 +101,7 @@ impl RawBatch {
             created_at: moment(created),
             ended_at: first(&[completed, failed, expired, cancelled]),
             deadline: first(&[deadline, until]),
-            mark: value(metadata).as_ref().and_then(Mark::read),
+            tag: value(metadata).as_ref().and_then(BatchTag::read),
         })
     }
 
@@ -158,7 +158,7 @@ impl RawBatch {
             created_at: self.created_at,
             completed_at: self.ended_at,
             deadline: self.deadline,
-            mark: self.mark,
+            tag: self.tag,
         }
     }
 }
@@ -320,7 +320,7 @@ mod tests {
         .unwrap();
         assert_eq!((batch.status, batch.progress), (BatchStatus::Finalizing, Some(25.5)));
         assert_eq!(batch.counts, Some(RequestCounts { total: 200, completed: 50, failed: 1 }));
-        assert_eq!(batch.mark, Some(Mark { run: "r".into(), shard: 3, submission: 4 }));
+        assert_eq!(batch.tag, Some(BatchTag { run: "r".into(), shard: 3, submission: 4 }));
         assert_eq!((batch.model.as_deref(), batch.error), (Some("m"), None));
         assert_eq!(batch.deadline, Timestamp::from_second(1_711_557_933).ok());
         for (counts, none) in [

@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 
 use crate::model::shown::{REDACTED, one_line};
-use crate::model::tag::Mark;
+use crate::model::tag::BatchTag;
 
 /// Longest id of a file or batch, in bytes.
 pub const ID_BYTES: usize = 4096;
@@ -40,7 +40,7 @@ pub struct Batch {
     /// Until when the service means to be done. Batches overrun it.
     pub deadline: Option<Timestamp>,
     /// Whose it is, where the provider keeps metadata and a program like this one created it.
-    pub mark: Option<Mark>,
+    pub tag: Option<BatchTag>,
 }
 
 /// What a service says of the number of a batch's requests. What it does not say is 0.

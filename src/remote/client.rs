@@ -10,15 +10,15 @@
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Url};
 
-use super::answer::{Answer, Origin, Terms, transport_error};
 use super::error::{ErrorKind, RemoteError};
 use super::redact::Redactor;
+use super::response::{Origin, Response, Terms, transport_error};
 use super::retry::{Notice, Observer};
 use super::timeouts::Timeouts;
 use super::token::Token;
 use crate::dialect::address::{Address, AddressError};
 use crate::dialect::provider::Auth;
-use crate::remote::throttle::{Gate, retry_after};
+use crate::remote::throttle::{Throttle, retry_after};
 
 /// What the service sees us as. Edges in front of APIs turn away clients that do not name themselves.
 const USER_AGENT: &str = concat!("batchline/", env!("CARGO_PKG_VERSION"));
@@ -46,7 +46,7 @@ pub(super) struct Http {
     pub(super) address: Address,
     pub(super) timeouts: Timeouts,
     pub(super) observer: Observer,
-    pub(super) gate: Gate,
+    pub(super) throttle: Throttle,
     /// What takes the token out of texts.
     pub(super) redactor: Redactor,
     api: Client,
@@ -96,50 +96,50 @@ impl Http {
         };
         let (api, upload) = (api.map_err(SetupError::Client)?, upload.map_err(SetupError::Client)?);
         let (blob, billing) = (blob.map_err(SetupError::Client)?, billing.map_err(SetupError::Client)?);
-        Ok(Self { address, timeouts, observer, gate: Gate::default(), redactor, api, upload, blob, billing })
+        Ok(Self { address, timeouts, observer, throttle: Throttle::default(), redactor, api, upload, blob, billing })
     }
 
-    /// Sends a request to the API: waits at the gate, then returns the answer, whatever its status.
+    /// Sends a request to the API: waits at the throttle, then returns the answer, whatever its status.
     pub(super) async fn call(
         &self,
         method: Method,
         segments: &[&str],
-        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
-    ) -> Result<Answer<'_>, RemoteError> {
-        self.send_to_api(&self.api, method, (segments, &[]), dress).await
+        build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Response<'_>, RemoteError> {
+        self.send_to_api(&self.api, method, (segments, &[]), build).await
     }
 
     /// The same with a query: pairs of names and values.
-    pub(super) async fn query(&self, segments: &[&str], query: &[(&str, &str)]) -> Result<Answer<'_>, RemoteError> {
+    pub(super) async fn query(&self, segments: &[&str], query: &[(&str, &str)]) -> Result<Response<'_>, RemoteError> {
         self.send_to_api(&self.api, Method::GET, (segments, query), |request| request).await
     }
 
-    /// Sends a POST whose body takes its time to the API: waits at the gate, then returns the answer, whatever its status. The caller
+    /// Sends a POST whose body takes its time to the API: waits at the throttle, then returns the answer, whatever its status. The caller
     /// watches that it goes on.
     pub(super) async fn upload(
         &self,
         segments: &[&str],
-        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
-    ) -> Result<Answer<'_>, RemoteError> {
-        self.send_to_api(&self.upload, Method::POST, (segments, &[]), dress).await
+        build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Response<'_>, RemoteError> {
+        self.send_to_api(&self.upload, Method::POST, (segments, &[]), build).await
     }
 
     /// Sends the request that costs money, once.
     pub(super) async fn bill(
         &self,
         segments: &[&str],
-        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
-    ) -> Result<Answer<'_>, RemoteError> {
-        self.send_to_api(&self.billing, Method::POST, (segments, &[]), dress).await
+        build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Response<'_>, RemoteError> {
+        self.send_to_api(&self.billing, Method::POST, (segments, &[]), build).await
     }
 
-    /// Sends a POST to the API at once: it does not wait at the gate, nor shut it. For those who pace their calls themselves.
+    /// Sends a POST to the API at once: it does not wait at the throttle, nor makes it pause. For those who pace their calls themselves.
     pub(super) async fn post_unpaced(
         &self,
         segments: &[&str],
-        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
-    ) -> Result<Answer<'_>, RemoteError> {
-        self.exchange(&self.api, Method::POST, (segments, &[]), dress).await
+        build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Response<'_>, RemoteError> {
+        self.exchange(&self.api, Method::POST, (segments, &[]), build).await
     }
 
     async fn send_to_api(
@@ -147,20 +147,20 @@ impl Http {
         client: &Client,
         method: Method,
         resource: (&[&str], &[(&str, &str)]),
-        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
-    ) -> Result<Answer<'_>, RemoteError> {
-        self.gate.wait().await;
-        let answer = self.exchange(client, method, resource, dress).await?;
+        build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Response<'_>, RemoteError> {
+        self.throttle.wait().await;
+        let answer = self.exchange(client, method, resource, build).await?;
         let asked = retry_after(answer.headers());
         let status = answer.status();
         if status == 429 || (status == 503 && asked.is_some()) {
-            let was_open = self.gate.shut_for().is_none();
-            let wait = self.gate.shut(asked);
-            if was_open {
+            let was_running = self.throttle.paused_for().is_none();
+            let wait = self.throttle.pause(asked);
+            if was_running {
                 self.observer.tell(&Notice::Paused { wait });
             }
         } else if status < 500 {
-            self.gate.passed();
+            self.throttle.succeeded();
         }
         Ok(answer)
     }
@@ -170,8 +170,8 @@ impl Http {
         client: &Client,
         method: Method,
         (segments, query): (&[&str], &[(&str, &str)]),
-        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
-    ) -> Result<Answer<'_>, RemoteError> {
+        build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Response<'_>, RemoteError> {
         let mut url = self.address.join(segments);
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
@@ -180,9 +180,9 @@ impl Http {
         if !self.address.is_origin_of(&url) {
             return Err(RemoteError::new(ErrorKind::Protocol, target).with_message("not an address of the API"));
         }
-        let sent = dress(client.request(method, url)).send().await;
+        let sent = build(client.request(method, url)).send().await;
         let response = sent.map_err(|error| transport_error(&self.redactor, error, target.clone()))?;
-        Ok(Answer::new(self.terms(), response, target, Origin::Api))
+        Ok(Response::new(self.terms(), response, target, Origin::Api))
     }
 
     /// A request as messages name it: the method and the URL without its query, which may be a signature.
@@ -198,12 +198,12 @@ impl Http {
         &self,
         method: Method,
         url: Url,
-        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
-    ) -> Result<Answer<'_>, RemoteError> {
+        build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Response<'_>, RemoteError> {
         let target = self.target(&method, &url);
-        let sent = dress(self.blob.request(method, url)).send().await;
+        let sent = build(self.blob.request(method, url)).send().await;
         let response = sent.map_err(|error| transport_error(&self.redactor, error, target.clone()))?;
-        Ok(Answer::new(self.terms(), response, target, Origin::Storage))
+        Ok(Response::new(self.terms(), response, target, Origin::Storage))
     }
 }
 

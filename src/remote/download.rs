@@ -20,12 +20,12 @@ use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, RAN
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::answer::Answer;
 use super::client::Http;
 use super::content::{self, Packing, Unfit};
 use super::error::{ErrorKind, RemoteError};
 use super::redirect;
-use super::retry::{Attempts, Patience};
+use super::response::Response;
+use super::retry::{Attempts, RetryPolicy};
 use super::service::{Downloaded, Progress};
 use crate::storage::aligned::BlockWriter;
 use crate::storage::durable;
@@ -44,13 +44,13 @@ const OVERLAP_BYTES: u64 = 4 << 10;
 /// Fetches a file; see [`super::service::Api::download`].
 pub(super) async fn download(
     http: &Http,
-    patience: &Patience,
+    retry: &RetryPolicy,
     file_id: &str,
     target: &Path,
     progress: Progress,
 ) -> Result<Downloaded, RemoteError> {
     let mut part = Part::create(target, progress)?;
-    let mut attempts = Attempts::new(patience, &http.observer);
+    let mut attempts = Attempts::new(retry, &http.observer);
     loop {
         let before = part.written;
         let error = match part.fetch(http, file_id).await {
@@ -168,7 +168,7 @@ impl Part {
     }
 
     /// Drops what was written and takes note of what this answer will bring.
-    fn start_over(&mut self, answer: &Answer<'_>) -> Result<(), RemoteError> {
+    fn start_over(&mut self, answer: &Response<'_>) -> Result<(), RemoteError> {
         self.forget();
         self.file.set_len(0).map_err(FileError::on("truncate", &self.path))?;
         self.length = answer.length();
@@ -201,7 +201,7 @@ impl Part {
     }
 
     /// Writes the body, which begins at `from`, behind what is there. Whatever happens, `written` says afterwards how much that is.
-    async fn copy(&mut self, answer: Answer<'_>, from: u64) -> Result<(), RemoteError> {
+    async fn copy(&mut self, answer: Response<'_>, from: u64) -> Result<(), RemoteError> {
         let target = answer.target().to_owned();
         let mut pieces = answer.pieces(None);
         let (sender, writer) = self.writer(from);
@@ -281,19 +281,19 @@ async fn content<'a>(
     http: &'a Http,
     file_id: &str,
     resume: Option<(u64, &HeaderValue)>,
-) -> Result<Answer<'a>, RemoteError> {
-    let dress = |request: reqwest::RequestBuilder| match resume {
+) -> Result<Response<'a>, RemoteError> {
+    let build = |request: reqwest::RequestBuilder| match resume {
         Some((from, tag)) => request.header(RANGE, format!("bytes={from}-")).header(IF_RANGE, tag.clone()),
         None => request,
     };
-    let mut answer = http.call(Method::GET, &["files", file_id, "content"], dress).await?;
+    let mut answer = http.call(Method::GET, &["files", file_id, "content"], build).await?;
     for _ in 0..=redirect::HOPS {
         if !redirect::is_redirect(answer.status()) {
             // A 416 is no error here: it says that there is nothing to go on with.
             return if answer.status() == 416 { Ok(answer) } else { answer.with_success().await };
         }
         let url = answer.location()?;
-        answer = http.blob(Method::GET, url, dress).await?;
+        answer = http.blob(Method::GET, url, build).await?;
     }
     Err(answer.nonsense("too many redirects"))
 }

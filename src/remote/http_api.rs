@@ -8,12 +8,12 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 
 use super::client::{Http, SetupError};
 use super::error::{ErrorKind, RemoteError};
-use super::retry::{Attempts, Observer, Patience};
+use super::retry::{Attempts, Observer, RetryPolicy};
 use super::service::{Api, CreateBatch, Downloaded, Listing, Payload, Progress, RemoteFile, Submission};
 use super::token::Token;
 use super::{content, download, list, openai, together};
 use crate::dialect::address::Address;
-use crate::dialect::provider::{Dialect, Profile};
+use crate::dialect::provider::{Dialect, Provider};
 use crate::dialect::wire::check_id;
 use crate::model::batch::Batch;
 use crate::remote::timeouts::Timeouts;
@@ -21,13 +21,13 @@ use crate::remote::timeouts::Timeouts;
 /// The statuses by which a service says that it did not create a batch, and will not on account of this request.
 const DEFINITE_REFUSALS: [u16; 8] = [400, 401, 402, 403, 404, 413, 422, 429];
 
-/// What can be set besides the profile.
+/// What can be set besides the provider.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// How long things may take.
     pub timeouts: Timeouts,
     /// How often and for how long to try again.
-    pub patience: Patience,
+    pub retry: RetryPolicy,
     /// Hears what happens on the way.
     pub observer: Observer,
 }
@@ -36,21 +36,21 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct HttpApi {
     http: Http,
-    profile: &'static Profile,
-    patience: Patience,
+    provider: &'static Provider,
+    retry: RetryPolicy,
 }
 
 impl HttpApi {
-    /// Prepares to talk to `profile`'s service at `address`; sends nothing yet. Without a token no credentials are
+    /// Prepares to talk to `provider`'s service at `address`; sends nothing yet. Without a token no credentials are
     /// sent; with one, a plain-http address must be on this machine.
     pub fn new(
-        profile: &'static Profile,
+        provider: &'static Provider,
         address: Address,
         token: Option<Token>,
         settings: Settings,
     ) -> Result<Self, SetupError> {
-        let Settings { timeouts, patience, observer } = settings;
-        Ok(Self { http: Http::new(address, token, profile.auth, timeouts, observer)?, profile, patience })
+        let Settings { timeouts, retry, observer } = settings;
+        Ok(Self { http: Http::new(address, token, provider.auth, timeouts, observer)?, provider, retry })
     }
 
     /// Where the API is.
@@ -60,7 +60,7 @@ impl HttpApi {
     }
 
     fn attempts(&self) -> Attempts<'_> {
-        Attempts::new(&self.patience, &self.http.observer)
+        Attempts::new(&self.retry, &self.http.observer)
     }
 
     async fn look(&self, id: &str) -> Result<Batch, RemoteError> {
@@ -73,8 +73,8 @@ impl HttpApi {
     async fn ask_to_cancel(&self, id: &str) -> Result<Batch, RemoteError> {
         let json = HeaderValue::from_static("application/json");
         let path = ["batches", id, "cancel"];
-        let dress = |request: reqwest::RequestBuilder| request.header(CONTENT_TYPE, json).header(CONTENT_LENGTH, 0);
-        let answer = self.http.call(Method::POST, &path, dress).await?;
+        let build = |request: reqwest::RequestBuilder| request.header(CONTENT_TYPE, json).header(CONTENT_LENGTH, 0);
+        let answer = self.http.call(Method::POST, &path, build).await?;
         if answer.status() == 409 {
             // It has ended already.
             return self.look(id).await;
@@ -103,22 +103,22 @@ fn same(batch: Batch, id: &str, target: &str) -> Result<Batch, RemoteError> {
 
 impl Api for HttpApi {
     async fn ready(&self) {
-        self.http.gate.wait().await;
+        self.http.throttle.wait().await;
     }
 
     async fn upload(&self, payload: Arc<dyn Payload>, progress: Progress) -> Result<RemoteFile, RemoteError> {
-        match self.profile.dialect {
+        match self.provider.dialect {
             Dialect::Together => {
-                together::upload(&self.http, &self.patience, self.profile.purpose, &payload, &progress).await
+                together::upload(&self.http, &self.retry, self.provider.purpose, &payload, &progress).await
             }
-            Dialect::OpenAi => openai::upload(&self.http, &self.patience, self.profile, &payload, &progress).await,
+            Dialect::OpenAi => openai::upload(&self.http, &self.retry, self.provider, &payload, &progress).await,
         }
     }
 
     async fn create(&self, request: &CreateBatch) -> Submission {
-        let created = match self.profile.dialect {
+        let created = match self.provider.dialect {
             Dialect::Together => together::create(&self.http, request).await,
-            Dialect::OpenAi => openai::create(&self.http, request, self.profile.metadata).await,
+            Dialect::OpenAi => openai::create(&self.http, request, self.provider.metadata).await,
         };
         match created {
             Ok(batch) => Submission::Accepted(batch),
@@ -141,7 +141,7 @@ impl Api for HttpApi {
     async fn batches(&self) -> Result<Listing, RemoteError> {
         let mut attempts = self.attempts();
         loop {
-            match Box::pin(list::list(&self.http, self.profile.dialect)).await {
+            match Box::pin(list::list(&self.http, self.provider.dialect)).await {
                 Ok(listing) => return Ok(listing),
                 Err(error) => attempts.after(error).await?,
             }
@@ -161,7 +161,7 @@ impl Api for HttpApi {
 
     async fn download(&self, file_id: &str, target: &Path, progress: Progress) -> Result<Downloaded, RemoteError> {
         check_id(file_id).map_err(RemoteError::malformed("GET files"))?;
-        download::download(&self.http, &self.patience, file_id, target, progress).await
+        download::download(&self.http, &self.retry, file_id, target, progress).await
     }
 
     async fn file_bytes(&self, file_id: &str) -> Result<Option<u64>, RemoteError> {

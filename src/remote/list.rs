@@ -15,10 +15,10 @@ use std::io::BufRead;
 
 use serde_json::Value;
 
-use super::answer::broken_off;
 use super::client::Http;
 use super::error::{ErrorKind, RemoteError};
 use super::redact::Redactor;
+use super::response::broken_off;
 use super::service::Listing;
 use crate::dialect::provider::Dialect;
 use crate::dialect::wire::{Entry, RawBatch};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::error::RemoteError;
 use crate::model::batch::Batch;
-use crate::model::tag::Mark;
+use crate::model::tag::BatchTag;
 
 /// The operations of a Batch API.
 pub trait Api: Send + Sync + 'static {
@@ -124,7 +124,7 @@ pub struct CreateBatch {
     /// The batch's model, where the provider wants one besides the lines' own; not sent when absent.
     pub model: Option<String>,
     /// Whose it is; sent where the provider keeps metadata.
-    pub mark: Option<Mark>,
+    pub tag: Option<BatchTag>,
 }
 
 /// What became of an attempt to create a batch.

@@ -10,11 +10,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::http_api::{HttpApi, Settings};
-use super::retry::{Backoff, Observer, Patience};
+use super::retry::{Backoff, Observer, RetryPolicy};
 use super::service::Payload;
 use super::token::Token;
 use crate::dialect::address::Address;
-use crate::dialect::providers::profile;
+use crate::dialect::providers::provider;
 use crate::remote::timeouts::Timeouts;
 
 /// The key that tests use and that must turn up nowhere.
@@ -220,10 +220,10 @@ pub(super) fn api_at(base: &str, attempts: u32, observer: Observer) -> HttpApi {
 }
 
 /// The same as that of another provider.
-pub(super) fn api_as(provider: &str, base: &str, attempts: u32, observer: Observer) -> HttpApi {
+pub(super) fn api_as(name: &str, base: &str, attempts: u32, observer: Observer) -> HttpApi {
     let backoff = Backoff { first: Duration::from_millis(1), longest: Duration::from_millis(5) };
-    let patience = Patience { attempts, backoff, ..Patience::default() };
-    let settings = Settings { timeouts: short(), patience, observer };
+    let retry = RetryPolicy { attempts, backoff, ..RetryPolicy::default() };
+    let settings = Settings { timeouts: short(), retry, observer };
     let token = Some(Token::new(CANARY).unwrap());
-    HttpApi::new(profile(provider).unwrap(), Address::parse(base).unwrap(), token, settings).unwrap()
+    HttpApi::new(provider(name).unwrap(), Address::parse(base).unwrap(), token, settings).unwrap()
 }

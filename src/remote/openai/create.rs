@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::model::batch::Batch;
-use crate::model::tag::{Mark, Metadata};
+use crate::model::tag::{BatchTag, Metadata};
 use crate::remote::client::Http;
 use crate::remote::error::RemoteError;
 use crate::remote::service::CreateBatch;
@@ -29,7 +29,7 @@ pub(in crate::remote) async fn create(http: &Http, request: &CreateBatch, marked
         endpoint: &request.endpoint,
         completion_window: request.completion_window.as_deref(),
         model: request.model.as_deref(),
-        metadata: request.mark.as_ref().filter(|_| marked).map(Mark::metadata),
+        metadata: request.tag.as_ref().filter(|_| marked).map(BatchTag::metadata),
     };
     let answer = http.bill(&["batches"], |post| post.json(&create)).await?.successful().await?;
     let (status, target) = (answer.status(), answer.target().to_owned());
@@ -58,7 +58,7 @@ mod tests {
             endpoint: "/v1/chat/completions".into(),
             completion_window: Some("24h".into()),
             model: None,
-            mark: Some(Mark { run: "r-1".into(), shard: 2, submission: 3 }),
+            tag: Some(BatchTag { run: "r-1".into(), shard: 2, submission: 3 }),
         }
     }
 
@@ -84,8 +84,8 @@ mod tests {
             assert_eq!(post.line, "POST /v1/batches");
             let sent: Value = serde_json::from_slice(&post.body).unwrap();
             assert_eq!((&sent["input_file_id"], &sent["completion_window"]), (&json!(FILE), &json!("24h")));
-            let mark = json!({"batchline_run": "r-1", "batchline_shard": "2", "batchline_submission": "3"});
-            assert_eq!(sent.get("metadata"), marked.then_some(&mark), "{provider}");
+            let tag = json!({"batchline_run": "r-1", "batchline_shard": "2", "batchline_submission": "3"});
+            assert_eq!(sent.get("metadata"), marked.then_some(&tag), "{provider}");
         }
     }
 

@@ -9,13 +9,13 @@ use std::time::Duration;
 use reqwest::Method;
 use reqwest::multipart::{Form, Part};
 
-use crate::dialect::provider::Profile;
+use crate::dialect::provider::Provider;
 use crate::dialect::wire::RawFile;
 use crate::dialect::wire::check_id;
 use crate::remote::body;
 use crate::remote::client::Http;
 use crate::remote::error::{ErrorKind, RemoteError};
-use crate::remote::retry::{Attempts, Patience};
+use crate::remote::retry::{Attempts, RetryPolicy};
 use crate::remote::service::{Payload, Progress, RemoteFile};
 
 /// What the file is called in the form.
@@ -36,22 +36,22 @@ const UNUSABLE: [&str; 5] = ["error", "failed", "invalid", "deleted", "deleting"
 /// Uploads a payload; see [`crate::remote::Api::upload`].
 pub(in crate::remote) async fn upload(
     http: &Http,
-    patience: &Patience,
-    profile: &Profile,
+    retry: &RetryPolicy,
+    provider: &Provider,
     payload: &Arc<dyn Payload>,
     progress: &Progress,
 ) -> Result<RemoteFile, RemoteError> {
-    let mut attempts = Attempts::new(patience, &http.observer);
+    let mut attempts = Attempts::new(retry, &http.observer);
     let (file, mut status) = loop {
-        match send(http, profile.purpose, payload, progress).await {
+        match send(http, provider.purpose, payload, progress).await {
             Ok(sent) => break sent,
             Err(error) => attempts.after(error).await?,
         }
     };
-    if !profile.waits_for_file {
+    if !provider.waits_for_file {
         return Ok(file);
     }
-    let mut attempts = Attempts::new(patience, &http.observer);
+    let mut attempts = Attempts::new(retry, &http.observer);
     for _ in 0..LOOKS_MAX {
         if status.as_deref().is_none_or(|status| PROCESSED.contains(&status)) {
             return Ok(file);

@@ -65,7 +65,7 @@ mod tests {
             endpoint: "/v1/chat/completions".into(),
             completion_window: Some("24h".into()),
             model: None,
-            mark: None,
+            tag: None,
         }
     }
 

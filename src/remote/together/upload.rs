@@ -13,12 +13,12 @@ use reqwest::{Method, Url};
 
 use crate::dialect::wire::RawFile;
 use crate::dialect::wire::check_id;
-use crate::remote::answer::Answer;
 use crate::remote::body;
 use crate::remote::client::Http;
 use crate::remote::error::{ErrorKind, RemoteError};
 use crate::remote::redirect;
-use crate::remote::retry::{Attempts, Patience};
+use crate::remote::response::Response;
+use crate::remote::retry::{Attempts, RetryPolicy};
 use crate::remote::service::{Payload, Progress, RemoteFile};
 
 /// The header that says the id of the file to be.
@@ -30,12 +30,12 @@ const FILE_TYPE: &str = "jsonl";
 /// Uploads a payload; see [`crate::remote::Api::upload`].
 pub(in crate::remote) async fn upload(
     http: &Http,
-    patience: &Patience,
+    retry: &RetryPolicy,
     purpose: &str,
     payload: &Arc<dyn Payload>,
     progress: &Progress,
 ) -> Result<RemoteFile, RemoteError> {
-    let mut attempts = Attempts::new(patience, &http.observer);
+    let mut attempts = Attempts::new(retry, &http.observer);
     let placed = loop {
         match place(http, purpose, payload, progress).await {
             Ok(placed) => break placed,
@@ -43,7 +43,7 @@ pub(in crate::remote) async fn upload(
         }
     };
     // The bytes are there: from here on only the last step is repeated.
-    let mut attempts = Attempts::new(patience, &http.observer);
+    let mut attempts = Attempts::new(retry, &http.observer);
     loop {
         match settle(http, &placed, payload.bytes()).await {
             Ok(file) => return Ok(file),
@@ -83,7 +83,7 @@ async fn place(
 }
 
 /// The file that the service says has this content already.
-async fn known_already(answer: Answer<'_>) -> Result<Placed, RemoteError> {
+async fn known_already(answer: Response<'_>) -> Result<Placed, RemoteError> {
     let (status, target) = (answer.status(), answer.target().to_owned());
     let file: RawFile = answer.json().await?;
     let id = file.file_id.ok_or_else(|| {
@@ -157,7 +157,7 @@ async fn settle(http: &Http, placed: &Placed, bytes: u64) -> Result<RemoteFile, 
     }
 }
 
-async fn look_up<'a>(http: &'a Http, id: &str) -> Result<Answer<'a>, RemoteError> {
+async fn look_up<'a>(http: &'a Http, id: &str) -> Result<Response<'a>, RemoteError> {
     http.call(Method::GET, &["files", id], |request| request).await
 }
 

@@ -66,8 +66,8 @@ pub(crate) struct Driver<A: Api> {
     merger: Merger,
     notes: Notes,
     stop: CancellationToken,
-    /// What the run is called in the marks of its batches.
-    mark: String,
+    /// What the run is called in the tags of its batches.
+    run_name: String,
 
     shards: Vec<Recorded>,
     /// How many of them stand where.
@@ -136,7 +136,7 @@ impl<A: Api> Driver<A> {
     pub(crate) fn new(parts: Parts<A>) -> Result<Self, Error> {
         let Parts { api, files, ledger, options, monitor, merger, notes, stop } = parts;
         let (shards, surplus) = (ledger.shards()?, ledger.surplus()?);
-        let mark = submit::run_name(&ledger)?;
+        let run_name = submit::run_name(&ledger)?;
         let look_at_held = shards.iter().any(|known| matches!(known.state, ShardState::Held { .. }));
         let mut driver = Self {
             api,
@@ -147,7 +147,7 @@ impl<A: Api> Driver<A> {
             merger,
             notes,
             stop,
-            mark,
+            run_name,
             shards,
             counts: ShardCounts::default(),
             waiting: BTreeMap::new(),

@@ -11,12 +11,12 @@ use sha2::{Digest, Sha256};
 use super::Driver;
 use crate::ledger::Ledger;
 use crate::model::shard_state::{ShardState, Step};
-use crate::remote::{Api, Batch, CreateBatch, Listing, Mark, RemoteError, RemoteFile, Submission};
+use crate::remote::{Api, Batch, BatchTag, CreateBatch, Listing, RemoteError, RemoteFile, Submission};
 use crate::run::error::Error;
 use crate::run::monitor::Event;
 use crate::run::steps::{Outcome, ShardPayload};
 
-/// Bytes of a run's name in the marks of its batches.
+/// Bytes of a run's name in the tags of its batches.
 const NAME_BYTES: usize = 12;
 
 /// How often a service that turned a batch away because it does not find the file is asked again: files become visible late.
@@ -97,7 +97,7 @@ impl<A: Api> Driver<A> {
             endpoint: self.options.endpoint.clone(),
             completion_window: Some(self.options.completion_window.clone()),
             model: None,
-            mark: Some(Mark { run: self.mark.clone(), shard, submission }),
+            tag: Some(BatchTag { run: self.run_name.clone(), shard, submission }),
         };
         let api = self.api.clone();
         self.posting = true;
@@ -147,7 +147,7 @@ impl<A: Api> Driver<A> {
     }
 }
 
-/// What a run is called in the marks of its batches: a name that follows from what its Ledger began with. The key for the hashes of ids is
+/// What a run is called in the tags of its batches: a name that follows from what its Ledger began with. The key for the hashes of ids is
 /// in it, so two runs of the same input have two names; the key itself cannot be told from it.
 pub(super) fn run_name(ledger: &Ledger) -> Result<String, Error> {
     let mut digest = Sha256::new();

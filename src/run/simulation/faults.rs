@@ -41,9 +41,9 @@ pub(super) enum Fault {
     ListDuplicates,
     /// The list shows a batch that has ended as being at work.
     ListStale,
-    /// The list does not say which file a batch uses; its mark tells whose it is.
+    /// The list does not say which file a batch uses; its tag tells whose it is.
     ListAnonymous,
-    /// The list leaves out a batch's mark.
+    /// The list leaves out a batch's tag.
     ListUnmarked,
     /// The list has a batch that another run has marked, for a shard of the same number.
     ListStranger,

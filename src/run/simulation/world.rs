@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::faults::{Fault, Faults};
 use super::rows::{self, ReplyLines};
-use crate::remote::{BatchStatus, Dialect, Mark, RequestCounts};
+use crate::remote::{BatchStatus, BatchTag, Dialect, RequestCounts};
 
 /// How long after its answer a create may take effect.
 pub(super) const LATE_CREATE_MAX: Duration = Duration::from_secs(3000);
@@ -33,7 +33,7 @@ pub(super) struct StoredFile {
 pub(super) struct StoredBatch {
     pub(super) file: usize,
     /// Whose it is, where the dialect has metadata.
-    pub(super) mark: Option<Mark>,
+    pub(super) tag: Option<BatchTag>,
     /// Whether it is another run's.
     pub(super) foreign: bool,
     pub(super) created: Duration,
@@ -204,7 +204,7 @@ impl World {
     }
 
     /// Creates a batch, which begins to exist after `delay`.
-    pub(super) fn create(&mut self, file: usize, mark: Option<Mark>, foreign: bool, delay: Duration) -> usize {
+    pub(super) fn create(&mut self, file: usize, tag: Option<BatchTag>, foreign: bool, delay: Duration) -> usize {
         let created = self.last_seen + delay;
         let mut listed = created;
         if self.happens(Fault::ListLag) {
@@ -233,7 +233,7 @@ impl World {
         let names_absent_file = self.happens(Fault::FileNeverWritten);
         self.batches.push(StoredBatch {
             file,
-            mark,
+            tag,
             foreign,
             created,
             listed,
@@ -250,9 +250,9 @@ impl World {
     }
 
     /// Takes a create of this run: from here on its requests are paid for.
-    pub(super) fn accept(&mut self, file: usize, mark: Option<Mark>, delay: Duration) -> usize {
-        let mark = mark.filter(|_| self.dialect == Dialect::OpenAi);
-        let batch = self.create(file, mark, false, delay);
+    pub(super) fn accept(&mut self, file: usize, tag: Option<BatchTag>, delay: Duration) -> usize {
+        let tag = tag.filter(|_| self.dialect == Dialect::OpenAi);
+        let batch = self.create(file, tag, false, delay);
         self.accepted.push(Accepted { file, batch, at: self.last_seen, answered: false });
         self.note(format!("accepted: batch {batch} of file {file} (shards {:?})", self.files[file].shards));
         batch

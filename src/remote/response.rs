@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use reqwest::Response;
+use reqwest::Response as HttpResponse;
 use reqwest::header::{CONTENT_ENCODING, HeaderMap, LOCATION};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -57,15 +57,15 @@ pub(super) struct Terms<'a> {
 }
 
 /// An answer whose body has not been read yet.
-pub(super) struct Answer<'a> {
+pub(super) struct Response<'a> {
     terms: Terms<'a>,
-    response: Response,
+    response: HttpResponse,
     target: String,
     origin: Origin,
 }
 
-impl<'a> Answer<'a> {
-    pub(super) fn new(terms: Terms<'a>, response: Response, target: String, origin: Origin) -> Self {
+impl<'a> Response<'a> {
+    pub(super) fn new(terms: Terms<'a>, response: HttpResponse, target: String, origin: Origin) -> Self {
         Self { terms, response, target, origin }
     }
 
@@ -270,7 +270,7 @@ fn is_from_the_edge(body: &[u8]) -> bool {
 }
 
 /// As much of an error's body as comes soon and fits.
-async fn beginning(mut response: Response) -> Vec<u8> {
+async fn beginning(mut response: HttpResponse) -> Vec<u8> {
     let mut body = Vec::new();
     let reading = async {
         while let Ok(Some(piece)) = response.chunk().await {
@@ -286,7 +286,7 @@ async fn beginning(mut response: Response) -> Vec<u8> {
     body
 }
 
-/// The error of a body that could not be read to its end; see [`Answer::streamed`].
+/// The error of a body that could not be read to its end; see [`Response::streamed`].
 pub(super) fn broken_off(error: io::Error, target: String) -> RemoteError {
     match error.downcast::<RemoteError>() {
         Ok(inner) => inner,
