@@ -108,7 +108,7 @@ pub async fn bench(options: BenchOptions, tell: &mut dyn FnMut(&Measured)) -> Re
     let api = HttpApi::new(options.provider, options.service.clone(), Some(options.token.clone()), settings)?;
     let (uploaded, measured) = upload(&options, &api, &files, &shards).await?;
     tell(&measured);
-    let batches = run_batches(&options, &api, &uploaded).await?;
+    let batches = run_batches(&options, &api, (&files, &shards), &uploaded).await?;
     warm(place.path(), generated.bytes)?;
     tell(&download(&options, &api, &files, &batches, generated).await?);
     tell(&index(&files, &shards, &batches, generated)?);
@@ -185,7 +185,7 @@ fn scan_options(options: &BenchOptions, place: &Path) -> ScanOptions {
         line: LineLimits {
             line_bytes: limits.line_bytes,
             custom_id_characters: limits.custom_id_characters as usize,
-            envelope: Envelope::Minimal,
+            envelope: Envelope::MINIMAL,
             assign_ids: false,
         },
         shard: ShardLimits { requests: limits.shard_requests, bytes: limits.shard_bytes },
@@ -250,17 +250,23 @@ async fn upload(
 }
 
 /// Has the service answer all of it. What that takes is the service's affair, and not measured.
-async fn run_batches(options: &BenchOptions, api: &HttpApi, uploaded: &[RemoteFile]) -> Result<Vec<EndedBatch>, Error> {
+async fn run_batches(
+    options: &BenchOptions,
+    api: &HttpApi,
+    (files, shards): (&Arc<Files>, &[Shard]),
+    uploaded: &[RemoteFile],
+) -> Result<Vec<EndedBatch>, Error> {
     let mut ids = Vec::new();
-    for file in uploaded {
+    for (file, shard) in uploaded.iter().zip(shards) {
+        let lines = Arc::new(ShardPayload { files: files.clone(), shard: shard.clone() });
         let request = CreateBatch {
             input_file_id: file.id.clone(),
             endpoint: options.provider.endpoint().to_owned(),
             completion_window: Some(options.provider.completion_window.to_owned()),
-            model: None,
+            model: shard.model.clone(),
             tag: None,
         };
-        match api.create(&request).await {
+        match api.create(&request, lines).await {
             Submission::Accepted(batch) => ids.push(batch.id),
             Submission::Refused(error) | Submission::Unknown(error) => return Err(error.into()),
         }

@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use batchline::dialect::providers::PROVIDERS;
+use batchline::dialect::provider::Host;
+use batchline::dialect::providers::{PROVIDERS, default_provider, hosted, provider_speaking};
 use batchline::input::check::LineLimits;
 use batchline::input::envelope::Envelope;
 use batchline::input::scan::ScanOptions;
 use batchline::input::source::Input;
 use batchline::model::custom_id::IdHasher;
 use batchline::model::shard::ShardLimits;
-use batchline::remote::{Address, Dialect, LineEnvelope, Provider, Token, provider_speaking};
+use batchline::remote::{Address, Provider, Token};
 use batchline::run::error::Error;
 use batchline::run::offline::OfflineOptions;
 use batchline::run::options::{MEMORY_SHARE, ONLINE_PATIENCE};
@@ -24,23 +25,11 @@ use super::args::{
 use super::exit::Failure;
 use super::places;
 
-/// The provider that is built in.
-pub(crate) const LOCAL: &str = "local";
-
-/// The provider that has no Batch API.
-const ONLINE: &str = "online";
-
 /// The key of an OpenAI-compatible service, where it has no variable of its own.
 const OPENAI_KEY_VARIABLE: &str = "OPENAI_API_KEY";
 
 /// The key of `serve`'s upstream.
 const UPSTREAM_KEY_VARIABLE: &str = "BATCHLINE_UPSTREAM_KEY";
-
-/// The provider without a name.
-const TOGETHER: &str = "together";
-
-/// The provider that is wherever its user says.
-const CUSTOM: &str = "custom";
 
 /// How long the local service's list is watched before a submission in doubt is repeated. It shows a batch as soon as it
 /// exists, and a call cannot outlive the process that would have answered it.
@@ -52,7 +41,7 @@ pub(crate) fn inputs(arguments: &InputArguments) -> Vec<Input> {
 }
 
 pub(crate) fn provider(name: &str) -> Result<&'static Provider, Failure> {
-    batchline::remote::provider(name).ok_or_else(|| {
+    batchline::dialect::providers::provider(name).ok_or_else(|| {
         let mut names: Vec<&str> = PROVIDERS.iter().map(|row| row.name).collect();
         names.dedup();
         Failure::Usage(format!("there is no provider {name:?}; known are {}", names.join(", ")))
@@ -61,10 +50,9 @@ pub(crate) fn provider(name: &str) -> Result<&'static Provider, Failure> {
 
 /// The provider that was named, in the dialect that was named; without a name, what speaks that dialect anywhere.
 fn chosen(input: &InputArguments) -> Result<&'static Provider, Failure> {
-    let name = match (&input.provider, input.dialect) {
-        (Some(name), _) => name.as_str(),
-        (None, None | Some(Dialect::Together)) => TOGETHER,
-        (None, Some(_)) => CUSTOM,
+    let Some(name) = &input.provider else {
+        let unknown = || Failure::Usage("no provider speaks this dialect: name one with --provider".to_owned());
+        return default_provider(input.dialect).ok_or_else(unknown);
     };
     let named = provider(name)?;
     let Some(dialect) = input.dialect else { return Ok(named) };
@@ -132,17 +120,14 @@ fn line_limits(
     shard: ShardLimits,
     assign_ids: bool,
 ) -> Result<LineLimits, Failure> {
-    let full = || {
+    let envelope = Envelope::of(provider.line, provider.url_for(endpoint)).ok_or_else(|| {
         let what = format!("{} has lines with a URL that is not an endpoint", provider.name);
-        Envelope::full(provider.url_for(endpoint)).ok_or(Failure::Run(Error::Internal { what }))
-    };
+        Failure::Run(Error::Internal { what })
+    })?;
     Ok(LineLimits {
         line_bytes: provider.limits.line_bytes.min(shard.bytes - 1),
         custom_id_characters: provider.limits.custom_id_characters as usize,
-        envelope: match provider.envelope {
-            LineEnvelope::Minimal => Envelope::Minimal,
-            LineEnvelope::Full => full()?,
-        },
+        envelope,
         assign_ids,
     })
 }
@@ -192,7 +177,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
     let shard = shard_limits(provider, Some(&arguments.shard))?;
     let endpoint = endpoint(provider, &arguments.input)?;
     let line = line_limits(provider, endpoint, shard, arguments.input.assign_ids)?;
-    let built_in = [LOCAL, ONLINE].contains(&provider.name);
+    let is_ours = provider.host != Host::Remote;
     Ok(RunOptions {
         inputs: inputs(&arguments.input),
         places: run_places(arguments)?,
@@ -211,7 +196,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
         memory_bytes: bytes(arguments.input.memory),
         uploads: usize::from(arguments.uploads),
         poll_interval: arguments.poll_interval.unwrap_or(provider.poll_interval),
-        on_ambiguous: arguments.on_ambiguous.unwrap_or(if built_in {
+        on_ambiguous: arguments.on_ambiguous.unwrap_or(if is_ours {
             OnAmbiguous::RetryAfter(LOCAL_SETTLE)
         } else {
             OnAmbiguous::Hold
@@ -233,7 +218,7 @@ fn run_places(arguments: &RunArguments) -> Result<RunPlaces, Failure> {
 /// The service and its key: from the options, else from the environment, else the provider's own.
 pub(crate) fn service(provider: &'static Provider, arguments: &ServiceArguments) -> Result<ServiceChoice, Failure> {
     let typed = arguments.base_url.clone().or_else(|| variable(provider.base_url_variable));
-    if provider.name == LOCAL && typed.is_none() {
+    if provider.host == Host::BuiltIn && typed.is_none() {
         return Ok(ServiceChoice::BuiltIn { provider });
     }
     if typed.is_none() && provider.base_url.is_empty() {
@@ -241,7 +226,7 @@ pub(crate) fn service(provider: &'static Provider, arguments: &ServiceArguments)
         return Err(configuration(format!("{} has no address of its own", provider.name), Some(hint)));
     }
     let address = Address::parse(typed.as_deref().unwrap_or(provider.base_url))?;
-    if provider.name == ONLINE {
+    if provider.host == Host::Online {
         let token = online_token(&address, arguments.api_key_file.as_deref(), provider.key_variable)?;
         let (concurrency, patience) = (CONCURRENCY, ONLINE_PATIENCE);
         return Ok(ServiceChoice::Online { provider, address, token, concurrency, patience });
@@ -250,15 +235,24 @@ pub(crate) fn service(provider: &'static Provider, arguments: &ServiceArguments)
         (Some(path), _) => Some(Token::from_file(path)),
         (None, Some(value)) => Some(Token::new(&value)),
         // The local service wants a key, but any will do.
-        (None, None) if provider.name == LOCAL => Some(Token::new(LOCAL)),
+        (None, None) if provider.host == Host::BuiltIn => Some(Token::new(provider.name)),
         (None, None) => None,
     };
     let token = token.transpose().map_err(|error| configuration(error.to_string(), None))?;
     if token.is_none() && provider.key_required {
-        let hint = format!("set {} to your key, or try it without one: --provider {LOCAL}", provider.key_variable);
+        let hint = format!(
+            "set {} to your key, or try it without one: --provider {}",
+            provider.key_variable,
+            name_of(Host::BuiltIn)
+        );
         return Err(configuration(format!("there is no API key for {}", provider.name), Some(hint)));
     }
     Ok(ServiceChoice::At { provider, address, token })
+}
+
+/// The name of the provider that is hosted so.
+fn name_of(host: Host) -> &'static str {
+    hosted(host).map_or("none", |row| row.name)
 }
 
 /// The service with the options that only one without a Batch API has.
@@ -270,7 +264,7 @@ fn online_options(mut service: ServiceChoice, arguments: &RunArguments) -> Resul
     }
     let typed = [("--concurrency", arguments.concurrency.is_some()), ("--patience", arguments.patience.is_some())];
     match typed.into_iter().find(|(_, is_typed)| *is_typed) {
-        Some((option, _)) => Err(Failure::Usage(format!("{option} is for --provider {ONLINE}"))),
+        Some((option, _)) => Err(Failure::Usage(format!("{option} is for --provider {}", name_of(Host::Online)))),
         None => Ok(service),
     }
 }
@@ -323,7 +317,7 @@ mod tests {
             let limits = shard_limits(row, None).unwrap();
             for endpoint in row.endpoints {
                 let line = line_limits(row, endpoint, limits, false).unwrap();
-                assert_eq!(line.envelope == Envelope::Minimal, row.envelope == LineEnvelope::Minimal, "{}", row.name);
+                assert_eq!(Envelope::read(&line.envelope.to_string()), Some(line.envelope), "{}", row.name);
             }
         }
     }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::dialect::provider::{Auth, Confidence, Dialect, Limits, LineEnvelope, Provider, ReplyShape};
+use super::dialects::{OPENAI, TOGETHER, named};
+use super::line::{FULL, LineFormat, MINIMAL};
+use super::protocol::Dialect;
+use super::provider::{Auth, Confidence, Host, Limits, Provider, ReplyShape};
 
 /// Together's documented limits (overview page, 2026). MB is read as 10^6: the smaller of the two readings.
 const TOGETHER_LIMITS: Limits =
@@ -28,11 +31,13 @@ const OPENAI_LIKE: Provider = Provider {
     base_url_variable: "",
     key_variable: "",
     key_required: true,
-    auth: Auth::Bearer,
-    dialect: Dialect::OpenAi,
+    auth: Auth::BEARER,
+    dialect: OPENAI,
+    host: Host::Remote,
+    is_default: false,
     purpose: "batch",
     endpoints: &[CHAT],
-    envelope: LineEnvelope::Full,
+    line: &FULL,
     line_url: None,
     completion_window: "24h",
     metadata: true,
@@ -51,9 +56,10 @@ const LOCAL: Provider = Provider {
     base_url_variable: "BATCHLINE_LOCAL_URL",
     key_variable: "BATCHLINE_LOCAL_KEY",
     key_required: false,
-    dialect: Dialect::Together,
+    dialect: TOGETHER,
+    host: Host::BuiltIn,
     purpose: "batch-api",
-    envelope: LineEnvelope::Minimal,
+    line: &MINIMAL,
     metadata: false,
     limits: TOGETHER_LIMITS,
     poll_interval: Duration::from_millis(200),
@@ -68,6 +74,7 @@ const ONLINE: Provider = Provider {
     name: "online",
     base_url: "http://127.0.0.1:8000/v1",
     base_url_variable: "BATCHLINE_ONLINE_URL",
+    host: Host::Online,
     key_variable: "BATCHLINE_ONLINE_KEY",
     endpoints: &[CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES],
     // Smaller than they could be: a shard's replies appear when all of it is done.
@@ -84,9 +91,10 @@ pub static PROVIDERS: &[Provider] = &[
         base_url_aliases: &["https://api.together.xyz/v1"],
         base_url_variable: "TOGETHER_BASE_URL",
         key_variable: "TOGETHER_API_KEY",
-        dialect: Dialect::Together,
+        dialect: TOGETHER,
+        is_default: true,
         purpose: "batch-api",
-        envelope: LineEnvelope::Minimal,
+        line: &MINIMAL,
         metadata: false,
         limits: TOGETHER_LIMITS,
         // The docs ask for 30 to 60 s.
@@ -97,10 +105,10 @@ pub static PROVIDERS: &[Provider] = &[
     },
     LOCAL,
     Provider {
-        dialect: Dialect::OpenAi,
+        dialect: OPENAI,
         purpose: "batch",
         endpoints: &[CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES],
-        envelope: LineEnvelope::Full,
+        line: &FULL,
         metadata: true,
         source_note: "the built-in server in OpenAI's dialect, which OpenAI's SDK is tested against, too",
         ..LOCAL
@@ -121,7 +129,7 @@ pub static PROVIDERS: &[Provider] = &[
         name: "azure-openai",
         base_url_variable: "AZURE_OPENAI_BASE_URL",
         key_variable: "AZURE_OPENAI_API_KEY",
-        auth: Auth::ApiKey,
+        auth: Auth::API_KEY,
         endpoints: &[CHAT, RESPONSES, EMBEDDINGS],
         waits_for_file: true,
         limits: Limits { shard_bytes: 200_000_000, ..COMMON_LIMITS },
@@ -231,6 +239,7 @@ pub static PROVIDERS: &[Provider] = &[
         base_url_variable: "BATCHLINE_BASE_URL",
         key_variable: "BATCHLINE_API_KEY",
         key_required: false,
+        is_default: true,
         endpoints: &[CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, MODERATIONS],
         poll_interval: Duration::from_secs(5),
         confidence: Confidence::Unverified,
@@ -254,15 +263,39 @@ impl Provider {
 #[must_use]
 pub fn provider(name: &str) -> Option<&'static Provider> {
     match name.split_once(':') {
-        Some((name, dialect)) => provider_speaking(name, Dialect::named(dialect)?),
+        Some((name, dialect)) => provider_speaking(name, named(dialect)?),
         None => PROVIDERS.iter().find(|provider| provider.name == name),
     }
 }
 
 /// Finds a provider by its name and the dialect that it is to speak.
 #[must_use]
-pub fn provider_speaking(name: &str, dialect: Dialect) -> Option<&'static Provider> {
-    PROVIDERS.iter().find(|provider| provider.name == name && provider.dialect == dialect)
+pub fn provider_speaking(name: &str, dialect: &dyn Dialect) -> Option<&'static Provider> {
+    PROVIDERS.iter().find(|provider| provider.name == name && provider.dialect.name() == dialect.name())
+}
+
+/// The provider that is meant where the user names none, and maybe a dialect.
+#[must_use]
+pub fn default_provider(dialect: Option<&dyn Dialect>) -> Option<&'static Provider> {
+    let speaks = |row: &&Provider| dialect.is_none_or(|dialect| row.dialect.name() == dialect.name());
+    PROVIDERS.iter().filter(|row| row.is_default).find(speaks)
+}
+
+/// The first row of a host of that kind.
+#[must_use]
+pub fn hosted(host: Host) -> Option<&'static Provider> {
+    PROVIDERS.iter().find(|row| row.host == host)
+}
+
+/// The format of lines of that name.
+#[must_use]
+pub fn line_format(name: &str) -> Option<&'static LineFormat> {
+    PROVIDERS.iter().map(|row| row.line).find(|format| format.name == name)
+}
+
+/// The URLs that lines can name: the endpoints of all rows, and the URLs of lines where they are others.
+pub fn line_urls() -> impl Iterator<Item = &'static str> {
+    PROVIDERS.iter().flat_map(|row| row.endpoints.iter().copied().chain(row.line_url))
 }
 
 #[cfg(test)]
@@ -288,13 +321,13 @@ mod tests {
                 "{}",
                 row.name
             );
-            assert_eq!(row.metadata, row.metadata && row.dialect == Dialect::OpenAi, "Together has none");
+            assert!(!row.metadata || row.dialect.carries_tag(), "{}", row.name);
         }
         for nobody in ["nobody", "", "local:", "local:nothing", "openai:together"] {
             assert_eq!(provider(nobody), None, "{nobody}");
         }
-        assert_eq!(provider("local:openai").map(|row| row.dialect), Some(Dialect::OpenAi));
-        assert_eq!(provider("local").map(|row| row.dialect), Some(Dialect::Together), "the first of the name");
+        assert_eq!(provider("local:openai").map(|row| row.dialect), Some(OPENAI));
+        assert_eq!(provider("local").map(|row| row.dialect), Some(TOGETHER), "the first of the name");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The members of a reply that matter, wherever its service puts them.
+//! The members of a reply that matter, wherever its service puts them, by the [names](ReplyNames) of its dialect.
 //!
 //! In: a line, walked over (`walk.rs`) or as a [`Tree`]. Out: its [`Parts`].
 //!
@@ -13,6 +13,33 @@
 use crate::json::scanner::Walk;
 use crate::json::tree::{Members, Raw, Tree};
 use crate::model::reply::Usage;
+
+/// What a dialect calls the members of a reply that differ from one to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplyNames {
+    /// What names the request.
+    pub id: &'static str,
+    /// What holds the answer, with a status around it or without.
+    pub response: &'static str,
+    /// What holds the tokens, in the answer.
+    pub usage: &'static str,
+    /// The tokens of the prompt; the first that is there counts.
+    pub prompt: [&'static str; 2],
+    /// The tokens of the completion; the first that is there counts.
+    pub completion: [&'static str; 2],
+}
+
+impl ReplyNames {
+    /// Those of nearly all services. Chat completions count tokens of a prompt and of a completion, messages and responses those of input
+    /// and output.
+    pub const COMMON: Self = Self {
+        id: "custom_id",
+        response: "response",
+        usage: "usage",
+        prompt: ["prompt_tokens", "input_tokens"],
+        completion: ["completion_tokens", "output_tokens"],
+    };
+}
 
 /// The members of a reply. What says nothing (see [`Tree::says_something`]) is among them.
 #[derive(Debug, Clone, Copy)]
@@ -55,11 +82,12 @@ pub(crate) struct RowResult<T> {
 
 impl<'l, T: Tree<'l>> Parts<T> {
     /// Of a line that is an object.
-    pub(crate) fn of(line: T) -> Option<Self> {
-        let names = ["custom_id", "response", "result", "error", "errors"];
-        let [custom_id, response, result, error, errors] = line.members(names)?.found;
-        let response = response.filter(|response| !response.is_null()).map(Response::of);
-        Some(Self { custom_id, response, result: result.map(RowResult::of), errors: [error, errors] })
+    pub(crate) fn of(line: T, names: &ReplyNames) -> Option<Self> {
+        let wanted = [names.id, names.response, "result", "error", "errors"];
+        let [custom_id, response, result, error, errors] = line.members(wanted)?.found;
+        let response = response.filter(|response| !response.is_null()).map(|response| Response::of(response, names));
+        let result = result.map(|result| RowResult::of(result, names));
+        Some(Self { custom_id, response, result, errors: [error, errors] })
     }
 
     /// The first member for errors that says something.
@@ -106,16 +134,16 @@ impl<'l, T: Tree<'l>> Parts<T> {
 }
 
 impl<'l, T: Tree<'l>> Response<T> {
-    fn of(response: T) -> Self {
-        let names = ["status_code", "request_id", "body", "usage", "error", "errors"];
-        let Some(Members { found, others }) = response.members(names) else { return Self::of_other(response) };
+    fn of(response: T, names: &ReplyNames) -> Self {
+        let wanted = ["status_code", "request_id", "body", names.usage, "error", "errors"];
+        let Some(Members { found, others }) = response.members(wanted) else { return Self::of_other(response) };
         let [status, _, body, usage, error, errors] = found;
         Self {
             whole: response,
             status,
-            body: body.map(Body::of),
+            body: body.map(|body| Body::of(body, names)),
             errors: [error, errors],
-            usage: usage.map(usage_of),
+            usage: usage.map(|usage| usage_of(usage, names)),
             answers: others || usage.is_some(),
         }
     }
@@ -128,15 +156,15 @@ impl<'l, T: Tree<'l>> Response<T> {
 }
 
 impl<'l, T: Tree<'l>> Body<T> {
-    fn of(body: T) -> Self {
+    fn of(body: T, names: &ReplyNames) -> Self {
         let [usage, error, errors] =
-            body.members(["usage", "error", "errors"]).map_or([None; 3], |members| members.found);
-        Self { whole: body, errors: [error, errors], usage: usage.map(usage_of) }
+            body.members([names.usage, "error", "errors"]).map_or([None; 3], |members| members.found);
+        Self { whole: body, errors: [error, errors], usage: usage.map(|usage| usage_of(usage, names)) }
     }
 }
 
 impl<'l, T: Tree<'l>> RowResult<T> {
-    fn of(result: T) -> Self {
+    fn of(result: T, names: &ReplyNames) -> Self {
         let Some(Members { found, others }) = result.members(["type", "message", "error"]) else {
             let answer = Some(result).filter(|result| result.says_something());
             return Self { kind: None, answer, error: None, usage: None };
@@ -147,31 +175,31 @@ impl<'l, T: Tree<'l>> RowResult<T> {
         } else {
             (others || message.is_some()).then_some(result)
         };
-        let usage = answer.and_then(|answer| answer.members(["usage"])?.found[0]).map(usage_of);
+        let usage =
+            answer.and_then(|answer| answer.members([names.usage])?.found[0]).map(|usage| usage_of(usage, names));
         Self { kind, answer, error, usage }
     }
 }
 
-/// Chat completions count tokens of a prompt and of a completion, messages and responses those of input and output.
-fn usage_of<'l, T: Tree<'l>>(usage: T) -> Usage {
-    let names = ["prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"];
-    let counts = usage.members(names).map_or([None; 4], |members| members.found);
+fn usage_of<'l, T: Tree<'l>>(usage: T, names: &ReplyNames) -> Usage {
+    let ([prompt, input], [completion, output]) = (names.prompt, names.completion);
+    let counts = usage.members([prompt, completion, input, output]).map_or([None; 4], |members| members.found);
     let [prompt, completion, input, output] = counts.map(|count| count.map(Tree::count));
     Usage { prompt: prompt.or(input).unwrap_or(0), completion: completion.or(output).unwrap_or(0) }
 }
 
 /// The parts of a line that can be walked over, which most can.
-pub(crate) fn walked(line: &[u8]) -> Option<Parts<Raw<'_>>> {
+pub(crate) fn walked<'l>(line: &'l [u8], names: &ReplyNames) -> Option<Parts<Raw<'l>>> {
     let mut walk = Walk::new(line)?;
     let mut parts = Parts { custom_id: None, response: None, result: None, errors: [None; 2] };
     let mut responded = false;
     walk.members(|walk, key| {
         match key {
-            "custom_id" => keep_first(&mut parts.custom_id, raw(walk)?),
-            "response" if !responded => {
+            _ if key == names.id => keep_first(&mut parts.custom_id, raw(walk)?),
+            _ if key == names.response && !responded => {
                 responded = true;
                 parts.response = if walk.at_object() {
-                    Some(walked_response(walk)?)
+                    Some(walked_response(walk, names)?)
                 } else {
                     Some(raw(walk)?).filter(|response| !response.is_null()).map(Response::of_other)
                 };
@@ -180,7 +208,7 @@ pub(crate) fn walked(line: &[u8]) -> Option<Parts<Raw<'_>>> {
             "errors" => keep_first(&mut parts.errors[1], raw(walk)?),
             "result" => {
                 let result = raw(walk)?;
-                parts.result.get_or_insert_with(|| RowResult::of(result));
+                parts.result.get_or_insert_with(|| RowResult::of(result, names));
             }
             _ => walk.value()?,
         }
@@ -190,15 +218,15 @@ pub(crate) fn walked(line: &[u8]) -> Option<Parts<Raw<'_>>> {
     Some(parts)
 }
 
-fn walked_response<'l>(walk: &mut Walk<'l>) -> Option<Response<Raw<'l>>> {
+fn walked_response<'l>(walk: &mut Walk<'l>, names: &ReplyNames) -> Option<Response<Raw<'l>>> {
     let (mut status, mut body, mut errors, mut usage, mut others) = (None, None, [None; 2], None, false);
     let whole = walk.raw(|walk| {
         walk.members(|walk, key| {
             match key {
                 "status_code" => keep_first(&mut status, raw(walk)?),
-                "body" if body.is_none() => body = Some(walked_body(walk)?),
+                "body" if body.is_none() => body = Some(walked_body(walk, names)?),
                 "body" | "request_id" => walk.value()?,
-                "usage" => keep_first(&mut usage, walked_usage(walk)?),
+                _ if key == names.usage => keep_first(&mut usage, walked_usage(walk, names)?),
                 "error" => keep_first(&mut errors[0], raw(walk)?),
                 "errors" => keep_first(&mut errors[1], raw(walk)?),
                 _ => {
@@ -213,7 +241,7 @@ fn walked_response<'l>(walk: &mut Walk<'l>) -> Option<Response<Raw<'l>>> {
     Some(Response { whole: Raw(whole.as_bytes()), status, body, errors, usage, answers })
 }
 
-fn walked_body<'l>(walk: &mut Walk<'l>) -> Option<Body<Raw<'l>>> {
+fn walked_body<'l>(walk: &mut Walk<'l>, names: &ReplyNames) -> Option<Body<Raw<'l>>> {
     let (mut errors, mut usage) = ([None; 2], None);
     if !walk.at_object() {
         return Some(Body { whole: raw(walk)?, errors, usage });
@@ -221,7 +249,7 @@ fn walked_body<'l>(walk: &mut Walk<'l>) -> Option<Body<Raw<'l>>> {
     let whole = walk.raw(|walk| {
         walk.members(|walk, key| {
             match key {
-                "usage" => keep_first(&mut usage, walked_usage(walk)?),
+                _ if key == names.usage => keep_first(&mut usage, walked_usage(walk, names)?),
                 "error" => keep_first(&mut errors[0], raw(walk)?),
                 "errors" => keep_first(&mut errors[1], raw(walk)?),
                 _ => walk.value()?,
@@ -232,20 +260,15 @@ fn walked_body<'l>(walk: &mut Walk<'l>) -> Option<Body<Raw<'l>>> {
     Some(Body { whole: Raw(whole.as_bytes()), errors, usage })
 }
 
-fn walked_usage(walk: &mut Walk<'_>) -> Option<Usage> {
+fn walked_usage(walk: &mut Walk<'_>, names: &ReplyNames) -> Option<Usage> {
     if !walk.at_object() {
         walk.value()?;
         return Some(Usage::default());
     }
-    let mut counts = [None; 4];
+    let ([prompt, input], [completion, output]) = (names.prompt, names.completion);
+    let (known, mut counts) = ([prompt, completion, input, output], [None; 4]);
     walk.members(|walk, key| {
-        let place = match key {
-            "prompt_tokens" => 0,
-            "completion_tokens" => 1,
-            "input_tokens" => 2,
-            "output_tokens" => 3,
-            _ => return walk.value(),
-        };
+        let Some(place) = known.iter().position(|known| *known == key) else { return walk.value() };
         keep_first(&mut counts[place], walk.raw_value()?.parse().unwrap_or(0));
         Some(())
     })?;

@@ -74,12 +74,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::dialect::line::FULL;
     use crate::input::envelope::Envelope;
 
     const LIMITS: LineLimits = LineLimits {
         line_bytes: 1000,
         custom_id_characters: 64,
-        envelope: Envelope::Full("/v1/chat/completions"),
+        envelope: Envelope { format: &FULL, url: "/v1/chat/completions" },
         assign_ids: true,
     };
 

@@ -327,7 +327,7 @@ mod tests {
     use super::*;
 
     const LIMITS: LineLimits =
-        LineLimits { line_bytes: 10_000_000, custom_id_characters: 64, envelope: Envelope::Minimal, assign_ids: false };
+        LineLimits { line_bytes: 10_000_000, custom_id_characters: 64, envelope: Envelope::MINIMAL, assign_ids: false };
 
     fn fast(line: &[u8]) -> Option<Diagnosed> {
         let Fields { custom_id, model, lacks } = request(line, &LIMITS)?;

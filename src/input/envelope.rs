@@ -12,38 +12,22 @@ use std::fmt;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use crate::dialect::line::{FULL, LineFormat, METHOD, MINIMAL};
+use crate::dialect::providers::{line_format, line_urls};
 use crate::input::body_only::assigned_id;
 use crate::model::defect::{Defect, DefectKind};
 
-/// The URLs that lines can name: the endpoints of the providers' tables.
-const URLS: [&str; 6] = [
-    "/v1/chat/completions",
-    "/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/responses",
-    "/v1/moderations",
-];
+/// What a service wants around a `body`: a format, and the URL that lines have in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Envelope {
+    pub(super) format: &'static LineFormat,
+    pub(super) url: &'static str,
+}
 
-/// What is put before a line without a method.
-const METHOD: &str = r#""method":"POST","#;
-
-/// What is put around the id of a bare line.
-const BEFORE_ID: &str = r#"{"custom_id":""#;
-const BEHIND_ID: &str = r#"","#;
-
-/// What is put around a bare line itself.
-const BEFORE_BODY: &str = r#""body":"#;
-const BEHIND_BODY: &str = "}";
-
-/// What a service wants around a `body`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Envelope {
-    /// The `custom_id`; other members are none of our business.
-    #[default]
-    Minimal,
-    /// The `custom_id`, `"method":"POST"`, and this `url`.
-    Full(&'static str),
+impl Default for Envelope {
+    fn default() -> Self {
+        Self::MINIMAL
+    }
 }
 
 /// What a line has to be given on its way up.
@@ -71,21 +55,36 @@ fn there<'de: 'l, 'l, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'
 }
 
 impl Envelope {
-    /// One that wants this URL; `None` for a URL that is not an endpoint.
+    /// The `custom_id`; other members are ignored.
+    pub const MINIMAL: Self = Self { format: &MINIMAL, url: "" };
+
+    /// That of a format whose lines have this URL, if they have one; `None` for a URL that is no provider's.
+    #[must_use]
+    pub fn of(format: &'static LineFormat, url: &str) -> Option<Self> {
+        let url = if format.has_target { line_urls().find(|known| *known == url)? } else { "" };
+        Some(Self { format, url })
+    }
+
+    /// The `custom_id`, `"method":"POST"`, and this `url`.
     #[must_use]
     pub fn full(url: &str) -> Option<Self> {
-        URLS.into_iter().find(|known| *known == url).map(Self::Full)
+        Self::of(&FULL, url)
     }
 
     /// Reads what [`Envelope`]'s `Display` writes.
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {
-        if text == "minimal" { Some(Self::Minimal) } else { Self::full(text.strip_prefix("full ")?) }
+        let (name, url) = text.split_once(' ').unwrap_or((text, ""));
+        let envelope = Self::of(line_format(name)?, url)?;
+        (envelope.url == url).then_some(envelope)
     }
 
     /// What `line`, which is a request otherwise, lacks of the envelope. A Defect if it has something else in its place.
     pub fn lacks(self, line: &[u8]) -> Result<Lacks, Defect> {
-        let Self::Full(wanted_url) = self else { return Ok(Lacks::default()) };
+        if !self.format.has_target {
+            return Ok(Lacks::default());
+        }
+        let wanted_url = self.url;
         let text = std::str::from_utf8(line).unwrap_or_default();
         let Ok(Wrapping { method, url }) = serde_json::from_str(text) else { return Ok(Lacks::default()) };
         let is = |value: &RawValue, wanted: &str| {
@@ -95,7 +94,7 @@ impl Envelope {
             let column = value.get().as_ptr() as usize - text.as_ptr() as usize + 1;
             Err(Defect { kind, column, custom_id: super::check::custom_id(line).map(|(custom_id, _)| custom_id) })
         };
-        if let Some(other) = method.filter(|method| !is(method, "POST")) {
+        if let Some(other) = method.filter(|method| !is(method, METHOD)) {
             return at(other, DefectKind::OtherMethod);
         }
         if let Some(other) = url.filter(|url| !is(url, wanted_url)) {
@@ -107,54 +106,49 @@ impl Envelope {
     /// What a line lacks that is a body alone.
     #[must_use]
     pub fn around_body(self) -> Lacks {
-        let full = self != Self::Minimal;
-        Lacks { id: true, method: full, url: full }
+        let has_target = self.format.has_target;
+        Lacks { id: true, method: has_target, url: has_target }
     }
 
     /// How many bytes a line grows by that lacks this. The id that it may be given follows from its `seq`.
     #[must_use]
     pub fn added_bytes(self, lacks: Lacks, seq: u64) -> u32 {
-        let parts = self.parts(lacks);
-        let members: u32 = parts.iter().map(|part| u32::try_from(part.len()).unwrap_or(u32::MAX)).sum();
-        if !lacks.id {
-            return members;
-        }
-        let around = [BEFORE_ID, BEHIND_ID, &assigned_id(seq), BEFORE_BODY, BEHIND_BODY].map(str::len);
-        members + u32::try_from(around.iter().sum::<usize>()).unwrap_or(u32::MAX)
+        let added = if lacks.id {
+            self.format.overhead_bytes(quoted_id(seq).len(), self.url)
+        } else {
+            self.target(lacks).as_flattened().iter().map(|part| part.len()).sum()
+        };
+        u32::try_from(added).unwrap_or(u32::MAX)
     }
 
     /// Writes `line` with what it lacks. The id that it may be given follows from its `seq`.
     pub fn write(self, line: &[u8], lacks: Lacks, seq: u64, out: &mut Vec<u8>) {
-        let mut put = |part: &str| out.extend_from_slice(part.as_bytes());
         if lacks.id {
-            [BEFORE_ID, &assigned_id(seq), BEHIND_ID].into_iter().for_each(&mut put);
-            self.parts(lacks).into_iter().for_each(&mut put);
-            put(BEFORE_BODY);
-            out.extend_from_slice(line);
-            out.extend_from_slice(BEHIND_BODY.as_bytes());
-            return;
+            return self.format.write(&quoted_id(seq), self.url, line, out);
         }
         let brace = memchr::memchr(b'{', line).map_or(0, |at| at + 1);
         out.extend_from_slice(&line[..brace]);
-        for part in self.parts(lacks) {
+        for part in self.target(lacks).as_flattened() {
             out.extend_from_slice(part.as_bytes());
         }
         out.extend_from_slice(&line[brace..]);
     }
 
-    fn parts(self, lacks: Lacks) -> [&'static str; 4] {
-        let Self::Full(url) = self else { return [""; 4] };
-        let method = if lacks.method { METHOD } else { "" };
-        if lacks.url { [method, r#""url":""#, url, r#"","#] } else { [method, "", "", ""] }
+    fn target(self, lacks: Lacks) -> [[&'static str; 3]; 2] {
+        let [method, url] = self.format.target(self.url);
+        [if lacks.method { method } else { [""; 3] }, if lacks.url { url } else { [""; 3] }]
     }
+}
+
+/// The id that a line is given, as a JSON string. It has nothing in it that would have to be escaped.
+fn quoted_id(seq: u64) -> String {
+    format!("\"{}\"", assigned_id(seq))
 }
 
 impl fmt::Display for Envelope {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Minimal => write!(out, "minimal"),
-            Self::Full(url) => write!(out, "full {url}"),
-        }
+        out.write_str(self.format.name)?;
+        if self.format.has_target { write!(out, " {}", self.url) } else { Ok(()) }
     }
 }
 
@@ -179,8 +173,9 @@ impl Lacks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::line;
 
-    const FULL: Envelope = Envelope::Full("/v1/chat/completions");
+    const FULL: Envelope = Envelope { format: &line::FULL, url: "/v1/chat/completions" };
 
     #[test]
     fn a_line_is_given_what_it_lacks_and_keeps_the_rest() {
@@ -209,8 +204,8 @@ mod tests {
             assert_eq!(line.len() + FULL.added_bytes(lacks, 0) as usize, written.len());
             assert_eq!(Lacks::from_bits(lacks.to_bits()), Some(lacks));
             let mut minimal = Vec::new();
-            let nothing = Envelope::Minimal.lacks(line.as_bytes()).unwrap();
-            Envelope::Minimal.write(line.as_bytes(), nothing, 0, &mut minimal);
+            let nothing = Envelope::MINIMAL.lacks(line.as_bytes()).unwrap();
+            Envelope::MINIMAL.write(line.as_bytes(), nothing, 0, &mut minimal);
             assert_eq!(minimal, line.as_bytes());
         }
         assert_eq!(Lacks::from_bits(8), None);
@@ -220,7 +215,7 @@ mod tests {
     fn a_bare_line_is_given_everything_around_it() {
         let line = br#"{"model": "m"}"#;
         for (envelope, seq, written) in [
-            (Envelope::Minimal, 0, r#"{"custom_id":"line-1","body":{"model": "m"}}"#),
+            (Envelope::MINIMAL, 0, r#"{"custom_id":"line-1","body":{"model": "m"}}"#),
             (
                 FULL,
                 9_999,
@@ -249,13 +244,13 @@ mod tests {
                 (code, column, Some("a")),
                 "{line}"
             );
-            assert!(Envelope::Minimal.lacks(line.as_bytes()).is_ok());
+            assert!(Envelope::MINIMAL.lacks(line.as_bytes()).is_ok());
         }
     }
 
     #[test]
     fn an_envelope_is_read_back() {
-        for envelope in [Envelope::Minimal, FULL] {
+        for envelope in [Envelope::MINIMAL, FULL] {
             assert_eq!(Envelope::read(&envelope.to_string()), Some(envelope));
         }
         assert_eq!((Envelope::read("full /elsewhere"), Envelope::read("")), (None, None));

@@ -43,6 +43,21 @@ pub struct Batch {
     pub tag: Option<BatchTag>,
 }
 
+/// What a batch is created from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateBatch {
+    /// The uploaded requests.
+    pub input_file_id: String,
+    /// The endpoint that answers them, such as `/v1/chat/completions`.
+    pub endpoint: String,
+    /// How long the service may take, such as `24h`; not sent when absent.
+    pub completion_window: Option<String>,
+    /// The model that all its requests name. Sent where the dialect wants it once for the batch.
+    pub model: String,
+    /// Whose it is; sent where the provider keeps metadata.
+    pub tag: Option<BatchTag>,
+}
+
 /// What a service says of the number of a batch's requests. What it does not say is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestCounts {

@@ -7,7 +7,7 @@
 //!
 //! None follows a redirect, asks for compression, or repeats a request by itself.
 
-use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Url};
 
 use super::error::{ErrorKind, RemoteError};
@@ -18,6 +18,7 @@ use super::timeouts::Timeouts;
 use super::token::Token;
 use crate::dialect::address::{Address, AddressError};
 use crate::dialect::provider::Auth;
+use crate::dialect::route::Route;
 use crate::remote::throttle::{Throttle, retry_after};
 
 /// What the service sees us as. Edges in front of APIs turn away clients that do not name themselves.
@@ -38,6 +39,18 @@ pub enum SetupError {
     /// The HTTP library could not be set up.
     #[error("cannot set up the HTTP client")]
     Client(#[source] reqwest::Error),
+}
+
+/// What is sent with every call: how the key goes, and headers besides.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CallHeaders {
+    pub(super) auth: Auth,
+    pub(super) headers: &'static [(&'static str, &'static str)],
+}
+
+impl CallHeaders {
+    /// The key as most want it, and nothing else.
+    pub(super) const BEARER: Self = Self { auth: Auth::BEARER, headers: &[] };
 }
 
 /// The clients, with all that a call needs.
@@ -65,14 +78,15 @@ impl Http {
     pub(super) fn new(
         address: Address,
         token: Option<Token>,
-        auth: Auth,
+        CallHeaders { auth, headers }: CallHeaders,
         timeouts: Timeouts,
         observer: Observer,
     ) -> Result<Self, SetupError> {
         if token.is_some() && !address.is_https() && !address.is_loopback() {
             return Err(SetupError::PlainHttp { origin: address.origin() });
         }
-        let mut credentials = HeaderMap::new();
+        let own = headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let mut credentials: HeaderMap = own.collect();
         if let Some(token) = &token {
             let (name, value) = token.header(auth);
             credentials.insert(name, value);
@@ -99,38 +113,45 @@ impl Http {
         Ok(Self { address, timeouts, observer, throttle: Throttle::default(), redactor, api, upload, blob, billing })
     }
 
-    /// Sends a request to the API: waits at the throttle, then returns the answer, whatever its status.
+    /// Calls `route` about `argument`: waits at the throttle, then returns the answer, whatever its status.
     pub(super) async fn call(
         &self,
-        method: Method,
-        segments: &[&str],
+        route: &Route,
+        argument: &str,
         build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
     ) -> Result<Response<'_>, RemoteError> {
-        self.send_to_api(&self.api, method, (segments, &[]), build).await
+        self.send_to_api(&self.api, (route, argument), &[], build).await
     }
 
     /// The same with a query: pairs of names and values.
-    pub(super) async fn query(&self, segments: &[&str], query: &[(&str, &str)]) -> Result<Response<'_>, RemoteError> {
-        self.send_to_api(&self.api, Method::GET, (segments, query), |request| request).await
+    pub(super) async fn query(&self, route: &Route, query: &[(&str, &str)]) -> Result<Response<'_>, RemoteError> {
+        self.send_to_api(&self.api, (route, ""), query, |request| request).await
     }
 
-    /// Sends a POST whose body takes its time to the API: waits at the throttle, then returns the answer, whatever its status. The caller
+    /// The same of a call that says nothing in its body, in the words of a service that wants a body of JSON with each POST.
+    pub(super) async fn call_without_body(&self, route: &Route, argument: &str) -> Result<Response<'_>, RemoteError> {
+        let json = HeaderValue::from_static("application/json");
+        self.call(route, argument, |request| request.header(CONTENT_TYPE, json).header(CONTENT_LENGTH, 0)).await
+    }
+
+    /// Calls `route` with a body that takes its time: waits at the throttle, then returns the answer, whatever its status. The caller
     /// watches that it goes on.
     pub(super) async fn upload(
         &self,
-        segments: &[&str],
+        route: &Route,
         build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
     ) -> Result<Response<'_>, RemoteError> {
-        self.send_to_api(&self.upload, Method::POST, (segments, &[]), build).await
+        self.send_to_api(&self.upload, (route, ""), &[], build).await
     }
 
     /// Sends the request that costs money, once.
     pub(super) async fn bill(
         &self,
-        segments: &[&str],
+        route: &Route,
+        argument: &str,
         build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
     ) -> Result<Response<'_>, RemoteError> {
-        self.send_to_api(&self.billing, Method::POST, (segments, &[]), build).await
+        self.send_to_api(&self.billing, (route, argument), &[], build).await
     }
 
     /// Sends a POST to the API at once: it does not wait at the throttle, nor makes it pause. For those who pace their calls themselves.
@@ -139,18 +160,22 @@ impl Http {
         segments: &[&str],
         build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
     ) -> Result<Response<'_>, RemoteError> {
-        self.exchange(&self.api, Method::POST, (segments, &[]), build).await
+        self.exchange(&self.api, Method::POST, self.address.join(segments), build).await
     }
 
     async fn send_to_api(
         &self,
         client: &Client,
-        method: Method,
-        resource: (&[&str], &[(&str, &str)]),
+        (route, argument): (&Route, &str),
+        query: &[(&str, &str)],
         build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
     ) -> Result<Response<'_>, RemoteError> {
         self.throttle.wait().await;
-        let answer = self.exchange(client, method, resource, build).await?;
+        let mut url = self.url(route, argument);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let answer = self.exchange(client, route.method.clone(), url, build).await?;
         let asked = retry_after(answer.headers());
         let status = answer.status();
         if status == 429 || (status == 503 && asked.is_some()) {
@@ -169,13 +194,9 @@ impl Http {
         &self,
         client: &Client,
         method: Method,
-        (segments, query): (&[&str], &[(&str, &str)]),
+        url: Url,
         build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
     ) -> Result<Response<'_>, RemoteError> {
-        let mut url = self.address.join(segments);
-        if !query.is_empty() {
-            url.query_pairs_mut().extend_pairs(query);
-        }
         let target = self.target(&method, &url);
         if !self.address.is_origin_of(&url) {
             return Err(RemoteError::new(ErrorKind::Protocol, target).with_message("not an address of the API"));
@@ -183,6 +204,11 @@ impl Http {
         let sent = build(client.request(method, url)).send().await;
         let response = sent.map_err(|error| transport_error(&self.redactor, error, target.clone()))?;
         Ok(Response::new(self.terms(), response, target, Origin::Api))
+    }
+
+    /// Where `route` about `argument` is.
+    pub(super) fn url(&self, route: &Route, argument: &str) -> Url {
+        self.address.join(&route.segments(argument))
     }
 
     /// A request as messages name it: the method and the URL without its query, which may be a signature.
@@ -230,7 +256,13 @@ mod tests {
     fn a_token_is_not_sent_in_the_clear_to_another_machine() {
         let make = |base: &str, token: Option<&str>| {
             let token = token.map(|token| Token::new(token).unwrap());
-            Http::new(Address::parse(base).unwrap(), token, Auth::Bearer, Timeouts::default(), Observer::default())
+            Http::new(
+                Address::parse(base).unwrap(),
+                token,
+                CallHeaders::BEARER,
+                Timeouts::default(),
+                Observer::default(),
+            )
         };
         assert!(matches!(make("http://batch.example", Some("k")), Err(SetupError::PlainHttp { .. })));
         assert!(make("http://batch.example", None).is_ok());

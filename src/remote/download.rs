@@ -27,6 +27,7 @@ use super::redirect;
 use super::response::Response;
 use super::retry::{Attempts, RetryPolicy};
 use super::service::{Downloaded, Progress};
+use crate::dialect::Dialect;
 use crate::storage::aligned::BlockWriter;
 use crate::storage::durable;
 use crate::storage::durable::FileError;
@@ -45,7 +46,7 @@ const OVERLAP_BYTES: u64 = 4 << 10;
 pub(super) async fn download(
     http: &Http,
     retry: &RetryPolicy,
-    file_id: &str,
+    (dialect, file_id): (&'static dyn Dialect, &str),
     target: &Path,
     progress: Progress,
 ) -> Result<Downloaded, RemoteError> {
@@ -53,7 +54,7 @@ pub(super) async fn download(
     let mut attempts = Attempts::new(retry, &http.observer);
     loop {
         let before = part.written;
-        let error = match part.fetch(http, file_id).await {
+        let error = match part.fetch(http, (dialect, file_id)).await {
             Ok(()) => break,
             Err(error) => error,
         };
@@ -65,22 +66,29 @@ pub(super) async fn download(
             return Err(error);
         }
     }
-    let settled = settle(http, &part, file_id, target).await;
+    let settled = settle(http, &part, (dialect, file_id), target).await;
     // What was packed has been unpacked to a file of its own.
     part.remove();
     Ok(Downloaded { bytes: settled?, announced: part.length.is_some() })
 }
 
 /// Gives what came, once it is whole, its place as the file that it stands for. Returns the file's size.
-async fn settle(http: &Http, part: &Part, file_id: &str, target: &Path) -> Result<u64, RemoteError> {
+async fn settle(
+    http: &Http,
+    part: &Part,
+    (dialect, file_id): (&'static dyn Dialect, &str),
+    target: &Path,
+) -> Result<u64, RemoteError> {
+    let id_member = dialect.replies().id;
     let (path, to, said) = (part.path.clone(), target.to_owned(), part.packing);
     let looking = path.clone();
     let settled = if blocking(move || content::is_packed(&looking, said)).await? {
         // Without an answer the bytes that came must do.
-        let max = content::unpacked_max(part.written, content::said_bytes(http, file_id).await.unwrap_or(None));
-        blocking(move || Ok(content::unpack(&path, said, max, &to))).await?
+        let max =
+            content::unpacked_max(part.written, content::said_bytes(http, dialect, file_id).await.unwrap_or(None));
+        blocking(move || Ok(content::unpack(&path, said, max, id_member, &to))).await?
     } else {
-        blocking(move || Ok(content::publish(&path, &to))).await?
+        blocking(move || Ok(content::publish(&path, id_member, &to))).await?
     };
     let garbled = |message: &str| RemoteError::new(ErrorKind::Garbled, &*part.asked).with_message(message);
     settled.map_err(|unfit| match unfit {
@@ -130,10 +138,10 @@ impl Part {
     }
 
     /// One attempt: the rest of the content, or all of it.
-    async fn fetch(&mut self, http: &Http, file_id: &str) -> Result<(), RemoteError> {
+    async fn fetch(&mut self, http: &Http, file: (&'static dyn Dialect, &str)) -> Result<(), RemoteError> {
         let resume = self.tag.clone().filter(|_| self.written > 0);
         let mut from = self.written.saturating_sub(OVERLAP_BYTES);
-        let answer = content(http, file_id, resume.as_ref().map(|tag| (from, tag))).await?;
+        let answer = content(http, file, resume.as_ref().map(|tag| (from, tag))).await?;
         let target = answer.target().to_owned();
         self.asked.clone_from(&target);
         let packing = Packing::of_answer(answer.headers()).map_err(|word| {
@@ -279,14 +287,14 @@ impl Write for Behind<'_> {
 /// Asks for the content, or the rest of it, and follows redirects to a storage without the key.
 async fn content<'a>(
     http: &'a Http,
-    file_id: &str,
+    (dialect, file_id): (&'static dyn Dialect, &str),
     resume: Option<(u64, &HeaderValue)>,
 ) -> Result<Response<'a>, RemoteError> {
     let build = |request: reqwest::RequestBuilder| match resume {
         Some((from, tag)) => request.header(RANGE, format!("bytes={from}-")).header(IF_RANGE, tag.clone()),
         None => request,
     };
-    let mut answer = http.call(Method::GET, &["files", file_id, "content"], build).await?;
+    let mut answer = http.call(&dialect.routes().content, file_id, build).await?;
     for _ in 0..=redirect::HOPS {
         if !redirect::is_redirect(answer.status()) {
             // A 416 is no error here: it says that there is nothing to go on with.

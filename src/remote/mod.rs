@@ -18,29 +18,32 @@
 mod body;
 pub mod client;
 mod content;
+mod create;
 mod download;
 pub mod error;
 mod http_api;
 mod list;
 pub mod online;
-mod openai;
 pub mod redact;
 mod redirect;
 mod response;
 pub mod retry;
 pub mod service;
 pub mod timeouts;
-mod together;
 pub mod token;
+mod upload;
 
+#[cfg(test)]
+mod other_dialect;
 #[cfg(test)]
 mod testing;
 pub mod throttle;
 
 pub use crate::dialect::address::{Address, AddressError};
-pub use crate::dialect::provider::{Auth, Confidence, Dialect, Limits, LineEnvelope, Provider, ReplyShape};
+pub use crate::dialect::provider::{Auth, Confidence, Limits, Provider, ReplyShape};
 pub use crate::dialect::providers::{provider, provider_speaking};
-pub use crate::model::batch::{Batch, BatchStatus, RequestCounts, is_valid_id};
+pub use crate::dialect::{DIALECTS, Dialect, OPENAI, TOGETHER};
+pub use crate::model::batch::{Batch, BatchStatus, CreateBatch, RequestCounts, is_valid_id};
 pub use crate::model::tag::BatchTag;
 pub use client::SetupError;
 pub use error::{ErrorKind, RemoteError};
@@ -48,6 +51,6 @@ pub use http_api::{HttpApi, Settings};
 pub use online::Online;
 pub use redact::Redactor;
 pub use retry::{Notice, Observer, RetryPolicy};
-pub use service::{Api, CreateBatch, Downloaded, Listing, Payload, Progress, RemoteFile, Submission};
+pub use service::{Api, Downloaded, Listing, Payload, Progress, RemoteFile, Submission};
 pub use timeouts::Timeouts;
 pub use token::{Token, TokenError};

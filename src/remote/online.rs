@@ -15,13 +15,12 @@ use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::client::{Http, SetupError};
+use super::client::{CallHeaders, Http, SetupError};
 use super::error::{ErrorKind, RemoteError, message_in};
 use super::response::{ERROR_BODY_BYTES, Response};
 use super::retry::Observer;
 use super::token::Token;
 use crate::dialect::address::Address;
-use crate::dialect::provider::Auth;
 use crate::remote::timeouts::Timeouts;
 
 /// What can be asked, without a version before it: nothing that manages an account, whoever names the endpoint.
@@ -113,7 +112,7 @@ impl Online {
         // However few words there are in a minute: they are worth waiting for.
         let timeouts = Timeouts { idle: patience, least_bytes_per_second: 0, ..Timeouts::default() };
         Ok(Self {
-            http: Http::new(address, token, Auth::Bearer, timeouts, observer)?,
+            http: Http::new(address, token, CallHeaders::BEARER, timeouts, observer)?,
             large: Semaphore::new(LARGE_ANSWERS),
         })
     }

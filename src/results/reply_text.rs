@@ -196,7 +196,7 @@ mod tests {
             offset += line.len() as u64;
             text
         });
-        let mut reader = ReplyReader::new(IdHasher { key: 1 });
+        let mut reader = ReplyReader::new(IdHasher { key: 1 }, &crate::dialect::ReplyNames::COMMON);
         let mut read = |which: usize| texts[which].read(&mut reader, ReplyRole::Output).unwrap();
         assert!(read(0).is_some_and(|reply| reply.kind.is_error()));
         assert_eq!(read(0), read(1));

@@ -96,13 +96,14 @@ impl<A: Api> Driver<A> {
             input_file_id: file_id,
             endpoint: self.options.endpoint.clone(),
             completion_window: Some(self.options.completion_window.clone()),
-            model: None,
+            model: known.shard.model.clone(),
             tag: Some(BatchTag { run: self.run_name.clone(), shard, submission }),
         };
+        let lines = ShardPayload { files: self.files.clone(), shard: known.shard.clone() };
         let api = self.api.clone();
         self.posting = true;
         self.tasks.spawn(async move {
-            let answer = api.create(&request).await;
+            let answer = api.create(&request, Arc::new(lines)).await;
             Outcome::Created { shard, submission, answer }
         });
         Ok(())

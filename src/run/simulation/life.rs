@@ -16,12 +16,13 @@ use super::faults::Faults;
 use super::rows;
 use super::service::Service;
 use super::world::World;
+use crate::dialect::providers::provider;
 use crate::input::check::LineLimits;
 use crate::input::envelope::Envelope;
 use crate::input::source::Input;
 use crate::ledger::{Ledger, fuse};
 use crate::model::shard::ShardLimits;
-use crate::remote::{Address, LineEnvelope, provider};
+use crate::remote::Address;
 use crate::results::normalize::Shape;
 use crate::run;
 use crate::run::directory::layout;
@@ -123,10 +124,7 @@ impl Scenario {
             address: Address::parse("http://127.0.0.1:9/v1").expect("it is an address"),
             token: None,
         };
-        let envelope = match provider.envelope {
-            LineEnvelope::Minimal => Envelope::Minimal,
-            LineEnvelope::Full => Envelope::full(provider.endpoint()).expect("it is an endpoint"),
-        };
+        let envelope = Envelope::of(provider.line, provider.endpoint()).expect("it is an endpoint");
         let on_ambiguous = match rng.u8(..3) {
             0 => OnAmbiguous::RetryAfter(Duration::from_secs(rng.u64(60..1200))),
             _ => OnAmbiguous::Hold,

@@ -198,7 +198,7 @@ impl Api for Service {
         Ok(RemoteFile { id: format!("file-{file}"), bytes: None, reused })
     }
 
-    async fn create(&self, request: &CreateBatch) -> Submission {
+    async fn create(&self, request: &CreateBatch, _: Arc<dyn Payload>) -> Submission {
         let (file, tag) = (number(&request.input_file_id), request.tag.clone());
         let mut on_its_way = OnItsWay { service: self.clone(), file, tag, arrived: false };
         self.way().await;

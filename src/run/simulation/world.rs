@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use super::faults::{Fault, Faults};
 use super::rows::{self, ReplyLines};
-use crate::remote::{BatchStatus, BatchTag, Dialect, RequestCounts};
+use crate::dialect::Dialect;
+use crate::remote::{BatchStatus, BatchTag, RequestCounts};
 
 /// How long after its answer a create may take effect.
 pub(super) const LATE_CREATE_MAX: Duration = Duration::from_secs(3000);
@@ -112,7 +113,7 @@ pub(super) struct Accepted {
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) seed: u64,
-    pub(super) dialect: Dialect,
+    pub(super) dialect: &'static dyn Dialect,
     /// The time of day at the beginning. The Ledger's clock is the real one, and the two are compared.
     epoch: Timestamp,
     pub(super) faults: Faults,
@@ -139,7 +140,7 @@ impl World {
     /// What time it is when the first process begins.
     pub(super) const BEGINNING: Duration = Duration::from_secs(1_000_000);
 
-    pub(super) fn new(seed: u64, dialect: Dialect, faults: Faults) -> Self {
+    pub(super) fn new(seed: u64, dialect: &'static dyn Dialect, faults: Faults) -> Self {
         Self {
             seed,
             dialect,
@@ -251,7 +252,7 @@ impl World {
 
     /// Takes a create of this run: from here on its requests are paid for.
     pub(super) fn accept(&mut self, file: usize, tag: Option<BatchTag>, delay: Duration) -> usize {
-        let tag = tag.filter(|_| self.dialect == Dialect::OpenAi);
+        let tag = tag.filter(|_| self.dialect.carries_tag());
         let batch = self.create(file, tag, false, delay);
         self.accepted.push(Accepted { file, batch, at: self.last_seen, answered: false });
         self.note(format!("accepted: batch {batch} of file {file} (shards {:?})", self.files[file].shards));
@@ -318,7 +319,7 @@ impl World {
 
     /// What the service counts of a batch, and whether that tells what it has answered.
     fn counts(&mut self, content: &[u8], outputs: &ReplyLines, errors: &ReplyLines) -> (Option<RequestCounts>, bool) {
-        if self.dialect != Dialect::OpenAi || self.happens(Fault::CountsAbsent) {
+        if !self.dialect.carries_tag() || self.happens(Fault::CountsAbsent) {
             return (None, false);
         }
         let total = rows::seqs_of(content).count() as u64;
