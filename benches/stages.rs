@@ -72,7 +72,7 @@ impl Data {
             line: LineLimits {
                 line_bytes: 10_000_000,
                 custom_id_characters: 64,
-                envelope: Envelope::Minimal,
+                envelope: Envelope::MINIMAL,
                 assign_ids: false,
             },
             shard: ShardLimits { requests: 50_000, bytes: 100_000_000 },

@@ -39,7 +39,7 @@ use crate::model::custom_id::IdHasher;
 use crate::model::shard::{Shard, ShardLimits};
 use crate::model::shard_state::EndedBatch;
 use crate::remote::{
-    Address, Api, BatchStatus, CreateBatch, HttpApi, Profile, Progress, Redactor, RemoteFile, Settings, Submission,
+    Address, Api, BatchStatus, CreateBatch, HttpApi, Progress, Provider, Redactor, RemoteFile, Settings, Submission,
     Token,
 };
 use crate::results::merge::{self, MergeInputs, Sinks, Unanswered};
@@ -83,7 +83,7 @@ pub struct BenchOptions {
     /// Uploads, and downloads, at a time.
     pub transfers: usize,
     /// The service, and what it takes.
-    pub profile: &'static Profile,
+    pub provider: &'static Provider,
     /// Where it is.
     pub service: Address,
     /// The key that it wants.
@@ -105,10 +105,10 @@ pub async fn bench(options: BenchOptions, tell: &mut dyn FnMut(&Measured)) -> Re
     tell(&measured);
     let files = Arc::new(files);
     let settings = Settings::default();
-    let api = HttpApi::new(options.profile, options.service.clone(), Some(options.token.clone()), settings)?;
+    let api = HttpApi::new(options.provider, options.service.clone(), Some(options.token.clone()), settings)?;
     let (uploaded, measured) = upload(&options, &api, &files, &shards).await?;
     tell(&measured);
-    let batches = run_batches(&options, &api, &uploaded).await?;
+    let batches = run_batches(&options, &api, (&files, &shards), &uploaded).await?;
     warm(place.path(), generated.bytes)?;
     tell(&download(&options, &api, &files, &batches, generated).await?);
     tell(&index(&files, &shards, &batches, generated)?);
@@ -180,12 +180,12 @@ fn copy(input: &Path, target: &Path) -> Result<Measured, Error> {
 }
 
 fn scan_options(options: &BenchOptions, place: &Path) -> ScanOptions {
-    let limits = &options.profile.limits;
+    let limits = &options.provider.limits;
     ScanOptions {
         line: LineLimits {
             line_bytes: limits.line_bytes,
             custom_id_characters: limits.custom_id_characters as usize,
-            envelope: Envelope::Minimal,
+            envelope: Envelope::MINIMAL,
             assign_ids: false,
         },
         shard: ShardLimits { requests: limits.shard_requests, bytes: limits.shard_bytes },
@@ -250,17 +250,23 @@ async fn upload(
 }
 
 /// Has the service answer all of it. What that takes is the service's affair, and not measured.
-async fn run_batches(options: &BenchOptions, api: &HttpApi, uploaded: &[RemoteFile]) -> Result<Vec<EndedBatch>, Error> {
+async fn run_batches(
+    options: &BenchOptions,
+    api: &HttpApi,
+    (files, shards): (&Arc<Files>, &[Shard]),
+    uploaded: &[RemoteFile],
+) -> Result<Vec<EndedBatch>, Error> {
     let mut ids = Vec::new();
-    for file in uploaded {
+    for (file, shard) in uploaded.iter().zip(shards) {
+        let lines = Arc::new(ShardPayload { files: files.clone(), shard: shard.clone() });
         let request = CreateBatch {
             input_file_id: file.id.clone(),
-            endpoint: options.profile.endpoint().to_owned(),
-            completion_window: Some(options.profile.completion_window.to_owned()),
-            model: None,
-            mark: None,
+            endpoint: options.provider.endpoint().to_owned(),
+            completion_window: Some(options.provider.completion_window.to_owned()),
+            model: shard.model.clone(),
+            tag: None,
         };
-        match api.create(&request).await {
+        match api.create(&request, lines).await {
             Submission::Accepted(batch) => ids.push(batch.id),
             Submission::Refused(error) | Submission::Unknown(error) => return Err(error.into()),
         }

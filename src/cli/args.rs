@@ -103,7 +103,7 @@ pub(crate) struct InputArguments {
     pub(crate) provider: Option<String>,
     /// What the provider speaks, together or openai, where it may be either; alone, with --base-url, a service of your own
     #[arg(long, value_name = "NAME", value_parser = dialect)]
-    pub(crate) dialect: Option<batchline::remote::Dialect>,
+    pub(crate) dialect: Option<&'static dyn batchline::dialect::Dialect>,
     /// The endpoint that answers, such as /v1/embeddings [default: /v1/chat/completions]
     #[arg(long, value_name = "PATH")]
     pub(crate) endpoint: Option<String>,
@@ -394,7 +394,7 @@ pub(crate) struct ServeArguments {
     pub(crate) listen: SocketAddr,
     /// Whose API to be: together or openai
     #[arg(long, value_name = "NAME", default_value = "together", value_parser = dialect)]
-    pub(crate) dialect: batchline::remote::Dialect,
+    pub(crate) dialect: &'static dyn batchline::dialect::Dialect,
     /// Directory for files, batches and the billing ledger
     #[arg(short, long, value_name = "DIR", default_value = "batchline-serve")]
     pub(crate) directory: PathBuf,

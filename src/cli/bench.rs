@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use batchline::bench::{BenchOptions, Measured, bench as measure};
+use batchline::dialect::provider::Host;
+use batchline::dialect::providers::hosted;
 use batchline::generate::Amount;
 use batchline::remote::{Address, Token};
 use batchline::run::directory::Incoming;
@@ -15,12 +17,13 @@ use super::args::BenchArguments;
 use super::exit::{Exit, Failure};
 use super::records::count;
 use super::running::runtime;
-use super::settings::{self, LOCAL};
+use super::settings;
 use super::terminal::{print, print_json, say};
 
 pub(crate) fn bench(arguments: &BenchArguments) -> Result<Exit, Failure> {
     let directory = arguments.directory.clone().unwrap_or_else(std::env::temp_dir);
     let amount = arguments.requests.map_or(Amount::Bytes(arguments.bytes), Amount::Requests);
+    let provider = hosted(Host::BuiltIn).ok_or_else(|| Failure::Usage("no service is built in".to_owned()))?;
     let mut runs: Vec<Vec<Measured>> = Vec::new();
     for run in 1..=arguments.runs {
         // A service of its own for each run: one that has seen the shards before would not take them again.
@@ -33,9 +36,9 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<Exit, Failure> {
             threads: settings::threads(arguments.threads),
             memory_bytes: settings::share(arguments.memory),
             transfers: batchline::run::options::UPLOADS,
-            profile: settings::provider(LOCAL)?,
+            provider,
             service: Address::parse(&service.base_url)?,
-            token: Token::new(LOCAL).map_err(|error| Failure::Usage(error.to_string()))?,
+            token: Token::new(provider.name).map_err(|error| Failure::Usage(error.to_string()))?,
         };
         let mut stages = Vec::new();
         let mut tell = |measured: &Measured| {

@@ -137,18 +137,18 @@ pub(crate) fn cancel(arguments: &CancelArguments) -> Result<Exit, Failure> {
     let run = find(arguments.run.as_deref(), Purpose::Change)?;
     let identity = Report::read(&run)?.service;
     let (name, place) = identity.split_once(' ').unwrap_or((&identity, BUILT_IN));
-    let profile = settings::provider(name)?;
+    let provider = settings::provider(name)?;
     // The batches are where the run has put them, whatever the environment says now.
     let recorded = (place != BUILT_IN).then(|| place.to_owned());
     let service = ServiceArguments {
         base_url: arguments.service.base_url.clone().or(recorded),
         api_key_file: arguments.service.api_key_file.clone(),
     };
-    let ServiceChoice::At { profile, address, token } = settings::service(profile, &service)? else {
+    let ServiceChoice::At { provider, address, token } = settings::service(provider, &service)? else {
         let what = "the built-in service runs inside of `batchline run` only: there is nothing to cancel".to_owned();
         return Err(Error::Configuration { what, hint: None }.into());
     };
-    let api = HttpApi::new(profile, address, token, Settings::default())?;
+    let api = HttpApi::new(provider, address, token, Settings::default())?;
     let cancelled = runtime()?.block_on(cancel_batches(&api, &run))?;
     for Cancelled { shard, batch_id, status } in &cancelled {
         if arguments.json {

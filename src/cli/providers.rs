@@ -1,7 +1,7 @@
 //! `batchline providers`.
 
-use batchline::dialect::providers::PROFILES;
-use batchline::remote::{Limits, Profile, ReplyShape};
+use batchline::dialect::providers::PROVIDERS;
+use batchline::remote::{Limits, Provider, ReplyShape};
 use serde_json::json;
 
 use super::args::ProvidersArguments;
@@ -11,23 +11,23 @@ use super::terminal::{print, print_json, say, say_line};
 
 pub(crate) fn providers(arguments: &ProvidersArguments) -> Result<Exit, Failure> {
     if arguments.json {
-        PROFILES.iter().try_for_each(|row| print_json(&record(row)))?;
+        PROVIDERS.iter().try_for_each(|row| print_json(&record(row)))?;
         return Ok(Exit::Success);
     }
     if arguments.markdown {
         return markdown();
     }
     let columns = |cells: [&str; 7]| {
-        let [name, dialect, requests, bytes, window, key, proven] = cells;
-        format!("{name:<13} {dialect:<9} {requests:>9} {bytes:>9}  {window:<7} {key:<22} {proven}")
+        let [name, dialect, requests, bytes, window, key, confidence] = cells;
+        format!("{name:<13} {dialect:<9} {requests:>9} {bytes:>9}  {window:<7} {key:<22} {confidence}")
     };
     print(&columns(["provider", "dialect", "requests", "bytes", "window", "key", "proven"]))?;
-    for row in PROFILES {
+    for row in PROVIDERS {
         let (requests, bytes) = (count(row.limits.shard_requests), size(row.limits.shard_bytes));
-        let (window, proven) = (row.completion_window, row.proven.to_string());
-        print(&columns([row.name, row.dialect.name(), &requests, &bytes, window, row.key_variable, &proven]))?;
+        let (window, confidence) = (row.completion_window, row.confidence.to_string());
+        print(&columns([row.name, row.dialect.name(), &requests, &bytes, window, row.key_variable, &confidence]))?;
         let place = if row.base_url.is_empty() { "--base-url names it" } else { row.base_url };
-        print(&format!("{:13} {place}: {}", "", row.evidence))?;
+        print(&format!("{:13} {place}: {}", "", row.source_note))?;
     }
     say_line("");
     say!(
@@ -41,18 +41,18 @@ pub(crate) fn providers(arguments: &ProvidersArguments) -> Result<Exit, Failure>
 fn markdown() -> Result<Exit, Failure> {
     print("| provider | dialect | base URL | key | in one batch | proven | by what, and what is a guess |")?;
     print("| --- | --- | --- | --- | --- | --- | --- |")?;
-    for Profile { name, dialect, base_url, key_variable, limits, proven, evidence, .. } in PROFILES {
+    for Provider { name, dialect, base_url, key_variable, limits, confidence, source_note, .. } in PROVIDERS {
         let base_url = if base_url.is_empty() { "`--base-url`".to_owned() } else { format!("`{base_url}`") };
         let (dialect, requests) = (dialect.name(), plural(limits.shard_requests, "request"));
         let bytes = size(limits.shard_bytes);
         print(&format!(
-            "| `{name}` | {dialect} | {base_url} | `{key_variable}` | {requests}, {bytes} | {proven} | {evidence} |"
+            "| `{name}` | {dialect} | {base_url} | `{key_variable}` | {requests}, {bytes} | {confidence} | {source_note} |"
         ))?;
     }
     Ok(Exit::Success)
 }
 
-fn record(row: &Profile) -> serde_json::Value {
+fn record(row: &Provider) -> serde_json::Value {
     let Limits { shard_requests, shard_bytes, line_bytes, custom_id_characters, batches_in_flight } = row.limits;
     json!({
         "schema": 1, "kind": "provider", "name": row.name, "dialect": row.dialect.name(), "base_url": row.base_url,
@@ -61,7 +61,7 @@ fn record(row: &Profile) -> serde_json::Value {
         "completion_window": row.completion_window, "metadata": row.metadata,
         "flat_replies": row.replies == ReplyShape::Flat, "shard_requests": shard_requests, "shard_bytes": shard_bytes,
         "line_bytes": line_bytes, "custom_id_characters": custom_id_characters,
-        "batches_in_flight": batches_in_flight, "proven": row.proven.to_string(),
-        "evidence": row.evidence,
+        "batches_in_flight": batches_in_flight, "proven": row.confidence.to_string(),
+        "evidence": row.source_note,
     })
 }

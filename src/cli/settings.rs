@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use batchline::dialect::providers::PROFILES;
+use batchline::dialect::provider::Host;
+use batchline::dialect::providers::{PROVIDERS, default_provider, hosted, provider_speaking};
 use batchline::input::check::LineLimits;
 use batchline::input::envelope::Envelope;
 use batchline::input::scan::ScanOptions;
 use batchline::input::source::Input;
 use batchline::model::custom_id::IdHasher;
 use batchline::model::shard::ShardLimits;
-use batchline::remote::{Address, Dialect, LineEnvelope, Profile, Token, profile, profile_speaking};
+use batchline::remote::{Address, Provider, Token};
 use batchline::run::error::Error;
 use batchline::run::offline::OfflineOptions;
 use batchline::run::options::{MEMORY_SHARE, ONLINE_PATIENCE};
@@ -24,23 +25,11 @@ use super::args::{
 use super::exit::Failure;
 use super::places;
 
-/// The provider that is built in.
-pub(crate) const LOCAL: &str = "local";
-
-/// The provider that has no Batch API.
-const ONLINE: &str = "online";
-
 /// The key of an OpenAI-compatible service, where it has no variable of its own.
 const OPENAI_KEY_VARIABLE: &str = "OPENAI_API_KEY";
 
 /// The key of `serve`'s upstream.
 const UPSTREAM_KEY_VARIABLE: &str = "BATCHLINE_UPSTREAM_KEY";
-
-/// The provider without a name.
-const TOGETHER: &str = "together";
-
-/// The provider that is wherever its user says.
-const CUSTOM: &str = "custom";
 
 /// How long the local service's list is watched before a submission in doubt is repeated. It shows a batch as soon as it
 /// exists, and a call cannot outlive the process that would have answered it.
@@ -51,24 +40,23 @@ pub(crate) fn inputs(arguments: &InputArguments) -> Vec<Input> {
     if arguments.inputs.is_empty() { vec![Input::Stdin] } else { arguments.inputs.iter().map(input).collect() }
 }
 
-pub(crate) fn provider(name: &str) -> Result<&'static Profile, Failure> {
-    profile(name).ok_or_else(|| {
-        let mut names: Vec<&str> = PROFILES.iter().map(|profile| profile.name).collect();
+pub(crate) fn provider(name: &str) -> Result<&'static Provider, Failure> {
+    batchline::dialect::providers::provider(name).ok_or_else(|| {
+        let mut names: Vec<&str> = PROVIDERS.iter().map(|row| row.name).collect();
         names.dedup();
         Failure::Usage(format!("there is no provider {name:?}; known are {}", names.join(", ")))
     })
 }
 
 /// The provider that was named, in the dialect that was named; without a name, what speaks that dialect anywhere.
-fn chosen(input: &InputArguments) -> Result<&'static Profile, Failure> {
-    let name = match (&input.provider, input.dialect) {
-        (Some(name), _) => name.as_str(),
-        (None, None | Some(Dialect::Together)) => TOGETHER,
-        (None, Some(_)) => CUSTOM,
+fn chosen(input: &InputArguments) -> Result<&'static Provider, Failure> {
+    let Some(name) = &input.provider else {
+        let unknown = || Failure::Usage("no provider speaks this dialect: name one with --provider".to_owned());
+        return default_provider(input.dialect).ok_or_else(unknown);
     };
     let named = provider(name)?;
     let Some(dialect) = input.dialect else { return Ok(named) };
-    profile_speaking(named.name, dialect).ok_or_else(|| {
+    provider_speaking(named.name, dialect).ok_or_else(|| {
         Failure::Usage(format!(
             "{name} speaks {}, not {}; for a service of your own leave --provider away",
             named.dialect.name(),
@@ -103,13 +91,13 @@ pub(crate) fn spare_key(key: Option<&Path>, outputs: &Outputs, report: Option<&P
 }
 
 /// The endpoint that was named, if the provider has it.
-fn endpoint(profile: &Profile, input: &InputArguments) -> Result<&'static str, Failure> {
-    let Some(typed) = &input.endpoint else { return Ok(profile.endpoint()) };
-    profile.endpoints.iter().copied().find(|known| known == typed).ok_or_else(|| {
+fn endpoint(provider: &Provider, input: &InputArguments) -> Result<&'static str, Failure> {
+    let Some(typed) = &input.endpoint else { return Ok(provider.endpoint()) };
+    provider.endpoints.iter().copied().find(|known| known == typed).ok_or_else(|| {
         Failure::Usage(format!(
             "{} has no batches for {typed:?}; it has {}",
-            profile.name,
-            profile.endpoints.join(", ")
+            provider.name,
+            provider.endpoints.join(", ")
         ))
     })
 }
@@ -127,31 +115,28 @@ pub(crate) fn share(memory: u64) -> usize {
 
 /// What lines must keep to in a shard of that size: a line must fit it with its line end.
 fn line_limits(
-    profile: &Profile,
+    provider: &Provider,
     endpoint: &'static str,
     shard: ShardLimits,
     assign_ids: bool,
 ) -> Result<LineLimits, Failure> {
-    let full = || {
-        let what = format!("{} has lines with a URL that is not an endpoint", profile.name);
-        Envelope::full(profile.url_for(endpoint)).ok_or(Failure::Run(Error::Internal { what }))
-    };
+    let envelope = Envelope::of(provider.line, provider.url_for(endpoint)).ok_or_else(|| {
+        let what = format!("{} has lines with a URL that is not an endpoint", provider.name);
+        Failure::Run(Error::Internal { what })
+    })?;
     Ok(LineLimits {
-        line_bytes: profile.limits.line_bytes.min(shard.bytes - 1),
-        custom_id_characters: profile.limits.custom_id_characters as usize,
-        envelope: match profile.envelope {
-            LineEnvelope::Minimal => Envelope::Minimal,
-            LineEnvelope::Full => full()?,
-        },
+        line_bytes: provider.limits.line_bytes.min(shard.bytes - 1),
+        custom_id_characters: provider.limits.custom_id_characters as usize,
+        envelope,
         assign_ids,
     })
 }
 
-fn shard_limits(profile: &Profile, arguments: Option<&ShardArguments>) -> Result<ShardLimits, Failure> {
-    let most = &profile.limits;
+fn shard_limits(provider: &Provider, arguments: Option<&ShardArguments>) -> Result<ShardLimits, Failure> {
+    let most = &provider.limits;
     let lower = |typed: Option<u64>, most: u64, option: &str| match typed {
         Some(typed) if typed > most => {
-            Err(Failure::Usage(format!("{option} {typed} is more than the {most} that {} takes", profile.name)))
+            Err(Failure::Usage(format!("{option} {typed} is more than the {most} that {} takes", provider.name)))
         }
         Some(typed) => Ok(typed),
         None => Ok(most),
@@ -166,9 +151,9 @@ pub(crate) fn offline(
     shard: Option<&ShardArguments>,
     defects: &DefectArguments,
 ) -> Result<OfflineOptions, Failure> {
-    let profile = chosen(input)?;
-    let limits = shard_limits(profile, shard)?;
-    let line = line_limits(profile, endpoint(profile, input)?, limits, input.assign_ids)?;
+    let provider = chosen(input)?;
+    let limits = shard_limits(provider, shard)?;
+    let line = line_limits(provider, endpoint(provider, input)?, limits, input.assign_ids)?;
     Ok(OfflineOptions {
         inputs: inputs(input),
         scan: ScanOptions {
@@ -188,18 +173,18 @@ pub(crate) fn offline(
 }
 
 pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
-    let profile = chosen(&arguments.input)?;
-    let shard = shard_limits(profile, Some(&arguments.shard))?;
-    let endpoint = endpoint(profile, &arguments.input)?;
-    let line = line_limits(profile, endpoint, shard, arguments.input.assign_ids)?;
-    let built_in = [LOCAL, ONLINE].contains(&profile.name);
+    let provider = chosen(&arguments.input)?;
+    let shard = shard_limits(provider, Some(&arguments.shard))?;
+    let endpoint = endpoint(provider, &arguments.input)?;
+    let line = line_limits(provider, endpoint, shard, arguments.input.assign_ids)?;
+    let is_ours = provider.host != Host::Remote;
     Ok(RunOptions {
         inputs: inputs(&arguments.input),
         places: run_places(arguments)?,
         directory: arguments.runs.run_dir.clone(),
-        service: online_options(service(profile, &arguments.service)?, arguments)?,
+        service: online_options(service(provider, &arguments.service)?, arguments)?,
         endpoint: endpoint.to_owned(),
-        completion_window: arguments.completion_window.clone().unwrap_or_else(|| profile.completion_window.to_owned()),
+        completion_window: arguments.completion_window.clone().unwrap_or_else(|| provider.completion_window.to_owned()),
         line,
         shard,
         on_earlier: if arguments.runs.yes { OnEarlier::SendAll } else { OnEarlier::Ask },
@@ -210,14 +195,14 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
         threads: threads(arguments.input.threads),
         memory_bytes: bytes(arguments.input.memory),
         uploads: usize::from(arguments.uploads),
-        poll_interval: arguments.poll_interval.unwrap_or(profile.poll_interval),
-        on_ambiguous: arguments.on_ambiguous.unwrap_or(if built_in {
+        poll_interval: arguments.poll_interval.unwrap_or(provider.poll_interval),
+        on_ambiguous: arguments.on_ambiguous.unwrap_or(if is_ours {
             OnAmbiguous::RetryAfter(LOCAL_SETTLE)
         } else {
             OnAmbiguous::Hold
         }),
         settle: arguments.settle.unwrap_or(batchline::run::options::SETTLE),
-        max_in_flight_batches: arguments.max_in_flight_batches.or(profile.limits.batches_in_flight),
+        max_in_flight_batches: arguments.max_in_flight_batches.or(provider.limits.batches_in_flight),
         rounds: arguments.rounds,
         delete_remote: arguments.delete_remote,
     })
@@ -232,34 +217,43 @@ fn run_places(arguments: &RunArguments) -> Result<RunPlaces, Failure> {
 }
 
 /// The service and its key: from the options, else from the environment, else the provider's own.
-pub(crate) fn service(profile: &'static Profile, arguments: &ServiceArguments) -> Result<ServiceChoice, Failure> {
-    let typed = arguments.base_url.clone().or_else(|| variable(profile.base_url_variable));
-    if profile.name == LOCAL && typed.is_none() {
-        return Ok(ServiceChoice::BuiltIn { profile });
+pub(crate) fn service(provider: &'static Provider, arguments: &ServiceArguments) -> Result<ServiceChoice, Failure> {
+    let typed = arguments.base_url.clone().or_else(|| variable(provider.base_url_variable));
+    if provider.host == Host::BuiltIn && typed.is_none() {
+        return Ok(ServiceChoice::BuiltIn { provider });
     }
-    if typed.is_none() && profile.base_url.is_empty() {
-        let hint = format!("name it: --base-url URL, or set {}", profile.base_url_variable);
-        return Err(configuration(format!("{} has no address of its own", profile.name), Some(hint)));
+    if typed.is_none() && provider.base_url.is_empty() {
+        let hint = format!("name it: --base-url URL, or set {}", provider.base_url_variable);
+        return Err(configuration(format!("{} has no address of its own", provider.name), Some(hint)));
     }
-    let address = Address::parse(typed.as_deref().unwrap_or(profile.base_url))?;
-    if profile.name == ONLINE {
-        let token = online_token(&address, arguments.api_key_file.as_deref(), profile.key_variable)?;
+    let address = Address::parse(typed.as_deref().unwrap_or(provider.base_url))?;
+    if provider.host == Host::Online {
+        let token = online_token(&address, arguments.api_key_file.as_deref(), provider.key_variable)?;
         let (concurrency, patience) = (CONCURRENCY, ONLINE_PATIENCE);
-        return Ok(ServiceChoice::Online { profile, address, token, concurrency, patience });
+        return Ok(ServiceChoice::Online { provider, address, token, concurrency, patience });
     }
-    let token = match (&arguments.api_key_file, variable(profile.key_variable)) {
+    let token = match (&arguments.api_key_file, variable(provider.key_variable)) {
         (Some(path), _) => Some(Token::from_file(path)),
         (None, Some(value)) => Some(Token::new(&value)),
         // The local service wants a key, but any will do.
-        (None, None) if profile.name == LOCAL => Some(Token::new(LOCAL)),
+        (None, None) if provider.host == Host::BuiltIn => Some(Token::new(provider.name)),
         (None, None) => None,
     };
     let token = token.transpose().map_err(|error| configuration(error.to_string(), None))?;
-    if token.is_none() && profile.key_required {
-        let hint = format!("set {} to your key, or try it without one: --provider {LOCAL}", profile.key_variable);
-        return Err(configuration(format!("there is no API key for {}", profile.name), Some(hint)));
+    if token.is_none() && provider.key_required {
+        let hint = format!(
+            "set {} to your key, or try it without one: --provider {}",
+            provider.key_variable,
+            name_of(Host::BuiltIn)
+        );
+        return Err(configuration(format!("there is no API key for {}", provider.name), Some(hint)));
     }
-    Ok(ServiceChoice::At { profile, address, token })
+    Ok(ServiceChoice::At { provider, address, token })
+}
+
+/// The name of the provider that is hosted so.
+fn name_of(host: Host) -> &'static str {
+    hosted(host).map_or("none", |row| row.name)
 }
 
 /// The service with the options that only one without a Batch API has.
@@ -271,7 +265,7 @@ fn online_options(mut service: ServiceChoice, arguments: &RunArguments) -> Resul
     }
     let typed = [("--concurrency", arguments.concurrency.is_some()), ("--patience", arguments.patience.is_some())];
     match typed.into_iter().find(|(_, is_typed)| *is_typed) {
-        Some((option, _)) => Err(Failure::Usage(format!("{option} is for --provider {ONLINE}"))),
+        Some((option, _)) => Err(Failure::Usage(format!("{option} is for --provider {}", name_of(Host::Online)))),
         None => Ok(service),
     }
 }
@@ -302,7 +296,7 @@ fn configuration(what: String, hint: Option<String>) -> Failure {
 
 /// The environment variables that a key may be in.
 pub(crate) fn key_variables() -> impl Iterator<Item = &'static str> {
-    PROFILES.iter().map(|profile| profile.key_variable).chain([OPENAI_KEY_VARIABLE, UPSTREAM_KEY_VARIABLE])
+    PROVIDERS.iter().map(|row| row.key_variable).chain([OPENAI_KEY_VARIABLE, UPSTREAM_KEY_VARIABLE])
 }
 
 /// An environment variable that is set to something.
@@ -320,11 +314,11 @@ mod tests {
 
     #[test]
     fn lines_can_name_every_endpoint_of_every_provider() {
-        for row in PROFILES {
+        for row in PROVIDERS {
             let limits = shard_limits(row, None).unwrap();
             for endpoint in row.endpoints {
                 let line = line_limits(row, endpoint, limits, false).unwrap();
-                assert_eq!(line.envelope == Envelope::Minimal, row.envelope == LineEnvelope::Minimal, "{}", row.name);
+                assert_eq!(Envelope::read(&line.envelope.to_string()), Some(line.envelope), "{}", row.name);
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use batchline::remote::Dialect;
+use batchline::dialect::{DIALECTS, Dialect};
 use batchline::results::normalize::Shape;
 use batchline::run::OnAmbiguous;
 
@@ -54,8 +54,9 @@ pub(crate) fn completion_window(text: &str) -> Result<String, String> {
     if is_word { Ok(text.to_owned()) } else { Err("expected a time as the provider writes it, such as 24h".to_owned()) }
 }
 
-pub(crate) fn dialect(text: &str) -> Result<Dialect, String> {
-    Dialect::named(text).ok_or_else(|| "expected together or openai".to_owned())
+pub(crate) fn dialect(text: &str) -> Result<&'static dyn Dialect, String> {
+    let names = || DIALECTS.iter().map(|dialect| dialect.name()).collect::<Vec<_>>().join(" or ");
+    batchline::dialect::named(text).ok_or_else(|| format!("expected {}", names()))
 }
 
 pub(crate) fn shape(text: &str) -> Result<Shape, String> {

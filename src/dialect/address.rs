@@ -77,7 +77,7 @@ impl Address {
     }
 
     /// The URL of a resource: the base with `segments` added, each as one path segment whatever is in it.
-    pub(crate) fn join(&self, segments: &[&str]) -> Url {
+    pub(crate) fn join(&self, segments: &[impl AsRef<str>]) -> Url {
         let mut url = self.0.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.extend(segments);

@@ -1,4 +1,4 @@
-//! The providers, as data: one [`Profile`] a row of [`PROFILES`](super::providers::PROFILES).
+//! The providers, as data: one [`Provider`] a row of [`PROVIDERS`](super::providers::PROVIDERS).
 //!
 //! # Adding a provider
 //!
@@ -11,106 +11,70 @@
 //! 2. **The row**, in `dialect/providers.rs`. It begins from `OPENAI_LIKE` and says only what differs:
 //!
 //!    ```text
-//!    Profile {
+//!    Provider {
 //!        name: "example",
 //!        base_url: "https://api.example.com/v1",
 //!        base_url_variable: "EXAMPLE_BASE_URL",
 //!        key_variable: "EXAMPLE_API_KEY",
 //!        limits: Limits { shard_requests: 10_000, ..COMMON_LIMITS },
-//!        proven: Proven::Documented,
-//!        evidence: "official docs; window and metadata as OpenAI's, unverified",
+//!        confidence: Confidence::Documented,
+//!        source_note: "official docs; window and metadata as OpenAI's, unverified",
 //!        ..OPENAI_LIKE
 //!    },
 //!    ```
-//!    Where lines have a URL (`LineEnvelope::Full`, as `OPENAI_LIKE` has it), a new endpoint, or a `line_url` of its own, is one of `URLS` in
-//!    `input/envelope.rs`, too: a test says which is not.
-//! 3. **How sure we are**: [`Profile::proven`] is the grade of the weakest fact that a run depends on, [`Profile::evidence`] says in a
+//! 3. **How sure we are**: [`Provider::confidence`] is the grade of the weakest fact that a run depends on, [`Provider::source_note`] says in a
 //!    few words where the row comes from and what in it is a guess. `batchline providers` shows both, and the table in the README is what
 //!    `batchline providers --markdown` prints: a test compares the two.
 //! 4. **The test row**, in the table of `every_row_is_as_its_sources_say` below: name, base URL, key variable, limits and window once
 //!    more, typed from the source and not copied from the row. The other tests there hold for every row by themselves: an address that
 //!    can be used, no key in the clear, limits that one line fits, an endpoint that lines can name.
 //! 5. **A smoke test with a key**, by whoever has one: `batchline run data/prompts.jsonl --provider example`, with `--shard-requests 2`
-//!    for more than one batch. Then `proven` may rise.
+//!    for more than one batch. Then `confidence` may rise.
 //!
 //! A service of one's own needs no row: `--dialect openai --base-url URL` takes the row `custom`. What no field here can say is a quirk
-//! of a dialect and belongs beside it; only a protocol that really differs is a new [`Dialect`].
+//! of a dialect and belongs into its file; only a protocol that really differs is a new [`Dialect`].
 
 use std::fmt;
 use std::time::Duration;
 
 use super::address::Address;
-
-/// The protocol that a service speaks. Providers of one dialect differ in data alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Dialect {
-    /// Together's: upload by a presigned PUT, `{"job": …}` around a created batch, lists without pages.
-    Together,
-    /// OpenAI's: upload by one multipart POST, bare batches with `metadata`, lists with pages.
-    OpenAi,
-}
-
-impl Dialect {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Together, Self::OpenAi];
-
-    /// The name that users type.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Together => "together",
-            Self::OpenAi => "openai",
-        }
-    }
-
-    /// Whether lists come in pages.
-    pub(crate) fn has_pages(self) -> bool {
-        self == Self::OpenAi
-    }
-
-    /// The dialect of that name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|dialect| dialect.name() == name)
-    }
-}
-
-impl fmt::Display for Dialect {
-    /// Whose it is.
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Together => "Together",
-            Self::OpenAi => "OpenAI",
-        })
-    }
-}
+use super::line::LineFormat;
+use super::protocol::Dialect;
 
 /// How the key is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Auth {
+pub struct Auth {
+    /// What it is called where providers are listed.
+    pub name: &'static str,
+    /// The header, in lower case.
+    pub header: &'static str,
+    /// What stands before the key.
+    pub prefix: &'static str,
+}
+
+impl Auth {
     /// `Authorization: Bearer KEY`
-    Bearer,
+    pub const BEARER: Self = Self { name: "bearer", header: "authorization", prefix: "Bearer " };
+
     /// `api-key: KEY`
-    ApiKey,
+    pub const API_KEY: Self = Self { name: "api-key", header: "api-key", prefix: "" };
 }
 
 impl fmt::Display for Auth {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Bearer => "bearer",
-            Self::ApiKey => "api-key",
-        })
+        formatter.write_str(self.name)
     }
 }
 
-/// What a line of a batch file has around its `body`.
+/// What is at the address of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LineEnvelope {
-    /// `custom_id` alone. Other members go up as they are.
-    Minimal,
-    /// `custom_id`, `method` and `url`. What a line lacks of them is written on the way up.
-    Full,
+pub enum Host {
+    /// A service with a Batch API.
+    Remote,
+    /// The built-in service: started for a run, unless an address is given.
+    BuiltIn,
+    /// A service without a Batch API: each request is a call.
+    Online,
 }
 
 /// What a reply has around the model's answer.
@@ -124,7 +88,7 @@ pub enum ReplyShape {
 
 /// How sure a row is: the grade of the weakest fact that a run depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Proven {
+pub enum Confidence {
     /// Guessed, or told by third parties.
     Unverified,
     /// Reported by somebody who ran real batches, or a server of the same code.
@@ -135,7 +99,7 @@ pub enum Proven {
     Tested,
 }
 
-impl fmt::Display for Proven {
+impl fmt::Display for Confidence {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Unverified => "unverified",
@@ -163,14 +127,15 @@ pub struct Limits {
 
 /// A provider: where it is, what it is called in the environment, what it speaks and what it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Profile {
+#[expect(clippy::struct_excessive_bools, reason = "a row of facts, each independent of the others")]
+pub struct Provider {
     /// The name that users type.
     pub name: &'static str,
     /// Where the API is, with its version prefix; empty where everybody has an address of their own.
     pub base_url: &'static str,
     /// Other base URLs of the same service: the same accounts, files and batches.
     pub base_url_aliases: &'static [&'static str],
-    /// The environment variable that overrides [`Profile::base_url`].
+    /// The environment variable that overrides [`Provider::base_url`].
     pub base_url_variable: &'static str,
     /// The environment variable that holds the key.
     pub key_variable: &'static str,
@@ -179,13 +144,17 @@ pub struct Profile {
     /// How the key is sent.
     pub auth: Auth,
     /// The protocol.
-    pub dialect: Dialect,
+    pub dialect: &'static dyn Dialect,
+    /// What is there.
+    pub host: Host,
+    /// Whether this row is meant where the user names at most a dialect.
+    pub is_default: bool,
     /// The `purpose` that a batch file is uploaded with.
     pub purpose: &'static str,
     /// The endpoints that batches can be created for; the first, unless the user names another.
     pub endpoints: &'static [&'static str],
     /// What lines have around their bodies.
-    pub envelope: LineEnvelope,
+    pub line: &'static LineFormat,
     /// The `url` of a line, where it is not the batch's endpoint.
     pub line_url: Option<&'static str>,
     /// The `completion_window` that batches are created with.
@@ -202,12 +171,12 @@ pub struct Profile {
     /// How long to wait between two looks at a batch.
     pub poll_interval: Duration,
     /// How sure all this is.
-    pub proven: Proven,
+    pub confidence: Confidence,
     /// Where it comes from, and what in it is a guess.
-    pub evidence: &'static str,
+    pub source_note: &'static str,
 }
 
-impl Profile {
+impl Provider {
     /// Whether the service of this row is at that address.
     #[must_use]
     pub fn is_at(&self, address: &Address) -> bool {

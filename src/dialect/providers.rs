@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::dialect::provider::{Auth, Dialect, Limits, LineEnvelope, Profile, Proven, ReplyShape};
+use super::dialects::{OPENAI, TOGETHER, named};
+use super::line::{FULL, LineFormat, MINIMAL};
+use super::protocol::Dialect;
+use super::provider::{Auth, Confidence, Host, Limits, Provider, ReplyShape};
 
 /// Together's documented limits (overview page, 2026). MB is read as 10^6: the smaller of the two readings.
 const TOGETHER_LIMITS: Limits = Limits {
@@ -31,18 +34,20 @@ const RESPONSES: &str = "/v1/responses";
 const MODERATIONS: &str = "/v1/moderations";
 
 /// What rows of OpenAI's dialect have in common; each says what it is called and what differs.
-const OPENAI_LIKE: Profile = Profile {
+const OPENAI_LIKE: Provider = Provider {
     name: "",
     base_url: "",
     base_url_aliases: &[],
     base_url_variable: "",
     key_variable: "",
     key_required: true,
-    auth: Auth::Bearer,
-    dialect: Dialect::OpenAi,
+    auth: Auth::BEARER,
+    dialect: OPENAI,
+    host: Host::Remote,
+    is_default: false,
     purpose: "batch",
     endpoints: &[CHAT],
-    envelope: LineEnvelope::Full,
+    line: &FULL,
     line_url: None,
     completion_window: "24h",
     metadata: true,
@@ -50,117 +55,120 @@ const OPENAI_LIKE: Profile = Profile {
     replies: ReplyShape::Wrapped,
     limits: COMMON_LIMITS,
     poll_interval: Duration::from_secs(30),
-    proven: Proven::Unverified,
-    evidence: "",
+    confidence: Confidence::Unverified,
+    source_note: "",
 };
 
 /// `batchline serve` on this machine, in Together's dialect.
-const LOCAL: Profile = Profile {
+const LOCAL: Provider = Provider {
     name: "local",
     base_url: "http://127.0.0.1:8080/v1",
     base_url_variable: "BATCHLINE_LOCAL_URL",
     key_variable: "BATCHLINE_LOCAL_KEY",
     key_required: false,
-    dialect: Dialect::Together,
+    dialect: TOGETHER,
+    host: Host::BuiltIn,
     purpose: "batch-api",
-    envelope: LineEnvelope::Minimal,
+    line: &MINIMAL,
     metadata: false,
     limits: TOGETHER_LIMITS,
     poll_interval: Duration::from_millis(200),
-    proven: Proven::Tested,
-    evidence: "the built-in server: every test of this repository runs against it",
+    confidence: Confidence::Tested,
+    source_note: "the built-in server: every test of this repository runs against it",
     ..OPENAI_LIKE
 };
 
 /// Any server of OpenAI's dialect that has no Batch API: the built-in service asks it, and answers in Together's dialect. The address is
 /// vLLM's.
-const ONLINE: Profile = Profile {
+const ONLINE: Provider = Provider {
     name: "online",
     base_url: "http://127.0.0.1:8000/v1",
     base_url_variable: "BATCHLINE_ONLINE_URL",
+    host: Host::Online,
     key_variable: "BATCHLINE_ONLINE_KEY",
     endpoints: &[CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES],
     // Smaller than they could be: a shard's replies appear when all of it is done.
     limits: Limits { shard_requests: 5_000, ..TOGETHER_LIMITS },
-    evidence: "whole runs against a server of the tests; no model server was tried",
+    source_note: "whole runs against a server of the tests; no model server was tried",
     ..LOCAL
 };
 
 /// Every provider that is known.
-pub static PROFILES: &[Profile] = &[
-    Profile {
+pub static PROVIDERS: &[Provider] = &[
+    Provider {
         name: "together",
         base_url: "https://api.together.ai/v1",
         base_url_aliases: &["https://api.together.xyz/v1"],
         base_url_variable: "TOGETHER_BASE_URL",
         key_variable: "TOGETHER_API_KEY",
-        dialect: Dialect::Together,
+        dialect: TOGETHER,
+        is_default: true,
         purpose: "batch-api",
-        envelope: LineEnvelope::Minimal,
+        line: &MINIMAL,
         metadata: false,
         limits: TOGETHER_LIMITS,
         // The docs ask for 30 to 60 s.
         poll_interval: Duration::from_secs(30),
-        proven: Proven::Documented,
-        evidence: "official docs, SDK source and reports of live use; its SDKs and ours agree with the built-in server",
+        confidence: Confidence::Documented,
+        source_note: "official docs, SDK source and reports of live use; its SDKs and ours agree with the built-in server",
         ..OPENAI_LIKE
     },
     LOCAL,
-    Profile {
-        dialect: Dialect::OpenAi,
+    Provider {
+        dialect: OPENAI,
         purpose: "batch",
         endpoints: &[CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES],
-        envelope: LineEnvelope::Full,
+        line: &FULL,
         metadata: true,
-        evidence: "the built-in server in OpenAI's dialect, which OpenAI's SDK is tested against, too",
+        source_note: "the built-in server in OpenAI's dialect, which OpenAI's SDK is tested against, too",
         ..LOCAL
     },
     ONLINE,
-    Profile {
+    Provider {
         name: "openai",
         base_url: "https://api.openai.com/v1",
         base_url_variable: "OPENAI_BASE_URL",
         key_variable: "OPENAI_API_KEY",
         endpoints: &[CHAT, RESPONSES, EMBEDDINGS, COMPLETIONS, MODERATIONS],
         limits: Limits { shard_bytes: 200_000_000, ..COMMON_LIMITS },
-        proven: Proven::Documented,
-        evidence: "SDK source and reports of live use; an embeddings batch counts inputs, not lines: 50,000 in all",
+        confidence: Confidence::Documented,
+        source_note: "SDK source and reports of live use; an embeddings batch counts inputs, not lines: 50,000 in all",
         ..OPENAI_LIKE
     },
-    Profile {
+    Provider {
         name: "azure-openai",
         base_url_variable: "AZURE_OPENAI_BASE_URL",
         key_variable: "AZURE_OPENAI_API_KEY",
-        auth: Auth::ApiKey,
+        auth: Auth::API_KEY,
         endpoints: &[CHAT, RESPONSES, EMBEDDINGS],
         waits_for_file: true,
         limits: Limits { shard_bytes: 200_000_000, ..COMMON_LIMITS },
-        proven: Proven::Unverified,
-        evidence: "official docs for https://RESOURCE.openai.azure.com/openai/v1; that files must be processed first and that \
+        confidence: Confidence::Unverified,
+        source_note: "official docs for https://RESOURCE.openai.azure.com/openai/v1; that files must be processed first and that \
                    body.model is the deployment is hearsay",
         ..OPENAI_LIKE
     },
-    Profile {
+    Provider {
         name: "groq",
         base_url: "https://api.groq.com/openai/v1",
         base_url_variable: "GROQ_BASE_URL",
         key_variable: "GROQ_API_KEY",
-        proven: Proven::Unverified,
-        evidence: "SDK source and official docs, which disagree on 100 or 200 MB; 50,000 requests are hearsay",
+        confidence: Confidence::Unverified,
+        source_note: "SDK source and official docs, which disagree on 100 or 200 MB; 50,000 requests are hearsay",
         ..OPENAI_LIKE
     },
-    Profile {
+    Provider {
         name: "deepinfra",
         base_url: "https://api.deepinfra.com/v1",
         base_url_variable: "DEEPINFRA_BASE_URL",
         key_variable: "DEEPINFRA_API_KEY",
         endpoints: &[CHAT, COMPLETIONS, EMBEDDINGS],
         limits: Limits { shard_bytes: 200_000_000, batches_in_flight: Some(100), ..COMMON_LIMITS },
-        proven: Proven::Reported,
-        evidence: "reports of live use; takes 100 batches at once; the key's variable is a guess",
+        confidence: Confidence::Reported,
+        source_note: "reports of live use; takes 100 batches at once; the key's variable is a guess",
         ..OPENAI_LIKE
     },
-    Profile {
+    Provider {
         name: "nebius",
         base_url: "https://api.tokenfactory.nebius.com/v1",
         base_url_variable: "NEBIUS_BASE_URL",
@@ -168,62 +176,62 @@ pub static PROFILES: &[Profile] = &[
         endpoints: &[CHAT, EMBEDDINGS],
         replies: ReplyShape::Flat,
         limits: Limits { shard_requests: 5_000_000, shard_bytes: 10_000_000_000, ..COMMON_LIMITS },
-        proven: Proven::Unverified,
-        evidence: "third parties: host, limits and flat replies are all unconfirmed for batches",
+        confidence: Confidence::Unverified,
+        source_note: "third parties: host, limits and flat replies are all unconfirmed for batches",
         ..OPENAI_LIKE
     },
-    Profile {
+    Provider {
         name: "parasail",
         base_url: "https://api.parasail.io/v1",
         base_url_variable: "PARASAIL_BASE_URL",
         key_variable: "PARASAIL_API_KEY",
         endpoints: &[CHAT, EMBEDDINGS],
         limits: Limits { shard_bytes: 500_000_000, ..COMMON_LIMITS },
-        proven: Proven::Reported,
-        evidence: "SDK source (500 MB) and reports of live use (1000 MB); downloads redirect to a storage",
+        confidence: Confidence::Reported,
+        source_note: "SDK source (500 MB) and reports of live use (1000 MB); downloads redirect to a storage",
         ..OPENAI_LIKE
     },
-    Profile {
+    Provider {
         name: "doubleword",
         base_url: "https://api.doubleword.ai/v1",
         base_url_variable: "DOUBLEWORD_BASE_URL",
         key_variable: "DOUBLEWORD_API_KEY",
         endpoints: &[CHAT, EMBEDDINGS, RESPONSES],
-        proven: Proven::Unverified,
-        evidence: "its open server was observed on loopback (100 MB); requests, endpoints and the key's variable are hearsay",
+        confidence: Confidence::Unverified,
+        source_note: "its open server was observed on loopback (100 MB); requests, endpoints and the key's variable are hearsay",
         ..OPENAI_LIKE
     },
-    Profile {
+    Provider {
         name: "siliconflow",
         base_url: "https://api.siliconflow.cn/v1",
         base_url_variable: "SILICONFLOW_BASE_URL",
         key_variable: "SILICONFLOW_API_KEY",
         limits: Limits { shard_requests: 5_000, shard_bytes: 1_000_000_000, ..COMMON_LIMITS },
-        proven: Proven::Documented,
-        evidence: "official docs; the key's variable is a guess",
+        confidence: Confidence::Documented,
+        source_note: "official docs; the key's variable is a guess",
         ..OPENAI_LIKE
     },
-    Profile {
+    Provider {
         name: "dashscope",
         base_url: "https://dashscope.aliyuncs.com/compatible-mode/v1",
         base_url_variable: "DASHSCOPE_BASE_URL",
         key_variable: "DASHSCOPE_API_KEY",
         endpoints: &[CHAT, EMBEDDINGS],
-        proven: Proven::Documented,
-        evidence: "official docs, which disagree on 100 or 500 MB; the international host is another base URL",
+        confidence: Confidence::Documented,
+        source_note: "official docs, which disagree on 100 or 500 MB; the international host is another base URL",
         ..OPENAI_LIKE
     },
-    Profile {
+    Provider {
         name: "moonshot",
         base_url: "https://api.moonshot.cn/v1",
         base_url_variable: "MOONSHOT_BASE_URL",
         key_variable: "MOONSHOT_API_KEY",
-        proven: Proven::Unverified,
-        evidence: "official docs, which say neither how many requests nor what a window looks like",
+        confidence: Confidence::Unverified,
+        source_note: "official docs, which say neither how many requests nor what a window looks like",
         ..OPENAI_LIKE
     },
     // AIBrix's metadata service, wherever somebody has it: by itself it listens on this port. Whoever runs it behind a gateway sets a key.
-    Profile {
+    Provider {
         name: "aibrix",
         base_url: "http://127.0.0.1:8090/v1",
         base_url_variable: "AIBRIX_BASE_URL",
@@ -231,48 +239,73 @@ pub static PROFILES: &[Profile] = &[
         key_required: false,
         endpoints: &[CHAT, COMPLETIONS, EMBEDDINGS],
         poll_interval: Duration::from_secs(5),
-        proven: Proven::Tested,
-        evidence: "its own server, version 0.8.0, in whole runs with kills and a real expiry; takes 50,000 requests and 100 MiB",
+        confidence: Confidence::Tested,
+        source_note: "its own server, version 0.8.0, in whole runs with kills and a real expiry; takes 50,000 requests and 100 MiB",
         ..OPENAI_LIKE
     },
     // Any server of one's own.
-    Profile {
+    Provider {
         name: "custom",
         base_url_variable: "BATCHLINE_BASE_URL",
         key_variable: "BATCHLINE_API_KEY",
         key_required: false,
+        is_default: true,
         endpoints: &[CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, MODERATIONS],
         poll_interval: Duration::from_secs(5),
-        proven: Proven::Unverified,
-        evidence: "whatever --base-url names; limits are the common ones",
+        confidence: Confidence::Unverified,
+        source_note: "whatever --base-url names; limits are the common ones",
         ..OPENAI_LIKE
     },
 ];
 
-impl Profile {
+impl Provider {
     /// What tells the row from all others: its name, and the dialect behind a colon if another row of that name comes first.
     #[must_use]
     pub fn identity(&self) -> String {
-        match profile(self.name) {
+        match provider(self.name) {
             Some(first) if first.dialect != self.dialect => format!("{}:{}", self.name, self.dialect.name()),
             _ => self.name.to_owned(),
         }
     }
 }
 
-/// Finds a provider by its name, or by its [`Profile::identity`].
+/// Finds a provider by its name, or by its [`Provider::identity`].
 #[must_use]
-pub fn profile(name: &str) -> Option<&'static Profile> {
+pub fn provider(name: &str) -> Option<&'static Provider> {
     match name.split_once(':') {
-        Some((name, dialect)) => profile_speaking(name, Dialect::named(dialect)?),
-        None => PROFILES.iter().find(|profile| profile.name == name),
+        Some((name, dialect)) => provider_speaking(name, named(dialect)?),
+        None => PROVIDERS.iter().find(|provider| provider.name == name),
     }
 }
 
 /// Finds a provider by its name and the dialect that it is to speak.
 #[must_use]
-pub fn profile_speaking(name: &str, dialect: Dialect) -> Option<&'static Profile> {
-    PROFILES.iter().find(|profile| profile.name == name && profile.dialect == dialect)
+pub fn provider_speaking(name: &str, dialect: &dyn Dialect) -> Option<&'static Provider> {
+    PROVIDERS.iter().find(|provider| provider.name == name && provider.dialect.name() == dialect.name())
+}
+
+/// The provider that is meant where the user names none, and maybe a dialect.
+#[must_use]
+pub fn default_provider(dialect: Option<&dyn Dialect>) -> Option<&'static Provider> {
+    let speaks = |row: &&Provider| dialect.is_none_or(|dialect| row.dialect.name() == dialect.name());
+    PROVIDERS.iter().filter(|row| row.is_default).find(speaks)
+}
+
+/// The first row of a host of that kind.
+#[must_use]
+pub fn hosted(host: Host) -> Option<&'static Provider> {
+    PROVIDERS.iter().find(|row| row.host == host)
+}
+
+/// The format of lines of that name.
+#[must_use]
+pub fn line_format(name: &str) -> Option<&'static LineFormat> {
+    PROVIDERS.iter().map(|row| row.line).find(|format| format.name == name)
+}
+
+/// The URLs that lines can name: the endpoints of all rows, and the URLs of lines where they are others.
+pub fn line_urls() -> impl Iterator<Item = &'static str> {
+    PROVIDERS.iter().flat_map(|row| row.endpoints.iter().copied().chain(row.line_url))
 }
 
 #[cfg(test)]
@@ -282,9 +315,9 @@ mod tests {
 
     #[test]
     fn every_row_is_found_again_and_can_be_used() {
-        for row in PROFILES {
-            assert_eq!(profile(&row.identity()), Some(row));
-            assert_eq!(profile_speaking(row.name, row.dialect), Some(row));
+        for row in PROVIDERS {
+            assert_eq!(provider(&row.identity()), Some(row));
+            assert_eq!(provider_speaking(row.name, row.dialect), Some(row));
             if !row.base_url.is_empty() {
                 let address = Address::parse(row.base_url).expect(row.name);
                 assert_eq!(address.to_string(), row.base_url, "the version stands in it");
@@ -292,15 +325,19 @@ mod tests {
             }
             assert!(row.limits.line_bytes < row.limits.shard_bytes, "{}", row.name);
             assert!(row.endpoints.iter().all(|endpoint| endpoint.starts_with("/v")), "{}", row.name);
-            assert!(!row.evidence.contains(['|', '\n']), "{}: it stands in a table", row.name);
-            assert!(!row.endpoints.is_empty() && !row.evidence.is_empty() && !row.purpose.is_empty(), "{}", row.name);
-            assert_eq!(row.metadata, row.metadata && row.dialect == Dialect::OpenAi, "Together has none");
+            assert!(!row.source_note.contains(['|', '\n']), "{}: it stands in a table", row.name);
+            assert!(
+                !row.endpoints.is_empty() && !row.source_note.is_empty() && !row.purpose.is_empty(),
+                "{}",
+                row.name
+            );
+            assert!(!row.metadata || row.dialect.carries_tag(), "{}", row.name);
         }
         for nobody in ["nobody", "", "local:", "local:nothing", "openai:together"] {
-            assert_eq!(profile(nobody), None, "{nobody}");
+            assert_eq!(provider(nobody), None, "{nobody}");
         }
-        assert_eq!(profile("local:openai").map(|row| row.dialect), Some(Dialect::OpenAi));
-        assert_eq!(profile("local").map(|row| row.dialect), Some(Dialect::Together), "the first of the name");
+        assert_eq!(provider("local:openai").map(|row| row.dialect), Some(OPENAI));
+        assert_eq!(provider("local").map(|row| row.dialect), Some(TOGETHER), "the first of the name");
     }
 
     #[test]
@@ -332,11 +369,11 @@ mod tests {
             ("aibrix", "http://127.0.0.1:8090/v1", "AIBRIX_API_KEY", 50_000, 100 * MB, "24h"),
             ("custom", "", "BATCHLINE_API_KEY", 50_000, 100 * MB, "24h"),
         ] {
-            let row = profile(name).expect(name);
+            let row = provider(name).expect(name);
             assert_eq!((row.base_url, row.key_variable), (base_url, key_variable), "{name}");
             assert_eq!((row.limits.shard_requests, row.limits.shard_bytes), (requests, bytes), "{name}");
             assert_eq!(row.completion_window, window, "{name}");
         }
-        assert_eq!(PROFILES.len(), 16, "a row without a test row");
+        assert_eq!(PROVIDERS.len(), 16, "a row without a test row");
     }
 }

@@ -1,4 +1,4 @@
-//! The members of a reply that matter, wherever its service puts them.
+//! The members of a reply that matter, wherever its service puts them, by the [names](ReplyNames) of its dialect.
 //!
 //! In: a line, [scanned](crate::json::scanner) or as a [`Tree`]. Out: its [`Parts`].
 //!
@@ -15,6 +15,33 @@ use std::borrow::Cow;
 use crate::json::scanner::Scanner;
 use crate::json::tree::{Members, Raw, Scalar, Tree};
 use crate::model::reply::Usage;
+
+/// What a dialect calls the members of a reply that differ from one to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplyNames {
+    /// What names the request.
+    pub id: &'static str,
+    /// What holds the answer, with a status around it or without.
+    pub response: &'static str,
+    /// What holds the tokens, in the answer.
+    pub usage: &'static str,
+    /// The tokens of the prompt; the first that is there counts.
+    pub prompt: [&'static str; 2],
+    /// The tokens of the completion; the first that is there counts.
+    pub completion: [&'static str; 2],
+}
+
+impl ReplyNames {
+    /// Those of nearly all services. Chat completions count tokens of a prompt and of a completion, messages and responses those of input
+    /// and output.
+    pub const COMMON: Self = Self {
+        id: "custom_id",
+        response: "response",
+        usage: "usage",
+        prompt: ["prompt_tokens", "input_tokens"],
+        completion: ["completion_tokens", "output_tokens"],
+    };
+}
 
 /// The members of a reply. What says nothing (see [`Tree::says_something`]) is among them.
 ///
@@ -94,13 +121,13 @@ impl<T> RowResult<T> {
 
 impl<'l, T: Tree<'l>> Parts<'l, T> {
     /// Of a line that is an object.
-    pub(crate) fn of(line: T) -> Option<Self> {
-        let names = ["custom_id", "response", "result", "error", "errors"];
-        let [custom_id, response, result, error, errors] = line.members(names)?.found;
+    pub(crate) fn of(line: T, names: &ReplyNames) -> Option<Self> {
+        let wanted = [names.id, names.response, "result", "error", "errors"];
+        let [custom_id, response, result, error, errors] = line.members(wanted)?.found;
         Some(Self {
             id: custom_id.and_then(ReplyId::of),
-            response: response.map_or(Response::NONE, Response::of),
-            result: result.map_or(RowResult::NONE, RowResult::of),
+            response: response.map_or(Response::NONE, |response| Response::of(response, names)),
+            result: result.map_or(RowResult::NONE, |result| RowResult::of(result, names)),
             errors: [error, errors],
         })
     }
@@ -184,16 +211,16 @@ impl<'l, T: Tree<'l>> Status<T> {
 }
 
 impl<'l, T: Tree<'l>> Response<T> {
-    fn of(response: T) -> Self {
-        let names = ["status_code", "request_id", "body", "usage", "error", "errors"];
-        let Some(Members { found, others }) = response.members(names) else { return Self::of_other(response) };
+    fn of(response: T, names: &ReplyNames) -> Self {
+        let wanted = ["status_code", "request_id", "body", names.usage, "error", "errors"];
+        let Some(Members { found, others }) = response.members(wanted) else { return Self::of_other(response) };
         let [status, _, body, usage, error, errors] = found;
         Self {
             whole: Some(response),
             status: status.map(Status::of),
-            body: body.map_or(Body::NONE, Body::of),
+            body: body.map_or(Body::NONE, |body| Body::of(body, names)),
             errors: [error, errors],
-            usage: usage.map(usage_of),
+            usage: usage.map(|usage| usage_of(usage, names)),
             answers: others || usage.is_some(),
         }
     }
@@ -206,15 +233,15 @@ impl<'l, T: Tree<'l>> Response<T> {
 }
 
 impl<'l, T: Tree<'l>> Body<T> {
-    fn of(body: T) -> Self {
-        let names = ["usage", "error", "errors"];
-        let [usage, error, errors] = body.members(names).map_or([None; 3], |members| members.found);
-        Self { whole: Some(body), errors: [error, errors], usage: usage.map(usage_of) }
+    fn of(body: T, names: &ReplyNames) -> Self {
+        let [usage, error, errors] =
+            body.members([names.usage, "error", "errors"]).map_or([None; 3], |members| members.found);
+        Self { whole: Some(body), errors: [error, errors], usage: usage.map(|usage| usage_of(usage, names)) }
     }
 }
 
 impl<'l, T: Tree<'l>> RowResult<T> {
-    fn of(result: T) -> Self {
+    fn of(result: T, names: &ReplyNames) -> Self {
         let Some(Members { found, others }) = result.members(["type", "message", "error"]) else {
             let answer = Some(result).filter(|result| result.says_something());
             return Self { kind: None, answer, error: None, usage: None };
@@ -225,34 +252,34 @@ impl<'l, T: Tree<'l>> RowResult<T> {
         } else {
             (others || message.is_some()).then_some(result)
         };
-        let usage = answer.and_then(|answer| answer.members(["usage"])?.found[0]).map(usage_of);
+        let usage =
+            answer.and_then(|answer| answer.members([names.usage])?.found[0]).map(|usage| usage_of(usage, names));
         Self { kind, answer, error, usage }
     }
 }
 
-/// Chat completions count tokens of a prompt and of a completion, messages and responses those of input and output.
-fn usage_of<'l, T: Tree<'l>>(usage: T) -> Usage {
-    let names = ["prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"];
-    let counts = usage.members(names).map_or([None; 4], |members| members.found);
+fn usage_of<'l, T: Tree<'l>>(usage: T, names: &ReplyNames) -> Usage {
+    let ([prompt, input], [completion, output]) = (names.prompt, names.completion);
+    let counts = usage.members([prompt, completion, input, output]).map_or([None; 4], |members| members.found);
     let [prompt, completion, input, output] = counts.map(|count| count.map(Tree::count));
     Usage { prompt: prompt.or(input).unwrap_or(0), completion: completion.or(output).unwrap_or(0) }
 }
 
 /// The parts of a line that can be scanned over, which most can.
-pub(crate) fn scanned(line: &[u8]) -> Option<Parts<'_, Raw<'_>>> {
+pub(crate) fn scanned<'l>(line: &'l [u8], names: &ReplyNames) -> Option<Parts<'l, Raw<'l>>> {
     let mut scanner = Scanner::new(line)?;
     let mut parts = Parts::NONE;
     let (mut responded, mut resulted) = (false, false);
     scanner.members(|scanner, key| {
         match key {
-            "custom_id" => keep_first(&mut parts.id, scanned_id(scanner)?),
-            "response" if !responded => {
+            _ if key == names.id => keep_first(&mut parts.id, scanned_id(scanner)?),
+            _ if key == names.response && !responded => {
                 responded = true;
-                scan_response(scanner, &mut parts.response)?;
+                scan_response(scanner, names, &mut parts.response)?;
             }
             "result" if !resulted => {
                 resulted = true;
-                parts.result = RowResult::of(raw(scanner)?);
+                parts.result = RowResult::of(raw(scanner)?, names);
             }
             "error" => keep_first(&mut parts.errors[0], raw(scanner)?),
             "errors" => keep_first(&mut parts.errors[1], raw(scanner)?),
@@ -277,7 +304,7 @@ fn scanned_id<'l>(scanner: &mut Scanner<'l>) -> Option<ReplyId<'l, Raw<'l>>> {
     Some(ReplyId { said: Raw(said.as_bytes()), text: string?.unescaped()?, is_string: true })
 }
 
-fn scan_response<'l>(scanner: &mut Scanner<'l>, response: &mut Response<Raw<'l>>) -> Option<()> {
+fn scan_response<'l>(scanner: &mut Scanner<'l>, names: &ReplyNames, response: &mut Response<Raw<'l>>) -> Option<()> {
     if !scanner.follows(b'{') {
         *response = Response::of_other(raw(scanner)?);
         return Some(());
@@ -289,9 +316,9 @@ fn scan_response<'l>(scanner: &mut Scanner<'l>, response: &mut Response<Raw<'l>>
                     let said = raw(scanner)?;
                     response.status.get_or_insert_with(|| Status::of(said));
                 }
-                "body" if response.body.whole.is_none() => scan_body(scanner, &mut response.body)?,
+                "body" if response.body.whole.is_none() => scan_body(scanner, names, &mut response.body)?,
                 "body" | "request_id" => scanner.value()?,
-                "usage" => keep_first(&mut response.usage, scanned_usage(scanner)?),
+                _ if key == names.usage => keep_first(&mut response.usage, scanned_usage(scanner, names)?),
                 "error" => keep_first(&mut response.errors[0], raw(scanner)?),
                 "errors" => keep_first(&mut response.errors[1], raw(scanner)?),
                 _ => {
@@ -307,7 +334,7 @@ fn scan_response<'l>(scanner: &mut Scanner<'l>, response: &mut Response<Raw<'l>>
     Some(())
 }
 
-fn scan_body<'l>(scanner: &mut Scanner<'l>, body: &mut Body<Raw<'l>>) -> Option<()> {
+fn scan_body<'l>(scanner: &mut Scanner<'l>, names: &ReplyNames, body: &mut Body<Raw<'l>>) -> Option<()> {
     if !scanner.follows(b'{') {
         body.whole = Some(raw(scanner)?);
         return Some(());
@@ -315,7 +342,7 @@ fn scan_body<'l>(scanner: &mut Scanner<'l>, body: &mut Body<Raw<'l>>) -> Option<
     let whole = scanner.raw(|scanner| {
         scanner.members(|scanner, key| {
             match key {
-                "usage" => keep_first(&mut body.usage, scanned_usage(scanner)?),
+                _ if key == names.usage => keep_first(&mut body.usage, scanned_usage(scanner, names)?),
                 "error" => keep_first(&mut body.errors[0], raw(scanner)?),
                 "errors" => keep_first(&mut body.errors[1], raw(scanner)?),
                 _ => scanner.value()?,
@@ -327,20 +354,15 @@ fn scan_body<'l>(scanner: &mut Scanner<'l>, body: &mut Body<Raw<'l>>) -> Option<
     Some(())
 }
 
-fn scanned_usage(scanner: &mut Scanner<'_>) -> Option<Usage> {
+fn scanned_usage(scanner: &mut Scanner<'_>, names: &ReplyNames) -> Option<Usage> {
     if !scanner.follows(b'{') {
         scanner.value()?;
         return Some(Usage::default());
     }
-    let mut counts = [None; 4];
+    let ([prompt, input], [completion, output]) = (names.prompt, names.completion);
+    let (known, mut counts) = ([prompt, completion, input, output], [None; 4]);
     scanner.members(|scanner, key| {
-        let place = match key {
-            "prompt_tokens" => 0,
-            "completion_tokens" => 1,
-            "input_tokens" => 2,
-            "output_tokens" => 3,
-            _ => return scanner.value(),
-        };
+        let Some(place) = known.iter().position(|known| *known == key) else { return scanner.value() };
         keep_first(&mut counts[place], scanner.raw_value()?.parse().unwrap_or(0));
         Some(())
     })?;

@@ -24,7 +24,7 @@ use simd_json::{Buffers, Tape};
 
 use crate::dialect::reply::reply_of;
 use crate::dialect::reply_parts;
-use crate::dialect::reply_parts::Parts;
+use crate::dialect::reply_parts::{Parts, ReplyNames};
 use crate::json::tree::{Raw, Tree};
 use crate::model::custom_id::IdHasher;
 use crate::model::reply::{Reply, ReplyRole};
@@ -35,6 +35,7 @@ const PARSED_BYTES_MAX: usize = 1024 * 1024;
 /// Reads replies; one for each thread.
 pub struct ReplyReader {
     ids: IdHasher,
+    names: &'static ReplyNames,
     buffers: Buffers,
     tape: Tape<'static>,
     /// A line that simd-json may change.
@@ -48,21 +49,21 @@ impl fmt::Debug for ReplyReader {
 }
 
 impl ReplyReader {
-    /// A reader with empty buffers that hashes ids with `ids`.
+    /// A reader with empty buffers that hashes ids with `ids`, of replies with these names in them.
     #[must_use]
-    pub fn new(ids: IdHasher) -> Self {
-        Self { ids, buffers: Buffers::default(), tape: Tape(Vec::new()), scratch: Vec::new() }
+    pub fn new(ids: IdHasher, names: &'static ReplyNames) -> Self {
+        Self { ids, names, buffers: Buffers::default(), tape: Tape(Vec::new()), scratch: Vec::new() }
     }
 
     /// Reads a line, without its line end; `None` when it is not whole, or does not say whom it answers.
     pub fn read(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
-        let scanned = reply_parts::scanned(line).and_then(|parts| reply_of(&parts, role, self.ids));
-        scanned.or_else(|| self.parse(line, role)).or_else(|| scan(Raw(line), role, self.ids))
+        let scanned = reply_parts::scanned(line, self.names).and_then(|parts| reply_of(&parts, role, self.ids));
+        scanned.or_else(|| self.parse(line, role)).or_else(|| self.read_tree(Raw(line), role))
     }
 
     /// Reads an object that is too large to be held.
     pub(crate) fn read_tree<'l>(&self, object: impl Tree<'l>, role: ReplyRole) -> Option<Reply> {
-        scan(object, role, self.ids)
+        reply_of(&Parts::of(object, self.names)?, role, self.ids)
     }
 
     fn parse(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
@@ -73,7 +74,7 @@ impl ReplyReader {
         self.scratch.extend_from_slice(line);
         let mut tape = std::mem::replace(&mut self.tape, Tape(Vec::new())).reset();
         let reply = match simd_json::fill_tape(&mut self.scratch, &mut self.buffers, &mut tape) {
-            Ok(()) => Parts::of(tape.as_value()).and_then(|parts| reply_of(&parts, role, self.ids)),
+            Ok(()) => Parts::of(tape.as_value(), self.names).and_then(|parts| reply_of(&parts, role, self.ids)),
             Err(_) => None,
         };
         self.tape = tape.reset();
@@ -82,12 +83,8 @@ impl ReplyReader {
 }
 
 /// The id in an object that is a reply, as text.
-pub(crate) fn id_of<'l>(object: impl Tree<'l>) -> Option<String> {
-    Some(Parts::of(object)?.id?.text.into_owned())
-}
-
-fn scan<'l>(line: impl Tree<'l>, role: ReplyRole, ids: IdHasher) -> Option<Reply> {
-    reply_of(&Parts::of(line)?, role, ids)
+pub(crate) fn id_of<'l>(object: impl Tree<'l>, names: &ReplyNames) -> Option<String> {
+    Some(Parts::of(object, names)?.id?.text.into_owned())
 }
 
 #[cfg(test)]
@@ -100,7 +97,7 @@ pub(crate) mod tests {
     const IDS: IdHasher = IdHasher { key: 1 };
 
     fn read(line: &[u8], role: ReplyRole) -> Option<Reply> {
-        ReplyReader::new(IDS).read(line, role)
+        ReplyReader::new(IDS, &ReplyNames::COMMON).read(line, role)
     }
 
     /// One of those that stand in a row.
@@ -118,9 +115,9 @@ pub(crate) mod tests {
     /// What this reader alone makes of a line.
     pub(crate) fn read_by(reader: Reader, line: &[u8], role: ReplyRole) -> Option<Reply> {
         match reader {
-            Reader::Scanner => reply_of(&reply_parts::scanned(line)?, role, IDS),
-            Reader::Tape => ReplyReader::new(IDS).parse(line, role),
-            Reader::Brackets => scan(Raw(line), role, IDS),
+            Reader::Scanner => reply_of(&reply_parts::scanned(line, &ReplyNames::COMMON)?, role, IDS),
+            Reader::Tape => ReplyReader::new(IDS, &ReplyNames::COMMON).parse(line, role),
+            Reader::Brackets => ReplyReader::new(IDS, &ReplyNames::COMMON).read_tree(Raw(line), role),
         }
     }
 

@@ -14,12 +14,12 @@
 //! (observed in 2026: "Internal Server Error" in 17,701 of 20,000 rows of one batch). What is in no row of the table is the request's
 //! own fault: sending it again would cost and change nothing.
 
-use crate::dialect::reply_rule::NO_ANSWER;
+use super::dialects::DIALECTS;
+use super::error_table::ErrorTable;
+use super::reply_rule::NO_ANSWER;
 
-/// Codes, lower case, that decide alone; OpenAI's dialect and gateways use them.
-const CODES: [(&str, bool); 19] = [
-    ("batch_expired", true),
-    ("batch_cancelled", false),
+/// Codes that everybody uses.
+const CODES: [(&str, bool); 17] = [
     // Anthropic's types of results, and of errors.
     ("expired", true),
     ("canceled", false),
@@ -41,8 +41,8 @@ const CODES: [(&str, bool); 19] = [
     ("dynamic_token_limited", true),
 ];
 
-/// Pieces of messages, lower case, that tell the service's own trouble from the request's.
-const MESSAGES: [&str; 14] = [
+/// Pieces of messages that everybody writes.
+const MESSAGES: [&str; 12] = [
     "internal server error",
     "internal error",
     "service unavailable",
@@ -55,9 +55,6 @@ const MESSAGES: [&str; 14] = [
     "too many requests",
     "rate limit",
     "connection reset",
-    // AIBrix, of the server that it asks (observed in 0.8.0): after five more attempts, and without an answer.
-    "all endpoints failed",
-    "[transport_error]",
 ];
 
 /// What an error says, as far as it does.
@@ -75,10 +72,7 @@ pub struct ErrorWords<'e> {
 #[must_use]
 pub fn worth_retrying(status: Option<u64>, words: ErrorWords<'_>) -> bool {
     let ErrorWords { code, kind, message } = words;
-    let by_message = || {
-        let message = message?.to_ascii_lowercase();
-        Some(MESSAGES.iter().any(|known| message.contains(known)))
-    };
+    let by_message = || Some(is_service_trouble(&message?.to_ascii_lowercase()));
     of_code(code)
         .or_else(|| of_status(status?))
         .or_else(|| of_code(kind))
@@ -89,7 +83,17 @@ pub fn worth_retrying(status: Option<u64>, words: ErrorWords<'_>) -> bool {
 
 fn of_code(code: Option<&str>) -> Option<bool> {
     let code = code?.to_ascii_lowercase();
-    CODES.iter().find(|(known, _)| *known == code).map(|(_, worth)| *worth)
+    let mut known = CODES.iter().chain(tables().flat_map(|table| table.codes));
+    known.find(|(known, _)| *known == code).map(|(_, worth)| *worth)
+}
+
+/// Whether a message, in lower case, is about the service's own trouble.
+fn is_service_trouble(message: &str) -> bool {
+    MESSAGES.iter().chain(tables().flat_map(|table| table.messages)).any(|known| message.contains(known))
+}
+
+fn tables() -> impl Iterator<Item = ErrorTable> {
+    DIALECTS.iter().map(|dialect| dialect.errors())
 }
 
 fn of_status(status: u64) -> Option<bool> {
@@ -100,14 +104,11 @@ fn of_status(status: u64) -> Option<bool> {
     }
 }
 
-/// Codes of requests that a batch ended before it came to them.
-const UNTRIED_CODES: [&str; 2] = ["batch_expired", "batch_cancelled"];
-
 /// Whether an error that is counted under this label says that the request was never tried.
 #[must_use]
 pub fn is_untried(label: &str) -> bool {
-    UNTRIED_CODES
-        .iter()
+    tables()
+        .flat_map(|table| table.untried)
         .any(|code| label.strip_prefix(code).is_some_and(|rest| rest.is_empty() || rest.starts_with(": ")))
 }
 
@@ -115,9 +116,7 @@ pub fn is_untried(label: &str) -> bool {
 #[must_use]
 pub fn failed_batch_worth_retrying(error: Option<&str>) -> bool {
     let error = error.unwrap_or_default().to_ascii_lowercase();
-    // "Failed to download input file" was seen for a file that did not exist; for one that was just uploaded it is the
-    // service's trouble.
-    error.contains("failed to download input file") || MESSAGES.iter().any(|known| error.contains(known))
+    is_service_trouble(&error) || tables().flat_map(|table| table.batch_messages).any(|known| error.contains(known))
 }
 
 #[cfg(test)]

@@ -4,14 +4,13 @@
 //! takes (`NaN`, half a surrogate pair, bytes that are not UTF-8) costs itself alone. Only ids are strict, because they come back in requests.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::queue;
+use super::upload::FileFormat;
 use crate::json::brackets::whole::members_of;
 use crate::model::batch::{Batch, BatchStatus, RequestCounts, is_valid_id};
 use crate::model::shown::one_line;
-use crate::model::tag::Mark;
+use crate::model::tag::BatchTag;
 
 /// Errors in lines that are told of a batch, of which there may be one for each line; others are counted.
 const ERRORS_TOLD: usize = 3;
@@ -19,34 +18,57 @@ const ERRORS_TOLD: usize = 3;
 /// Most characters of what is no id in a message about it.
 const ID_SHOWN: usize = 256;
 
-/// A batch object.
+/// A batch object, as far as it says. What is not there, or of another type, is absent.
 #[derive(Debug, Default)]
-pub(crate) struct RawBatch {
-    id: Option<String>,
-    input_file_id: Option<String>,
-    status: Option<String>,
-    progress: Option<f64>,
-    counts: Option<RequestCounts>,
-    output_file_id: Option<String>,
-    error_file_id: Option<String>,
-    error: Option<String>,
-    says_full: bool,
-    endpoint: Option<String>,
-    model: Option<String>,
-    created_at: Option<Timestamp>,
-    ended_at: Option<Timestamp>,
-    deadline: Option<Timestamp>,
-    mark: Option<Mark>,
+pub struct BatchObject {
+    /// Its id.
+    pub id: Option<String>,
+    /// The file with its requests.
+    pub input_file_id: Option<String>,
+    /// The service's word for where it stands.
+    pub status: Option<String>,
+    /// How much is done, 0 to 100, where the service says so and not only counts.
+    pub progress: Option<f64>,
+    /// How many requests it has tried.
+    pub counts: Option<RequestCounts>,
+    /// What its outputs are fetched by.
+    pub output_file_id: Option<String>,
+    /// What its errors are fetched by.
+    pub error_file_id: Option<String>,
+    /// Why it failed as a whole.
+    pub error: Option<String>,
+    /// Whether its errors say that too much is queued.
+    pub says_full: bool,
+    /// The endpoint it is for.
+    pub endpoint: Option<String>,
+    /// Its model.
+    pub model: Option<String>,
+    /// When it was created.
+    pub created_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// Until when the service means to be done.
+    pub deadline: Option<Timestamp>,
+    /// Whose it is.
+    pub tag: Option<BatchTag>,
 }
 
 /// Why an answer cannot be taken for what was asked.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Malformed(pub(crate) String);
+pub struct Malformed(pub String);
+
+impl Malformed {
+    /// Of what is not a whole JSON object.
+    #[must_use]
+    pub fn object() -> Self {
+        Self("the answer is not a whole JSON object".to_owned())
+    }
+}
 
 /// An entry of a list of batches.
 #[derive(Debug)]
-pub(crate) enum Entry {
+pub enum Entry {
     /// A batch.
     Batch(Box<Batch>),
     /// One that cannot be asked for, because its id is missing or none, with the file that it uses.
@@ -55,66 +77,16 @@ pub(crate) enum Entry {
     Odd,
 }
 
-impl RawBatch {
-    /// Reads an object; `None` for what is none, or not whole.
-    pub(crate) fn parse(object: &[u8]) -> Option<Self> {
-        let [id, input, status, progress, output, errors_in, error, endpoint, model, model_id] = members_of(
-            object,
-            [
-                "id",
-                "input_file_id",
-                "status",
-                "progress",
-                "output_file_id",
-                "error_file_id",
-                "error",
-                "endpoint",
-                "model",
-                "model_id",
-            ],
-        )?;
-        let [created, completed, failed, expired, cancelled, deadline, until, counts, problems, metadata] = members_of(
-            object,
-            [
-                "created_at",
-                "completed_at",
-                "failed_at",
-                "expired_at",
-                "cancelled_at",
-                "job_deadline",
-                "expires_at",
-                "request_counts",
-                "errors",
-                "metadata",
-            ],
-        )?;
-        let first = |moments: &[Option<&[u8]>]| moments.iter().find_map(|raw| moment(*raw));
-        Some(Self {
-            id: text(id),
-            input_file_id: text(input),
-            status: text(status),
-            progress: number(progress),
-            counts: request_counts(counts),
-            output_file_id: text(output),
-            error_file_id: text(errors_in),
-            error: message(error).or_else(|| line_errors(problems)),
-            says_full: [error, problems].into_iter().filter_map(words).any(|error| queue::is_full(&error)),
-            endpoint: text(endpoint),
-            model: text(model_id).or_else(|| text(model)),
-            created_at: moment(created),
-            ended_at: first(&[completed, failed, expired, cancelled]),
-            deadline: first(&[deadline, until]),
-            mark: value(metadata).as_ref().and_then(Mark::read),
-        })
-    }
-
-    /// Whether there is an id at all, so that this may be a batch.
-    pub(crate) fn has_id(&self) -> bool {
-        self.id.is_some()
+impl BatchObject {
+    /// The id and the files of an object that calls them as most do; `None` for what is no object, or not whole.
+    pub(crate) fn files(object: &[u8]) -> Option<Self> {
+        let names = ["id", "input_file_id", "output_file_id", "error_file_id"];
+        let [id, input_file_id, output_file_id, error_file_id] = members_of(object, names)?.map(text);
+        Some(Self { id, input_file_id, output_file_id, error_file_id, ..Self::default() })
     }
 
     /// Reads the batch that a create of `input_file_id` was answered with. One of another file is an error.
-    pub(crate) fn read_created(self, input_file_id: &str) -> Result<Batch, Malformed> {
+    pub fn read_created(self, input_file_id: &str) -> Result<Batch, Malformed> {
         let batch = self.read()?;
         if batch.input_file_id.as_ref().is_some_and(|id| id != input_file_id) {
             return Err(Malformed("the answer is about a batch of another file".to_owned()));
@@ -123,7 +95,7 @@ impl RawBatch {
     }
 
     /// Checks the ids and cleans the texts.
-    pub(crate) fn read(self) -> Result<Batch, Malformed> {
+    pub fn read(self) -> Result<Batch, Malformed> {
         let id = self.id.clone().ok_or_else(|| Malformed("the answer has a batch without an id".to_owned()))?;
         check_id(&id)?;
         for other in [&self.input_file_id, &self.output_file_id, &self.error_file_id].into_iter().flatten() {
@@ -134,7 +106,7 @@ impl RawBatch {
 
     /// Reads an entry of a list, where most are somebody else's: a file that cannot be asked for is absent there, because what a list says
     /// of files is not relied upon.
-    pub(crate) fn into_entry(mut self) -> Entry {
+    pub fn into_entry(mut self) -> Entry {
         for file in [&mut self.input_file_id, &mut self.output_file_id, &mut self.error_file_id] {
             file.take_if(|file| !is_valid_id(file));
         }
@@ -167,7 +139,7 @@ impl RawBatch {
             created_at: self.created_at,
             completed_at: self.ended_at,
             deadline: self.deadline,
-            mark: self.mark,
+            tag: self.tag,
         }
     }
 }
@@ -182,56 +154,57 @@ pub(crate) fn check_id(id: &str) -> Result<&str, Malformed> {
     Err(Malformed(format!("{shown:?}{cut} is not an id")))
 }
 
-/// A file object, and what stands in for one when the service has the content already (`file_id`).
-#[derive(Debug, Deserialize)]
-pub(crate) struct RawFile {
-    #[serde(default, deserialize_with = "text_value")]
+/// A file object, and what stands in for one when the service has the content already.
+#[derive(Debug, Default)]
+pub(crate) struct FileObject {
     pub(crate) id: Option<String>,
-    #[serde(default, deserialize_with = "text_value")]
-    pub(crate) file_id: Option<String>,
-    #[serde(default)]
-    bytes: Value,
-    #[serde(default, deserialize_with = "text_value")]
-    pub(crate) processing_status: Option<String>,
-    /// OpenAI's word for the same.
-    #[serde(default, deserialize_with = "text_value")]
-    pub(crate) status: Option<String>,
+    /// The id of the file with the same content: `file_id`.
+    pub(crate) known_as: Option<String>,
+    /// Its size, if the service said it.
+    pub(crate) bytes: Option<u64>,
+    /// Its status, folded to lower case.
+    status: Option<String>,
 }
 
-impl RawFile {
-    /// The file's size, if the service said it.
-    pub(crate) fn bytes(&self) -> Option<u64> {
-        self.bytes.as_u64().or_else(|| self.bytes.as_str()?.parse().ok())
+impl FileObject {
+    /// Reads an object whose status is the member `status`; `None` for what is none, or not whole.
+    pub(crate) fn parse(object: &[u8], status: &str) -> Option<Self> {
+        let [id, known_as, bytes, status] = members_of(object, ["id", "file_id", "bytes", status])?;
+        let bytes = value(bytes).and_then(|bytes| bytes.as_u64().or_else(|| bytes.as_str()?.parse().ok()));
+        let status = text(status).map(|status| status.to_ascii_lowercase());
+        Some(Self { id: text(id), known_as: text(known_as), bytes, status })
+    }
+
+    /// Its status, if that says that it cannot be used.
+    pub(crate) fn is_unusable(&self, format: &FileFormat) -> Option<&str> {
+        self.status.as_deref().filter(|status| format.unusable.contains(status))
+    }
+
+    /// Its status, if that does not say that it has been processed.
+    pub(crate) fn is_pending(&self, format: &FileFormat) -> Option<&str> {
+        self.status.as_deref().filter(|status| !format.processed.contains(status))
     }
 }
 
 /// What a member says, if it is JSON.
-fn value(raw: Option<&[u8]>) -> Option<Value> {
+pub(crate) fn value(raw: Option<&[u8]>) -> Option<Value> {
     serde_json::from_slice(raw?).ok()
 }
 
 /// The same of words that are only shown, with a replacement for each byte that is not UTF-8.
-fn words(raw: Option<&[u8]>) -> Option<Value> {
+pub(crate) fn words(raw: Option<&[u8]>) -> Option<Value> {
     serde_json::from_str(&String::from_utf8_lossy(raw?)).ok()
 }
 
-fn text(raw: Option<&[u8]>) -> Option<String> {
-    text_in(value(raw)?)
-}
-
-fn text_in(value: Value) -> Option<String> {
-    match value {
+pub(crate) fn text(raw: Option<&[u8]>) -> Option<String> {
+    match value(raw)? {
         Value::String(text) if !text.is_empty() => Some(text),
         Value::Number(number) => Some(number.to_string()),
         _ => None,
     }
 }
 
-fn text_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    Value::deserialize(deserializer).map(text_in)
-}
-
-fn number(raw: Option<&[u8]>) -> Option<f64> {
+pub(crate) fn number(raw: Option<&[u8]>) -> Option<f64> {
     match value(raw)? {
         Value::String(text) => text.parse().ok(),
         value => value.as_f64(),
@@ -250,12 +223,12 @@ pub(crate) fn message_of(value: &Value) -> Option<String> {
     }
 }
 
-fn message(raw: Option<&[u8]>) -> Option<String> {
+pub(crate) fn message(raw: Option<&[u8]>) -> Option<String> {
     message_of(&words(raw)?).map(|text| one_line(&text)).filter(|text| !text.is_empty())
 }
 
 /// RFC 3339 text, or Unix seconds, whole or not.
-fn moment(raw: Option<&[u8]>) -> Option<Timestamp> {
+pub(crate) fn moment(raw: Option<&[u8]>) -> Option<Timestamp> {
     #[expect(clippy::cast_possible_truncation, reason = "a moment beyond the range of a timestamp is none")]
     let whole = |value: &Value| value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds as i64));
     match value(raw)? {
@@ -265,7 +238,7 @@ fn moment(raw: Option<&[u8]>) -> Option<Timestamp> {
 }
 
 /// OpenAI's `request_counts`. What is no count in it is none.
-fn request_counts(raw: Option<&[u8]>) -> Option<RequestCounts> {
+pub(crate) fn request_counts(raw: Option<&[u8]>) -> Option<RequestCounts> {
     let counts = value(raw)?;
     let count = |name: &str| counts.get(name).and_then(Value::as_u64).unwrap_or(0);
     let counts = RequestCounts { total: count("total"), completed: count("completed"), failed: count("failed") };
@@ -273,7 +246,7 @@ fn request_counts(raw: Option<&[u8]>) -> Option<RequestCounts> {
 }
 
 /// OpenAI's `errors`: `{"data":[{"code","message","line"}]}`, or whatever else has words in it.
-fn line_errors(raw: Option<&[u8]>) -> Option<String> {
+pub(crate) fn line_errors(raw: Option<&[u8]>) -> Option<String> {
     let errors = words(raw)?;
     let told: Vec<String> = match errors.get("data").unwrap_or(&errors) {
         Value::Array(list) => {
@@ -300,82 +273,6 @@ fn line_error(error: &Value) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn read(json: &str) -> Result<Batch, Malformed> {
-        RawBatch::parse(json.as_bytes()).unwrap().read()
-    }
-
-    #[test]
-    fn a_real_batch_is_read() {
-        let batch = read(
-            r#"{"id":"1ea94710-592e","user_id":"66f0","input_file_id":"file-7","file_size_bytes":2237747,"status":"IN_PROGRESS",
-                "job_deadline":"2025-06-12T06:11:22.752345Z","created_at":"2025-06-11T06:11:22.752350Z","progress":71.75,
-                "endpoint":"/v1/chat/completions","model_id":"deepseek-ai/DeepSeek-V3","error_file_id":"","future":[1]}"#,
-        )
-        .unwrap();
-        assert_eq!(batch.status, BatchStatus::InProgress);
-        assert_eq!((batch.progress, batch.error_file_id), (Some(71.75), None));
-        assert_eq!(batch.model.as_deref(), Some("deepseek-ai/DeepSeek-V3"));
-        assert_eq!(batch.created_at.unwrap().to_string(), "2025-06-11T06:11:22.75235Z");
-    }
-
-    #[test]
-    fn a_batch_in_openais_words_is_read() {
-        let batch = read(
-            r#"{"id":"batch_1","object":"batch","endpoint":"/v1/chat/completions","model":"m","errors":null,"input_file_id":"file-7",
-                "completion_window":"24h","status":"finalizing","output_file_id":null,"error_file_id":null,"created_at":1711471533,
-                "expires_at":1711557933.5,"request_counts":{"total":200,"completed":50,"failed":1},"usage":{},
-                "metadata":{"batchline_run":"r","batchline_shard":"3","batchline_submission":"4","note":"x"}}"#,
-        )
-        .unwrap();
-        assert_eq!((batch.status, batch.progress), (BatchStatus::Finalizing, Some(25.5)));
-        assert_eq!(batch.counts, Some(RequestCounts { total: 200, completed: 50, failed: 1 }));
-        assert_eq!(batch.mark, Some(Mark { run: "r".into(), shard: 3, submission: 4 }));
-        assert_eq!((batch.model.as_deref(), batch.error), (Some("m"), None));
-        assert_eq!(batch.deadline, Timestamp::from_second(1_711_557_933).ok());
-        for (counts, none) in [
-            ("null", true),
-            ("{}", true),
-            (r#"{"total":0,"completed":0}"#, true),
-            (r#"{"total":1,"completed":7}"#, false),
-            ("[]", true),
-            (r#"{"total":"1","completed":-1,"failed":0.5}"#, true),
-        ] {
-            let batch = read(&format!(r#"{{"id":"b","request_counts":{counts}}}"#)).unwrap();
-            assert_eq!((batch.progress, batch.counts.is_none()), (None, none), "{counts}");
-        }
-    }
-
-    #[test]
-    fn errors_in_lines_are_told_with_line_and_code() {
-        let errors =
-            |errors: &str| read(&format!(r#"{{"id":"b","status":"failed","errors":{errors}}}"#)).unwrap().error;
-        let one = r#"{"code":"invalid_url","message":"The\nURL is wrong","param":"url","line":2}"#;
-        let said = "line 2: The URL is wrong (invalid_url)";
-        assert_eq!(errors(&format!(r#"{{"object":"list","data":[{one}]}}"#)).as_deref(), Some(said));
-        assert_eq!(
-            errors(&format!("[{}]", [one; 4].join(","))).unwrap(),
-            format!("{}; and 1 more", [said; 3].join("; "))
-        );
-        assert_eq!(errors(r#"{"data":[{"message":"no line","line":null}]}"#).as_deref(), Some("no line"));
-        assert_eq!(errors(r#""a text""#).as_deref(), Some("a text"));
-        for nothing in ["null", "[]", "{}", r#"{"data":[]}"#, r#"{"data":null}"#, "3"] {
-            assert_eq!(errors(nothing), None, "{nothing}");
-        }
-    }
-
-    #[test]
-    fn odd_fields_are_absent_and_odd_statuses_go_on() {
-        let batch =
-            read(r#"{"id":"b","status":null,"progress":"50.5","created_at":1765175491,"error":{"message":"no\nway"}}"#);
-        let batch = batch.unwrap();
-        assert_eq!(batch.status, BatchStatus::Other(String::new()));
-        assert!(!batch.status.is_terminal());
-        assert_eq!(batch.progress, Some(50.5));
-        assert_eq!(batch.error.as_deref(), Some("no way"));
-        assert_eq!(batch.created_at, Timestamp::from_second(1_765_175_491).ok());
-        assert_eq!(read(r#"{"id":"b","progress":1e300,"output_file_id":null,"model_id":[]}"#).unwrap().progress, None);
-    }
-
     #[test]
     fn ids_that_are_none_are_refused() {
         for json in [
@@ -385,7 +282,7 @@ mod tests {
             r#"{"id":"b","output_file_id":"\u0000"}"#,
             r#"{"id":"b","input_file_id":"."}"#,
         ] {
-            assert!(read(json).is_err(), "{json}");
+            assert!(BatchObject::files(json.as_bytes()).unwrap().read().is_err(), "{json}");
         }
     }
 

@@ -195,12 +195,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::dialect::line::FULL as FULL_LINE;
     use crate::model::custom_id::assigned_id;
 
     const LIMITS: LineLimits =
-        LineLimits { line_bytes: 10_000_000, custom_id_characters: 64, envelope: Envelope::Minimal, assign_ids: false };
+        LineLimits { line_bytes: 10_000_000, custom_id_characters: 64, envelope: Envelope::MINIMAL, assign_ids: false };
 
-    const FULL: LineLimits = LineLimits { envelope: Envelope::Full("/v1/chat/completions"), ..LIMITS };
+    const FULL: LineLimits =
+        LineLimits { envelope: Envelope { format: &FULL_LINE, url: "/v1/chat/completions" }, ..LIMITS };
 
     const BODIES: LineLimits = LineLimits { line_bytes: 1000, assign_ids: true, ..FULL };
 

@@ -9,46 +9,27 @@
 
 use std::fmt;
 
+use crate::dialect::line::{FULL, LineFormat, METHOD, MINIMAL};
+use crate::dialect::providers::{line_format, line_urls};
 use crate::json::scanner::RawString;
 use crate::model::custom_id::assigned_id;
 use crate::model::defect::DefectKind;
 
-/// The URLs that lines can name: the endpoints of the providers' tables.
-const URLS: [&str; 6] = [
-    "/v1/chat/completions",
-    "/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/responses",
-    "/v1/moderations",
-];
-
-/// The method that a line may name.
-const METHOD: &str = "POST";
-
-/// What is put before a line without a method.
-const METHOD_MEMBER: &str = r#""method":"POST","#;
-
-/// What is put around the id of a body alone.
-const BEFORE_ID: &str = r#"{"custom_id":""#;
-const BEHIND_ID: &str = r#"","#;
-
-/// What is put around a body itself.
-const BEFORE_BODY: &str = r#""body":"#;
-const BEHIND_BODY: &str = "}";
+/// What a service wants around a `body`: a format, and the URL that lines have in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Envelope {
+    pub(super) format: &'static LineFormat,
+    pub(super) url: &'static str,
+}
 
 /// The place for whose id every body alone leaves room, because its own is not known when it is checked: 16 TiB of the shortest lines are
 /// fewer.
 const LAST_SEQ: u64 = 1 << 41;
 
-/// What a service wants around a `body`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Envelope {
-    /// The `custom_id`; other members are ignored.
-    #[default]
-    Minimal,
-    /// The `custom_id`, `"method":"POST"`, and this `url`.
-    Full(&'static str),
+impl Default for Envelope {
+    fn default() -> Self {
+        Self::MINIMAL
+    }
 }
 
 /// What a line has to be given on its way up.
@@ -63,22 +44,37 @@ pub struct Lacks {
 }
 
 impl Envelope {
-    /// One that wants this URL; `None` for a URL that is not an endpoint.
+    /// The `custom_id`; other members are ignored.
+    pub const MINIMAL: Self = Self { format: &MINIMAL, url: "" };
+
+    /// That of a format whose lines have this URL, if they have one; `None` for a URL that is no provider's.
+    #[must_use]
+    pub fn of(format: &'static LineFormat, url: &str) -> Option<Self> {
+        let url = if format.has_target { line_urls().find(|known| *known == url)? } else { "" };
+        Some(Self { format, url })
+    }
+
+    /// The `custom_id`, `"method":"POST"`, and this `url`.
     #[must_use]
     pub fn full(url: &str) -> Option<Self> {
-        URLS.into_iter().find(|known| *known == url).map(Self::Full)
+        Self::of(&FULL, url)
     }
 
     /// Reads what [`Envelope`]'s `Display` writes.
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {
-        if text == "minimal" { Some(Self::Minimal) } else { Self::full(text.strip_prefix("full ")?) }
+        let (name, url) = text.split_once(' ').unwrap_or((text, ""));
+        let envelope = Self::of(line_format(name)?, url)?;
+        (envelope.url == url).then_some(envelope)
     }
 
     /// What a line lacks of the envelope whose `method` and `url` are these, as they stand there; or what is wrong with one of them, and
     /// which.
     pub fn lacks<'l>(self, method: Option<&'l str>, url: Option<&'l str>) -> Result<Lacks, (DefectKind, &'l str)> {
-        let Self::Full(wanted_url) = self else { return Ok(Lacks::default()) };
+        if !self.format.has_target {
+            return Ok(Lacks::default());
+        }
+        let wanted_url = self.url;
         let other = |value: Option<&'l str>, wanted| {
             value.filter(|value| !RawString::of(value).is_some_and(|text| text.is(wanted)))
         };
@@ -94,20 +90,19 @@ impl Envelope {
     /// What a line lacks that is a body alone.
     #[must_use]
     pub fn around_body(self) -> Lacks {
-        let full = self != Self::Minimal;
-        Lacks { id: true, method: full, url: full }
+        let has_target = self.format.has_target;
+        Lacks { id: true, method: has_target, url: has_target }
     }
 
     /// How many bytes a line grows by that lacks this. The id that it may be given follows from its `seq`.
     #[must_use]
     pub fn added_bytes(self, lacks: Lacks, seq: u64) -> u32 {
-        let parts = self.parts(lacks);
-        let members: u32 = parts.iter().map(|part| u32::try_from(part.len()).unwrap_or(u32::MAX)).sum();
-        if !lacks.id {
-            return members;
-        }
-        let around = [BEFORE_ID, BEHIND_ID, &assigned_id(seq), BEFORE_BODY, BEHIND_BODY].map(str::len);
-        members + u32::try_from(around.iter().sum::<usize>()).unwrap_or(u32::MAX)
+        let added = if lacks.id {
+            self.format.overhead_bytes(quoted_id(seq).len(), self.url)
+        } else {
+            self.target(lacks).as_flattened().iter().map(|part| part.len()).sum()
+        };
+        u32::try_from(added).unwrap_or(u32::MAX)
     }
 
     /// Bytes of a line as it goes up, at most: its Seq may be any.
@@ -117,36 +112,32 @@ impl Envelope {
 
     /// Writes `line` with what it lacks. The id that it may be given follows from its `seq`.
     pub fn write(self, line: &[u8], lacks: Lacks, seq: u64, out: &mut Vec<u8>) {
-        let mut put = |part: &str| out.extend_from_slice(part.as_bytes());
         if lacks.id {
-            [BEFORE_ID, &assigned_id(seq), BEHIND_ID].into_iter().for_each(&mut put);
-            self.parts(lacks).into_iter().for_each(&mut put);
-            put(BEFORE_BODY);
-            out.extend_from_slice(line);
-            out.extend_from_slice(BEHIND_BODY.as_bytes());
-            return;
+            return self.format.write(&quoted_id(seq), self.url, line, out);
         }
         let brace = memchr::memchr(b'{', line).map_or(0, |at| at + 1);
         out.extend_from_slice(&line[..brace]);
-        for part in self.parts(lacks) {
+        for part in self.target(lacks).as_flattened() {
             out.extend_from_slice(part.as_bytes());
         }
         out.extend_from_slice(&line[brace..]);
     }
 
-    fn parts(self, lacks: Lacks) -> [&'static str; 4] {
-        let Self::Full(url) = self else { return [""; 4] };
-        let method = if lacks.method { METHOD_MEMBER } else { "" };
-        if lacks.url { [method, r#""url":""#, url, r#"","#] } else { [method, "", "", ""] }
+    fn target(self, lacks: Lacks) -> [[&'static str; 3]; 2] {
+        let [method, url] = self.format.target(self.url);
+        [if lacks.method { method } else { [""; 3] }, if lacks.url { url } else { [""; 3] }]
     }
+}
+
+/// The id that a line is given, as a JSON string. It has nothing in it that would have to be escaped.
+fn quoted_id(seq: u64) -> String {
+    format!("\"{}\"", assigned_id(seq))
 }
 
 impl fmt::Display for Envelope {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Minimal => write!(out, "minimal"),
-            Self::Full(url) => write!(out, "full {url}"),
-        }
+        out.write_str(self.format.name)?;
+        if self.format.has_target { write!(out, " {}", self.url) } else { Ok(()) }
     }
 }
 
@@ -171,9 +162,10 @@ impl Lacks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::line;
     use crate::json::exact::Object;
 
-    const FULL: Envelope = Envelope::Full("/v1/chat/completions");
+    const FULL: Envelope = Envelope { format: &line::FULL, url: "/v1/chat/completions" };
 
     fn lacks_of(envelope: Envelope, line: &str) -> Result<Lacks, (DefectKind, &str)> {
         let object = Object::read(line).unwrap();
@@ -207,8 +199,8 @@ mod tests {
             assert_eq!(line.len() + FULL.added_bytes(lacks, 0) as usize, written.len());
             assert_eq!(Lacks::from_bits(lacks.to_bits()), Some(lacks));
             let mut minimal = Vec::new();
-            let nothing = lacks_of(Envelope::Minimal, line).unwrap();
-            Envelope::Minimal.write(line.as_bytes(), nothing, 0, &mut minimal);
+            let nothing = lacks_of(Envelope::MINIMAL, line).unwrap();
+            Envelope::MINIMAL.write(line.as_bytes(), nothing, 0, &mut minimal);
             assert_eq!(minimal, line.as_bytes());
         }
         assert_eq!(Lacks::from_bits(8), None);
@@ -218,7 +210,7 @@ mod tests {
     fn a_body_alone_is_given_everything_around_it() {
         let line = br#"{"model": "m"}"#;
         for (envelope, seq, written) in [
-            (Envelope::Minimal, 0, r#"{"custom_id":"line-1","body":{"model": "m"}}"#),
+            (Envelope::MINIMAL, 0, r#"{"custom_id":"line-1","body":{"model": "m"}}"#),
             (
                 FULL,
                 9_999,
@@ -243,13 +235,13 @@ mod tests {
         ] {
             let (kind, value) = lacks_of(FULL, line).unwrap_err();
             assert_eq!((kind.code(), line.find(value)), (code, Some(column)), "{line}");
-            assert!(lacks_of(Envelope::Minimal, line).is_ok());
+            assert!(lacks_of(Envelope::MINIMAL, line).is_ok());
         }
     }
 
     #[test]
     fn an_envelope_is_read_back() {
-        for envelope in [Envelope::Minimal, FULL] {
+        for envelope in [Envelope::MINIMAL, FULL] {
             assert_eq!(Envelope::read(&envelope.to_string()), Some(envelope));
         }
         assert_eq!((Envelope::read("full /elsewhere"), Envelope::read("")), (None, None));

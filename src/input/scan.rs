@@ -327,7 +327,7 @@ mod tests {
             line: LineLimits {
                 line_bytes: 10_000_000,
                 custom_id_characters: 64,
-                envelope: Envelope::Minimal,
+                envelope: Envelope::MINIMAL,
                 assign_ids: false,
             },
             shard: ShardLimits { requests: 40, bytes: 10_001_000 },

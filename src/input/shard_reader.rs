@@ -208,7 +208,7 @@ mod tests {
             parts in prop::collection::vec(("[ \t]{0,3}", "[a-z]{0,40}", "[ \t]{0,3}\r?", 0_usize..3, 0_usize..20), 1..200),
             full: bool, files in 1_usize..4, shard_bytes in 300_u64..4000,
         ) {
-            let envelope = if full { Envelope::Full("/v1/embeddings") } else { Envelope::Minimal };
+            let envelope = if full { Envelope::full("/v1/embeddings").unwrap() } else { Envelope::MINIMAL };
             let around = if full { r#""method":"POST","url":"/v1/embeddings","# } else { "" };
             let directory = tempfile::tempdir().unwrap();
             let (mut contents, mut wanted, mut number) = (vec![String::new(); files], Vec::new(), 0);

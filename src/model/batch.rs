@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 
 use crate::model::shown::{REDACTED, one_line};
-use crate::model::tag::Mark;
+use crate::model::tag::BatchTag;
 
 /// Longest id of a file or batch, in bytes.
 pub const ID_BYTES: usize = 4096;
@@ -42,7 +42,22 @@ pub struct Batch {
     /// Until when the service means to be done. Batches overrun it.
     pub deadline: Option<Timestamp>,
     /// Whose it is, where the provider keeps metadata and a program like this one created it.
-    pub mark: Option<Mark>,
+    pub tag: Option<BatchTag>,
+}
+
+/// What a batch is created from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateBatch {
+    /// The uploaded requests.
+    pub input_file_id: String,
+    /// The endpoint that answers them, such as `/v1/chat/completions`.
+    pub endpoint: String,
+    /// How long the service may take, such as `24h`; not sent when absent.
+    pub completion_window: Option<String>,
+    /// The model that all its requests name. Sent where the dialect wants it once for the batch.
+    pub model: String,
+    /// Whose it is; sent where the provider keeps metadata.
+    pub tag: Option<BatchTag>,
 }
 
 /// What a service says of the number of a batch's requests. What it does not say is 0.

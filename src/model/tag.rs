@@ -1,4 +1,4 @@
-//! What a batch is marked with, where a provider keeps metadata: whose it is.
+//! The tag of a batch, where a provider keeps metadata: whose it is.
 //!
 //! In: the run, the shard and the submission that a batch is created for. Out: three members of `metadata`, and the same read back
 //! from the service's list, where they tell our batches from everybody else's even if the file that they use does not.
@@ -11,7 +11,7 @@ const RUN_CHARACTERS: usize = 64;
 
 /// Whose a batch is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct BatchTag {
     /// The run, by a name that no other run has, wherever it is.
     pub run: String,
     /// The number of the shard.
@@ -31,7 +31,7 @@ pub(crate) struct Metadata<'m> {
     submission: String,
 }
 
-impl Mark {
+impl BatchTag {
     /// As it is sent.
     pub(crate) fn metadata(&self) -> Metadata<'_> {
         Metadata { run: &self.run, shard: self.shard.to_string(), submission: self.submission.to_string() }
@@ -53,16 +53,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_read_back_beside_members_of_others() {
-        let mark = Mark { run: "r-1".into(), shard: 7, submission: 12 };
-        let mut metadata = json!(mark.metadata());
+    fn a_tag_is_read_back_beside_members_of_others() {
+        let tag = BatchTag { run: "r-1".into(), shard: 7, submission: 12 };
+        let mut metadata = json!(tag.metadata());
         assert!(metadata.as_object().unwrap().values().all(Value::is_string));
         metadata["request_source"] = json!("api");
-        assert_eq!(Mark::read(&metadata), Some(mark));
+        assert_eq!(BatchTag::read(&metadata), Some(tag));
     }
 
     #[test]
-    fn what_is_no_mark_is_none() {
+    fn what_is_not_a_tag_is_none() {
         for metadata in [
             json!(null),
             json!({}),
@@ -72,7 +72,7 @@ mod tests {
             json!({"batchline_run": "r", "batchline_shard": 1, "batchline_submission": "1"}),
             json!({"batchline_run": "r".repeat(65), "batchline_shard": "1", "batchline_submission": "1"}),
         ] {
-            assert_eq!(Mark::read(&metadata), None, "{metadata}");
+            assert_eq!(BatchTag::read(&metadata), None, "{metadata}");
         }
     }
 }

@@ -7,18 +7,19 @@
 //!
 //! None follows a redirect, asks for compression, or repeats a request by itself.
 
-use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Url};
 
-use super::answer::{Answer, Origin, Terms, transport_error};
 use super::error::{ErrorKind, RemoteError};
 use super::redact::Redactor;
+use super::response::{Origin, Response, Terms, transport_error};
 use super::retry::{Notice, Observer};
 use super::timeouts::Timeouts;
 use super::token::Token;
 use crate::dialect::address::{Address, AddressError};
 use crate::dialect::provider::Auth;
-use crate::remote::throttle::{Gate, retry_after};
+use crate::dialect::route::Route;
+use crate::remote::throttle::{Throttle, retry_after};
 
 /// What the service sees us as. Edges in front of APIs turn away clients that do not name themselves.
 const USER_AGENT: &str = concat!("batchline/", env!("CARGO_PKG_VERSION"));
@@ -40,13 +41,25 @@ pub enum SetupError {
     Client(#[source] reqwest::Error),
 }
 
+/// What is sent with every call: how the key goes, and headers besides.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CallHeaders {
+    pub(super) auth: Auth,
+    pub(super) headers: &'static [(&'static str, &'static str)],
+}
+
+impl CallHeaders {
+    /// The key as most want it, and nothing else.
+    pub(super) const BEARER: Self = Self { auth: Auth::BEARER, headers: &[] };
+}
+
 /// The clients, with all that a call needs.
 #[derive(Debug)]
 pub(super) struct Http {
     pub(super) address: Address,
     pub(super) timeouts: Timeouts,
     pub(super) observer: Observer,
-    pub(super) gate: Gate,
+    pub(super) throttle: Throttle,
     /// What takes the token out of texts.
     pub(super) redactor: Redactor,
     api: Client,
@@ -65,14 +78,15 @@ impl Http {
     pub(super) fn new(
         address: Address,
         token: Option<Token>,
-        auth: Auth,
+        CallHeaders { auth, headers }: CallHeaders,
         timeouts: Timeouts,
         observer: Observer,
     ) -> Result<Self, SetupError> {
         if token.is_some() && !address.is_https() && !address.is_loopback() {
             return Err(SetupError::PlainHttp { origin: address.origin() });
         }
-        let mut credentials = HeaderMap::new();
+        let own = headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let mut credentials: HeaderMap = own.collect();
         if let Some(token) = &token {
             let (name, value) = token.header(auth);
             credentials.insert(name, value);
@@ -96,71 +110,82 @@ impl Http {
         };
         let (api, upload) = (api.map_err(SetupError::Client)?, upload.map_err(SetupError::Client)?);
         let (blob, billing) = (blob.map_err(SetupError::Client)?, billing.map_err(SetupError::Client)?);
-        Ok(Self { address, timeouts, observer, gate: Gate::default(), redactor, api, upload, blob, billing })
+        Ok(Self { address, timeouts, observer, throttle: Throttle::default(), redactor, api, upload, blob, billing })
     }
 
-    /// Sends a request to the API: waits at the gate, then returns the answer, whatever its status.
+    /// Calls `route` about `argument`: waits at the throttle, then returns the answer, whatever its status.
     pub(super) async fn call(
         &self,
-        method: Method,
-        segments: &[&str],
-        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
-    ) -> Result<Answer<'_>, RemoteError> {
-        self.send_to_api(&self.api, method, (segments, &[]), dress).await
+        route: &Route,
+        argument: &str,
+        build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Response<'_>, RemoteError> {
+        self.send_to_api(&self.api, (route, argument), &[], build).await
     }
 
     /// The same with a query: pairs of names and values.
-    pub(super) async fn query(&self, segments: &[&str], query: &[(&str, &str)]) -> Result<Answer<'_>, RemoteError> {
-        self.send_to_api(&self.api, Method::GET, (segments, query), |request| request).await
+    pub(super) async fn query(&self, route: &Route, query: &[(&str, &str)]) -> Result<Response<'_>, RemoteError> {
+        self.send_to_api(&self.api, (route, ""), query, |request| request).await
     }
 
-    /// Sends a POST whose body takes its time to the API: waits at the gate, then returns the answer, whatever its status. The caller
+    /// The same of a call that says nothing in its body, in the words of a service that wants a body of JSON with each POST.
+    pub(super) async fn call_without_body(&self, route: &Route, argument: &str) -> Result<Response<'_>, RemoteError> {
+        let json = HeaderValue::from_static("application/json");
+        self.call(route, argument, |request| request.header(CONTENT_TYPE, json).header(CONTENT_LENGTH, 0)).await
+    }
+
+    /// Calls `route` with a body that takes its time: waits at the throttle, then returns the answer, whatever its status. The caller
     /// watches that it goes on.
     pub(super) async fn upload(
         &self,
-        segments: &[&str],
-        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
-    ) -> Result<Answer<'_>, RemoteError> {
-        self.send_to_api(&self.upload, Method::POST, (segments, &[]), dress).await
+        route: &Route,
+        build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Response<'_>, RemoteError> {
+        self.send_to_api(&self.upload, (route, ""), &[], build).await
     }
 
     /// Sends the request that costs money, once.
     pub(super) async fn bill(
         &self,
-        segments: &[&str],
-        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
-    ) -> Result<Answer<'_>, RemoteError> {
-        self.send_to_api(&self.billing, Method::POST, (segments, &[]), dress).await
+        route: &Route,
+        argument: &str,
+        build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Response<'_>, RemoteError> {
+        self.send_to_api(&self.billing, (route, argument), &[], build).await
     }
 
-    /// Sends a POST to the API at once: it does not wait at the gate, nor shut it. For those who pace their calls themselves.
+    /// Sends a POST to the API at once: it does not wait at the throttle, nor makes it pause. For those who pace their calls themselves.
     pub(super) async fn post_unpaced(
         &self,
         segments: &[&str],
-        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
-    ) -> Result<Answer<'_>, RemoteError> {
-        self.exchange(&self.api, Method::POST, (segments, &[]), dress).await
+        build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Response<'_>, RemoteError> {
+        self.exchange(&self.api, Method::POST, self.address.join(segments), build).await
     }
 
     async fn send_to_api(
         &self,
         client: &Client,
-        method: Method,
-        resource: (&[&str], &[(&str, &str)]),
-        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
-    ) -> Result<Answer<'_>, RemoteError> {
-        self.gate.wait().await;
-        let answer = self.exchange(client, method, resource, dress).await?;
+        (route, argument): (&Route, &str),
+        query: &[(&str, &str)],
+        build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Response<'_>, RemoteError> {
+        self.throttle.wait().await;
+        let mut url = self.url(route, argument);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let answer = self.exchange(client, route.method.clone(), url, build).await?;
         let asked = retry_after(answer.headers());
         let status = answer.status();
         if status == 429 || (status == 503 && asked.is_some()) {
-            let was_open = self.gate.shut_for().is_none();
-            let wait = self.gate.shut(asked);
-            if was_open {
+            let was_running = self.throttle.paused_for().is_none();
+            let wait = self.throttle.pause(asked);
+            if was_running {
                 self.observer.tell(&Notice::Paused { wait });
             }
         } else if status < 500 {
-            self.gate.passed();
+            self.throttle.succeeded();
         }
         Ok(answer)
     }
@@ -169,20 +194,21 @@ impl Http {
         &self,
         client: &Client,
         method: Method,
-        (segments, query): (&[&str], &[(&str, &str)]),
-        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
-    ) -> Result<Answer<'_>, RemoteError> {
-        let mut url = self.address.join(segments);
-        if !query.is_empty() {
-            url.query_pairs_mut().extend_pairs(query);
-        }
+        url: Url,
+        build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Response<'_>, RemoteError> {
         let target = self.target(&method, &url);
         if !self.address.is_origin_of(&url) {
             return Err(RemoteError::new(ErrorKind::Protocol, target).with_message("not an address of the API"));
         }
-        let sent = dress(client.request(method, url)).send().await;
+        let sent = build(client.request(method, url)).send().await;
         let response = sent.map_err(|error| transport_error(&self.redactor, error, target.clone()))?;
-        Ok(Answer::new(self.terms(), response, target, Origin::Api))
+        Ok(Response::new(self.terms(), response, target, Origin::Api))
+    }
+
+    /// Where `route` about `argument` is.
+    pub(super) fn url(&self, route: &Route, argument: &str) -> Url {
+        self.address.join(&route.segments(argument))
     }
 
     /// A request as messages name it: the method and the URL without its query, which may be a signature.
@@ -198,12 +224,12 @@ impl Http {
         &self,
         method: Method,
         url: Url,
-        dress: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
-    ) -> Result<Answer<'_>, RemoteError> {
+        build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Response<'_>, RemoteError> {
         let target = self.target(&method, &url);
-        let sent = dress(self.blob.request(method, url)).send().await;
+        let sent = build(self.blob.request(method, url)).send().await;
         let response = sent.map_err(|error| transport_error(&self.redactor, error, target.clone()))?;
-        Ok(Answer::new(self.terms(), response, target, Origin::Storage))
+        Ok(Response::new(self.terms(), response, target, Origin::Storage))
     }
 }
 
@@ -230,7 +256,13 @@ mod tests {
     fn a_token_is_not_sent_in_the_clear_to_another_machine() {
         let make = |base: &str, token: Option<&str>| {
             let token = token.map(|token| Token::new(token).unwrap());
-            Http::new(Address::parse(base).unwrap(), token, Auth::Bearer, Timeouts::default(), Observer::default())
+            Http::new(
+                Address::parse(base).unwrap(),
+                token,
+                CallHeaders::BEARER,
+                Timeouts::default(),
+                Observer::default(),
+            )
         };
         assert!(matches!(make("http://batch.example", Some("k")), Err(SetupError::PlainHttp { .. })));
         assert!(make("http://batch.example", None).is_ok());

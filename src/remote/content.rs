@@ -14,12 +14,11 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 
 use memchr::memmem;
-use reqwest::Method;
 use reqwest::header::{CONTENT_ENCODING, HeaderMap};
 
 use super::client::Http;
 use super::error::{RemoteError, message_in};
-use crate::dialect::wire::RawFile;
+use crate::dialect::Dialect;
 use crate::storage::aligned::BlockWriter;
 use crate::storage::durable;
 use crate::storage::durable::{FileError, PendingFile};
@@ -41,9 +40,6 @@ const UNPACKED_BYTES: u64 = 64 << 20;
 
 /// Bytes of a page that are looked at for its title.
 const PAGE_BYTES: usize = 4 << 10;
-
-/// What every reply has, and no page.
-const IN_A_REPLY: &[u8] = b"\"custom_id\"";
 
 /// What content is packed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,19 +134,19 @@ pub(super) fn unpacked_max(packed: u64, said: Option<u64>) -> u64 {
 
 /// How many bytes the service says that a file has; `None` where it does not say. An empty one says nothing: services that do not count
 /// say 0.
-pub(super) async fn said_bytes(http: &Http, file_id: &str) -> Result<Option<u64>, RemoteError> {
-    let answer = http.call(Method::GET, &["files", file_id], |request| request).await?.successful().await?;
-    let file: RawFile = answer.json().await?;
+pub(super) async fn said_bytes(http: &Http, dialect: &dyn Dialect, file_id: &str) -> Result<Option<u64>, RemoteError> {
+    let Some(route) = &dialect.routes().file else { return Ok(None) };
+    let file = http.call(route, file_id, |request| request).await?.successful().await?.file("status").await?;
     let is_it = file.id.as_ref().is_none_or(|id| id == file_id);
-    Ok(file.bytes().filter(|bytes| is_it && *bytes > 0))
+    Ok(file.bytes.filter(|bytes| is_it && *bytes > 0))
 }
 
-/// Gives the content at `path`, which is not packed, the name `target`. Returns its size.
-pub(super) fn publish(path: &Path, target: &Path) -> Result<u64, Unfit> {
+/// Gives the content at `path`, which is not packed and has replies that name their requests by `id_member`, the name `target`. Returns its size.
+pub(super) fn publish(path: &Path, id_member: &str, target: &Path) -> Result<u64, Unfit> {
     let file = File::open(path).map_err(FileError::on("open", path))?;
     let bytes = file.metadata().map_err(FileError::on("read", path))?.len();
     let mut content = BufReader::with_capacity(READ_BYTES, file);
-    let mut look = Look::default();
+    let mut look = Look::of(id_member);
     while !look.is_done() {
         let piece = content.fill_buf().map_err(FileError::on("read", path))?;
         let read = piece.len();
@@ -166,7 +162,13 @@ pub(super) fn publish(path: &Path, target: &Path) -> Result<u64, Unfit> {
 }
 
 /// Unpacks the content at `path` and gives what was in it, at most `max` bytes, the name `target`. Returns its size.
-pub(super) fn unpack(path: &Path, said: Option<Packing>, max: u64, target: &Path) -> Result<u64, Unfit> {
+pub(super) fn unpack(
+    path: &Path,
+    said: Option<Packing>,
+    max: u64,
+    id_member: &str,
+    target: &Path,
+) -> Result<u64, Unfit> {
     let file = File::open(path).map_err(FileError::on("open", path))?;
     let mut content: Box<dyn BufRead> = Box::new(BufReader::with_capacity(READ_BYTES, file));
     for layer in 0.. {
@@ -178,7 +180,7 @@ pub(super) fn unpack(path: &Path, said: Option<Packing>, max: u64, target: &Path
         }
         content = packing.unpack(content).map_err(Unfit::Broken)?;
     }
-    let mut look = Look::default();
+    let mut look = Look::of(id_member);
     let mut pending = BlockWriter::new(PendingFile::create(target)?);
     let mut bytes = 0;
     loop {
@@ -204,6 +206,8 @@ pub(super) fn unpack(path: &Path, said: Option<Packing>, max: u64, target: &Path
 /// of its own into a file among replies that were paid for.
 #[derive(Default)]
 struct Look {
+    /// What every reply has, and no page.
+    in_a_reply: Vec<u8>,
     begun: bool,
     /// The beginning of what begins as a page.
     page: Option<Vec<u8>>,
@@ -213,6 +217,11 @@ struct Look {
 }
 
 impl Look {
+    /// Of content whose replies name their requests by this member.
+    fn of(id_member: &str) -> Self {
+        Self { in_a_reply: format!("\"{id_member}\"").into_bytes(), ..Self::default() }
+    }
+
     fn at(&mut self, piece: &[u8]) {
         let text = piece.strip_prefix(b"\xef\xbb\xbf").filter(|_| !self.begun).unwrap_or(piece).trim_ascii_start();
         if !self.begun && !text.is_empty() {
@@ -221,8 +230,8 @@ impl Look {
         }
         if self.page.is_some() && !self.has_replies {
             self.tail.extend_from_slice(piece);
-            self.has_replies = memmem::find(&self.tail, IN_A_REPLY).is_some();
-            let kept = self.tail.len().saturating_sub(IN_A_REPLY.len() - 1);
+            self.has_replies = memmem::find(&self.tail, &self.in_a_reply).is_some();
+            let kept = self.tail.len().saturating_sub(self.in_a_reply.len() - 1);
             self.tail.drain(..kept);
         }
     }
@@ -279,7 +288,8 @@ mod tests {
         let (path, target) = (directory.path().join("x.part"), directory.path().join("x"));
         durable::publish_bytes(&path, content).unwrap();
         let packed = is_packed(&path, said).unwrap();
-        let settled = if packed { unpack(&path, said, max, &target) } else { publish(&path, &target) };
+        let settled =
+            if packed { unpack(&path, said, max, "custom_id", &target) } else { publish(&path, "custom_id", &target) };
         let names = std::fs::read_dir(directory.path()).unwrap().count();
         assert_eq!(target.exists(), settled.is_ok());
         assert!(names <= 2, "only what came and what it stands for may be left");

@@ -20,13 +20,14 @@ use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, RAN
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::answer::Answer;
 use super::client::Http;
 use super::content::{self, Packing, Unfit};
 use super::error::{ErrorKind, RemoteError};
 use super::redirect;
-use super::retry::{Attempts, Patience};
+use super::response::Response;
+use super::retry::{Attempts, RetryPolicy};
 use super::service::{Downloaded, Progress};
+use crate::dialect::Dialect;
 use crate::storage::aligned::BlockWriter;
 use crate::storage::durable;
 use crate::storage::durable::FileError;
@@ -44,16 +45,16 @@ const OVERLAP_BYTES: u64 = 4 << 10;
 /// Fetches a file; see [`super::service::Api::download`].
 pub(super) async fn download(
     http: &Http,
-    patience: &Patience,
-    file_id: &str,
+    retry: &RetryPolicy,
+    (dialect, file_id): (&'static dyn Dialect, &str),
     target: &Path,
     progress: Progress,
 ) -> Result<Downloaded, RemoteError> {
     let mut part = Part::create(target, progress)?;
-    let mut attempts = Attempts::new(patience, &http.observer);
+    let mut attempts = Attempts::new(retry, &http.observer);
     loop {
         let before = part.written;
-        let error = match part.fetch(http, file_id).await {
+        let error = match part.fetch(http, (dialect, file_id)).await {
             Ok(()) => break,
             Err(error) => error,
         };
@@ -65,22 +66,29 @@ pub(super) async fn download(
             return Err(error);
         }
     }
-    let settled = settle(http, &part, file_id, target).await;
+    let settled = settle(http, &part, (dialect, file_id), target).await;
     // What was packed has been unpacked to a file of its own.
     part.remove();
     Ok(Downloaded { bytes: settled?, announced: part.length.is_some() })
 }
 
 /// Gives what came, once it is whole, its place as the file that it stands for. Returns the file's size.
-async fn settle(http: &Http, part: &Part, file_id: &str, target: &Path) -> Result<u64, RemoteError> {
+async fn settle(
+    http: &Http,
+    part: &Part,
+    (dialect, file_id): (&'static dyn Dialect, &str),
+    target: &Path,
+) -> Result<u64, RemoteError> {
+    let id_member = dialect.replies().id;
     let (path, to, said) = (part.path.clone(), target.to_owned(), part.packing);
     let looking = path.clone();
     let settled = if blocking(move || content::is_packed(&looking, said)).await? {
         // Without an answer the bytes that came must do.
-        let max = content::unpacked_max(part.written, content::said_bytes(http, file_id).await.unwrap_or(None));
-        blocking(move || Ok(content::unpack(&path, said, max, &to))).await?
+        let max =
+            content::unpacked_max(part.written, content::said_bytes(http, dialect, file_id).await.unwrap_or(None));
+        blocking(move || Ok(content::unpack(&path, said, max, id_member, &to))).await?
     } else {
-        blocking(move || Ok(content::publish(&path, &to))).await?
+        blocking(move || Ok(content::publish(&path, id_member, &to))).await?
     };
     let garbled = |message: &str| RemoteError::new(ErrorKind::Garbled, &*part.asked).with_message(message);
     settled.map_err(|unfit| match unfit {
@@ -130,10 +138,10 @@ impl Part {
     }
 
     /// One attempt: the rest of the content, or all of it.
-    async fn fetch(&mut self, http: &Http, file_id: &str) -> Result<(), RemoteError> {
+    async fn fetch(&mut self, http: &Http, file: (&'static dyn Dialect, &str)) -> Result<(), RemoteError> {
         let resume = self.tag.clone().filter(|_| self.written > 0);
         let mut from = self.written.saturating_sub(OVERLAP_BYTES);
-        let answer = content(http, file_id, resume.as_ref().map(|tag| (from, tag))).await?;
+        let answer = content(http, file, resume.as_ref().map(|tag| (from, tag))).await?;
         let target = answer.target().to_owned();
         self.asked.clone_from(&target);
         let packing = Packing::of_answer(answer.headers()).map_err(|word| {
@@ -168,7 +176,7 @@ impl Part {
     }
 
     /// Drops what was written and takes note of what this answer will bring.
-    fn start_over(&mut self, answer: &Answer<'_>) -> Result<(), RemoteError> {
+    fn start_over(&mut self, answer: &Response<'_>) -> Result<(), RemoteError> {
         self.forget();
         self.file.set_len(0).map_err(FileError::on("truncate", &self.path))?;
         self.length = answer.length();
@@ -201,7 +209,7 @@ impl Part {
     }
 
     /// Writes the body, which begins at `from`, behind what is there. Whatever happens, `written` says afterwards how much that is.
-    async fn copy(&mut self, answer: Answer<'_>, from: u64) -> Result<(), RemoteError> {
+    async fn copy(&mut self, answer: Response<'_>, from: u64) -> Result<(), RemoteError> {
         let target = answer.target().to_owned();
         let mut pieces = answer.pieces(None);
         let (sender, writer) = self.writer(from);
@@ -279,21 +287,21 @@ impl Write for Behind<'_> {
 /// Asks for the content, or the rest of it, and follows redirects to a storage without the key.
 async fn content<'a>(
     http: &'a Http,
-    file_id: &str,
+    (dialect, file_id): (&'static dyn Dialect, &str),
     resume: Option<(u64, &HeaderValue)>,
-) -> Result<Answer<'a>, RemoteError> {
-    let dress = |request: reqwest::RequestBuilder| match resume {
+) -> Result<Response<'a>, RemoteError> {
+    let build = |request: reqwest::RequestBuilder| match resume {
         Some((from, tag)) => request.header(RANGE, format!("bytes={from}-")).header(IF_RANGE, tag.clone()),
         None => request,
     };
-    let mut answer = http.call(Method::GET, &["files", file_id, "content"], dress).await?;
+    let mut answer = http.call(&dialect.routes().content, file_id, build).await?;
     for _ in 0..=redirect::HOPS {
         if !redirect::is_redirect(answer.status()) {
             // A 416 is no error here: it says that there is nothing to go on with.
             return if answer.status() == 416 { Ok(answer) } else { answer.with_success().await };
         }
         let url = answer.location()?;
-        answer = http.blob(Method::GET, url, dress).await?;
+        answer = http.blob(Method::GET, url, build).await?;
     }
     Err(answer.nonsense("too many redirects"))
 }

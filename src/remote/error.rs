@@ -23,7 +23,7 @@ pub enum ErrorKind {
     Blocked,
     /// Another status by which the service says no for good.
     Refused,
-    /// 429. When to come back is known to the gate.
+    /// 429. When to come back is known to the throttle.
     RateLimited,
     /// 408, 425 or 5xx: the service cannot answer now.
     Unavailable,

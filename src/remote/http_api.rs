@@ -1,33 +1,29 @@
-//! The [`Api`] over HTTP: what all dialects have in common, and the choice between them where they differ.
+//! The [`Api`] over HTTP: sends what the provider's [`Dialect`](crate::dialect::Dialect) says, and lets it read what comes back.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use reqwest::Method;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
-
-use super::client::{Http, SetupError};
+use super::client::{CallHeaders, Http, SetupError};
 use super::error::{ErrorKind, RemoteError};
-use super::retry::{Attempts, Observer, Patience};
-use super::service::{Api, CreateBatch, Downloaded, Listing, Payload, Progress, RemoteFile, Submission};
+use super::response::Response;
+use super::retry::{Attempts, Observer, RetryPolicy};
+use super::service::{Api, Downloaded, Listing, Payload, Progress, RemoteFile, Submission};
 use super::token::Token;
-use super::{content, download, list, openai, together};
+use super::{content, create, download, list, upload};
+use crate::dialect::Malformed;
 use crate::dialect::address::Address;
-use crate::dialect::provider::{Dialect, Profile};
+use crate::dialect::provider::Provider;
 use crate::dialect::wire::check_id;
-use crate::model::batch::Batch;
+use crate::model::batch::{Batch, CreateBatch};
 use crate::remote::timeouts::Timeouts;
 
-/// The statuses by which a service says that it did not create a batch, and will not on account of this request.
-const DEFINITE_REFUSALS: [u16; 8] = [400, 401, 402, 403, 404, 413, 422, 429];
-
-/// What can be set besides the profile.
+/// What can be set besides the provider.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// How long things may take.
     pub timeouts: Timeouts,
     /// How often and for how long to try again.
-    pub patience: Patience,
+    pub retry: RetryPolicy,
     /// Hears what happens on the way.
     pub observer: Observer,
 }
@@ -36,21 +32,22 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct HttpApi {
     http: Http,
-    profile: &'static Profile,
-    patience: Patience,
+    provider: &'static Provider,
+    retry: RetryPolicy,
 }
 
 impl HttpApi {
-    /// Prepares to talk to `profile`'s service at `address`; sends nothing yet. Without a token no credentials are
+    /// Prepares to talk to `provider`'s service at `address`; sends nothing yet. Without a token no credentials are
     /// sent; with one, a plain-http address must be on this machine.
     pub fn new(
-        profile: &'static Profile,
+        provider: &'static Provider,
         address: Address,
         token: Option<Token>,
         settings: Settings,
     ) -> Result<Self, SetupError> {
-        let Settings { timeouts, patience, observer } = settings;
-        Ok(Self { http: Http::new(address, token, profile.auth, timeouts, observer)?, profile, patience })
+        let Settings { timeouts, retry, observer } = settings;
+        let headers = CallHeaders { auth: provider.auth, headers: provider.dialect.headers() };
+        Ok(Self { http: Http::new(address, token, headers, timeouts, observer)?, provider, retry })
     }
 
     /// Where the API is.
@@ -60,36 +57,43 @@ impl HttpApi {
     }
 
     fn attempts(&self) -> Attempts<'_> {
-        Attempts::new(&self.patience, &self.http.observer)
+        Attempts::new(&self.retry, &self.http.observer)
     }
 
     async fn look(&self, id: &str) -> Result<Batch, RemoteError> {
-        let answer = self.http.call(Method::GET, &["batches", id], |request| request).await?;
-        let answer = answer.successful().await?;
-        let target = answer.target().to_owned();
-        same(answer.batch().await?.read().map_err(RemoteError::malformed(&target))?, id, &target)
+        let answer = self.http.call(&self.provider.dialect.routes().batch, id, |request| request).await?;
+        self.read_batch(answer, id).await
     }
 
     async fn ask_to_cancel(&self, id: &str) -> Result<Batch, RemoteError> {
-        let json = HeaderValue::from_static("application/json");
-        let path = ["batches", id, "cancel"];
-        let dress = |request: reqwest::RequestBuilder| request.header(CONTENT_TYPE, json).header(CONTENT_LENGTH, 0);
-        let answer = self.http.call(Method::POST, &path, dress).await?;
+        let Some(route) = &self.provider.dialect.routes().cancel else {
+            let error = RemoteError::new(ErrorKind::Refused, format!("cancel of batch {id}"));
+            return Err(error.with_message("the service has no way to cancel a batch"));
+        };
+        let answer = self.http.call_without_body(route, id).await?;
         if answer.status() == 409 {
             // It has ended already.
             return self.look(id).await;
         }
-        let answer = answer.successful().await?;
-        let target = answer.target().to_owned();
-        same(answer.batch().await?.read().map_err(RemoteError::malformed(&target))?, id, &target)
+        self.read_batch(answer, id).await
     }
 
     async fn delete(&self, id: &str) -> Result<(), RemoteError> {
-        let answer = self.http.call(Method::DELETE, &["files", id], |request| request).await?;
+        let Some(route) = &self.provider.dialect.routes().delete_file else { return Ok(()) };
+        let answer = self.http.call(route, id, |request| request).await?;
         if answer.status() == 404 {
             return Ok(());
         }
         answer.successful().await.map(drop)
+    }
+
+    /// Reads the batch that was asked for.
+    async fn read_batch(&self, answer: Response<'_>, id: &str) -> Result<Batch, RemoteError> {
+        let answer = answer.successful().await?;
+        let (status, target) = (answer.status(), answer.target().to_owned());
+        let object = self.provider.dialect.batch(&answer.body().await?);
+        let object = object.ok_or_else(|| RemoteError::malformed(&target)(Malformed::object()).with_status(status))?;
+        same(object.read().map_err(RemoteError::malformed(&target))?, id, &target)
     }
 }
 
@@ -103,28 +107,15 @@ fn same(batch: Batch, id: &str, target: &str) -> Result<Batch, RemoteError> {
 
 impl Api for HttpApi {
     async fn ready(&self) {
-        self.http.gate.wait().await;
+        self.http.throttle.wait().await;
     }
 
     async fn upload(&self, payload: Arc<dyn Payload>, progress: Progress) -> Result<RemoteFile, RemoteError> {
-        match self.profile.dialect {
-            Dialect::Together => {
-                together::upload(&self.http, &self.patience, self.profile.purpose, &payload, &progress).await
-            }
-            Dialect::OpenAi => openai::upload(&self.http, &self.patience, self.profile, &payload, &progress).await,
-        }
+        upload::upload(&self.http, &self.retry, self.provider, &payload, &progress).await
     }
 
-    async fn create(&self, request: &CreateBatch) -> Submission {
-        let created = match self.profile.dialect {
-            Dialect::Together => together::create(&self.http, request).await,
-            Dialect::OpenAi => openai::create(&self.http, request, self.profile.metadata).await,
-        };
-        match created {
-            Ok(batch) => Submission::Accepted(batch),
-            Err(error) if is_refusal(&error) => Submission::Refused(error),
-            Err(error) => Submission::Unknown(error),
-        }
+    async fn create(&self, request: &CreateBatch, lines: Arc<dyn Payload>) -> Submission {
+        create::create(&self.http, self.provider, request, &lines).await
     }
 
     async fn batch(&self, id: &str) -> Result<Batch, RemoteError> {
@@ -141,7 +132,7 @@ impl Api for HttpApi {
     async fn batches(&self) -> Result<Listing, RemoteError> {
         let mut attempts = self.attempts();
         loop {
-            match Box::pin(list::list(&self.http, self.profile.dialect)).await {
+            match Box::pin(list::list(&self.http, self.provider.dialect)).await {
                 Ok(listing) => return Ok(listing),
                 Err(error) => attempts.after(error).await?,
             }
@@ -161,14 +152,14 @@ impl Api for HttpApi {
 
     async fn download(&self, file_id: &str, target: &Path, progress: Progress) -> Result<Downloaded, RemoteError> {
         check_id(file_id).map_err(RemoteError::malformed("GET files"))?;
-        download::download(&self.http, &self.patience, file_id, target, progress).await
+        download::download(&self.http, &self.retry, (self.provider.dialect, file_id), target, progress).await
     }
 
     async fn file_bytes(&self, file_id: &str) -> Result<Option<u64>, RemoteError> {
         check_id(file_id).map_err(RemoteError::malformed("GET files"))?;
         let mut attempts = self.attempts();
         loop {
-            match content::said_bytes(&self.http, file_id).await {
+            match content::said_bytes(&self.http, self.provider.dialect, file_id).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) if error.kind() == ErrorKind::Refused => return Ok(None),
                 Err(error) => attempts.after(error).await?,
@@ -185,14 +176,6 @@ impl Api for HttpApi {
                 Err(error) => attempts.after(error).await?,
             }
         }
-    }
-}
-
-/// Whether it is certain that no batch was created: nothing was sent, or the service said so.
-fn is_refusal(error: &RemoteError) -> bool {
-    match error.status() {
-        Some(status) => DEFINITE_REFUSALS.contains(&status),
-        None => matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Insecure | ErrorKind::OutOfFiles),
     }
 }
 

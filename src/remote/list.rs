@@ -15,18 +15,16 @@ use std::io::BufRead;
 
 use serde_json::Value;
 
-use super::answer::broken_off;
 use super::client::Http;
 use super::error::{ErrorKind, RemoteError};
 use super::redact::Redactor;
+use super::response::broken_off;
 use super::service::Listing;
-use crate::dialect::provider::Dialect;
-use crate::dialect::wire::{Entry, RawBatch};
+use crate::dialect::Dialect;
+use crate::dialect::route::{ListFormat, NextPage};
+use crate::dialect::wire::{BatchObject, Entry};
 use crate::json::brackets::{Brackets, Broken, Captured, is_key};
 use crate::model::batch::is_valid_id;
-
-/// Batches asked for at a time, where the dialect has pages: the most that it allows.
-const PAGE_BATCHES: usize = 100;
 
 /// Most pages of one list.
 const PAGES_MAX: usize = 2_000;
@@ -41,24 +39,25 @@ const MEMBER_BYTES: usize = 64 << 10;
 const ENTRY_BYTES: usize = 1 << 20;
 
 /// Asks for page after page, or for all at once.
-pub(super) async fn list(http: &Http, dialect: Dialect) -> Result<Listing, RemoteError> {
-    let limit = PAGE_BATCHES.to_string();
+pub(super) async fn list(http: &Http, dialect: &'static dyn Dialect) -> Result<Listing, RemoteError> {
+    let format = dialect.list();
     let mut listing = Listing::default();
     let (mut ids, mut cursors) = (HashSet::new(), HashSet::new());
-    let mut after: Option<String> = None;
+    let mut cursor = format.first_page();
     for _ in 0..PAGES_MAX {
-        let mut query = Vec::new();
-        if dialect.has_pages() {
-            query.push(("limit", limit.as_str()));
-        }
-        query.extend(after.as_deref().map(|after| ("after", after)));
-        let answer = http.query(&["batches"], &query).await?.successful().await?;
+        let limit = format.page.map(|(parameter, most)| (parameter, most.to_string()));
+        let parameters = limit.into_iter().chain(cursor.clone().map(|cursor| (format.next.parameter(), cursor)));
+        let parameters: Vec<(&str, String)> = parameters.collect();
+        let query: Vec<(&str, &str)> = parameters.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let answer = http.query(&dialect.routes().list, &query).await?.successful().await?;
         let (status, target) = (answer.status(), answer.target().to_owned());
         let redactor = http.redactor.clone();
-        let page =
-            answer.streamed(move |body| read_page(body, redactor)).await?.map_err(|error| error.of(&target, status))?;
-        let goes_on = page.goes_on(dialect);
-        after = page.last.or(after);
+        let mut page = answer
+            .streamed(move |body| read_page(body, dialect, redactor))
+            .await?
+            .map_err(|error| error.of(&target, status))?;
+        let goes_on = page.goes_on(&format);
+        cursor = page.next(&format, cursor);
         let known = ids.len();
         ids.extend(page.listing.batches.iter().map(|batch| batch.id.clone()));
         listing.add(page.listing);
@@ -69,8 +68,8 @@ pub(super) async fn list(http: &Http, dialect: Dialect) -> Result<Listing, Remot
         if !goes_on {
             return Ok(listing);
         }
-        let is_new = after.as_ref().is_some_and(|after| cursors.insert(after.clone()));
-        if !is_new && ids.len() == known || after.is_none() {
+        let is_new = cursor.as_ref().is_some_and(|cursor| cursors.insert(cursor.clone()));
+        if !is_new && ids.len() == known || cursor.is_none() {
             let message = "the list says that it goes on, and shows nothing new";
             return Err(RemoteError::new(ErrorKind::Protocol, target).with_message(message));
         }
@@ -80,13 +79,16 @@ pub(super) async fn list(http: &Http, dialect: Dialect) -> Result<Listing, Remot
 }
 
 /// A page: `{"data":[…],"has_more"}`, a bare array, or `null`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Page {
+    dialect: &'static dyn Dialect,
     redactor: Redactor,
     listing: Listing,
     /// Entries of any kind.
     entries: usize,
     has_more: Option<bool>,
+    /// What names the next page, where the dialect has such.
+    token: Option<String>,
     /// Where the next page begins: behind its last entry, as far as that can be named.
     last: Option<String>,
     /// Whether the last entry could be named.
@@ -96,11 +98,29 @@ struct Page {
 }
 
 impl Page {
+    fn new(dialect: &'static dyn Dialect, redactor: Redactor) -> Self {
+        let (listing, entries, has_more, token) = (Listing::default(), 0, None, None);
+        Self { dialect, redactor, listing, entries, has_more, token, last: None, ends_named: false, is_paged: false }
+    }
+
     /// Whether there may be another one. Where a list comes in pages, a service that does not say so is asked, unless the page had room
     /// for more.
-    fn goes_on(&self, dialect: Dialect) -> bool {
-        let is_full = dialect.has_pages() && self.entries >= PAGE_BATCHES;
-        self.is_paged && self.entries > 0 && self.has_more.unwrap_or(is_full)
+    fn goes_on(&self, format: &ListFormat) -> bool {
+        let is_full = format.page.is_some_and(|(_, most)| self.entries >= most);
+        match format.next {
+            NextPage::AfterLast(_) => self.is_paged && self.entries > 0 && self.has_more.unwrap_or(is_full),
+            NextPage::Token { .. } => self.token.is_some(),
+            NextPage::Number { .. } => is_full,
+        }
+    }
+
+    /// What the next page is asked for with, if `cursor` was for this one.
+    fn next(&mut self, format: &ListFormat, cursor: Option<String>) -> Option<String> {
+        match format.next {
+            NextPage::AfterLast(_) => self.last.take().or(cursor),
+            NextPage::Token { .. } => self.token.take(),
+            NextPage::Number { .. } => Some((cursor?.parse::<u64>().ok()? + 1).to_string()),
+        }
     }
 
     fn has_too_many(&self) -> bool {
@@ -115,8 +135,8 @@ impl Page {
     fn take(&mut self, entry: Captured) {
         self.entries += 1;
         let bytes = self.redactor.bytes(entry.bytes);
-        let read = if entry.whole { RawBatch::parse(&bytes) } else { None };
-        let entry = read.map_or(Entry::Odd, RawBatch::into_entry);
+        let read = if entry.whole { self.dialect.batch(&bytes) } else { None };
+        let entry = read.map_or(Entry::Odd, BatchObject::into_entry);
         self.ends_named = matches!(entry, Entry::Batch(_));
         match entry {
             Entry::Batch(batch) => {
@@ -165,10 +185,10 @@ impl From<Broken> for NoList {
 }
 
 /// Reads a list, or a page of one, as it comes in.
-fn read_page(body: impl BufRead, redactor: Redactor) -> Result<Page, NoList> {
+fn read_page(body: impl BufRead, dialect: &'static dyn Dialect, redactor: Redactor) -> Result<Page, NoList> {
     // What is at the end, so that a word there ends, too.
     let mut brackets = Brackets::lenient(body.chain(&b" "[..]));
-    let mut page = Page { redactor, ..Page::default() };
+    let mut page = Page::new(dialect, redactor);
     brackets.space()?;
     match brackets.peek()? {
         Some(b'[') => {
@@ -185,17 +205,20 @@ fn read_page(body: impl BufRead, redactor: Redactor) -> Result<Page, NoList> {
 
 fn read_object(brackets: &mut Brackets<impl BufRead>, page: &mut Page) -> Result<(), NoList> {
     page.is_paged = true;
+    let format = page.dialect.list();
     let (mut has_data, mut last_id) = (false, None);
     let read = brackets.members(|brackets, key| {
-        if is_key(key, "data") && brackets.peek()? == Some(b'[') {
+        if is_key(key, format.entries) && brackets.peek()? == Some(b'[') {
             has_data = true;
             return read_entries(brackets, page);
         }
         let member = brackets.captured(MEMBER_BYTES)?;
         let value = || serde_json::from_slice::<Value>(&member.bytes).ok().filter(|_| member.whole);
-        if is_key(key, "data") {
+        if is_key(key, format.entries) {
             // Without it the object is something else: an error that was answered with 200, say.
             has_data |= value() == Some(Value::Null);
+        } else if format.next.token().is_some_and(|token| is_key(key, token)) {
+            page.token = value().and_then(|value| value.as_str().map(str::to_owned)).filter(|token| !token.is_empty());
         } else if is_key(key, "has_more") {
             page.has_more = page.has_more.or_else(|| value()?.as_bool());
         } else if is_key(key, "last_id") {
@@ -228,9 +251,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::dialect::OPENAI;
     use crate::remote::retry::Observer;
     use crate::remote::service::Api;
     use crate::remote::testing::{Server, answer, api_as};
+
+    /// What OpenAI's dialect has on a page.
+    const PAGE_BATCHES: usize = 100;
 
     /// A service with `count` batches that shows its pages as `page` says, given the batches on it and whether there are more.
     async fn service(count: usize, page: fn(&str, bool) -> String) -> Server {
@@ -394,7 +421,7 @@ mod tests {
     ];
 
     fn entries_of(list: &[u8]) -> Page {
-        read_page(list, Redactor::default()).unwrap_or_else(|error| panic!("{error}: {}", list.escape_ascii()))
+        read_page(list, OPENAI, Redactor::default()).unwrap_or_else(|error| panic!("{error}: {}", list.escape_ascii()))
     }
 
     #[test]
@@ -461,7 +488,7 @@ mod tests {
             let list = [b"[", texts.join(separator).as_slice(), b"]"].concat();
             let list = if is_page { [b"{\"object\":\"list\",\"data\":", list.as_slice(), b"}\n"].concat() } else { list };
             let body = std::io::BufReader::with_capacity(piece, &list[..]);
-            let page = read_page(body, Redactor::default());
+            let page = read_page(body, OPENAI, Redactor::default());
             let page = page.map_err(|error| TestCaseError::fail(error.to_string()))?;
             let found: Vec<String> = page.listing.batches.into_iter().map(|batch| batch.id).collect();
             prop_assert_eq!(found, wanted);

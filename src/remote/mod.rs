@@ -1,6 +1,6 @@
 //! Everything that talks to a provider's Batch API over HTTP; and, in [`online`], to a service that has none.
 //!
-//! In: a [`Profile`], a [`Token`], and single operations asked of an [`Api`]: upload a payload, create a batch,
+//! In: a [`Provider`], a [`Token`], and single operations asked of an [`Api`]: upload a payload, create a batch,
 //! look at it, list, cancel, download, delete. Out: [`RemoteFile`]s, [`Batch`]es, reply files on disk, or a
 //! [`RemoteError`] that says what was tried on what. Bytes and retries are told through callbacks; nothing prints.
 //!
@@ -15,39 +15,42 @@
 //! There is no state between two operations but the [`throttle`], which all of them pass. What has been asked before,
 //! what it cost and what comes next is known to `run` alone.
 
-mod answer;
 mod body;
 pub mod client;
 mod content;
+mod create;
 mod download;
 pub mod error;
 mod http_api;
 mod list;
 pub mod online;
-mod openai;
 pub mod redact;
 mod redirect;
+mod response;
 pub mod retry;
 pub mod service;
 pub mod timeouts;
-mod together;
 pub mod token;
+mod upload;
 
+#[cfg(test)]
+mod other_dialect;
 #[cfg(test)]
 mod testing;
 pub mod throttle;
 
 pub use crate::dialect::address::{Address, AddressError};
-pub use crate::dialect::provider::{Auth, Dialect, Limits, LineEnvelope, Profile, Proven, ReplyShape};
-pub use crate::dialect::providers::{profile, profile_speaking};
-pub use crate::model::batch::{Batch, BatchStatus, RequestCounts, is_valid_id};
-pub use crate::model::tag::Mark;
+pub use crate::dialect::provider::{Auth, Confidence, Limits, Provider, ReplyShape};
+pub use crate::dialect::providers::{provider, provider_speaking};
+pub use crate::dialect::{DIALECTS, Dialect, OPENAI, TOGETHER};
+pub use crate::model::batch::{Batch, BatchStatus, CreateBatch, RequestCounts, is_valid_id};
+pub use crate::model::tag::BatchTag;
 pub use client::SetupError;
 pub use error::{ErrorKind, RemoteError};
 pub use http_api::{HttpApi, Settings};
 pub use online::Online;
 pub use redact::Redactor;
-pub use retry::{Notice, Observer, Patience};
-pub use service::{Api, CreateBatch, Downloaded, Listing, Payload, Progress, RemoteFile, Submission};
+pub use retry::{Notice, Observer, RetryPolicy};
+pub use service::{Api, Downloaded, Listing, Payload, Progress, RemoteFile, Submission};
 pub use timeouts::Timeouts;
 pub use token::{Token, TokenError};

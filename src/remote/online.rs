@@ -4,7 +4,7 @@
 //!
 //! What always holds:
 //! - The body goes to an endpoint of [`ENDPOINTS`] at the service's own address. No redirect is followed.
-//! - A call is one POST. Whether it is made again, and when, is for others to decide: no gate is in its way.
+//! - A call is one POST. Whether it is made again, and when, is for others to decide: no throttle is in its way.
 //! - An answer has at most [`ANSWER_BYTES`]. At most [`LARGE_ANSWERS`] at a time are held that exceed [`SMALL_ANSWER_BYTES`].
 
 use std::time::Duration;
@@ -15,13 +15,12 @@ use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::answer::{Answer, ERROR_BODY_BYTES};
-use super::client::{Http, SetupError};
+use super::client::{CallHeaders, Http, SetupError};
 use super::error::{ErrorKind, RemoteError, message_in};
+use super::response::{ERROR_BODY_BYTES, Response};
 use super::retry::Observer;
 use super::token::Token;
 use crate::dialect::address::Address;
-use crate::dialect::provider::Auth;
 use crate::remote::timeouts::Timeouts;
 
 /// What can be asked, without a version before it: nothing that manages an account, whoever names the endpoint.
@@ -113,7 +112,7 @@ impl Online {
         // However few words there are in a minute: they are worth waiting for.
         let timeouts = Timeouts { idle: patience, least_bytes_per_second: 0, ..Timeouts::default() };
         Ok(Self {
-            http: Http::new(address, token, Auth::Bearer, timeouts, observer)?,
+            http: Http::new(address, token, CallHeaders::BEARER, timeouts, observer)?,
             large: Semaphore::new(LARGE_ANSWERS),
         })
     }
@@ -138,8 +137,8 @@ impl Online {
 
     /// Sends `body` to `endpoint`, once, and gives the answer.
     pub async fn ask(&self, endpoint: &Endpoint, body: Bytes) -> Result<Said<'_>, Failed> {
-        let dress = |request: reqwest::RequestBuilder| request.header(CONTENT_TYPE, "application/json").body(body);
-        let answer = self.http.post_unpaced(&endpoint.segments(), dress).await?;
+        let build = |request: reqwest::RequestBuilder| request.header(CONTENT_TYPE, "application/json").body(body);
+        let answer = self.http.post_unpaced(&endpoint.segments(), build).await?;
         if !(200..300).contains(&answer.status()) {
             let (error, body) = answer.into_error_and_body().await;
             return Err(Failed { error, body: Some(body) });
@@ -147,7 +146,7 @@ impl Online {
         Ok(self.read(answer.successful().await?).await?)
     }
 
-    async fn read(&self, answer: Answer<'_>) -> Result<Said<'_>, RemoteError> {
+    async fn read(&self, answer: Response<'_>) -> Result<Said<'_>, RemoteError> {
         let status = answer.status();
         let mut room = None;
         let mut body = Vec::new();

@@ -14,11 +14,11 @@ use super::error::{ErrorKind, RemoteError};
 /// How often one operation is tried before its error is given back.
 pub const ATTEMPTS: u32 = 6;
 
-/// How often one operation is tried when all that stands against it is a rate limit: its waits are at the gate, and
+/// How often one operation is tried when all that stands against it is a rate limit: its waits are at the throttle, and
 /// giving up would lose the turn.
 pub const RATE_LIMITED_ATTEMPTS: u32 = 100;
 
-/// After this time no further attempt is begun, however few there were. Time at the gate and in transfers counts.
+/// After this time no further attempt is begun, however few there were. Time at the throttle and in transfers counts.
 pub const LONGEST_TRYING: Duration = Duration::from_hours(4);
 
 /// The waits between attempts.
@@ -44,7 +44,7 @@ impl Backoff {
 
 /// How patient the operations are. The default is made of the constants of this module.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct RetryPolicy {
     /// Attempts in all.
     pub attempts: u32,
     /// Attempts in all when each was turned away by a rate limit.
@@ -55,7 +55,7 @@ pub struct Patience {
     pub backoff: Backoff,
 }
 
-impl Default for Patience {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             attempts: ATTEMPTS,
@@ -76,7 +76,7 @@ pub enum Notice<'a> {
         error: &'a RemoteError,
         /// The attempt that failed, from 1.
         attempt: u32,
-        /// How long until the next one, apart from waiting at the gate.
+        /// How long until the next one, apart from waiting at the throttle.
         wait: Duration,
     },
     /// The service asked for a pause, or limited us without saying for how long: all calls wait.
@@ -134,7 +134,7 @@ impl fmt::Debug for Observer {
 /// The attempts of one operation.
 ///
 /// ```text
-/// let mut attempts = Attempts::new(patience, observer);
+/// let mut attempts = Attempts::new(retry, observer);
 /// loop {
 ///     match operation().await {
 ///         Ok(value) => return Ok(value),
@@ -144,7 +144,7 @@ impl fmt::Debug for Observer {
 /// ```
 #[derive(Debug)]
 pub(crate) struct Attempts<'a> {
-    patience: &'a Patience,
+    retry: &'a RetryPolicy,
     observer: &'a Observer,
     begun: Instant,
     failed: u32,
@@ -152,8 +152,8 @@ pub(crate) struct Attempts<'a> {
 }
 
 impl<'a> Attempts<'a> {
-    pub(crate) fn new(patience: &'a Patience, observer: &'a Observer) -> Self {
-        Self { patience, observer, begun: Instant::now(), failed: 0, rate_limited: 0 }
+    pub(crate) fn new(retry: &'a RetryPolicy, observer: &'a Observer) -> Self {
+        Self { retry, observer, begun: Instant::now(), failed: 0, rate_limited: 0 }
     }
 
     /// Forgets the failures so far: the operation has come on so much that they do not count against it any more.
@@ -164,19 +164,19 @@ impl<'a> Attempts<'a> {
     /// Waits before the next attempt after `error`, or gives it back when it is final.
     pub(crate) async fn after(&mut self, error: RemoteError) -> Result<(), RemoteError> {
         let (count, most) = if error.kind() == ErrorKind::RateLimited {
-            (&mut self.rate_limited, self.patience.rate_limited_attempts)
+            (&mut self.rate_limited, self.retry.rate_limited_attempts)
         } else {
-            (&mut self.failed, self.patience.attempts)
+            (&mut self.failed, self.retry.attempts)
         };
         *count += 1;
-        if !error.is_transient() || *count >= most || self.begun.elapsed() >= self.patience.longest {
+        if !error.is_transient() || *count >= most || self.begun.elapsed() >= self.retry.longest {
             return Err(error);
         }
-        // A rate limit is waited for at the gate, together with everybody else.
+        // A rate limit is waited for at the throttle, together with everybody else.
         let wait = if error.kind() == ErrorKind::RateLimited {
             Duration::ZERO
         } else {
-            self.patience.backoff.wait(*count - 1).max(error.retry_after().unwrap_or_default())
+            self.retry.backoff.wait(*count - 1).max(error.retry_after().unwrap_or_default())
         };
         self.observer.tell(&Notice::Retrying { error: &error, attempt: self.failed + self.rate_limited, wait });
         tokio::time::sleep(wait).await;
@@ -213,8 +213,8 @@ mod tests {
                 ears.lock().unwrap().push(*attempt);
             }
         });
-        let patience = Patience::default();
-        let mut attempts = Attempts::new(&patience, &observer);
+        let retry = RetryPolicy::default();
+        let mut attempts = Attempts::new(&retry, &observer);
         let mut made = 1;
         while attempts.after(unavailable()).await.is_ok() {
             made += 1;
@@ -225,27 +225,27 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_final_or_too_late_is_not_repeated() {
-        let (patience, observer) = (Patience::default(), Observer::default());
+        let (retry, observer) = (RetryPolicy::default(), Observer::default());
         let refused = RemoteError::new(ErrorKind::Refused, "GET /");
-        assert!(Attempts::new(&patience, &observer).after(refused).await.is_err());
-        let mut attempts = Attempts::new(&patience, &observer);
+        assert!(Attempts::new(&retry, &observer).after(refused).await.is_err());
+        let mut attempts = Attempts::new(&retry, &observer);
         tokio::time::sleep(LONGEST_TRYING).await;
         assert!(attempts.after(unavailable()).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_asked_by_the_service_is_kept() {
-        let (patience, observer) = (Patience::default(), Observer::default());
+        let (retry, observer) = (RetryPolicy::default(), Observer::default());
         let start = Instant::now();
         let error = unavailable().with_retry_after(Some(Duration::from_secs(90)));
-        Attempts::new(&patience, &observer).after(error).await.unwrap();
+        Attempts::new(&retry, &observer).after(error).await.unwrap();
         assert!(start.elapsed() >= Duration::from_secs(90));
     }
 
     #[tokio::test(start_paused = true)]
     async fn rate_limits_do_not_use_up_the_attempts() {
-        let (patience, observer) = (Patience::default(), Observer::default());
-        let mut attempts = Attempts::new(&patience, &observer);
+        let (retry, observer) = (RetryPolicy::default(), Observer::default());
+        let mut attempts = Attempts::new(&retry, &observer);
         for _ in 0..ATTEMPTS * 3 {
             attempts.after(RemoteError::new(ErrorKind::RateLimited, "GET /")).await.unwrap();
         }

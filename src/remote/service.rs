@@ -10,8 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::RemoteError;
-use crate::model::batch::Batch;
-use crate::model::tag::Mark;
+use crate::model::batch::{Batch, CreateBatch};
 
 /// The operations of a Batch API.
 pub trait Api: Send + Sync + 'static {
@@ -27,8 +26,9 @@ pub trait Api: Send + Sync + 'static {
         progress: Progress,
     ) -> impl Future<Output = Result<RemoteFile, RemoteError>> + Send;
 
-    /// Creates a batch: exactly one POST, never repeated here.
-    fn create(&self, request: &CreateBatch) -> impl Future<Output = Submission> + Send;
+    /// Creates a batch: exactly one POST, never repeated here. `lines` is the payload that was uploaded, for services that take it only
+    /// now.
+    fn create(&self, request: &CreateBatch, lines: Arc<dyn Payload>) -> impl Future<Output = Submission> + Send;
 
     /// Looks at a batch.
     fn batch(&self, id: &str) -> impl Future<Output = Result<Batch, RemoteError>> + Send;
@@ -110,21 +110,6 @@ pub struct RemoteFile {
     pub bytes: Option<u64>,
     /// Whether the service returned a file that it had already, so that batches may exist that use it.
     pub reused: bool,
-}
-
-/// What a batch is created from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CreateBatch {
-    /// The uploaded requests.
-    pub input_file_id: String,
-    /// The endpoint that answers them, such as `/v1/chat/completions`.
-    pub endpoint: String,
-    /// How long the service may take, such as `24h`; not sent when absent.
-    pub completion_window: Option<String>,
-    /// The batch's model, where the provider wants one besides the lines' own; not sent when absent.
-    pub model: Option<String>,
-    /// Whose it is; sent where the provider keeps metadata.
-    pub mark: Option<Mark>,
 }
 
 /// What became of an attempt to create a batch.

@@ -10,11 +10,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::http_api::{HttpApi, Settings};
-use super::retry::{Backoff, Observer, Patience};
+use super::retry::{Backoff, Observer, RetryPolicy};
 use super::service::Payload;
 use super::token::Token;
 use crate::dialect::address::Address;
-use crate::dialect::providers::profile;
+use crate::dialect::provider::Provider;
+use crate::dialect::providers::provider;
 use crate::remote::timeouts::Timeouts;
 
 /// The key that tests use and that must turn up nowhere.
@@ -30,10 +31,14 @@ pub(super) struct Memory {
 }
 
 impl Memory {
+    /// These bytes.
+    pub(super) fn with(bytes: Vec<u8>) -> Self {
+        Self { promised: bytes.len() as u64, bytes, fails_at_end: None, opened: Arc::default() }
+    }
+
     /// `size` bytes that differ from place to place.
     pub(super) fn of(size: usize) -> Self {
-        let bytes = (0..size).map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()[2]).collect();
-        Self { bytes, promised: size as u64, fails_at_end: None, opened: Arc::default() }
+        Self::with((0..size).map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()[2]).collect())
     }
 }
 
@@ -214,16 +219,26 @@ pub(super) fn short() -> Timeouts {
     }
 }
 
+/// Lines of a batch that have been uploaded.
+pub(super) fn lines() -> Arc<dyn Payload> {
+    Arc::new(Memory::of(10))
+}
+
 /// An API at `base` that tries `attempts` times in quick succession.
 pub(super) fn api_at(base: &str, attempts: u32, observer: Observer) -> HttpApi {
     api_as("together", base, attempts, observer)
 }
 
 /// The same as that of another provider.
-pub(super) fn api_as(provider: &str, base: &str, attempts: u32, observer: Observer) -> HttpApi {
+pub(super) fn api_as(name: &str, base: &str, attempts: u32, observer: Observer) -> HttpApi {
+    api_of(provider(name).unwrap(), base, attempts, observer)
+}
+
+/// The same as that of any row.
+pub(super) fn api_of(provider: &'static Provider, base: &str, attempts: u32, observer: Observer) -> HttpApi {
     let backoff = Backoff { first: Duration::from_millis(1), longest: Duration::from_millis(5) };
-    let patience = Patience { attempts, backoff, ..Patience::default() };
-    let settings = Settings { timeouts: short(), patience, observer };
+    let retry = RetryPolicy { attempts, backoff, ..RetryPolicy::default() };
+    let settings = Settings { timeouts: short(), retry, observer };
     let token = Some(Token::new(CANARY).unwrap());
-    HttpApi::new(profile(provider).unwrap(), Address::parse(base).unwrap(), token, settings).unwrap()
+    HttpApi::new(provider, Address::parse(base).unwrap(), token, settings).unwrap()
 }

@@ -1,7 +1,7 @@
-//! The gate that every call to the API passes: when the service asks for a pause, all calls make it together.
+//! The throttle that every call to the API passes: when the service asks for a pause, all calls pause together.
 //!
 //! In: what the answers' headers say about when to come back. Out: a wait before each call. A service that says
-//! nothing usable is given a pause of our own, longer each time it limits us again, and forgotten at the first success.
+//! nothing usable gets a default backoff, longer each time it limits us again, and reset at the first success.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,27 +25,27 @@ const EPOCH_FROM: f64 = 1e9;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Gate {
+pub struct Throttle {
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    shut_until: Option<Instant>,
+    paused_until: Option<Instant>,
     limited_in_a_row: u32,
 }
 
-impl Gate {
-    /// Waits until calls may go out. Returns at once while the gate is open.
+impl Throttle {
+    /// Waits until calls may go out. Returns at once while there is no pause.
     pub async fn wait(&self) {
         let mut waited = false;
         loop {
-            let until = self.state().shut_until.filter(|until| *until > Instant::now());
+            let until = self.state().paused_until.filter(|until| *until > Instant::now());
             match until {
                 Some(until) => tokio::time::sleep_until(until).await,
                 None if waited => {
                     tokio::time::sleep(SPREAD.mul_f64(fastrand::f64())).await;
-                    waited = false; // Another call may have shut the gate meanwhile: look once more.
+                    waited = false; // Another call may have begun a pause meanwhile: look once more.
                     continue;
                 }
                 None => return,
@@ -54,32 +54,32 @@ impl Gate {
         }
     }
 
-    /// Shuts the gate, for as long as the service asked or else for a pause of our own. Never opens it earlier than
-    /// it was to open. Returns how long it is shut from now. Calls that were under way when it was shut say nothing new: the
+    /// Pauses all calls, for as long as the service asked or else for a default backoff. Never shortens a pause.
+    /// Returns how long it lasts from now. Calls that were in flight when it began say nothing new: the
     /// pauses of our own grow with those that come after the last.
-    pub fn shut(&self, asked: Option<Duration>) -> Duration {
+    pub fn pause(&self, asked: Option<Duration>) -> Duration {
         let mut state = self.state();
         let now = Instant::now();
-        let left = state.shut_until.map(|until| until.saturating_duration_since(now)).filter(|left| !left.is_zero());
+        let left = state.paused_until.map(|until| until.saturating_duration_since(now)).filter(|left| !left.is_zero());
         let own = || left.unwrap_or_else(|| OWN_PAUSE.wait(state.limited_in_a_row));
         let pause = asked.unwrap_or_else(own).min(LONGEST_PAUSE);
         if left.is_none() {
             state.limited_in_a_row = state.limited_in_a_row.saturating_add(1);
         }
         let until = now + pause;
-        state.shut_until = state.shut_until.max(Some(until));
+        state.paused_until = state.paused_until.max(Some(until));
         pause
     }
 
-    /// How long the gate stays shut from now; `None` while it is open.
+    /// How long the pause lasts from now; `None` without one.
     #[must_use]
-    pub fn shut_for(&self) -> Option<Duration> {
-        let until = self.state().shut_until?;
+    pub fn paused_for(&self) -> Option<Duration> {
+        let until = self.state().paused_until?;
         Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
     }
 
     /// Notes that the service answered a call: what it limited before is past.
-    pub fn passed(&self) {
+    pub fn succeeded(&self) {
         self.state().limited_in_a_row = 0;
     }
 
@@ -98,22 +98,22 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let date = |name| text(name).and_then(|text| httpdate::parse_http_date(text).ok());
     let now = || date(DATE.as_str()).unwrap_or_else(SystemTime::now);
 
-    let milliseconds = number("retry-after-ms").map(|value| value / 1000.0).and_then(pause);
-    let seconds = || number(RETRY_AFTER.as_str()).and_then(pause);
+    let milliseconds = number("retry-after-ms").map(|value| value / 1000.0).and_then(span);
+    let seconds = || number(RETRY_AFTER.as_str()).and_then(span);
     let moment =
-        || date(RETRY_AFTER.as_str())?.duration_since(now()).ok().map(|wait| wait.as_secs_f64()).and_then(pause);
+        || date(RETRY_AFTER.as_str())?.duration_since(now()).ok().map(|wait| wait.as_secs_f64()).and_then(span);
     let reset = || {
         let value = number("x-ratelimit-reset")?;
         if value < EPOCH_FROM {
-            return pause(value);
+            return span(value);
         }
-        pause(value - now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64())
+        span(value - now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64())
     };
     milliseconds.or_else(seconds).or_else(moment).or_else(reset)
 }
 
 /// A number of seconds as a pause, if it is one.
-fn pause(seconds: f64) -> Option<Duration> {
+fn span(seconds: f64) -> Option<Duration> {
     (seconds.is_finite() && seconds > 0.0).then(|| Duration::from_secs_f64(seconds.min(LONGEST_PAUSE.as_secs_f64())))
 }
 
@@ -157,50 +157,50 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn all_calls_wait_for_the_longest_pause_asked() {
-        let gate = Gate::default();
+        let throttle = Throttle::default();
         let start = Instant::now();
-        gate.wait().await;
-        assert_eq!(start.elapsed(), Duration::ZERO, "an open gate lets calls through");
-        gate.shut(Some(Duration::from_secs(40)));
-        gate.shut(Some(Duration::from_secs(10)));
-        tokio::join!(gate.wait(), gate.wait());
+        throttle.wait().await;
+        assert_eq!(start.elapsed(), Duration::ZERO, "without a pause calls go out at once");
+        throttle.pause(Some(Duration::from_secs(40)));
+        throttle.pause(Some(Duration::from_secs(10)));
+        tokio::join!(throttle.wait(), throttle.wait());
         assert!(start.elapsed() >= Duration::from_secs(40));
         assert!(start.elapsed() <= Duration::from_secs(41) + SPREAD);
-        assert_eq!(gate.shut(Some(Duration::MAX)), LONGEST_PAUSE);
+        assert_eq!(throttle.pause(Some(Duration::MAX)), LONGEST_PAUSE);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_pause_asked_for_while_others_start_holds_them_too() {
-        let gate = Gate::default();
+        let throttle = Throttle::default();
         let start = Instant::now();
-        gate.shut(Some(Duration::from_secs(5)));
+        throttle.pause(Some(Duration::from_secs(5)));
         let again = async {
             tokio::time::sleep(Duration::from_secs(5)).await;
-            gate.shut(Some(Duration::from_secs(30)));
+            throttle.pause(Some(Duration::from_secs(30)));
         };
-        tokio::join!(gate.wait(), again);
+        tokio::join!(throttle.wait(), again);
         assert!(start.elapsed() >= Duration::from_secs(35));
     }
 
     #[tokio::test(start_paused = true)]
     async fn own_pauses_grow_and_are_forgotten_after_a_success() {
-        let gate = Gate::default();
+        let throttle = Throttle::default();
         let mut longest = Duration::ZERO;
         for _ in 0..200 {
-            longest = longest.max(gate.shut(None));
+            longest = longest.max(throttle.pause(None));
             tokio::time::sleep(LONGEST_PAUSE).await;
         }
         assert!(longest > Duration::from_secs(30));
-        gate.passed();
-        assert!(gate.shut(None) <= OWN_PAUSE.first);
+        throttle.succeeded();
+        assert!(throttle.pause(None) <= OWN_PAUSE.first);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_burst_of_limits_is_one() {
-        let gate = Gate::default();
+        let throttle = Throttle::default();
         for _ in 0..100 {
-            assert!(gate.shut(None) <= OWN_PAUSE.first);
+            assert!(throttle.pause(None) <= OWN_PAUSE.first);
         }
-        assert!(gate.shut_for().is_some_and(|left| left <= OWN_PAUSE.first));
+        assert!(throttle.paused_for().is_some_and(|left| left <= OWN_PAUSE.first));
     }
 }

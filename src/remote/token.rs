@@ -8,7 +8,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use reqwest::header::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::dialect::provider::Auth;
@@ -93,13 +93,10 @@ impl Token {
     /// The header that carries it, its value marked so that it is never shown.
     pub(super) fn header(&self, auth: Auth) -> (HeaderName, HeaderValue) {
         let secret = self.0.expose_secret();
-        let (name, value) = match auth {
-            Auth::Bearer => (AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {secret}"))),
-            Auth::ApiKey => (HeaderName::from_static("api-key"), HeaderValue::from_str(secret)),
-        };
-        let mut value = value.expect("a token is made of visible ASCII");
+        let mut value =
+            HeaderValue::from_str(&format!("{}{secret}", auth.prefix)).expect("a token is made of visible ASCII");
         value.set_sensitive(true);
-        (name, value)
+        (HeaderName::from_static(auth.header), value)
     }
 }
 
@@ -121,7 +118,7 @@ mod tests {
         let path = key_file(&directory, b"tgp_v1_canary\n", 0o600);
         let token = Token::from_file(&path).unwrap();
         for (auth, name, value) in
-            [(Auth::Bearer, "authorization", "Bearer tgp_v1_canary"), (Auth::ApiKey, "api-key", "tgp_v1_canary")]
+            [(Auth::BEARER, "authorization", "Bearer tgp_v1_canary"), (Auth::API_KEY, "api-key", "tgp_v1_canary")]
         {
             let header = token.header(auth);
             assert_eq!((header.0.as_str(), header.1.to_str().unwrap()), (name, value));

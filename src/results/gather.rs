@@ -16,6 +16,7 @@ use super::ResultsError;
 use super::reply_index::{LONG_BYTES, Slot};
 use super::reply_text::ReplyText;
 use super::window::{MISSING, MergeInputs, Merged, Sinks, Standing, Unanswered, Window};
+use crate::dialect::ReplyNames;
 use crate::dialect::reply_parts::Parts;
 use crate::model::reply::ReplyKind;
 use crate::results::normalize;
@@ -193,7 +194,8 @@ impl<'m> Gatherer<'m> {
             Shape::Native => text.each_piece(|piece| sink.write_all(piece).map_err(ResultsError::Output)),
             Shape::Common => {
                 let failed = slot.kind.is_error();
-                let written = text.ask(|reply| normalize::write_parts(&Parts::of(reply)?, failed, sink))?;
+                let written =
+                    text.ask(|reply| normalize::write_parts(&Parts::of(reply, &ReplyNames::COMMON)?, failed, sink))?;
                 written.ok_or_else(|| damaged(slot))?.map_err(ResultsError::Output)
             }
         }

@@ -20,6 +20,7 @@ use super::reply_file::{self, Found, Strays};
 use super::reply_index::Slot;
 use super::reply_text::ReplyText;
 use super::side_files::{Aside, SideFiles};
+use crate::dialect::ReplyNames;
 use crate::dialect::reply_reader::ReplyReader;
 use crate::model::outcome::{Indexed, OTHER_ERRORS};
 use crate::model::reply::{Reply, ReplyKind, ReplyRole};
@@ -88,7 +89,7 @@ pub fn error_label(path: &Path, slot: Slot, ids: IdHasher) -> Result<String, Res
 /// The hash of the id in the reply that a slot leads to; `None` when there is no readable reply.
 #[must_use]
 pub fn id_at(path: &Path, slot: Slot, ids: IdHasher) -> Option<u128> {
-    let reply = text_of(path, slot).ok()?.read(&mut ReplyReader::new(ids), ReplyRole::Output);
+    let reply = text_of(path, slot).ok()?.read(&mut ReplyReader::new(ids, &ReplyNames::COMMON), ReplyRole::Output);
     reply.ok()?.map(|reply| reply.id_hash)
 }
 
@@ -109,7 +110,7 @@ fn text_of(path: &Path, slot: Slot) -> Result<ReplyText, FileError> {
 }
 
 fn label_of(text: &ReplyText, ids: IdHasher) -> Result<String, FileError> {
-    let reply = text.read(&mut ReplyReader::new(ids), ReplyRole::Error)?;
+    let reply = text.read(&mut ReplyReader::new(ids, &ReplyNames::COMMON), ReplyRole::Error)?;
     Ok(reply.and_then(|reply| reply.error).unwrap_or_else(|| OTHER_ERRORS.to_owned()))
 }
 

@@ -28,6 +28,7 @@
 
 use std::io::{self, Write};
 
+use crate::dialect::ReplyNames;
 use crate::dialect::reply_parts;
 use crate::dialect::reply_parts::Parts;
 use crate::dialect::reply_rule::{Failure, NO_ANSWER, NO_ANSWER_MESSAGE, Why};
@@ -68,7 +69,8 @@ impl Shape {
 /// Appends the reply `line`, which is given without its line end, in the common shape. `failed` says that its request has no output.
 /// `None`, and nothing is appended, if the line is no reply.
 pub(super) fn write_common(line: &[u8], failed: bool, out: &mut Vec<u8>) -> Option<()> {
-    let parts = reply_parts::scanned(line).or_else(|| Parts::of(Raw(line)))?;
+    let names = &ReplyNames::COMMON;
+    let parts = reply_parts::scanned(line, names).or_else(|| Parts::of(Raw(line), names))?;
     write_parts(&parts, failed, out)?.ok()
 }
 
@@ -213,7 +215,7 @@ mod tests {
     const IDS: IdHasher = IdHasher { key: 1 };
 
     fn read(line: &[u8], role: ReplyRole) -> Option<Reply> {
-        ReplyReader::new(IDS).read(line, role)
+        ReplyReader::new(IDS, &ReplyNames::COMMON).read(line, role)
     }
 
     /// The line in the common shape, as the index would have it judged.

@@ -21,6 +21,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 use super::ResultsError;
 use super::form::{self, Form, LOOK_BYTES_MAX};
 use super::reply_text::{HELD_BYTES_MAX, ReplyText};
+use crate::dialect::ReplyNames;
 use crate::dialect::reply_reader::ReplyReader;
 use crate::json::brackets::whole::objects_of;
 use crate::json::brackets::{Brackets, Broken};
@@ -93,7 +94,7 @@ pub(super) fn read(
         in_order(
             threads,
             file.extent().blocks().div_ceil(CHUNK_BLOCKS),
-            || (Block::default(), ReplyReader::new(ids)),
+            || (Block::default(), ReplyReader::new(ids, &ReplyNames::COMMON)),
             |(block, reader), number| {
                 let mut chunk = file.read_chunk(block, reader, number)?;
                 // One after the other: the processor waits for several places of the table at a time.

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::stored_value::{StoredText, StoredValue};
+use crate::dialect::reply_parts::ReplyNames;
 use crate::dialect::reply_reader::{ReplyReader, id_of};
 use crate::json::brackets::{Brackets, Broken};
 use crate::model::reply::{Reply, ReplyRole};
@@ -96,7 +97,7 @@ impl ReplyText {
 
     /// Whom it answers, if it is a reply.
     pub(super) fn id(&self) -> Result<Option<String>, FileError> {
-        self.ask(|object| id_of(object))
+        self.ask(|object| id_of(object, &ReplyNames::COMMON))
     }
 
     /// What `question` makes of it where it stands.
@@ -201,7 +202,7 @@ mod tests {
             offset += line.len() as u64;
             text
         });
-        let mut reader = ReplyReader::new(IdHasher { key: 1 });
+        let mut reader = ReplyReader::new(IdHasher { key: 1 }, &crate::dialect::ReplyNames::COMMON);
         let mut read = |which: usize| texts[which].read(&mut reader, ReplyRole::Output).unwrap();
         assert!(read(0).is_some_and(|reply| reply.kind.is_error()));
         assert_eq!(read(0), read(1));

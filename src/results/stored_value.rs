@@ -163,6 +163,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::dialect::ReplyNames;
     use crate::dialect::reply::reply_of;
     use crate::dialect::reply_parts::Parts;
     use crate::model::custom_id::IdHasher;
@@ -286,11 +287,11 @@ mod tests {
             let (mut in_memory, mut in_file) = (Vec::new(), Vec::new());
             normalize::write_common(line.as_bytes(), failed, &mut in_memory).unwrap();
             let read = ask(line.as_bytes(), |value| {
-                let parts = Parts::of(value).unwrap();
+                let parts = Parts::of(value, &ReplyNames::COMMON).unwrap();
                 normalize::write_parts(&parts, failed, &mut in_file).unwrap().unwrap();
                 reply_of(&parts, role, IDS)
             });
-            prop_assert_eq!(read, Parts::of(Raw(line.as_bytes())).and_then(|parts| reply_of(&parts, role, IDS)));
+            prop_assert_eq!(read, Parts::of(Raw(line.as_bytes()), &ReplyNames::COMMON).and_then(|parts| reply_of(&parts, role, IDS)));
             prop_assert!(in_file == in_memory, "{} and {}", in_file.escape_ascii(), in_memory.escape_ascii());
         }
     }

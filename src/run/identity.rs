@@ -9,7 +9,7 @@
 use super::meta::RunMeta;
 use super::options::{BUILT_IN, RunOptions};
 use crate::input::scan::Scan;
-use crate::remote::{Address, Profile, profile};
+use crate::remote::{Address, Provider, provider};
 
 /// What identifies a run, apart from its lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,19 +66,19 @@ impl Identity {
 /// The canonical spelling of a service, given what [`ServiceChoice::identity`](super::ServiceChoice::identity) returns.
 fn canonical(service: &str) -> String {
     let Some((name, place)) = service.split_once(' ') else { return service.to_owned() };
-    let (Some(named), false) = (profile(name), place == BUILT_IN) else { return service.to_owned() };
+    let (Some(named), false) = (provider(name), place == BUILT_IN) else { return service.to_owned() };
     let Ok(address) = Address::parse(place) else { return service.to_owned() };
     let row = known_by_address(named, &address);
     format!("{} {}", row.identity(), row.canonical_address(&address))
 }
 
 /// The provider's own row for that address, if the row that was named is the generic one.
-fn known_by_address(named: &'static Profile, address: &Address) -> &'static Profile {
+fn known_by_address(named: &'static Provider, address: &Address) -> &'static Provider {
     if !named.base_url.is_empty() {
         return named;
     }
-    let same = |row: &&Profile| row.dialect == named.dialect && row.key_required && row.is_at(address);
-    crate::dialect::providers::PROFILES.iter().find(same).unwrap_or(named)
+    let same = |row: &&Provider| row.dialect == named.dialect && row.key_required && row.is_at(address);
+    crate::dialect::providers::PROVIDERS.iter().find(same).unwrap_or(named)
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ pub async fn run(
     let (api, server) = connect(&options, &run, prepared.ids, &monitor).await?;
     let working = work(begun, prepared, Arc::new(api), options, outputs, monitor, stop.child_token());
     let Some(server) = server else { return working.await };
-    let worked = unless_failed(&server, working, &stop).await;
+    let worked = Box::pin(unless_failed(&server, working, &stop)).await;
     let again = server.sent_again();
     let stopped = server.stop().await;
     let mut summary = worked?;
@@ -263,15 +263,15 @@ async fn connect(
     let observer = Observer::new(move |notice: &Notice<'_>| monitor.event(Event::Note(&notice.to_string())));
     let settings = Settings { observer: observer.clone(), ..Settings::default() };
     match &options.service {
-        ServiceChoice::At { profile, address, token } => {
-            Ok((HttpApi::new(profile, address.clone(), token.clone(), settings)?, None))
+        ServiceChoice::At { provider, address, token } => {
+            Ok((HttpApi::new(provider, address.clone(), token.clone(), settings)?, None))
         }
-        ServiceChoice::BuiltIn { profile } => {
-            let server = start(run, ServeOptions { dialect: profile.dialect, ..ServeOptions::default() }).await?;
+        ServiceChoice::BuiltIn { provider } => {
+            let server = start(run, ServeOptions { dialect: provider.dialect, ..ServeOptions::default() }).await?;
             let address = Address::parse(&server.base_url())?;
-            Ok((HttpApi::new(profile, address, Some(options::built_in_token()), settings)?, Some(server)))
+            Ok((HttpApi::new(provider, address, Some(options::built_in_token()), settings)?, Some(server)))
         }
-        ServiceChoice::Online { profile, address, token, concurrency, patience } => {
+        ServiceChoice::Online { provider, address, token, concurrency, patience } => {
             let upstream = UpstreamOptions {
                 concurrency: *concurrency,
                 give_up_after: Some(*patience),
@@ -283,7 +283,7 @@ async fn connect(
             let server =
                 start(run, ServeOptions { token, upstream: Some(upstream), ..ServeOptions::default() }).await?;
             let address = Address::parse(&server.base_url())?;
-            Ok((HttpApi::new(profile, address, Some(own), settings)?, Some(server)))
+            Ok((HttpApi::new(provider, address, Some(own), settings)?, Some(server)))
         }
     }
 }

@@ -11,7 +11,7 @@ use super::directory::RunPlaces;
 use crate::input::check::LineLimits;
 use crate::input::source::Input;
 use crate::model::shard::ShardLimits;
-use crate::remote::{Address, Profile, Redactor, Token};
+use crate::remote::{Address, Provider, Redactor, Token};
 
 /// Defects shown, unless the user says otherwise.
 pub const MAX_DEFECTS: u64 = 100;
@@ -46,13 +46,13 @@ pub const BUILT_IN: &str = "built in";
 pub enum ServiceChoice {
     /// The built-in one, started for this run inside of this process.
     BuiltIn {
-        /// Its profile.
-        profile: &'static Profile,
+        /// Its provider.
+        provider: &'static Provider,
     },
     /// One that has no Batch API, behind the built-in one, which is started for this run inside of this process.
     Online {
-        /// Its profile.
-        profile: &'static Profile,
+        /// Its provider.
+        provider: &'static Provider,
         /// Where it is.
         address: Address,
         /// The key, if there is one.
@@ -65,7 +65,7 @@ pub enum ServiceChoice {
     /// One that is somewhere.
     At {
         /// What it takes and how it speaks.
-        profile: &'static Profile,
+        provider: &'static Provider,
         /// Where it is.
         address: Address,
         /// The key, if there is one.
@@ -78,9 +78,9 @@ impl ServiceChoice {
     #[must_use]
     pub fn identity(&self) -> String {
         match self {
-            Self::BuiltIn { profile } => format!("{} {BUILT_IN}", profile.identity()),
-            Self::At { profile, address, .. } | Self::Online { profile, address, .. } => {
-                format!("{} {address}", profile.identity())
+            Self::BuiltIn { provider } => format!("{} {BUILT_IN}", provider.identity()),
+            Self::At { provider, address, .. } | Self::Online { provider, address, .. } => {
+                format!("{} {address}", provider.identity())
             }
         }
     }
@@ -96,9 +96,9 @@ impl ServiceChoice {
 
     /// What it takes and how it speaks.
     #[must_use]
-    pub fn profile(&self) -> &'static Profile {
+    pub fn provider(&self) -> &'static Provider {
         match self {
-            Self::BuiltIn { profile } | Self::At { profile, .. } | Self::Online { profile, .. } => profile,
+            Self::BuiltIn { provider } | Self::At { provider, .. } | Self::Online { provider, .. } => provider,
         }
     }
 }

@@ -29,12 +29,12 @@ use serde_json::json;
 use crate::serve::Shared;
 use crate::serve::batches::rfc3339;
 use crate::serve::connections::{Connection, watched};
-use crate::serve::dialect::Dialect;
 use crate::serve::faults;
 use crate::serve::faults::Fired;
 use crate::serve::guard;
 use crate::serve::quota::Quota;
 use crate::serve::reply::Refused;
+use crate::serve::surface::Surface;
 use crate::storage::durable;
 use crate::storage::durable::FileError;
 
@@ -62,11 +62,11 @@ const ENDPOINTS: usize = Endpoint::Unknown as usize + 1;
 
 impl Endpoint {
     /// Which call a method and a path without `/v1` are.
-    pub(super) fn of(method: &Method, path: &str, dialect: Dialect) -> Self {
+    pub(super) fn of(method: &Method, path: &str, surface: &dyn Surface) -> Self {
         let segments: Vec<&str> = path.trim_start_matches('/').splitn(4, '/').collect();
         match (method.as_str(), segments.as_slice()) {
             // The content comes with it.
-            ("POST", ["files"]) if dialect == Dialect::OpenAi => Self::UploadFile,
+            ("POST", ["files"]) if surface.uploads_whole() => Self::UploadFile,
             ("POST", ["files"]) => Self::CreateFile,
             ("POST", ["files", "upload"]) => Self::UploadFile,
             ("PUT", ["storage", _]) => Self::PutContent,
@@ -127,8 +127,8 @@ impl Calls {
         Ok(Self { path, quota: quota.clone(), log: Mutex::new(Log { file, counts: [0; ENDPOINTS] }) })
     }
 
-    fn begin(&self, method: &Method, path: &str, dialect: Dialect) -> Call<'_> {
-        let endpoint = Endpoint::of(method, path, dialect);
+    fn begin(&self, method: &Method, path: &str, surface: &dyn Surface) -> Call<'_> {
+        let endpoint = Endpoint::of(method, path, surface);
         let nth = {
             let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
             log.counts[endpoint as usize] += 1;
@@ -213,7 +213,7 @@ pub(super) async fn pass(
     // Before anything is taken off the URL, which may name a host, too.
     let admitted = guard::admit(&head, local, &shared.hosts);
     collapse_version(&mut head.uri);
-    let mut call = shared.calls.begin(&head.method, head.uri.path(), shared.dialect);
+    let mut call = shared.calls.begin(&head.method, head.uri.path(), shared.surface);
     let response = match admitted {
         Ok(()) => {
             let request = Request::from_parts(head, watched(body, shared.connections));
@@ -223,7 +223,7 @@ pub(super) async fn pass(
             if !shared.store.has_room() {
                 call.skip_log();
             }
-            refused.shaped_for(head.uri.path(), shared.dialect).into_response()
+            refused.shaped_for(head.uri.path(), shared.surface).into_response()
         }
     };
     match call.end((!wire.is_cut()).then(|| response.status())) {
@@ -251,6 +251,8 @@ fn collapse_version(uri: &mut Uri) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::openai::OpenAi;
+    use crate::serve::together::Together;
 
     #[test]
     fn repeated_versions_are_taken_off_the_path() {
@@ -270,13 +272,13 @@ mod tests {
 
     #[test]
     fn calls_are_told_apart_by_method_and_path() {
-        let named = |method: Method, path: &str| Endpoint::of(&method, path, Dialect::Together).name();
+        let named = |method: Method, path: &str| Endpoint::of(&method, path, &Together).name();
         assert_eq!(named(Method::POST, "/files"), "create_file");
         assert_eq!(named(Method::POST, "/files/upload"), "upload_file");
         assert_eq!(named(Method::GET, "/files/file-1/content"), "get_content");
         assert_eq!(named(Method::POST, "/batches/b/cancel"), "cancel_batch");
         assert_eq!(named(Method::PUT, "/files"), "unknown");
         assert_eq!(named(Method::GET, "/files/a/content/b"), "unknown");
-        assert_eq!(Endpoint::of(&Method::POST, "/files", Dialect::OpenAi).name(), "upload_file");
+        assert_eq!(Endpoint::of(&Method::POST, "/files", &OpenAi).name(), "upload_file");
     }
 }

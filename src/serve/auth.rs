@@ -13,15 +13,12 @@ use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 
 use super::Shared;
-use super::dialect::Dialect;
 use super::hex::hex;
 use super::reply::Refused;
+use super::surface::Surface;
 
 /// Keeps account names apart from other uses of a token's digest.
 const CONTEXT: &[u8] = b"batchline serve account\0";
-
-/// The header for keys that some who speak OpenAI's dialect use.
-const API_KEY: &str = "api-key";
 
 /// Bytes of the digest that make the account's name: 24 hex digits, like the service's user ids.
 const ACCOUNT_BYTES: usize = 12;
@@ -36,9 +33,9 @@ impl FromRequestParts<Arc<Shared>> for Account {
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refused> {
         let refuse = |message: &str| {
             let refused = Refused::object(StatusCode::UNAUTHORIZED, message);
-            Err(refused.shaped_for(parts.uri.path(), shared.dialect))
+            Err(refused.shaped_for(parts.uri.path(), shared.surface))
         };
-        let token = token_in(&parts.headers, shared.dialect);
+        let token = token_in(&parts.headers, shared.surface);
         if token.is_empty() {
             return refuse("Missing API key");
         }
@@ -52,12 +49,11 @@ impl FromRequestParts<Arc<Shared>> for Account {
 }
 
 /// The token of a call; empty if there is none.
-pub(super) fn token_in(headers: &HeaderMap, dialect: Dialect) -> &[u8] {
+pub(super) fn token_in<'h>(headers: &'h HeaderMap, surface: &dyn Surface) -> &'h [u8] {
     let value = |name: &str| headers.get(name).map_or(&b""[..], |value| value.as_bytes());
     match value(header::AUTHORIZATION.as_str()).split_at_checked(b"Bearer ".len()) {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"Bearer ") => token.trim_ascii(),
-        _ if dialect == Dialect::OpenAi => value(API_KEY).trim_ascii(),
-        _ => b"",
+        _ => surface.key_header().map_or(b"", |name| value(name).trim_ascii()),
     }
 }
 

@@ -10,9 +10,9 @@ use std::borrow::Cow;
 
 use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
-use super::dialect::Dialect;
 use super::hex::hex;
 use super::row::{self, Answered, quoted};
+use super::surface::Surface;
 use crate::json::exact::{Object, elements, string};
 use crate::json::scanner::RawString;
 use crate::json::tree::unescaped;
@@ -56,23 +56,16 @@ pub fn request_digest(line: &[u8]) -> String {
     hex(&xxh3_128(line).to_be_bytes())
 }
 
-/// The row with which the server answers `line` (given without its newline) in Together's dialect, itself without a newline: a row of
-/// the output file, or of the error file when the request is one that fails.
-#[must_use]
-pub fn echo_reply(line: &[u8]) -> Vec<u8> {
-    echo_reply_in(Dialect::Together, line)
-}
-
-/// The same in another dialect.
-#[must_use]
-pub fn echo_reply_in(dialect: Dialect, line: &[u8]) -> Vec<u8> {
-    let (bare, mut row) = (dialect.bare(line), Vec::new());
+/// The row with which the server answers `line`, both without a newline: a row of the output file, or of the error file when the request is
+/// one that fails.
+pub(super) fn reply(surface: &dyn Surface, line: &[u8]) -> Vec<u8> {
+    let (bare, mut row) = (surface.bare(line), Vec::new());
     match Request::parse(line) {
         Ok(request) => {
-            answer(dialect, &bare, &request, &request_digest(&bare), &mut row);
+            answer(surface, &bare, &request, &request_digest(&bare), &mut row);
         }
         // A batch with such a line fails, so no batch has this row.
-        Err(fault) => row::refusal(dialect, Answered { id: &row_id(&bare), custom_id: "null" }, &fault, &mut row),
+        Err(fault) => surface.refuse(Answered { id: &row_id(&bare), custom_id: "null" }, &fault, &mut row),
     }
     row
 }
@@ -159,19 +152,25 @@ pub(super) fn endpoint_advice(model: &str) -> String {
 
 /// Appends the row that answers `request`, without a newline, and says which file it belongs to. `bare` is the line as digests know
 /// it, and `digest` its digest.
-pub(super) fn answer(dialect: Dialect, bare: &[u8], request: &Request<'_>, digest: &str, row: &mut Vec<u8>) -> Kind {
+pub(super) fn answer(
+    surface: &dyn Surface,
+    bare: &[u8],
+    request: &Request<'_>,
+    digest: &str,
+    row: &mut Vec<u8>,
+) -> Kind {
     let body = request.body();
     let id = row_id(bare);
     let answered = Answered { id: &id, custom_id: request.custom_id };
     if let Some(failure) = body.failure() {
-        row::refusal(dialect, answered, &failure, row);
+        surface.refuse(answered, &failure, row);
         return Kind::Error;
     }
     let content = format!("batchline echo {digest}: {}", body.excerpt());
     let prompt_tokens = request.body.map_or(0, str::len).div_ceil(BYTES_PER_TOKEN);
     let completion_tokens = content.len().div_ceil(BYTES_PER_TOKEN);
     row::output(
-        dialect,
+        surface.row_form(),
         answered,
         &[
             r#"{"id":"echo-"#,
@@ -211,6 +210,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::dialect::OPENAI;
+    use crate::serve::surfaces::{echo_reply, echo_reply_in};
 
     fn reply(request: &Value) -> Value {
         serde_json::from_slice(&echo_reply(request.to_string().as_bytes())).unwrap()
@@ -290,13 +291,13 @@ mod tests {
             bare.replacen('{', r#"{"method":"POST","url":"/v1/chat/completions","#, 1),
             bare.replacen(r#""body""#, r#""method":"POST","url":"/v1/chat/completions","body""#, 1),
         ] {
-            let openai = read(echo_reply_in(Dialect::OpenAi, line.as_bytes()));
+            let openai = read(echo_reply_in(OPENAI, line.as_bytes()));
             assert_eq!(openai["response"]["body"], together["response"]["body"], "{line}");
             assert_eq!(openai["response"]["status_code"], 200);
             assert!(openai["error"].is_null() && openai.as_object().unwrap().contains_key("error"));
         }
         let refused = br#"{"custom_id":"a","body":{"model":"nonexistent/x"}}"#;
-        let (together, openai) = (read(echo_reply(refused)), read(echo_reply_in(Dialect::OpenAi, refused)));
+        let (together, openai) = (read(echo_reply(refused)), read(echo_reply_in(OPENAI, refused)));
         assert_eq!(openai["response"]["body"]["error"]["message"], together["error"]["message"]);
         assert_eq!(openai["response"]["status_code"], 400);
     }

@@ -14,13 +14,13 @@ use std::io;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Shared;
-use super::dialect::Dialect;
 use super::echo::{self, Kind, Request};
 use super::input::{self, Refusal};
 use super::openai;
 use super::progress::Progress;
 use super::results::{Receipt, ResultIds, Results};
 use super::store::Batch;
+use super::surface::Surface;
 use crate::storage::durable::FileError;
 
 /// Why an execution ended without result files.
@@ -71,7 +71,7 @@ pub(super) fn execute(shared: &Shared, batch: &Batch, progress: &Progress) -> Re
         }
         place.read(&input, &mut line).map_err(Refusal::from)?;
         row.clear();
-        let (kind, receipt) = answer(shared.dialect, &line, &mut row)?;
+        let (kind, receipt) = answer(shared.surface, &line, &mut row)?;
         faults.add(&mut results, (number, &line), (kind, &mut row), &receipt)?;
         progress.count_row();
     }
@@ -94,10 +94,10 @@ pub(super) fn share_of(rows: usize, share: f64) -> usize {
 }
 
 /// The one place where a request gets its answer: here an echo, appended to `row`.
-fn answer<'l>(dialect: Dialect, line: &'l [u8], row: &mut Vec<u8>) -> Result<(Kind, Receipt<'l>), Refusal> {
+fn answer<'l>(surface: &dyn Surface, line: &'l [u8], row: &mut Vec<u8>) -> Result<(Kind, Receipt<'l>), Refusal> {
     let request = Request::parse(line).map_err(Refusal::Unfit)?;
-    let bare = dialect.bare(line);
+    let bare = surface.bare(line);
     let digest = echo::request_digest(&bare);
-    let kind = echo::answer(dialect, &bare, &request, &digest, row);
+    let kind = echo::answer(surface, &bare, &request, &digest, row);
     Ok((kind, Receipt { custom_id: request.custom_id, digest }))
 }

@@ -17,13 +17,10 @@ use jiff::Timestamp;
 use tokio::task::JoinError;
 
 use crate::serve::Shared;
-use crate::serve::dialect::Dialect;
 use crate::serve::execute;
 use crate::serve::execute::Stop;
 use crate::serve::faults::Ending;
-use crate::serve::input;
 use crate::serve::input::Refusal;
-use crate::serve::openai;
 use crate::serve::progress::Progress;
 use crate::serve::quota::Taken;
 use crate::serve::results::ResultIds;
@@ -168,7 +165,7 @@ async fn live(shared: &Arc<Shared>, id: &str, progress: &Arc<Progress>) -> Resul
     }
     let ids = if let Some(upstream) = &shared.upstream {
         upstream::execute(shared, upstream, batch, progress).await
-    } else if progress.cancelled.is_cancelled() && progress.share() <= 0.0 && shared.dialect == Dialect::Together {
+    } else if progress.cancelled.is_cancelled() && progress.share() <= 0.0 && !shared.surface.accounts_for_undone() {
         // Nothing is left of it; in OpenAI's dialect each request has a row that says so.
         Ok(ResultIds::default())
     } else {
@@ -177,7 +174,9 @@ async fn live(shared: &Arc<Shared>, id: &str, progress: &Arc<Progress>) -> Resul
     match ids {
         Err(Stop::ServerStopping) => Err(Break::ServerStopping),
         ids => {
-            if let (Ok(ids), Dialect::OpenAi) = (&ids, shared.dialect) {
+            if let Ok(ids) = &ids
+                && shared.surface.finalizes()
+            {
                 finalize(shared, id, ids).await?;
             }
             end(shared, id, ids)?;
@@ -213,10 +212,7 @@ async fn validate(shared: &Arc<Shared>, id: &str, progress: &Arc<Progress>) -> R
     }
     let checked = work(shared, id, progress, |shared, batch, _| {
         let input = execute::open_input(shared, batch)?;
-        Ok(match shared.dialect {
-            Dialect::Together => input::check(&input, &shared.limits)?,
-            Dialect::OpenAi => openai::check(&input, &shared.limits, &batch.endpoint)?,
-        })
+        Ok(shared.surface.check(&input, &shared.limits, &batch.endpoint)?)
     })
     .await?;
     match checked {

@@ -52,7 +52,6 @@ mod auth;
 mod batches;
 pub mod connections;
 mod content;
-mod dialect;
 mod echo;
 mod execute;
 pub mod faults;
@@ -67,6 +66,9 @@ mod reply;
 mod results;
 mod row;
 mod store;
+mod surface;
+mod surfaces;
+mod together;
 mod upload;
 pub mod upstream;
 
@@ -85,10 +87,10 @@ use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, Uri};
-use axum::routing::{get, post, put};
-use axum::{Json, Router, middleware};
+use axum::routing::get;
+use axum::{Router, middleware};
 use secrecy::SecretString;
-use serde_json::{Value, json};
+
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -96,19 +98,21 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 pub use self::connections::ConnectionLimits;
-pub use self::echo::{echo_reply, echo_reply_in, request_digest};
+pub use self::echo::request_digest;
 pub use self::faults::{Faults, FaultsError};
 pub use self::guard::host_name;
 pub use self::quota::QuotaChoice;
+pub use self::surfaces::{echo_reply, echo_reply_in};
 pub use self::upstream::{Again, Hopeless, JournalError, UpstreamOptions};
 
-use self::auth::Account;
-use self::dialect::Dialect;
 use self::faults::Script;
 use self::progress::Progress;
 use self::reply::Refused;
 use self::store::Store;
+use self::surface::Surface;
+use self::surfaces::surface_of;
 use self::upstream::Upstream;
+use crate::dialect::{Dialect, TOGETHER};
 use crate::model::shown::Name;
 use crate::remote::{RemoteError, SetupError};
 use crate::serve::access_log::Calls;
@@ -135,7 +139,7 @@ pub struct ServeOptions {
     /// Where it listens; port 0 is any free port.
     pub listen: SocketAddr,
     /// What it speaks.
-    pub dialect: Dialect,
+    pub dialect: &'static dyn Dialect,
     /// The one bearer token that it accepts. `None`: any that is not empty, each an account of its own.
     pub token: Option<SecretString>,
     /// What the order of the rows in result files follows from, together with the batch's id, and what scripted faults
@@ -165,7 +169,7 @@ impl Default for ServeOptions {
         Self {
             directory: PathBuf::from("batchline-serve"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            dialect: Dialect::Together,
+            dialect: TOGETHER,
             token: None,
             seed: 0,
             batch_time: Duration::from_millis(300),
@@ -247,6 +251,12 @@ pub enum ServeError {
         /// The directory.
         directory: PathBuf,
     },
+    /// The server has no side for this dialect.
+    #[error("the built-in service does not speak the dialect {dialect}")]
+    Unspoken {
+        /// The dialect's name.
+        dialect: &'static str,
+    },
     /// One of its tasks panicked.
     #[error("a task of the server failed")]
     Task(#[from] tokio::task::JoinError),
@@ -268,7 +278,7 @@ struct Shared {
     calls: Calls,
     faults: Script,
     address: SocketAddr,
-    dialect: Dialect,
+    surface: &'static dyn Surface,
     token: Option<SecretString>,
     seed: u64,
     batch_time: Duration,
@@ -296,11 +306,12 @@ impl Server {
     pub async fn start(options: ServeOptions) -> Result<Self, ServeError> {
         let ServeOptions { directory, listen, dialect, token, seed, batch_time, workers, limits, .. } = options;
         let ServeOptions { faults, upstream, hosts, connections, quota, .. } = options;
+        let surface = surface_of(dialect).ok_or_else(|| ServeError::Unspoken { dialect: dialect.name() })?;
         // An upstream takes time of its own.
         let batch_time = if upstream.is_some() { Duration::ZERO } else { batch_time };
         let opened = tokio::task::spawn_blocking(move || {
             let store = Store::open(&directory, upstream.is_some(), quota)?;
-            let faults = Script::open(faults, (dialect, seed), &directory, &store)?;
+            let faults = Script::open(faults, (surface, seed), &directory, &store)?;
             let upstream = match upstream {
                 Some(upstream) => Some(Arc::new(Upstream::open(upstream, &directory, &store)?)),
                 None => Upstream::refuse_echo(&directory, &store).map(|()| None)?,
@@ -319,7 +330,7 @@ impl Server {
             calls,
             faults,
             address,
-            dialect,
+            surface,
             token,
             seed,
             batch_time,
@@ -393,11 +404,9 @@ impl Server {
 
 /// All routes, within the middleware that every call passes before it is routed.
 fn router(shared: &Arc<Shared>) -> Router {
-    let routes = match shared.dialect {
-        Dialect::Together => together_routes(),
-        Dialect::OpenAi => openai_routes(),
-    };
-    let routes = routes
+    let routes = shared
+        .surface
+        .routes()
         .route("/files/{id}/content", get(content::download))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
@@ -405,38 +414,6 @@ fn router(shared: &Arc<Shared>) -> Router {
         .with_state(shared.clone());
     // The middleware rewrites the path, so it must come before routing: hence a router around the router.
     Router::new().fallback_service(routes).layer(middleware::from_fn_with_state(shared.clone(), access_log::pass))
-}
-
-fn together_routes() -> Router<Arc<Shared>> {
-    Router::new()
-        .route("/files", get(files::list).post(upload::announce))
-        .route("/files/upload", post(upload::whole).layer(DefaultBodyLimit::disable()))
-        .route("/files/{id}", get(files::retrieve).delete(files::delete))
-        .route("/files/{id}/preprocess", post(files::preprocess))
-        .route("/storage/{id}", put(upload::put))
-        .route("/batches", get(batches::list).post(batches::create))
-        .route("/batches/{id}", get(batches::retrieve))
-        .route("/batches/{id}/cancel", post(batches::cancel))
-        .route("/v3/whoami", get(whoami))
-}
-
-fn openai_routes() -> Router<Arc<Shared>> {
-    Router::new()
-        .route("/files", get(openai::list_files).post(openai::upload).layer(DefaultBodyLimit::disable()))
-        .route("/files/{id}", get(openai::retrieve_file).delete(files::delete))
-        .route("/batches", get(openai::list_batches).post(openai::create))
-        .route("/batches/{id}", get(openai::retrieve))
-        .route("/batches/{id}/cancel", post(openai::cancel))
-}
-
-/// `GET /v3/whoami`: what the official command line asks first.
-async fn whoami(Account(account): Account) -> Json<Value> {
-    Json(json!({
-        "type": "project_api_key",
-        "api_key": {"id": format!("key-{account}"), "name": "local"},
-        "organization": {"id": ORGANIZATION_ID, "name": "local", "slug": "local"},
-        "project": {"id": PROJECT_ID, "name": "local", "slug": "local"},
-    }))
 }
 
 async fn no_route(method: Method, uri: Uri) -> Refused {

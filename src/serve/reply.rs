@@ -9,8 +9,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::dialect::Dialect;
 use super::quota::Full;
+use super::surface::{Shape, Surface};
 use crate::storage::durable::FileError;
 
 /// A refusal, or a failure of the server.
@@ -19,17 +19,6 @@ pub(super) struct Refused {
     status: StatusCode,
     shape: Shape,
     message: String,
-}
-
-/// How the body of a refusal looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
-    /// `{"error":{"message","type","param","code"}}`
-    Object,
-    /// `{"error":"…","request_id":"…"}`
-    Text,
-    /// `<Error><Code/><Message/></Error>`
-    Storage,
 }
 
 impl Refused {
@@ -59,10 +48,9 @@ impl Refused {
         self.status
     }
 
-    /// The same refusal in the shape that fits the path it is about. OpenAI's dialect has one for all.
-    pub(super) fn shaped_for(mut self, path: &str, dialect: Dialect) -> Self {
-        let is_text = dialect == Dialect::Together && path.starts_with("/batches");
-        self.shape = if is_text { Shape::Text } else { Shape::Object };
+    /// The same refusal in the shape that fits the path it is about.
+    pub(super) fn shaped_for(mut self, path: &str, surface: &dyn Surface) -> Self {
+        self.shape = surface.refusal_shape(path);
         self
     }
 }

@@ -1,12 +1,16 @@
-//! Rows of result files, in the shape of either dialect.
+//! Rows of result files.
 //!
-//! In: what became of one request. Out: one row, without a newline. What always holds: the `custom_id` stands there as it was sent, escapes
-//! and all, and the body of an answer is the same bytes in both dialects.
+//! In: what became of one request, and how its dialect writes that. Out: one row, without a newline. Invariants: the `custom_id` stands
+//! there as it was sent, escapes and all, and the body of an answer is the same bytes in every dialect.
 
-use super::dialect::Dialect;
-
-/// The status that a request gets which its model refuses, in OpenAI's dialect.
-const REFUSED_STATUS: &str = "400";
+/// How a dialect writes its rows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RowForm {
+    /// What the row's id begins with.
+    pub(super) prefix: &'static str,
+    /// Whether a row has every member, `null` where there is nothing to say, and a `request_id` in its response.
+    pub(super) has_every_member: bool,
+}
 
 /// Whom a row answers.
 #[derive(Clone, Copy, Debug)]
@@ -18,50 +22,33 @@ pub(super) struct Answered<'r> {
 }
 
 /// Appends the row of a request that was answered. `body` is the answer, in pieces.
-pub(super) fn output(dialect: Dialect, answered: Answered<'_>, body: &[&str], row: &mut Vec<u8>) {
-    begin(dialect, answered, row);
-    match dialect {
-        Dialect::Together => write_parts(row, &[r#","response":{"status_code":200,"body":"#]),
-        Dialect::OpenAi => {
-            write_parts(row, &[r#","response":{"status_code":200,"request_id":""#, answered.id, r#"","body":"#]);
-        }
+pub(super) fn output(form: RowForm, answered: Answered<'_>, body: &[&str], row: &mut Vec<u8>) {
+    begin(form, answered, row);
+    write_parts(row, &[r#","response":{"status_code":200,"#]);
+    if form.has_every_member {
+        write_parts(row, &[r#""request_id":""#, answered.id, r#"","#]);
     }
+    write_parts(row, &[r#""body":"#]);
     write_parts(row, body);
-    write_parts(row, if dialect == Dialect::Together { &["}}"] } else { &[r#"},"error":null}"#] });
-}
-
-/// Appends the row of a request that was looked at and refused.
-pub(super) fn refusal(dialect: Dialect, answered: Answered<'_>, message: &str, row: &mut Vec<u8>) {
-    match dialect {
-        Dialect::Together => failure(dialect, answered, "batch_client_error", message, row),
-        Dialect::OpenAi => {
-            begin(dialect, answered, row);
-            let error = r#","body":{"error":{"message":"#;
-            let response =
-                [r#","response":{"status_code":"#, REFUSED_STATUS, r#","request_id":""#, answered.id, r#"""#];
-            write_parts(row, &response);
-            let kind = r#","type":"invalid_request_error","param":null,"code":null}}},"error":null}"#;
-            write_parts(row, &[error, &quoted(message), kind]);
-        }
-    }
+    write_parts(row, if form.has_every_member { &[r#"},"error":null}"#] } else { &["}}"] });
 }
 
 /// Appends the row of a request that nobody answered, for the reason with this code.
-pub(super) fn failure(dialect: Dialect, answered: Answered<'_>, code: &str, message: &str, row: &mut Vec<u8>) {
-    begin(dialect, answered, row);
-    if dialect == Dialect::OpenAi {
+pub(super) fn failure(form: RowForm, answered: Answered<'_>, code: &str, message: &str, row: &mut Vec<u8>) {
+    begin(form, answered, row);
+    if form.has_every_member {
         write_parts(row, &[r#","response":null"#]);
     }
     write_parts(row, &[r#","error":{"code":"#, &quoted(code), r#","message":"#, &quoted(message), "}}"]);
 }
 
-fn begin(dialect: Dialect, answered: Answered<'_>, row: &mut Vec<u8>) {
-    let prefix = if dialect == Dialect::Together { r#"{"id":"br_"# } else { r#"{"id":"batch_req_"# };
-    write_parts(row, &[prefix, answered.id, r#"","custom_id":"#, answered.custom_id]);
+/// Appends the beginning of a row: its id, and the request's.
+pub(super) fn begin(form: RowForm, answered: Answered<'_>, row: &mut Vec<u8>) {
+    write_parts(row, &[r#"{"id":""#, form.prefix, answered.id, r#"","custom_id":"#, answered.custom_id]);
 }
 
 /// Formatting macros take twice the time here.
-fn write_parts(row: &mut Vec<u8>, parts: &[&str]) {
+pub(super) fn write_parts(row: &mut Vec<u8>, parts: &[&str]) {
     for part in parts {
         row.extend_from_slice(part.as_bytes());
     }
@@ -73,45 +60,16 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
+pub(super) mod tests {
+    use serde_json::Value;
 
     use super::*;
 
-    const ANSWERED: Answered<'_> = Answered { id: "1f", custom_id: r#""a\u0062""# };
+    pub(in crate::serve) const ANSWERED: Answered<'_> = Answered { id: "1f", custom_id: r#""a\u0062""# };
 
-    fn row(write: impl FnOnce(&mut Vec<u8>)) -> Value {
+    pub(in crate::serve) fn written(write: impl FnOnce(&mut Vec<u8>)) -> Value {
         let mut row = Vec::new();
         write(&mut row);
         serde_json::from_slice(&row).unwrap()
-    }
-
-    #[test]
-    fn rows_have_the_shape_of_their_dialect() {
-        let (together, openai) = (Dialect::Together, Dialect::OpenAi);
-        assert_eq!(
-            row(|row| output(openai, ANSWERED, &["{", "}"], row)),
-            json!({"id": "batch_req_1f", "custom_id": "ab", "error": null,
-                   "response": {"status_code": 200, "request_id": "1f", "body": {}}})
-        );
-        assert_eq!(
-            row(|row| refusal(openai, ANSWERED, "no", row)),
-            json!({"id": "batch_req_1f", "custom_id": "ab", "error": null, "response": {
-                "status_code": 400, "request_id": "1f",
-                "body": {"error": {"message": "no", "type": "invalid_request_error", "param": null, "code": null}}}})
-        );
-        assert_eq!(
-            row(|row| failure(openai, ANSWERED, "batch_expired", "late", row)),
-            json!({"id": "batch_req_1f", "custom_id": "ab", "response": null,
-                   "error": {"code": "batch_expired", "message": "late"}})
-        );
-        assert_eq!(
-            row(|row| refusal(together, ANSWERED, "no", row)),
-            json!({"id": "br_1f", "custom_id": "ab", "error": {"code": "batch_client_error", "message": "no"}})
-        );
-        assert_eq!(
-            row(|row| output(together, ANSWERED, &["{}"], row)),
-            json!({"id": "br_1f", "custom_id": "ab", "response": {"status_code": 200, "body": {}}})
-        );
     }
 }

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
+use batchline::dialect::ReplyNames;
 use batchline::dialect::reply_reader::ReplyReader;
 use batchline::input::check::{self, LineLimits};
 use batchline::input::envelope::Envelope;
@@ -28,7 +29,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 const LIMITS: LineLimits =
-    LineLimits { line_bytes: 100_000, custom_id_characters: 64, envelope: Envelope::Minimal, assign_ids: false };
+    LineLimits { line_bytes: 100_000, custom_id_characters: 64, envelope: Envelope::MINIMAL, assign_ids: false };
 
 const IDS: IdHasher = IdHasher { key: 7 };
 
@@ -136,7 +137,7 @@ const CUTS: usize = 256;
 
 /// No line that names its request is lost, none is given to another, and none that was cut is taken for a reply.
 pub(crate) fn reading(data: &[u8]) {
-    let mut reader = ReplyReader::new(IDS);
+    let mut reader = ReplyReader::new(IDS, &ReplyNames::COMMON);
     for line in data.split(|byte| *byte == b'\n') {
         for role in [ReplyRole::Output, ReplyRole::Error] {
             let reply = reader.read(line, role);

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use batchline::remote::Dialect;
+use batchline::dialect::{Dialect, OPENAI};
 use serde_json::Value;
 
 use crate::between::{Between, Content, announced, chunked, closing, gone, lying};
@@ -47,7 +47,7 @@ fn input() -> Vec<u8> {
     (0..6 * SHARDS).flat_map(|number| (line(number) + "\n").into_bytes()).collect()
 }
 
-fn service(dialect: Dialect) -> Service {
+fn service(dialect: &'static dyn Dialect) -> Service {
     Service::speaking(dialect, "--batch-time 0ms")
 }
 
@@ -244,7 +244,7 @@ fn counts_that_say_more_than_there_is_hold_what_lacks() {
     let requests = generated(60);
     for (counted, code) in [(true, 7), (false, 0)] {
         let script = format!("[[fault]]\ndo = \"drop_rows\"\nbatch = 2\nshare = 0.3\ncounted = {counted}\n");
-        let (service, place) = (Service::faulty(Dialect::OpenAi, &script), Place::new());
+        let (service, place) = (Service::faulty(OPENAI, &script), Place::new());
         place.write("in.jsonl", &requests);
         let options = "--shard-requests 20 --settle 300ms";
         let ended = place.run(&format!("run in.jsonl -o out.jsonl {} {options}", service.arguments())).with_code(code);

@@ -84,7 +84,7 @@ fn another_service_or_endpoint_is_another_run_on_purpose() {
     let (service, requests) = (Service::start(), generated(20));
     let (place, _) = answered(&service, &requests);
     place.write("in.jsonl", generated(21));
-    let other = Service::speaking(batchline::remote::Dialect::OpenAi, "--batch-time 0ms");
+    let other = Service::speaking(batchline::dialect::OPENAI, "--batch-time 0ms");
     for options in ["--provider local --poll-interval 50ms".to_owned(), other.arguments()] {
         place.run(&format!("run in.jsonl {options} -o out.jsonl")).with_code(0).saying("starting 21 requests");
     }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use batchline::remote::Dialect;
+use batchline::dialect::DIALECTS;
 use batchline::serve::echo_reply_in;
 use serde_json::Value;
 
@@ -38,7 +38,7 @@ fn numbered(bodies: &[String]) -> Vec<u8> {
 fn bodies_are_numbered_and_answered_in_both_dialects_and_the_same_command_submits_nothing_twice() {
     let bodies = bodies(120);
     let wanted = numbered(&bodies);
-    for dialect in Dialect::ALL {
+    for &dialect in DIALECTS {
         let (place, service) = (Place::new(), Service::speaking(dialect, "--batch-time 0ms"));
         // Blank lines are not counted.
         place.write("in.jsonl", bodies.join("\r\n\n"));

@@ -1,7 +1,7 @@
 //! Creates that are refused and accepted all the same, answered with another shard's batch, or turned away because the queue is full:
 //! one batch for each shard, and a full queue is a wait.
 
-use batchline::remote::Dialect;
+use batchline::dialect::Dialect;
 
 use crate::program::{Ended, Place};
 use crate::requests::{assert_same, generated, request};
@@ -17,7 +17,7 @@ fn run(place: &Place, service: &Service, requests: &[u8], options: &str) -> Ende
 }
 
 /// A service whose batches take that long, with faults.
-fn slow(dialect: Dialect, time: &str, script: &str) -> Service {
+fn slow(dialect: &'static dyn Dialect, time: &str, script: &str) -> Service {
     let host = Place::new();
     host.write("faults.toml", script);
     Service::speaking_in(dialect, host, &format!("--batch-time {time} --faults faults.toml"))

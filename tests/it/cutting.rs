@@ -2,7 +2,7 @@
 //!
 //! In every dialect. In `cargo test` a sample; `BATCHLINE_TEST_CUTS=200` for more, `BATCHLINE_TEST_CUTS=all` for all of them.
 
-use batchline::remote::Dialect;
+use batchline::dialect::Dialect;
 
 use crate::program::{Place, report, skipped};
 use crate::requests::{assert_same, generated};
@@ -47,7 +47,7 @@ fn killed_at_any_durable_system_call_it_goes_on_and_nothing_is_paid_twice() {
 }
 
 /// Every call at which a run can be cut.
-fn all_cuts(dialect: Dialect, input: &[u8]) -> Vec<(String, usize)> {
+fn all_cuts(dialect: &'static dyn Dialect, input: &[u8]) -> Vec<(String, usize)> {
     let service = Service::speaking(dialect, "--batch-time 0ms");
     let place = Place::new();
     place.write("in.jsonl", input);

@@ -1,7 +1,7 @@
 //! What is peculiar to OpenAI's dialect: envelopes, marks, pages, windows, files that are named and not there. What holds in every dialect is
 //! in `conformance`, and what may go wrong in any in `faults`.
 
-use batchline::remote::Dialect;
+use batchline::dialect::OPENAI;
 use serde_json::{Value, json};
 
 use crate::program::{Ended, Place};
@@ -12,11 +12,11 @@ const LOCAL: &str = "--provider local --dialect openai --poll-interval 50ms";
 
 /// What a run of these requests must give, byte for byte.
 fn openai_replies(requests: &[u8]) -> Vec<u8> {
-    replies_in(Dialect::OpenAi, requests)
+    replies_in(OPENAI, requests)
 }
 
 fn faulty(script: &str) -> Service {
-    Service::faulty(Dialect::OpenAi, script)
+    Service::faulty(OPENAI, script)
 }
 
 fn run(place: &Place, service: &Service, requests: &[u8], options: &str) -> Ended {
@@ -46,7 +46,7 @@ fn the_prompts_of_this_repository_have_the_same_answers_in_both_dialects() {
 
 #[test]
 fn lines_may_have_their_envelope_or_be_given_one() {
-    let (place, service) = (Place::new(), Service::speaking(Dialect::OpenAi, " --batch-time 0ms"));
+    let (place, service) = (Place::new(), Service::speaking(OPENAI, " --batch-time 0ms"));
     let bare: Vec<String> = (0..30).map(|number| request(&format!("id-{number}"), "m")).collect();
     let dressed = |(number, line): (usize, &String)| match number % 4 {
         0 => line.clone(),
@@ -75,7 +75,7 @@ fn lines_may_have_their_envelope_or_be_given_one() {
 
 #[test]
 fn lines_for_another_endpoint_stop_everything_before_anything_is_sent() {
-    let (place, service) = (Place::new(), Service::speaking(Dialect::OpenAi, ""));
+    let (place, service) = (Place::new(), Service::speaking(OPENAI, ""));
     let line = request("a", "m").replacen('{', r#"{"url":"/v1/embeddings","#, 1);
     let ended = run(&place, &service, line.as_bytes(), "").with_code(4);
     ended.saying("in.jsonl:1:8: other-url: url is not /v1/chat/completions");
@@ -96,7 +96,7 @@ fn where_the_list_does_not_say_which_files_batches_use_their_marks_tell_whose_th
 
 #[test]
 fn a_window_that_is_too_short_cuts_a_batch_off_and_the_next_run_may_name_a_longer_one() {
-    let service = Service::speaking(Dialect::OpenAi, "--batch-time 4s");
+    let service = Service::speaking(OPENAI, "--batch-time 4s");
     let (place, requests) = (Place::new(), generated(100));
     let ended = run(&place, &service, &requests, "--completion-window 2s --rounds 1").with_code(6);
     ended.saying("ended as expired").saying("batch_expired");
@@ -167,8 +167,7 @@ fn providers_are_listed_with_what_they_take_and_how_sure_that_is() {
 
 #[test]
 fn a_service_of_ones_own_needs_an_address_and_no_key() {
-    let (place, service, requests) =
-        (Place::new(), Service::speaking(Dialect::OpenAi, " --batch-time 0ms"), generated(6));
+    let (place, service, requests) = (Place::new(), Service::speaking(OPENAI, " --batch-time 0ms"), generated(6));
     place.write("in.jsonl", &requests);
     place.run("run in.jsonl --dialect openai").with_code(3).saying("--base-url");
     place.run("run in.jsonl --provider openai --dialect together").with_code(2).saying("speaks openai");

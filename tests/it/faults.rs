@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use batchline::remote::Dialect;
+use batchline::dialect::{OPENAI, TOGETHER};
 use serde_json::Value;
 
 use crate::program::{Ended, Place, end_within_memory, report, wait_until, wanted};
@@ -227,7 +227,7 @@ fn batches_that_expire_or_fail_cost_only_what_they_did_not_do() {
         let output = place.read("out.jsonl");
         assert_eq!(ids(&output), ids(&requests));
         // OpenAI's dialect has a row for each of them.
-        let why = if dialect == Dialect::OpenAi { "batch_expired" } else { "ended as expired" };
+        let why = if dialect == OPENAI { "batch_expired" } else { "ended as expired" };
         assert!(String::from_utf8_lossy(&output).contains(why));
         // A decision brings them in.
         place.run("retry").with_code(0);
@@ -294,10 +294,9 @@ fn rate_limits_outages_and_late_files_delay_a_run_and_no_more() {
 
 #[test]
 fn the_key_does_not_follow_a_redirect_to_another_host() {
-    for (dialect, service, variable, upload) in [
-        (Dialect::Together, "together", "TOGETHER_API_KEY", "put"),
-        (Dialect::OpenAi, "openai", "OPENAI_API_KEY", "upload"),
-    ] {
+    for (dialect, service, variable, upload) in
+        [(TOGETHER, "together", "TOGETHER_API_KEY", "put"), (OPENAI, "openai", "OPENAI_API_KEY", "upload")]
+    {
         let (address, heard) = listen_elsewhere();
         let redirect = |call: &str, nth: u32| {
             format!(

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use batchline::remote::Dialect;
+use batchline::dialect::{Dialect, TOGETHER};
 use serde_json::Value;
 
 use crate::program::{Place, end_within_memory};
@@ -15,7 +15,7 @@ const HUGE_BYTES: usize = 100 << 20;
 const MERGE: &str = "merge in.jsonl -o out.jsonl --errors failed.jsonl --aside kept --replies";
 
 /// Requests, and the replies to them in an order that is not theirs.
-fn laid_out(dialect: Dialect, count: u64) -> (Place, Vec<u8>, Vec<Vec<u8>>) {
+fn laid_out(dialect: &'static dyn Dialect, count: u64) -> (Place, Vec<u8>, Vec<Vec<u8>>) {
     let (place, requests) = (Place::new(), generated(count));
     place.write("in.jsonl", &requests);
     let mut rows: Vec<Vec<u8>> = lines(&replies_in(dialect, &requests)).into_iter().map(<[u8]>::to_vec).collect();
@@ -120,7 +120,7 @@ fn what_is_no_file_of_replies_is_refused_by_name_and_nothing_is_written() {
 
 #[test]
 fn lines_that_are_only_damaged_are_set_aside_and_the_others_count() {
-    let (place, requests, mut rows) = laid_out(Dialect::Together, 6);
+    let (place, requests, mut rows) = laid_out(TOGETHER, 6);
     let lost = rows.pop().unwrap();
     for end in [1, 2, lost.len() / 2, lost.len() - 1] {
         for damaged in [&lost[..end], &lost[lost.len() - end..]] {

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use batchline::remote::Dialect;
+use batchline::dialect::Dialect;
 use fastrand::Rng;
 use serde_json::Value;
 
@@ -36,7 +36,7 @@ enum Answering {
     /// In a process of its own, which lives on.
     Beside(Service),
     /// In the run's own process: it dies with it.
-    Inside(Dialect),
+    Inside(&'static dyn Dialect),
 }
 
 impl Answering {
@@ -56,7 +56,7 @@ impl Answering {
 }
 
 /// Runs as often as it takes for [`KILLS`] kills; each run is killed and run again, and killed while it goes on, until it is done.
-fn survive_kills(answering: impl Fn(Dialect) -> Answering) {
+fn survive_kills(answering: impl Fn(&'static dyn Dialect) -> Answering) {
     let seed = fastrand::u64(..);
     // Shown when the test fails. The moments follow from the seed; what they hit does not.
     println!("seed {seed}");

@@ -28,7 +28,8 @@ mod framing; // reply files that are not one reply a line, and replies of any le
 mod merging; // reply files into input order, offline
 mod replying; // what counts as a reply, and as what
 mod running; // every way in, every way out, and nothing twice
-mod shapes; // one shape for the replies of all services
+mod shapes;
+mod spoken; // who may ask which dialect it is // one shape for the replies of all services
 
 // What goes wrong around it.
 mod answers; // answers that do not come, or not whole

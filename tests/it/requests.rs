@@ -1,7 +1,7 @@
 //! Requests to send, and the replies that they must get: an echo follows from its request line alone, so the whole output of a run is known beforehand.
 
+use batchline::dialect::{Dialect, TOGETHER};
 use batchline::generate::{Amount, GenerateOptions, generate};
-use batchline::remote::Dialect;
 use batchline::serve::echo_reply_in;
 use serde::Deserialize;
 use serde_json::Value;
@@ -30,11 +30,11 @@ pub(crate) fn lines(text: &[u8]) -> Vec<&[u8]> {
 
 /// What a run of these requests must give in Together's dialect, byte for byte.
 pub(crate) fn replies(requests: &[u8]) -> Vec<u8> {
-    replies_in(Dialect::Together, requests)
+    replies_in(TOGETHER, requests)
 }
 
 /// The same in any dialect.
-pub(crate) fn replies_in(dialect: Dialect, requests: &[u8]) -> Vec<u8> {
+pub(crate) fn replies_in(dialect: &'static dyn Dialect, requests: &[u8]) -> Vec<u8> {
     let reply = |line: &[u8]| echo_reply_in(dialect, line).into_iter().chain(*b"\n");
     lines(requests).into_iter().flat_map(reply).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use batchline::remote::Dialect;
+use batchline::dialect::{Dialect, OPENAI, TOGETHER};
 use batchline::serve::request_digest;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -11,11 +11,11 @@ use crate::program::{Place, Running, wait_until};
 use crate::requests::{lines, replies_in};
 
 /// The dialects that `batchline serve` speaks.
-pub(crate) const DIALECTS: [Dialect; 2] = [Dialect::Together, Dialect::OpenAi];
+pub(crate) const DIALECTS: [&'static dyn Dialect; 2] = [TOGETHER, OPENAI];
 
 /// A service in a process of its own, on a free port. Dropped, it is killed.
 pub(crate) struct Service {
-    dialect: Dialect,
+    dialect: &'static dyn Dialect,
     running: Running,
     base_url: String,
     place: Place,
@@ -29,26 +29,26 @@ impl Service {
 
     /// Starts one in Together's dialect.
     pub(crate) fn start_with(arguments: &str) -> Self {
-        Self::speaking(Dialect::Together, arguments)
+        Self::speaking(TOGETHER, arguments)
     }
 
     /// Starts one in Together's dialect, in a place where things have been laid out for it.
     pub(crate) fn start_in(place: Place, arguments: &str) -> Self {
-        Self::speaking_in(Dialect::Together, place, arguments)
+        Self::speaking_in(TOGETHER, place, arguments)
     }
 
-    pub(crate) fn speaking(dialect: Dialect, arguments: &str) -> Self {
+    pub(crate) fn speaking(dialect: &'static dyn Dialect, arguments: &str) -> Self {
         Self::speaking_in(dialect, Place::new(), arguments)
     }
 
     /// Starts one that answers at once, but for what the script says.
-    pub(crate) fn faulty(dialect: Dialect, script: &str) -> Self {
+    pub(crate) fn faulty(dialect: &'static dyn Dialect, script: &str) -> Self {
         let place = Place::new();
         place.write("faults.toml", script);
         Self::speaking_in(dialect, place, "--batch-time 0ms --faults faults.toml")
     }
 
-    pub(crate) fn speaking_in(dialect: Dialect, place: Place, arguments: &str) -> Self {
+    pub(crate) fn speaking_in(dialect: &'static dyn Dialect, place: Place, arguments: &str) -> Self {
         let serve = format!("serve --listen 127.0.0.1:0 -d service --dialect {}", dialect.name());
         let running = place.program(&format!("{serve} {arguments}")).start();
         // The first line is there for this.

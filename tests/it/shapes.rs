@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use batchline::remote::Dialect;
+use batchline::dialect::DIALECTS;
 use batchline::serve::echo_reply_in;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -87,7 +87,7 @@ fn a_merge_by_hand_can_have_either_shape_and_take_its_own_output_again() {
 #[test]
 fn both_dialects_give_the_same_file_and_the_other_shape_costs_nothing() {
     let (requests, mut written) = (generated(300), Vec::new());
-    for dialect in Dialect::ALL {
+    for &dialect in DIALECTS {
         let (place, service) = (Place::new(), Service::speaking(dialect, "--batch-time 0ms"));
         place.write("in.jsonl", &requests);
         let run = |shape: &str| {
@@ -118,7 +118,7 @@ fn failures_of_every_kind_have_a_code_and_a_message() {
     let bad = request("bad", "m").replace(r#""model":"m""#, r#""model":"m","stop":["1","2","3","4","5"]"#);
     place.write("in.jsonl", format!("{}\n[]\n{bad}\n", request("good", "m")));
     let mut told = Vec::new();
-    for dialect in Dialect::ALL {
+    for &dialect in DIALECTS {
         let command = format!("run in.jsonl --provider local --dialect {} --poll-interval 50ms", dialect.name());
         let ended = place.run(&format!("{command} --skip-invalid --shape common --errors bad.jsonl")).with_code(6);
         let rows: Vec<Value> =

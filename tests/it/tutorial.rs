@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use batchline::remote::Dialect;
+use batchline::dialect;
 
 use crate::program::{Place, skipped};
 use crate::service::Service;
@@ -49,7 +49,7 @@ fn the_official_openai_sdk_does_batches() {
         skipped(&format!("OpenAI's batches: no `openai` package for {}; .ci/run installs it", python.display()));
         return;
     }
-    let (place, service) = (Place::new(), Service::speaking(Dialect::OpenAi, "--batch-time 1s"));
+    let (place, service) = (Place::new(), Service::speaking(dialect::OPENAI, "--batch-time 1s"));
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sdk/openai_batches.py");
     let command = format!("exec '{}' '{script}' {}", python.display(), service.base_url());
     let ended = place.shell(&command).run().with_code(0);

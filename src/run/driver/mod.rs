@@ -70,8 +70,8 @@ pub(crate) struct Driver<A: Api> {
     merger: Merger,
     notes: Notes,
     stop: CancellationToken,
-    /// What the run is called in the marks of its batches.
-    mark: String,
+    /// What the run is called in the tags of its batches.
+    run_name: String,
 
     shards: Vec<Recorded>,
     /// How many of them stand where.
@@ -148,7 +148,7 @@ impl<A: Api> Driver<A> {
         let (shards, surplus, deferred) = (ledger.shards()?, ledger.surplus()?, ledger.deferred_batches()?);
         let mut admission = Admission::new(options.max_in_flight_batches, ledger.in_flight_caps()?);
         admission.is_stopped = ledger.has_mistaken_batch()?;
-        let mark = submit::run_name(&ledger)?;
+        let run_name = submit::run_name(&ledger)?;
         let look_at_held = shards.iter().any(|known| matches!(known.state, ShardState::Held { .. }));
         let mut driver = Self {
             api,
@@ -159,7 +159,7 @@ impl<A: Api> Driver<A> {
             merger,
             notes,
             stop,
-            mark,
+            run_name,
             shards,
             counts: ShardCounts::default(),
             waiting: BTreeMap::new(),

@@ -1,7 +1,7 @@
 //! What the service's list says about our files: which batch a POST in doubt created, and which batches are too many.
 //!
-//! What always holds: a batch is taken for ours only if it is marked as ours or, without a mark, uses our file; if it works for no other
-//! shard, and cannot have been there before the POST. One with the mark of another run never is. A batch that is too many is recorded once, and stopped if nobody else can have made it.
+//! What always holds: a batch is taken for ours only if it is tagged as ours or, without a tag, uses our file; if it works for no other
+//! shard, and cannot have been there before the POST. One with the tag of another run never is. A batch that is too many is recorded once, and stopped if nobody else can have made it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -46,15 +46,15 @@ impl<A: Api> Driver<A> {
         self.find_surplus(&by_file)
     }
 
-    /// The file by which a batch is known here: that of the shard that it is marked for, or else the one that it uses. `None` for the batch
+    /// The file by which a batch is known here: that of the shard that it is tagged for, or else the one that it uses. `None` for the batch
     /// of another run.
     fn file_of(&self, batch: &Batch) -> Option<String> {
-        let Some(mark) = &batch.mark else { return batch.input_file_id.clone() };
-        if mark.run != self.mark {
+        let Some(tag) = &batch.tag else { return batch.input_file_id.clone() };
+        if tag.run != self.run_name {
             return None;
         }
-        let marked = self.shards.get(mark.shard as usize).and_then(|known| known.file_id.clone());
-        marked.or_else(|| batch.input_file_id.clone())
+        let tagged = self.shards.get(tag.shard as usize).and_then(|known| known.file_id.clone());
+        tagged.or_else(|| batch.input_file_id.clone())
     }
 
     /// A shard without a batch and a list: take the batch that its POST created, or wait, or hold. A list with a batch on one of the files

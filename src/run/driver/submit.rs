@@ -12,12 +12,12 @@ use super::Driver;
 use crate::ledger::Ledger;
 use crate::model::incident::Incident;
 use crate::model::shard_state::{ShardState, Step};
-use crate::remote::{Api, Batch, CreateBatch, Listing, Mark, RemoteError, RemoteFile, Submission};
+use crate::remote::{Api, Batch, BatchTag, CreateBatch, Listing, RemoteError, RemoteFile, Submission};
 use crate::run::error::Error;
 use crate::run::monitor::Event;
 use crate::run::steps::{Outcome, ShardPayload};
 
-/// Bytes of a run's name in the marks of its batches.
+/// Bytes of a run's name in the tags of its batches.
 const NAME_BYTES: usize = 12;
 
 /// How often a service that turned a batch away because it does not find the file is asked again: files become visible late.
@@ -98,13 +98,14 @@ impl<A: Api> Driver<A> {
             input_file_id: file_id,
             endpoint: self.options.endpoint.clone(),
             completion_window: Some(self.options.completion_window.clone()),
-            model: None,
-            mark: Some(Mark { run: self.mark.clone(), shard, submission }),
+            model: known.shard.model.clone(),
+            tag: Some(BatchTag { run: self.run_name.clone(), shard, submission }),
         };
+        let lines = ShardPayload { files: self.files.clone(), shard: known.shard.clone() };
         let api = self.api.clone();
         self.posting = true;
         self.tasks.spawn(async move {
-            let answer = api.create(&request).await;
+            let answer = api.create(&request, Arc::new(lines)).await;
             Outcome::Created { shard, submission, answer }
         });
         Ok(())
@@ -179,7 +180,7 @@ impl<A: Api> Driver<A> {
     }
 }
 
-/// What a run is called in the marks of its batches: a name that follows from what its Ledger began with. The key for the hashes of ids is
+/// What a run is called in the tags of its batches: a name that follows from what its Ledger began with. The key for the hashes of ids is
 /// in it, so two runs of the same input have two names; the key itself cannot be told from it.
 pub(super) fn run_name(ledger: &Ledger) -> Result<String, Error> {
     let mut digest = Sha256::new();

@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::remote::Dialect;
+use crate::dialect::Dialect;
+use crate::dialect::upload::UploadPlan;
 
 /// One way to go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,9 +48,9 @@ pub(super) enum Fault {
     ListDuplicates,
     /// The list shows a batch that has ended as being at work.
     ListStale,
-    /// The list does not say which file a batch uses; its mark tells whose it is.
+    /// The list does not say which file a batch uses; its tag tells whose it is.
     ListAnonymous,
-    /// The list leaves out a batch's mark.
+    /// The list leaves out a batch's tag.
     ListUnmarked,
     /// The list has a batch that another run has marked, for a shard of the same number.
     ListStranger,
@@ -229,17 +230,17 @@ impl Fault {
     }
 
     /// Whether services of this dialect can go wrong like this.
-    fn is_of(self, dialect: Dialect) -> bool {
+    fn is_of(self, dialect: &dyn Dialect) -> bool {
         match self {
             // Together's service knows content again; OpenAI's keeps metadata, and names files that are not there.
-            Self::UploadReused | Self::UploadForeign => dialect == Dialect::Together,
+            Self::UploadReused | Self::UploadForeign => matches!(dialect.upload(), UploadPlan::Presigned(_)),
             Self::ListAnonymous
             | Self::ListUnmarked
             | Self::ListStranger
             | Self::FileNeverWritten
             | Self::CountsAbsent
             | Self::CountsDropped
-            | Self::CountsLow => dialect == Dialect::OpenAi,
+            | Self::CountsLow => dialect.carries_tag(),
             _ => true,
         }
     }
@@ -263,7 +264,7 @@ pub(super) struct Faults {
 
 impl Faults {
     /// The faults of a seed. Those that stop after a time leave every request answerable.
-    pub(super) fn new(seed: u64, dialect: Dialect, until: Option<Duration>) -> Self {
+    pub(super) fn new(seed: u64, dialect: &dyn Dialect, until: Option<Duration>) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let share = [0.1, 0.3, 0.6, 1.0][rng.usize(..4)];
         let may = |fault: &Fault| fault.is_of(dialect) && (until.is_none() || !fault.is_decision());

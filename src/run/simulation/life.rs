@@ -16,12 +16,13 @@ use super::faults::Faults;
 use super::rows;
 use super::service::Service;
 use super::world::World;
+use crate::dialect::providers::provider;
 use crate::input::check::LineLimits;
 use crate::input::envelope::Envelope;
 use crate::input::source::Input;
 use crate::ledger::{Ledger, fuse};
 use crate::model::shard::ShardLimits;
-use crate::remote::{Address, LineEnvelope, profile};
+use crate::remote::Address;
 use crate::results::normalize::Shape;
 use crate::run;
 use crate::run::directory::layout;
@@ -117,16 +118,13 @@ impl Scenario {
     pub(super) fn new(seed: u64, mode: Mode, directory: &Path) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x5ce0);
         let requests = rng.u64(3..30);
-        let profile = profile(["local", "local:openai"][usize::from(seed % 2 == 1)]).expect("it is known");
+        let provider = provider(["local", "local:openai"][usize::from(seed % 2 == 1)]).expect("it is known");
         let service = ServiceChoice::At {
-            profile,
+            provider,
             address: Address::parse("http://127.0.0.1:9/v1").expect("it is an address"),
             token: None,
         };
-        let envelope = match profile.envelope {
-            LineEnvelope::Minimal => Envelope::Minimal,
-            LineEnvelope::Full => Envelope::full(profile.endpoint()).expect("it is an endpoint"),
-        };
+        let envelope = Envelope::of(provider.line, provider.endpoint()).expect("it is an endpoint");
         let on_ambiguous = match rng.u8(..3) {
             0 => OnAmbiguous::RetryAfter(Duration::from_secs(rng.u64(60..1200))),
             _ => OnAmbiguous::Hold,
@@ -173,7 +171,7 @@ impl Scenario {
             Mode::Safety => None,
             Mode::Liveness => Some(World::BEGINNING + Duration::from_secs(rng.u64(1..20_000))),
         };
-        let dialect = self.options.service.profile().dialect;
+        let dialect = self.options.service.provider().dialect;
         Arc::new(Mutex::new(World::new(self.seed, dialect, Faults::new(self.seed, dialect, until))))
     }
 

@@ -84,8 +84,8 @@ impl<'o> Oracle<'o> {
         let mut by_mark: BTreeMap<u32, u32> = BTreeMap::new();
         for accepted in self.world.accepted.iter().filter(|accepted| !self.is_excused(accepted)) {
             by_file.entry(accepted.file).or_default().push(accepted);
-            if let Some(mark) = &self.world.batches[accepted.batch].mark {
-                *by_mark.entry(mark.shard).or_default() += 1;
+            if let Some(tag) = &self.world.batches[accepted.batch].tag {
+                *by_mark.entry(tag.shard).or_default() += 1;
             }
         }
         if self.scenario.options.on_ambiguous == OnAmbiguous::Hold {

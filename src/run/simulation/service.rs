@@ -13,7 +13,7 @@ use super::faults::Fault;
 use super::rows;
 use super::world::{GivenList, LATE_CREATE_MAX, Says, StoredFile, World};
 use crate::remote::{
-    Api, Batch, BatchStatus, CreateBatch, Downloaded, ErrorKind, Listing, Mark, Payload, Progress, RemoteError,
+    Api, Batch, BatchStatus, BatchTag, CreateBatch, Downloaded, ErrorKind, Listing, Payload, Progress, RemoteError,
     RemoteFile, Submission,
 };
 use crate::storage::durable;
@@ -36,7 +36,7 @@ pub(super) struct Service {
 struct OnItsWay {
     service: Service,
     file: usize,
-    mark: Option<Mark>,
+    tag: Option<BatchTag>,
     arrived: bool,
 }
 
@@ -45,7 +45,7 @@ impl Drop for OnItsWay {
         let mut world = self.service.lock();
         if !self.arrived && world.happens(Fault::CreateOutlives) {
             let delay = world.faults.seconds(0, 5);
-            world.accept(self.file, self.mark.take(), delay);
+            world.accept(self.file, self.tag.take(), delay);
         }
     }
 }
@@ -99,7 +99,7 @@ impl Service {
         let stored = &world.batches[number];
         let (file, created, shown) = (stored.file, stored.created, stored.files_shown <= now);
         let (frozen, lacks_room) = (now < stored.frozen, stored.lacks_room);
-        let (mut mark, mut input_file_id) = (stored.mark.clone(), Some(format!("file-{file}")));
+        let (mut tag, mut input_file_id) = (stored.tag.clone(), Some(format!("file-{file}")));
         let absent = stored.names_absent_file.then(|| ABSENT_FILE.to_owned());
         let (mut status, mut error, mut files, mut counts) = (BatchStatus::InProgress, None, [None, None], None);
         if let Some(left) = &stored.left {
@@ -117,10 +117,10 @@ impl Service {
         if regresses || !look && frozen {
             status = BatchStatus::InProgress;
         }
-        if !look && mark.is_some() && world.happens(Fault::ListAnonymous) {
+        if !look && tag.is_some() && world.happens(Fault::ListAnonymous) {
             input_file_id = None;
         } else if !look && world.happens(Fault::ListUnmarked) {
-            mark = None;
+            tag = None;
         }
         let is_over = status.is_terminal();
         let queue_full = lacks_room && status == BatchStatus::Failed;
@@ -139,7 +139,7 @@ impl Service {
             error_file_id,
             error,
             queue_full,
-            mark,
+            tag,
             endpoint: None,
             model: None,
             created_at: Some(world.time_of_day(created)),
@@ -200,22 +200,22 @@ impl Api for Service {
         Ok(RemoteFile { id: format!("file-{file}"), bytes: None, reused })
     }
 
-    async fn create(&self, request: &CreateBatch) -> Submission {
-        let (file, mark) = (number(&request.input_file_id), request.mark.clone());
-        let mut on_its_way = OnItsWay { service: self.clone(), file, mark, arrived: false };
+    async fn create(&self, request: &CreateBatch, _: Arc<dyn Payload>) -> Submission {
+        let (file, tag) = (number(&request.input_file_id), request.tag.clone());
+        let mut on_its_way = OnItsWay { service: self.clone(), file, tag, arrived: false };
         self.way().await;
         self.beside_create().await;
         on_its_way.arrived = true;
         let (answer, wait) = {
             let mut world = self.world();
-            let (file, mark) = (on_its_way.file, on_its_way.mark.take());
+            let (file, tag) = (on_its_way.file, on_its_way.tag.take());
             let what = "POST batches";
             if world.happens(Fault::CreateTurnedAway) {
                 (Submission::Refused(failed(ErrorKind::RateLimited, what).with_status(429)), 0)
             } else if world.happens(Fault::CreateNoRoom) {
                 (Submission::Refused(failed(ErrorKind::Refused, what).with_status(400).with_queue_full(true)), 0)
             } else if world.happens(Fault::CreateRefusedAccepted) {
-                world.accept(file, mark, Duration::ZERO);
+                world.accept(file, tag, Duration::ZERO);
                 world.accepted.last_mut().expect("it was accepted").refused = true;
                 (Submission::Refused(failed(ErrorKind::RateLimited, what).with_status(429)), 0)
             } else if world.happens(Fault::CreateUnreachable) {
@@ -226,10 +226,10 @@ impl Api for Service {
                 (Submission::Unknown(failed(ErrorKind::Interrupted, what)), 60)
             } else if world.happens(Fault::CreateLate) {
                 let delay = world.faults.seconds(1, LATE_CREATE_MAX.as_secs());
-                world.accept(file, mark, delay);
+                world.accept(file, tag, delay);
                 (Submission::Unknown(failed(ErrorKind::Unavailable, what).with_status(504)), 60)
             } else {
-                let batch = world.accept(file, mark, Duration::ZERO);
+                let batch = world.accept(file, tag, Duration::ZERO);
                 // One that the process has been told of.
                 let (life, mut told) = (world.life, world.accepted.iter().filter(|accepted| accepted.answered));
                 let other = told.find(|accepted| accepted.file != file && accepted.life == life);
@@ -399,12 +399,12 @@ impl Api for Service {
 /// A batch that another run has marked for its shard of the same number as one of ours. Whoever takes it for ours fails.
 fn stranger(world: &mut World) -> Option<Batch> {
     let number = world.batches.len().checked_sub(1)?;
-    let mark = world.batches[number].mark.clone().filter(|_| world.happens(Fault::ListStranger))?;
-    let mark = Some(Mark { run: "another".to_owned(), ..mark });
+    let tag = world.batches[number].tag.clone().filter(|_| world.happens(Fault::ListStranger))?;
+    let tag = Some(BatchTag { run: "another".to_owned(), ..tag });
     Some(Batch {
         id: "batch-4000000".to_owned(),
         input_file_id: None,
-        mark,
+        tag,
         ..Service::batch_object(world, number, false)
     })
 }

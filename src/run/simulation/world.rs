@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use super::faults::{Fault, Faults};
 use super::rows::{self, ReplyLines};
-use crate::remote::{BatchStatus, Dialect, Mark, RequestCounts};
+use crate::dialect::Dialect;
+use crate::remote::{BatchStatus, BatchTag, RequestCounts};
 
 /// How long after its answer a create may take effect.
 pub(super) const LATE_CREATE_MAX: Duration = Duration::from_secs(3000);
@@ -34,7 +35,7 @@ pub(super) struct StoredFile {
 pub(super) struct StoredBatch {
     pub(super) file: usize,
     /// Whose it is, where the dialect has metadata.
-    pub(super) mark: Option<Mark>,
+    pub(super) tag: Option<BatchTag>,
     /// Whether it is another run's.
     pub(super) foreign: bool,
     pub(super) created: Duration,
@@ -118,7 +119,7 @@ pub(super) struct Accepted {
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) seed: u64,
-    pub(super) dialect: Dialect,
+    pub(super) dialect: &'static dyn Dialect,
     /// The time of day at the beginning. The Ledger's clock is the real one, and the two are compared.
     epoch: Timestamp,
     pub(super) faults: Faults,
@@ -145,7 +146,7 @@ impl World {
     /// What time it is when the first process begins.
     pub(super) const BEGINNING: Duration = Duration::from_secs(1_000_000);
 
-    pub(super) fn new(seed: u64, dialect: Dialect, faults: Faults) -> Self {
+    pub(super) fn new(seed: u64, dialect: &'static dyn Dialect, faults: Faults) -> Self {
         Self {
             seed,
             dialect,
@@ -210,7 +211,7 @@ impl World {
     }
 
     /// Creates a batch, which begins to exist after `delay`.
-    pub(super) fn create(&mut self, file: usize, mark: Option<Mark>, foreign: bool, delay: Duration) -> usize {
+    pub(super) fn create(&mut self, file: usize, tag: Option<BatchTag>, foreign: bool, delay: Duration) -> usize {
         let created = self.last_seen + delay;
         let mut listed = created;
         if self.happens(Fault::ListLag) {
@@ -242,7 +243,7 @@ impl World {
         let names_absent_file = self.happens(Fault::FileNeverWritten);
         self.batches.push(StoredBatch {
             file,
-            mark,
+            tag,
             foreign,
             created,
             listed,
@@ -260,9 +261,9 @@ impl World {
     }
 
     /// Takes a create of this run: from here on its requests are paid for.
-    pub(super) fn accept(&mut self, file: usize, mark: Option<Mark>, delay: Duration) -> usize {
-        let mark = mark.filter(|_| self.dialect == Dialect::OpenAi);
-        let batch = self.create(file, mark, false, delay);
+    pub(super) fn accept(&mut self, file: usize, tag: Option<BatchTag>, delay: Duration) -> usize {
+        let tag = tag.filter(|_| self.dialect.carries_tag());
+        let batch = self.create(file, tag, false, delay);
         self.accepted.push(Accepted {
             file,
             batch,
@@ -335,7 +336,7 @@ impl World {
 
     /// What the service counts of a batch, and whether that tells what it has answered.
     fn counts(&mut self, content: &[u8], outputs: &ReplyLines, errors: &ReplyLines) -> (Option<RequestCounts>, bool) {
-        if self.dialect != Dialect::OpenAi || self.happens(Fault::CountsAbsent) {
+        if !self.dialect.carries_tag() || self.happens(Fault::CountsAbsent) {
             return (None, false);
         }
         let total = rows::seqs_of(content).count() as u64;

@@ -13,8 +13,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::fields::{FaultsError, Fields};
-use crate::serve::dialect::Dialect;
 use crate::serve::reply::Refused;
+use crate::serve::surface::Surface;
 
 /// An answer, as a script has it.
 #[derive(Clone, Debug)]
@@ -61,7 +61,7 @@ impl Answer {
     }
 
     /// The answer to a call of `path`.
-    pub(super) fn response(&self, path: &str, dialect: Dialect) -> Response {
+    pub(super) fn response(&self, path: &str, surface: &dyn Surface) -> Response {
         let mut response = if let Some(body) = &self.body {
             let kind = match body.trim_start().as_bytes().first() {
                 Some(b'{' | b'[' | b'"') => "application/json",
@@ -72,7 +72,7 @@ impl Answer {
         } else {
             let reason = self.status.canonical_reason().unwrap_or("failed");
             Refused::object(self.status, format!("{reason} (a scripted fault)"))
-                .shaped_for(path, dialect)
+                .shaped_for(path, surface)
                 .into_response()
         };
         for (name, value) in &self.headers {

@@ -165,8 +165,8 @@ pub(super) use crate::serve::faults::batch_faults::Ending;
 use self::script::{Role, Rule, Verb};
 use super::Shared;
 use super::batches::rfc3339;
-use super::dialect::Dialect;
 use super::store::Store;
+use super::surface::Surface;
 use crate::serve::access_log::Endpoint;
 use crate::serve::faults::connection::Wire;
 use crate::serve::faults::once::Seen;
@@ -182,7 +182,7 @@ const SHOWN_BYTES: usize = 256 << 20;
 #[derive(Debug)]
 pub(super) struct Script {
     rules: Vec<Rule>,
-    dialect: Dialect,
+    surface: &'static dyn Surface,
     seed: u64,
     /// The calls that each rule looked at so far.
     counts: Mutex<Vec<u64>>,
@@ -213,7 +213,7 @@ impl Script {
     /// Puts `faults` to work in the server of `directory`.
     pub(super) fn open(
         faults: Faults,
-        (dialect, seed): (Dialect, u64),
+        (surface, seed): (&'static dyn Surface, u64),
         directory: &Path,
         store: &Store,
     ) -> Result<Self, FileError> {
@@ -223,7 +223,7 @@ impl Script {
         Ok(Self {
             counts: Mutex::new(vec![0; faults.rules.len()]),
             rules: faults.rules,
-            dialect,
+            surface,
             seed,
             looks: Mutex::default(),
             seen: Seen::open(directory.join("faults"), number_of)?,

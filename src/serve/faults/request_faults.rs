@@ -194,7 +194,7 @@ impl Conduct {
 
     /// Answers a call, the rule having picked it.
     pub(super) async fn act(&self, call: Acting<'_>, mut request: Request, next: Next) -> Response {
-        let (path, dialect) = (request.uri().path().to_owned(), call.shared.dialect);
+        let (path, surface) = (request.uri().path().to_owned(), call.shared.surface);
         match self {
             Self::AcceptThenDrop { how } => {
                 let response = next.run(request).await;
@@ -204,7 +204,7 @@ impl Conduct {
             Self::AcceptThenStatus { answer } => {
                 next.run(request).await;
                 call.fire();
-                answer.response(&path, dialect)
+                answer.response(&path, surface)
             }
             Self::AcceptSlow { delay } => {
                 let response = next.run(request).await;
@@ -218,26 +218,26 @@ impl Conduct {
             }
             Self::Status { answer } => {
                 call.fire();
-                answer.response(&path, dialect)
+                answer.response(&path, surface)
             }
             Self::TurnAway { batches, .. } if batch_faults::at_work(&call.shared.store, u64::MAX) < *batches => {
                 next.run(request).await
             }
             Self::TurnAway { batches, status } => {
                 call.fire();
-                Refused::object(*status, batch_faults::is_full(*batches)).shaped_for(&path, dialect).into_response()
+                Refused::object(*status, batch_faults::is_full(*batches)).shaped_for(&path, surface).into_response()
             }
             Self::LateCommit { delay, answer } => match whole_body(request).await {
                 Ok((request, _)) => {
                     call.fire();
                     commit_later(call.shared, request, next, *delay);
-                    answer.response(&path, dialect)
+                    answer.response(&path, surface)
                 }
                 Err(refused) => refused.into_response(),
             },
             Self::QuoteKey { status, form } => {
                 call.fire();
-                let (kind, words) = form.words(auth::token_in(request.headers(), dialect));
+                let (kind, words) = form.words(auth::token_in(request.headers(), surface));
                 (*status, [(header::CONTENT_TYPE, kind)], words).into_response()
             }
             Self::Redirect { to, status } => redirect(to, *status, call, request, next).await,
@@ -250,7 +250,7 @@ impl Conduct {
                     Some(file) => {
                         call.fire();
                         Refused::object(*status, format!("Cannot find file {file}"))
-                            .shaped_for(&path, dialect)
+                            .shaped_for(&path, surface)
                             .into_response()
                     }
                     None => next.run(request).await,

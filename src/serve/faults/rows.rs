@@ -10,11 +10,10 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::fields::{FaultsError, Fields};
 use super::{Rule, Script, Verb};
-use crate::serve::dialect::Dialect;
 use crate::serve::echo::Kind;
 use crate::serve::faults::selector::is_drawn;
 use crate::serve::results::{Receipt, Results};
-use crate::serve::row::{self, Answered};
+use crate::serve::row::{self, Answered, RowForm};
 use crate::serve::store::Batch;
 use crate::storage::durable::FileError;
 
@@ -195,9 +194,9 @@ impl Failure {
     }
 
     /// The row that tells it of a request.
-    fn row(&self, dialect: Dialect, receipt: &Receipt<'_>) -> Vec<u8> {
+    fn row(&self, form: RowForm, receipt: &Receipt<'_>) -> Vec<u8> {
         let (answered, mut row) = (Answered { id: &receipt.digest, custom_id: receipt.custom_id }, Vec::new());
-        row::failure(dialect, answered, &self.code, &self.message, &mut row);
+        row::failure(form, answered, &self.code, &self.message, &mut row);
         row
     }
 }
@@ -301,7 +300,7 @@ impl RowFaults<'_> {
                     let request = xxh3_128_with_seed(line, seed);
                     let is_due = !once || self.script.seen.is_first_in(request, self.batch.number);
                     if is_due {
-                        (row.kind, row.bytes) = (Kind::Error, error.row(self.script.dialect, receipt));
+                        (row.kind, row.bytes) = (Kind::Error, error.row(self.script.surface.row_form(), receipt));
                     }
                     if is_due && *once {
                         self.seen.push(request);
@@ -309,7 +308,7 @@ impl RowFaults<'_> {
                     is_due
                 }
                 Change::Error { .. } => false,
-                change => row.change(change, self.script.dialect, receipt),
+                change => row.change(change, self.script.surface.row_form(), receipt),
             };
             *count += u64::from(acts);
         }
@@ -352,7 +351,7 @@ pub(in crate::serve) struct Forms {
 
 impl Row {
     /// Lets a fault act, and gives whether it did.
-    fn change(&mut self, change: &Change, dialect: Dialect, receipt: &Receipt<'_>) -> bool {
+    fn change(&mut self, change: &Change, form: RowForm, receipt: &Receipt<'_>) -> bool {
         match change {
             Change::Drop { counted } => (self.copies, self.counted) = (0, *counted),
             Change::Duplicate { different } => (self.copies, self.different) = (2, *different),
@@ -361,7 +360,7 @@ impl Row {
                 if self.kind == Kind::Error {
                     return false;
                 }
-                self.also_error = Some(error.row(dialect, receipt));
+                self.also_error = Some(error.row(form, receipt));
             }
             Change::Insert { member } => self.insert(member),
             Change::DuplicateKeys => self.insert(format!("\"custom_id\":{}", receipt.custom_id).as_bytes()),

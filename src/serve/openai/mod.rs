@@ -7,10 +7,9 @@ mod batches;
 mod files;
 mod input;
 mod page;
+mod surface;
 mod undone;
 mod window;
 
-pub(super) use batches::{cancel, create, list as list_batches, retrieve};
-pub(super) use files::{list as list_files, retrieve as retrieve_file, upload};
-pub(super) use input::check;
+pub(super) use surface::OpenAi;
 pub(super) use undone::leave_undone;

@@ -5,7 +5,6 @@
 use std::fs::File;
 
 use crate::serve::Shared;
-use crate::serve::dialect::Dialect;
 use crate::serve::echo::{self, Kind, Request};
 use crate::serve::execute::Stop;
 use crate::serve::faults::Ending;
@@ -27,9 +26,15 @@ pub(in crate::serve) fn leave_undone(
     for place in places {
         place.read(input, &mut line).map_err(Refusal::from)?;
         let request = Request::parse(&line).map_err(Refusal::Unfit)?;
-        let id = echo::row_id(&shared.dialect.bare(&line));
+        let id = echo::row_id(&shared.surface.bare(&line));
         row.clear();
-        row::failure(shared.dialect, Answered { id: &id, custom_id: request.custom_id }, code, message, &mut row);
+        row::failure(
+            shared.surface.row_form(),
+            Answered { id: &id, custom_id: request.custom_id },
+            code,
+            message,
+            &mut row,
+        );
         results.add_row(Kind::Error, &row)?;
         results.count(Kind::Error);
     }
@@ -38,7 +43,7 @@ pub(in crate::serve) fn leave_undone(
 
 /// The code and the message of these rows.
 fn reason(shared: &Shared, batch: &Batch) -> Option<(&'static str, &'static str)> {
-    if shared.dialect != Dialect::OpenAi {
+    if !shared.surface.accounts_for_undone() {
         return None;
     }
     // It may have been cancelled, or its time may have run out, since the execution began.

@@ -8,12 +8,13 @@ use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 
 use super::{Fixture, read};
-use crate::serve::{Dialect, echo_reply_in, request_digest};
+use crate::dialect::OPENAI;
+use crate::serve::{echo_reply_in, request_digest};
 
 const ENDED: [&str; 4] = ["completed", "failed", "cancelled", "expired"];
 
 async fn start(batch_time: Duration) -> Fixture {
-    Fixture::start_with(|options| (options.batch_time, options.dialect) = (batch_time, Dialect::OpenAi)).await
+    Fixture::start_with(|options| (options.batch_time, options.dialect) = (batch_time, OPENAI)).await
 }
 
 /// `count` good requests, one per line, without and with their envelope.
@@ -93,7 +94,7 @@ async fn a_batch_goes_through_its_statuses_and_counts_its_rows() {
     let rows = fixture.rows(&batch).await;
     assert_eq!(rows.len(), 21);
     for line in &bare {
-        let wanted: Value = serde_json::from_slice(&echo_reply_in(Dialect::OpenAi, line.as_bytes())).unwrap();
+        let wanted: Value = serde_json::from_slice(&echo_reply_in(OPENAI, line.as_bytes())).unwrap();
         assert_eq!(rows[wanted["custom_id"].as_str().unwrap()], wanted);
     }
     let billed: Vec<String> =

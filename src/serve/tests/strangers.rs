@@ -6,16 +6,16 @@ use std::net::TcpStream;
 use reqwest::header;
 
 use super::*;
+use crate::dialect::{Dialect, OPENAI, TOGETHER};
 use crate::serve::connections::HEAD_BYTES;
-use crate::serve::dialect::Dialect;
 use crate::serve::{ConnectionLimits, QuotaChoice};
 
-const DIALECTS: [Dialect; 2] = [Dialect::Together, Dialect::OpenAi];
+const DIALECTS: [&'static dyn Dialect; 2] = [TOGETHER, OPENAI];
 
 /// A time that is short, and yet longer than anything takes that does not wait for a client.
 const SHORT: Duration = Duration::from_millis(400);
 
-async fn speaking(dialect: Dialect) -> Fixture {
+async fn speaking(dialect: &'static dyn Dialect) -> Fixture {
     Fixture::start_with(|options| options.dialect = dialect).await
 }
 
@@ -71,7 +71,7 @@ async fn calls_to_other_hosts_and_of_web_pages_are_refused_in_the_shape_of_each_
     for dialect in DIALECTS {
         let fixture = speaking(dialect).await;
         let stranger = [(header::HOST, "rebound.example"), (header::ORIGIN, "https://evil.example")];
-        for (path, is_text) in [("/batches", dialect == Dialect::Together), ("/files", false), ("/nothing", false)] {
+        for (path, is_text) in [("/batches", dialect == TOGETHER), ("/files", false), ("/nothing", false)] {
             for ((name, value), status) in stranger.iter().zip([421, 403]) {
                 for method in [Method::GET, Method::POST, Method::OPTIONS] {
                     let call = fixture.call(method, path).header(name, *value);
@@ -269,7 +269,7 @@ async fn beyond_the_quota_nothing_is_taken_and_what_is_deleted_makes_room() {
 #[tokio::test(flavor = "multi_thread")]
 async fn in_openais_dialect_a_quota_is_told_in_its_shape() {
     let fixture = Fixture::start_with(|options| {
-        options.dialect = Dialect::OpenAi;
+        options.dialect = OPENAI;
         options.quota = QuotaChoice::Bytes(60_000);
     })
     .await;

@@ -13,8 +13,9 @@ use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 
 use super::{Fixture, read};
+use crate::dialect::OPENAI;
 use crate::remote::Address;
-use crate::serve::{Dialect, UpstreamOptions};
+use crate::serve::UpstreamOptions;
 
 /// Requests at the upstream at a time.
 const CONCURRENCY: usize = 2;
@@ -49,7 +50,7 @@ impl Slow {
     async fn fixture(&self) -> Fixture {
         let address = Address::parse(&format!("http://{}/v1", self.address)).unwrap();
         let upstream = UpstreamOptions { concurrency: CONCURRENCY, ..UpstreamOptions::new(address, None) };
-        Fixture::start_with(|options| (options.dialect, options.upstream) = (Dialect::OpenAi, Some(upstream))).await
+        Fixture::start_with(|options| (options.dialect, options.upstream) = (OPENAI, Some(upstream))).await
     }
 
     async fn until_asked(&self, times: usize) {
@@ -169,7 +170,7 @@ async fn the_input_of_a_batch_can_be_deleted_and_no_answer_is_lost_with_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_input_goes_at_the_next_start_if_a_kill_came_before() {
-    let fixture = Fixture::start_with(|options| options.dialect = Dialect::OpenAi).await;
+    let fixture = Fixture::start_with(|options| options.dialect = OPENAI).await;
     let (file, batch) = begin(&fixture, requests(3), "24h").await;
     read(fixture.call(Method::DELETE, &format!("/files/{file}")).send().await.unwrap()).await;
     assert_eq!(ended(&fixture, &batch).await["request_counts"]["completed"], 3, "an echo is made of it, too");
@@ -194,7 +195,7 @@ async fn a_deleted_input_goes_at_the_next_start_if_a_kill_came_before() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_echo_that_had_not_begun_leaves_a_row_for_each_request() {
     let time = Duration::from_secs(8);
-    let fixture = Fixture::start_with(|options| (options.dialect, options.batch_time) = (Dialect::OpenAi, time)).await;
+    let fixture = Fixture::start_with(|options| (options.dialect, options.batch_time) = (OPENAI, time)).await;
     let (_, batch) = begin(&fixture, requests(5), "1s").await;
     assert_eq!(assert_expired(&fixture, &batch, 5).await, 0);
 }

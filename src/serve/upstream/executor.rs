@@ -156,7 +156,7 @@ async fn answer(
     let asker = Asker {
         upstream: upstream.clone(),
         endpoint,
-        dialect: shared.dialect,
+        surface: shared.surface,
         journal: writer.journal(),
         quit: CancellationToken::new(),
     };
@@ -253,7 +253,7 @@ fn publish(shared: &Shared, work: &Work, path: &Path) -> Result<ResultIds, Failu
                 let place = index.and_then(|index| work.places.get(index)).ok_or_else(damaged)?;
                 place.read(&work.input, &mut line).map_err(unreadable)?;
                 let request = Request::parse(&line).map_err(Refusal::Unfit)?;
-                let digest = echo::request_digest(&shared.dialect.bare(&line));
+                let digest = echo::request_digest(&shared.surface.bare(&line));
                 let receipt = Receipt { custom_id: request.custom_id, digest };
                 done.add(number);
                 kept.clear();

@@ -78,7 +78,7 @@ use self::first::{FirstAnswers, Suspicion};
 use self::pacing::Pacing;
 use super::ServeError;
 use super::store::Store;
-use crate::remote::{Address, ErrorKind, Notice, Observer, Online, Patience, RemoteError, Token, online};
+use crate::remote::{Address, ErrorKind, Notice, Observer, Online, RemoteError, RetryPolicy, Token, online};
 use crate::storage::durable;
 use crate::storage::durable::FileError;
 
@@ -130,7 +130,7 @@ pub struct UpstreamOptions {
     /// Longest wait for an answer, or for more of one.
     pub timeout: Duration,
     /// How often a request is tried again.
-    pub patience: Patience,
+    pub patience: RetryPolicy,
     /// When an upstream cannot be reached for this long, or lets nothing through, the server gives up: see
     /// [`Server::failed`](super::Server::failed). At once it does so when the key is not accepted, or there is no API. `None`: it goes on
     /// trying.
@@ -148,7 +148,7 @@ impl UpstreamOptions {
             token,
             concurrency: CONCURRENCY,
             timeout: online::ANSWER_TIMEOUT,
-            patience: Patience { attempts: ATTEMPTS, rate_limited_attempts: REFUSALS, ..Patience::default() },
+            patience: RetryPolicy { attempts: ATTEMPTS, rate_limited_attempts: REFUSALS, ..RetryPolicy::default() },
             give_up_after: None,
             observer: Observer::default(),
         }
@@ -176,7 +176,7 @@ impl std::ops::AddAssign for Again {
 pub(super) struct Upstream {
     online: Online,
     pacing: Pacing,
-    patience: Patience,
+    patience: RetryPolicy,
     /// Requests in hand: at the upstream, before their turn, or on their way to disk.
     in_hand: usize,
     give_up_after: Option<Duration>,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::remote::Patience;
+use crate::remote::RetryPolicy;
 
 /// First wait of a request that was refused, unless the service asks for a longer one; each is at least half as long as it could be.
 const REFUSED: Duration = Duration::from_secs(1);
@@ -49,12 +49,12 @@ impl Tries {
     }
 
     /// Whether it was refused so often that this is about the request.
-    pub(super) fn is_refused_for_good(&self, patience: &Patience) -> bool {
+    pub(super) fn is_refused_for_good(&self, patience: &RetryPolicy) -> bool {
         self.refused >= patience.rate_limited_attempts
     }
 
     /// The request failed. Gives how long it has to wait, or nothing if that was the last attempt.
-    pub(super) fn failed(&mut self, asked: Option<Duration>, patience: &Patience) -> Option<Duration> {
+    pub(super) fn failed(&mut self, asked: Option<Duration>, patience: &RetryPolicy) -> Option<Duration> {
         self.failed += 1;
         let is_last = self.failed >= patience.attempts || self.began.elapsed() >= patience.longest;
         (!is_last).then(|| patience.backoff.wait(self.failed - 1).max(asked.unwrap_or_default()))
@@ -169,7 +169,7 @@ mod tests {
         let mut tries = Tries::new(Instant::now());
         let waits: Vec<Duration> = (0..50).map(|_| tries.refused(None)).collect();
         assert!(waits[0] <= REFUSED && waits[0] >= REFUSED / 2 && waits[49] >= REFUSED_MAX / 2, "{waits:?}");
-        let patience = Patience { rate_limited_attempts: 51, ..Patience::default() };
+        let patience = RetryPolicy { rate_limited_attempts: 51, ..RetryPolicy::default() };
         assert!(!tries.is_refused_for_good(&patience));
         tries.refused(None);
         assert!(tries.is_refused_for_good(&patience));
@@ -177,7 +177,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_failed_request_is_tried_as_often_as_patience_says() {
-        let patience = Patience { attempts: 4, ..Patience::default() };
+        let patience = RetryPolicy { attempts: 4, ..RetryPolicy::default() };
         let mut tries = Tries::new(Instant::now());
         let asked = Duration::from_secs(90);
         assert!(tries.failed(Some(asked), &patience) >= Some(asked));

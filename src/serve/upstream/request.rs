@@ -21,8 +21,8 @@ use super::rows::{self, Named};
 use super::writer::{Closed, Journal};
 use crate::remote::online::{Endpoint, Failed, Said};
 use crate::remote::{ErrorKind, Notice, RemoteError};
-use crate::serve::dialect::Dialect;
 use crate::serve::echo::{self, Kind, Request};
+use crate::serve::surface::Surface;
 
 /// What services say with a 429 that no waiting ends.
 const SPENT: &[u8] = b"\"insufficient_quota\"";
@@ -33,7 +33,7 @@ pub(super) struct Asker {
     pub(super) upstream: Arc<Upstream>,
     pub(super) endpoint: Endpoint,
     /// What rows are written in.
-    pub(super) dialect: Dialect,
+    pub(super) surface: &'static dyn Surface,
     pub(super) journal: Journal,
     /// No request goes out any more.
     pub(super) quit: CancellationToken,
@@ -75,10 +75,10 @@ enum Next {
 impl Asker {
     /// Tries once to have the request in `line` answered, the `number`th of the input from 1.
     pub(super) async fn attempt(&self, number: u64, line: Bytes, mut tries: Tries) -> Result<Came, Closed> {
-        let row_id = echo::row_id(&self.dialect.bare(&line));
+        let row_id = echo::row_id(&self.surface.bare(&line));
         // A batch with a line that does not parse fails before.
         let Ok(request) = Request::parse(&line) else { return Ok(Came::Stopped) };
-        let named = Named { dialect: self.dialect, row_id: &row_id, custom_id: request.custom_id };
+        let named = Named { form: self.surface.row_form(), row_id: &row_id, custom_id: request.custom_id };
         let Some(body) = request.body else {
             let row = rows::unsendable(named, "missing 'body' field");
             self.journal.keep(Record::Row(Kind::Error, number, &row)).await?;

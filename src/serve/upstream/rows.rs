@@ -11,13 +11,13 @@ use serde_json::json;
 
 use crate::remote::online::Failed;
 use crate::remote::{ErrorKind, RemoteError};
-use crate::serve::dialect::Dialect;
 use crate::serve::echo::Kind;
+use crate::serve::row::RowForm;
 
 /// A request as rows name it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Named<'l> {
-    pub(super) dialect: Dialect,
+    pub(super) form: RowForm,
     /// What makes the row's `id`.
     pub(super) row_id: &'l str,
     /// The raw JSON string that names the request.
@@ -95,27 +95,25 @@ pub(super) fn is_json(body: &[u8]) -> bool {
     serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
 }
 
-/// OpenAI's rows have every member, and no error beside an answer in JSON, which says itself what is wrong.
+/// Rows that have every member have no error beside an answer in JSON, which says itself what is wrong.
 fn row(named: Named<'_>, response: Option<Response<'_>>, error: Option<&str>) -> Vec<u8> {
-    let Named { dialect, row_id, custom_id } = named;
-    let is_openai = dialect == Dialect::OpenAi;
-    let prefix = if is_openai { "batch_req_" } else { "br_" };
+    let Named { form: RowForm { prefix, has_every_member }, row_id, custom_id } = named;
     let mut row = format!(r#"{{"id":"{prefix}{row_id}","custom_id":{custom_id}"#).into_bytes();
     if let Some(Response { status, body, exact }) = response {
-        let request_id = if is_openai { format!(r#""request_id":"{row_id}","#) } else { String::new() };
+        let request_id = if has_every_member { format!(r#""request_id":"{row_id}","#) } else { String::new() };
         row.extend_from_slice(format!(r#","response":{{"status_code":{status},{request_id}"body":"#).as_bytes());
         row.extend_from_slice(body);
         if let Some(exact) = exact {
             row.extend_from_slice(format!(r#","body_base64":"{exact}""#).as_bytes());
         }
         row.push(b'}');
-    } else if is_openai {
+    } else if has_every_member {
         row.extend_from_slice(br#","response":null"#);
     }
-    let answered = is_openai && response.is_some_and(|response| response.body.starts_with(b"{"));
+    let answered = has_every_member && response.is_some_and(|response| response.body.starts_with(b"{"));
     if let Some(error) = error.filter(|_| !answered) {
         row.extend_from_slice(format!(r#","error":{error}"#).as_bytes());
-    } else if is_openai {
+    } else if has_every_member {
         row.extend_from_slice(br#","error":null"#);
     }
     row.push(b'}');
@@ -126,7 +124,9 @@ fn row(named: Named<'_>, response: Option<Response<'_>>, error: Option<&str>) ->
 mod tests {
     use super::*;
 
-    const NAMED: Named<'_> = Named { dialect: Dialect::Together, row_id: "1", custom_id: r#""a\n""# };
+    const SPARE: RowForm = RowForm { prefix: "br_", has_every_member: false };
+    const FULL: RowForm = RowForm { prefix: "batch_req_", has_every_member: true };
+    const NAMED: Named<'_> = Named { form: SPARE, row_id: "1", custom_id: r#""a\n""# };
 
     fn text(row: Vec<u8>) -> String {
         String::from_utf8(row).unwrap()
@@ -146,8 +146,8 @@ mod tests {
 
     #[test]
     fn bytes_that_are_not_utf8_make_a_row_of_json_and_are_kept() {
-        for dialect in [Dialect::Together, Dialect::OpenAi] {
-            let named = Named { dialect, ..NAMED };
+        for form in [SPARE, FULL] {
+            let named = Named { form, ..NAMED };
             for (body, shown, kind) in [
                 (&b"{\"t\":\"\xff\"}\n"[..], json!({"t": "\u{fffd}"}), Kind::Output),
                 (b"{\"t\":\"\xed\xa0\x80\xe4\"}", json!({"t": "\u{fffd}\u{fffd}\u{fffd}\u{fffd}"}), Kind::Output),
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn rows_in_openais_dialect_have_every_member() {
-        let named = Named { dialect: Dialect::OpenAi, ..NAMED };
+        let named = Named { form: FULL, ..NAMED };
         let (_, row) = answered(named, b"{}".to_vec());
         let begin = r#"{"id":"batch_req_1","custom_id":"a\n","response":"#;
         let wanted = format!(r#"{begin}{{"status_code":200,"request_id":"1","body":{{}}}},"error":null}}"#);

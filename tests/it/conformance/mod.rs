@@ -8,7 +8,7 @@ mod services;
 
 use std::time::{Duration, Instant};
 
-use batchline::remote::Dialect;
+use batchline::dialect::{OPENAI, TOGETHER};
 use serde_json::{Value, json};
 
 use crate::program::{Place, wait_until};
@@ -248,7 +248,7 @@ macro_rules! table {
 }
 
 table! {
-    together (Serve(Dialect::Together)) {
+    together (Serve(TOGETHER)) {
         every_request_is_answered_once_and_in_order
         a_request_that_fails_has_its_error_in_its_place
         a_batch_that_fails_leaves_its_requests_missing_and_says_why
@@ -257,7 +257,7 @@ table! {
         a_cancelled_run_brings_home_what_was_done
         a_wrong_key_ends_the_run_before_anything_is_sent
     }
-    openai (Serve(Dialect::OpenAi)) {
+    openai (Serve(OPENAI)) {
         every_request_is_answered_once_and_in_order
         a_request_that_fails_has_its_error_in_its_place
         a_batch_that_fails_leaves_its_requests_missing_and_says_why

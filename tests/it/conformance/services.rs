@@ -6,7 +6,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use batchline::remote::Dialect;
+use batchline::dialect::{Dialect, OPENAI};
 use batchline::serve::echo_reply_in;
 use serde_json::Value;
 
@@ -81,7 +81,7 @@ pub(super) trait Spoken {
 }
 
 /// `batchline serve`, in one of its dialects.
-pub(super) struct Serve(pub(super) Dialect);
+pub(super) struct Serve(pub(super) &'static dyn Dialect);
 
 impl Row for Serve {
     fn start(&self, conduct: Conduct) -> Option<Box<dyn Spoken>> {
@@ -105,7 +105,7 @@ impl Row for Serve {
     }
 }
 
-impl Spoken for (Dialect, Service) {
+impl Spoken for (&'static dyn Dialect, Service) {
     fn arguments(&self) -> String {
         self.1.arguments()
     }
@@ -115,9 +115,10 @@ impl Spoken for (Dialect, Service) {
     }
 
     fn why_it_fails(&self) -> &'static str {
-        match self.0 {
-            Dialect::OpenAi => "line 1: The model \"nonexistent/x\" does not exist. (model_not_found)",
-            _ => "Invalid model ID: Unable to access non-serverless model nonexistent/x.",
+        if self.0 == OPENAI {
+            "line 1: The model \"nonexistent/x\" does not exist. (model_not_found)"
+        } else {
+            "Invalid model ID: Unable to access non-serverless model nonexistent/x."
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::super::queue::{Next, Queue, Tries};
 use super::Pacing;
-use crate::remote::Patience;
+use crate::remote::RetryPolicy;
 
 /// What a service does with one request.
 enum Act {
@@ -49,7 +49,7 @@ enum Came {
 
 /// One attempt, as `request.rs` makes it.
 async fn attempt(world: Arc<Mutex<World>>, pacing: Arc<Pacing>, number: u64, mut tries: Tries) -> Came {
-    let patience = Patience { attempts: 4, ..Patience::default() };
+    let patience = RetryPolicy { attempts: 4, ..RetryPolicy::default() };
     let turn = pacing.turn().await;
     if !turn.moment().await {
         turn.unsent();

@@ -8,9 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use reqwest::Response;
+use reqwest::Response as HttpResponse;
 use reqwest::header::{CONTENT_ENCODING, HeaderMap, LOCATION};
-use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
@@ -20,9 +19,10 @@ use super::error::{ErrorKind, RemoteError, message_in};
 use super::redact::Redactor;
 use super::redirect::{self, GivenBy};
 use super::timeouts::Timeouts;
+use crate::dialect::Malformed;
 use crate::dialect::address::Address;
 use crate::dialect::queue;
-use crate::dialect::wire::RawBatch;
+use crate::dialect::wire::FileObject;
 use crate::remote::throttle::retry_after;
 
 /// Most bytes of a list of batches.
@@ -58,20 +58,20 @@ pub(super) struct Terms<'a> {
 }
 
 /// An answer whose body has not been read yet.
-pub(super) struct Answer<'a> {
+pub(super) struct Response<'a> {
     terms: Terms<'a>,
-    response: Response,
+    inner: HttpResponse,
     target: String,
     origin: Origin,
 }
 
-impl<'a> Answer<'a> {
-    pub(super) fn new(terms: Terms<'a>, response: Response, target: String, origin: Origin) -> Self {
-        Self { terms, response, target, origin }
+impl<'a> Response<'a> {
+    pub(super) fn new(terms: Terms<'a>, response: HttpResponse, target: String, origin: Origin) -> Self {
+        Self { terms, inner: response, target, origin }
     }
 
     pub(super) fn status(&self) -> u16 {
-        self.response.status().as_u16()
+        self.inner.status().as_u16()
     }
 
     /// The request that was answered, as messages name it.
@@ -80,7 +80,7 @@ impl<'a> Answer<'a> {
     }
 
     pub(super) fn headers(&self) -> &HeaderMap {
-        self.response.headers()
+        self.inner.headers()
     }
 
     /// A header, where it is text, without the token.
@@ -91,19 +91,19 @@ impl<'a> Answer<'a> {
 
     /// The size of the body, where it was announced.
     pub(super) fn length(&self) -> Option<u64> {
-        self.response.content_length()
+        self.inner.content_length()
     }
 
     /// Where a redirect leads, after the checks.
     pub(super) fn location(&self) -> Result<reqwest::Url, RemoteError> {
         let by = if self.origin == Origin::Api { GivenBy::Api } else { GivenBy::Hop };
-        redirect::target(self.terms.address, self.response.url(), self.headers().get(LOCATION), by)
+        redirect::target(self.terms.address, self.inner.url(), self.headers().get(LOCATION), by)
             .map_err(|why| self.nonsense(why))
     }
 
     /// The answer, if its status says success; the error it stands for otherwise. Its body may be packed.
     pub(super) async fn with_success(self) -> Result<Self, RemoteError> {
-        if self.response.status().is_success() { Ok(self) } else { Err(self.into_error().await) }
+        if self.inner.status().is_success() { Ok(self) } else { Err(self.into_error().await) }
     }
 
     /// The answer, if its status says success and its body is not packed; the error it stands for otherwise.
@@ -133,7 +133,7 @@ impl<'a> Answer<'a> {
 
     /// The same, and the first [`ERROR_BODY_BYTES`] of the body, without the token.
     pub(super) async fn into_error_and_body(self) -> (RemoteError, String) {
-        let Self { terms, response, target, origin } = self;
+        let Self { terms, inner: response, target, origin } = self;
         let status = response.status().as_u16();
         let wait = retry_after(response.headers());
         let body = beginning(response).await;
@@ -160,23 +160,11 @@ impl<'a> Answer<'a> {
         Ok(redactor.bytes(body))
     }
 
-    /// Reads a JSON object of at most [`OBJECT_BYTES`].
-    pub(super) async fn json<T: DeserializeOwned>(self) -> Result<T, RemoteError> {
-        let (status, target) = (self.status(), self.target.clone());
-        // The parser's message may quote the service, so it is cleaned like its words.
-        serde_json::from_slice(&self.body().await?).map_err(|error| {
-            let error = format!("the answer was not understood: {error}");
-            RemoteError::new(ErrorKind::Protocol, target).with_status(status).with_message(&error)
-        })
-    }
-
-    /// Reads a batch.
-    pub(super) async fn batch(self) -> Result<RawBatch, RemoteError> {
-        let (status, target) = (self.status(), self.target.clone());
-        RawBatch::parse(&self.body().await?).ok_or_else(|| {
-            let error = RemoteError::new(ErrorKind::Protocol, target).with_status(status);
-            error.with_message("the answer is not a whole JSON object")
-        })
+    /// Reads a file object, whose status is the member `status`.
+    pub(super) async fn file(self, status: &str) -> Result<FileObject, RemoteError> {
+        let (code, target) = (self.status(), self.target.clone());
+        let file = FileObject::parse(&self.body().await?, status);
+        file.ok_or_else(|| RemoteError::malformed(&target)(Malformed::object()).with_status(code))
     }
 
     /// Lets `read` read a body of at most [`LIST_BYTES`] while it comes in, on a thread that may block; what it takes out of it has yet
@@ -196,7 +184,7 @@ impl<'a> Answer<'a> {
 
     /// The body as it comes in. Fails when it stalls, crawls, breaks off, or exceeds `cap`.
     pub(super) fn pieces(self, cap: Option<u64>) -> BoxStream<'static, Result<Bytes, RemoteError>> {
-        let Self { terms, response, target, .. } = self;
+        let Self { terms, inner: response, target, .. } = self;
         let timeouts = terms.timeouts;
         let about = (target, terms.redactor.clone());
         let state = (Box::pin(response.bytes_stream()), Pace::new(timeouts), about, false);
@@ -273,7 +261,7 @@ fn is_from_the_edge(body: &[u8]) -> bool {
 }
 
 /// As much of an error's body as comes soon and fits.
-async fn beginning(mut response: Response) -> Vec<u8> {
+async fn beginning(mut response: HttpResponse) -> Vec<u8> {
     let mut body = Vec::new();
     let reading = async {
         while let Ok(Some(piece)) = response.chunk().await {
@@ -289,7 +277,7 @@ async fn beginning(mut response: Response) -> Vec<u8> {
     body
 }
 
-/// The error of a body that could not be read to its end; see [`Answer::streamed`].
+/// The error of a body that could not be read to its end; see [`Response::streamed`].
 pub(super) fn broken_off(error: io::Error, target: String) -> RemoteError {
     match error.downcast::<RemoteError>() {
         Ok(inner) => inner,

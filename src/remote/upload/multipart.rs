@@ -6,20 +6,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::Method;
 use reqwest::multipart::{Form, Part};
 
-use crate::dialect::provider::Profile;
-use crate::dialect::wire::RawFile;
+use super::check;
+use crate::dialect::provider::Provider;
+use crate::dialect::upload::MultipartUpload;
 use crate::dialect::wire::check_id;
 use crate::remote::body;
 use crate::remote::client::Http;
 use crate::remote::error::{ErrorKind, RemoteError};
-use crate::remote::retry::{Attempts, Patience};
+use crate::remote::retry::{Attempts, RetryPolicy};
 use crate::remote::service::{Payload, Progress, RemoteFile};
-
-/// What the file is called in the form.
-const FILE_TYPE: &str = "application/jsonl";
 
 /// Looks at a file that must be processed before it can be used.
 const LOOKS_MAX: u32 = 120;
@@ -27,37 +24,31 @@ const LOOKS_MAX: u32 = 120;
 /// Time between two of them.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Words for a file that has been processed.
-const PROCESSED: [&str; 4] = ["processed", "uploaded", "ready", "succeeded"];
-
-/// Words for one that never will be.
-const UNUSABLE: [&str; 5] = ["error", "failed", "invalid", "deleted", "deleting"];
-
 /// Uploads a payload; see [`crate::remote::Api::upload`].
-pub(in crate::remote) async fn upload(
+pub(super) async fn upload(
     http: &Http,
-    patience: &Patience,
-    profile: &Profile,
+    retry: &RetryPolicy,
+    (plan, provider): (&MultipartUpload, &Provider),
     payload: &Arc<dyn Payload>,
     progress: &Progress,
 ) -> Result<RemoteFile, RemoteError> {
-    let mut attempts = Attempts::new(patience, &http.observer);
+    let mut attempts = Attempts::new(retry, &http.observer);
     let (file, mut status) = loop {
-        match send(http, profile.purpose, payload, progress).await {
+        match send(http, (plan, provider.purpose), payload, progress).await {
             Ok(sent) => break sent,
             Err(error) => attempts.after(error).await?,
         }
     };
-    if !profile.waits_for_file {
+    if !provider.waits_for_file {
         return Ok(file);
     }
-    let mut attempts = Attempts::new(patience, &http.observer);
+    let mut attempts = Attempts::new(retry, &http.observer);
     for _ in 0..LOOKS_MAX {
-        if status.as_deref().is_none_or(|status| PROCESSED.contains(&status)) {
+        if status.is_none() {
             return Ok(file);
         }
         tokio::time::sleep(LOOK_INTERVAL.min(http.timeouts.idle)).await;
-        match look(http, &file.id).await {
+        match look(http, plan, &file.id, payload.bytes()).await {
             Ok(now) => status = now,
             Err(error) => attempts.after(error).await?,
         }
@@ -66,19 +57,19 @@ pub(in crate::remote) async fn upload(
     Err(RemoteError::new(ErrorKind::Unavailable, format!("file {}", file.id)).with_message(&message))
 }
 
-/// Sends the form once, and returns the file with its status.
+/// Sends the form once, and returns the file with its status, unless it has been processed.
 async fn send(
     http: &Http,
-    purpose: &str,
+    (plan, purpose): (&MultipartUpload, &str),
     payload: &Arc<dyn Payload>,
     progress: &Progress,
 ) -> Result<(RemoteFile, Option<String>), RemoteError> {
-    let target = http.target(&Method::POST, &http.address.join(&["files"]));
+    let target = http.target(&plan.send.method, &http.url(&plan.send, ""));
     let (length, (body, meter)) = (payload.bytes(), body::open(Arc::clone(payload), progress.clone()));
-    let file = Part::stream_with_length(body, length).file_name(payload.name()).mime_str(FILE_TYPE);
+    let file = Part::stream_with_length(body, length).file_name(payload.name()).mime_str(plan.media_type);
     let file = file.map_err(|error| RemoteError::new(ErrorKind::Protocol, &*target).with_source(error))?;
     let form = Form::new().text("purpose", purpose.to_owned()).part("file", file);
-    let request = http.upload(&["files"], |request| request.multipart(form));
+    let request = http.upload(&plan.send, |request| request.multipart(form));
     let sent = tokio::select! {
         sent = request => sent,
         why = meter.stalled(&http.timeouts) => Err(RemoteError::new(ErrorKind::Timeout, &*target).with_message(why)),
@@ -92,32 +83,23 @@ async fn send(
         let error = RemoteError::new(ErrorKind::Interrupted, target).with_status(answer.status());
         return Err(error.with_message("the service answered before it had all the bytes"));
     }
-    let raw: RawFile = answer.json().await?;
-    let wrong = |kind, message: &str| Err(RemoteError::new(kind, &*target).with_message(message));
-    if let Some(other) = raw.bytes().filter(|other| *other != length) {
-        return wrong(ErrorKind::Protocol, &format!("the service has {other} bytes of the {length} that were sent"));
-    }
-    let (bytes, status) = (raw.bytes(), usable(&raw, &target)?);
-    let Some(id) = raw.id else { return wrong(ErrorKind::Protocol, "the answer has a file without an id") };
+    let file = answer.file(plan.format.status).await?;
+    check(&file, &plan.format, length, &target)?;
+    let pending = file.is_pending(&plan.format).map(str::to_owned);
+    let Some(id) = file.id else {
+        return Err(RemoteError::new(ErrorKind::Protocol, target).with_message("the answer has a file without an id"));
+    };
     check_id(&id).map_err(RemoteError::malformed(&target))?;
-    Ok((RemoteFile { id, bytes, reused: false }, status))
+    Ok((RemoteFile { id, bytes: file.bytes, reused: false }, pending))
 }
 
-/// The status of a file that is there.
-async fn look(http: &Http, id: &str) -> Result<Option<String>, RemoteError> {
-    let answer = http.call(Method::GET, &["files", id], |request| request).await?.successful().await?;
+/// The status of a file that is there, unless it has been processed.
+async fn look(http: &Http, plan: &MultipartUpload, id: &str, sent: u64) -> Result<Option<String>, RemoteError> {
+    let answer = http.call(&plan.file, id, |request| request).await?.successful().await?;
     let target = answer.target().to_owned();
-    usable(&answer.json().await?, &target)
-}
-
-/// The status of a file, folded to lower case; an error if it says that the file cannot be used.
-fn usable(file: &RawFile, target: &str) -> Result<Option<String>, RemoteError> {
-    let status = file.status.as_deref().map(str::to_ascii_lowercase);
-    match status.as_deref().filter(|status| UNUSABLE.contains(status)) {
-        Some(status) => Err(RemoteError::new(ErrorKind::Refused, target)
-            .with_message(&format!("the service found the file unusable: {status}"))),
-        None => Ok(status),
-    }
+    let file = answer.file(plan.format.status).await?;
+    check(&file, &plan.format, sent, &target)?;
+    Ok(file.is_pending(&plan.format).map(str::to_owned))
 }
 
 #[cfg(test)]

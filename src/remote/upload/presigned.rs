@@ -1,51 +1,47 @@
 //! How a file goes up.
 //!
-//! In three steps: `POST /files` names it and is answered with an address and an id; the bytes go to that address,
-//! without the key; `POST /files/{id}/preprocess` ends it. `checksum`, which makes the service give back a file that
+//! In three steps: a form names it and is answered with a signed address and an id; the bytes go to that address,
+//! without the key; a last call ends it. `checksum`, which makes the service give back a file that
 //! it has already, is deliberately not sent: every attempt gets a file id of its own, so that an id stands for one
 //! attempt to create a batch.
 
 use std::sync::Arc;
 
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use reqwest::header::CONTENT_LENGTH;
 use reqwest::multipart::Form;
 use reqwest::{Method, Url};
 
-use crate::dialect::wire::RawFile;
+use super::check;
+use crate::dialect::provider::Provider;
+use crate::dialect::upload::PresignedUpload;
 use crate::dialect::wire::check_id;
-use crate::remote::answer::Answer;
 use crate::remote::body;
 use crate::remote::client::Http;
 use crate::remote::error::{ErrorKind, RemoteError};
 use crate::remote::redirect;
-use crate::remote::retry::{Attempts, Patience};
+use crate::remote::response::Response;
+use crate::remote::retry::{Attempts, RetryPolicy};
 use crate::remote::service::{Payload, Progress, RemoteFile};
 
-/// The header that says the id of the file to be.
-const FILE_ID_HEADER: &str = "x-together-file-id";
-
-/// What the service calls a JSONL file.
-const FILE_TYPE: &str = "jsonl";
-
 /// Uploads a payload; see [`crate::remote::Api::upload`].
-pub(in crate::remote) async fn upload(
+pub(super) async fn upload(
     http: &Http,
-    patience: &Patience,
-    purpose: &str,
+    retry: &RetryPolicy,
+    (plan, provider): (&PresignedUpload, &Provider),
     payload: &Arc<dyn Payload>,
     progress: &Progress,
 ) -> Result<RemoteFile, RemoteError> {
-    let mut attempts = Attempts::new(patience, &http.observer);
+    let mut attempts = Attempts::new(retry, &http.observer);
     let placed = loop {
-        match place(http, purpose, payload, progress).await {
+        match place(http, (plan, provider.purpose), payload, progress).await {
             Ok(placed) => break placed,
             Err(error) => attempts.after(error).await?,
         }
     };
     // The bytes are there: from here on only the last step is repeated.
-    let mut attempts = Attempts::new(patience, &http.observer);
+    let mut attempts = Attempts::new(retry, &http.observer);
     loop {
-        match settle(http, &placed, payload.bytes()).await {
+        match settle(http, plan, &placed, payload.bytes()).await {
             Ok(file) => return Ok(file),
             Err(error) => attempts.after(error).await?,
         }
@@ -61,20 +57,22 @@ struct Placed {
 /// Asks for an address and sends the bytes there.
 async fn place(
     http: &Http,
-    purpose: &str,
+    (plan, purpose): (&PresignedUpload, &str),
     payload: &Arc<dyn Payload>,
     progress: &Progress,
 ) -> Result<Placed, RemoteError> {
-    let form =
-        Form::new().text("purpose", purpose.to_owned()).text("file_name", payload.name()).text("file_type", FILE_TYPE);
-    let answer = http.call(Method::POST, &["files"], |request| request.multipart(form)).await?;
+    let form = Form::new()
+        .text("purpose", purpose.to_owned())
+        .text("file_name", payload.name())
+        .text("file_type", plan.file_type);
+    let answer = http.call(&plan.announce, "", |request| request.multipart(form)).await?;
     if answer.status() == 409 {
-        return known_already(answer).await;
+        return known_already(answer, plan).await;
     }
     if !redirect::is_redirect(answer.status()) && answer.status() != 200 {
         return Err(answer.into_error().await);
     }
-    let id = answer.header_text(FILE_ID_HEADER);
+    let id = answer.header_text(plan.id_header);
     let id = id.ok_or_else(|| answer.nonsense("the address for the upload came without a file id"))?;
     check_id(&id).map_err(RemoteError::malformed(answer.target()))?;
     let url = answer.location()?;
@@ -83,10 +81,10 @@ async fn place(
 }
 
 /// The file that the service says has this content already.
-async fn known_already(answer: Answer<'_>) -> Result<Placed, RemoteError> {
+async fn known_already(answer: Response<'_>, plan: &PresignedUpload) -> Result<Placed, RemoteError> {
     let (status, target) = (answer.status(), answer.target().to_owned());
-    let file: RawFile = answer.json().await?;
-    let id = file.file_id.ok_or_else(|| {
+    let file = answer.file(plan.format.status).await?;
+    let id = file.known_as.ok_or_else(|| {
         let message = "there is a conflict, and no file id that explains it";
         RemoteError::new(ErrorKind::Refused, &*target).with_status(status).with_message(message)
     })?;
@@ -126,39 +124,23 @@ async fn put(http: &Http, url: Url, payload: &Arc<dyn Payload>, progress: &Progr
 }
 
 /// Ends the upload and checks that what is there is what was sent.
-async fn settle(http: &Http, placed: &Placed, bytes: u64) -> Result<RemoteFile, RemoteError> {
+async fn settle(http: &Http, plan: &PresignedUpload, placed: &Placed, bytes: u64) -> Result<RemoteFile, RemoteError> {
     let Placed { id, reused } = placed;
-    let mut answer = if *reused {
-        look_up(http, id).await?
-    } else {
-        let json = HeaderValue::from_static("application/json");
-        let path = ["files", id, "preprocess"];
-        http.call(Method::POST, &path, |request| request.header(CONTENT_TYPE, json).header(CONTENT_LENGTH, 0)).await?
-    };
+    let look_up = || http.call(&plan.file, id, |request| request);
+    let mut answer = if *reused { look_up().await? } else { http.call_without_body(&plan.finish, id).await? };
     if answer.status() == 409 {
         // Ended already: by an earlier attempt whose answer was lost.
-        answer = look_up(http, id).await?;
+        answer = look_up().await?;
     }
     let answer = answer.successful().await?;
     let target = answer.target().to_owned();
-    let file: RawFile = answer.json().await?;
-    let wrong = |kind, message: &str| Err(RemoteError::new(kind, &*target).with_message(message));
+    let file = answer.file(plan.format.status).await?;
     if file.id.as_ref().is_some_and(|other| other != id) {
-        return wrong(ErrorKind::Protocol, "the answer is about another file");
+        let error = RemoteError::new(ErrorKind::Protocol, &*target);
+        return Err(error.with_message("the answer is about another file"));
     }
-    if let Some(other) = file.bytes().filter(|other| *other != bytes) {
-        return wrong(ErrorKind::Protocol, &format!("the service has {other} bytes of the {bytes} that were sent"));
-    }
-    match file.processing_status.as_deref() {
-        Some(status @ ("FAILED" | "INVALID_FORMAT")) => {
-            wrong(ErrorKind::Refused, &format!("the service found the file unusable: {status}"))
-        }
-        _ => Ok(RemoteFile { id: id.clone(), bytes: file.bytes(), reused: *reused }),
-    }
-}
-
-async fn look_up<'a>(http: &'a Http, id: &str) -> Result<Answer<'a>, RemoteError> {
-    http.call(Method::GET, &["files", id], |request| request).await
+    check(&file, &plan.format, bytes, &target)?;
+    Ok(RemoteFile { id: id.clone(), bytes: file.bytes, reused: *reused })
 }
 
 #[cfg(test)]

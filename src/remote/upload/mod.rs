@@ -1,0 +1,47 @@
+//! How the lines of a batch get to the service, as its dialect plans it.
+//!
+//! In: a payload. Out: a file at the service. Invariant: every attempt opens a body of its own and asks for a file of its own.
+
+mod inline;
+mod multipart;
+mod presigned;
+
+use std::sync::Arc;
+
+pub(super) use self::inline::InlinePayload;
+
+use super::client::Http;
+use super::error::{ErrorKind, RemoteError};
+use super::retry::RetryPolicy;
+use super::service::{Payload, Progress, RemoteFile};
+use crate::dialect::provider::Provider;
+use crate::dialect::upload::{FileFormat, UploadPlan};
+use crate::dialect::wire::FileObject;
+
+/// Uploads a payload; see [`crate::remote::Api::upload`].
+pub(super) async fn upload(
+    http: &Http,
+    retry: &RetryPolicy,
+    provider: &Provider,
+    payload: &Arc<dyn Payload>,
+    progress: &Progress,
+) -> Result<RemoteFile, RemoteError> {
+    match provider.dialect.upload() {
+        UploadPlan::Presigned(plan) => presigned::upload(http, retry, (plan, provider), payload, progress).await,
+        UploadPlan::Multipart(plan) => multipart::upload(http, retry, (plan, provider), payload, progress).await,
+        // They go up when the batch is created. Until then the shard has the payload's name.
+        UploadPlan::Inline(_) => Ok(RemoteFile { id: payload.name(), bytes: None, reused: false }),
+    }
+}
+
+/// Refuses a file that cannot be used, and one that is not what was sent.
+fn check(file: &FileObject, format: &FileFormat, sent: u64, target: &str) -> Result<(), RemoteError> {
+    let wrong = |kind, message: &str| Err(RemoteError::new(kind, target).with_message(message));
+    if let Some(other) = file.bytes.filter(|other| *other != sent) {
+        return wrong(ErrorKind::Protocol, &format!("the service has {other} bytes of the {sent} that were sent"));
+    }
+    match file.is_unusable(format) {
+        Some(status) => wrong(ErrorKind::Refused, &format!("the service found the file unusable: {status}")),
+        None => Ok(()),
+    }
+}
