@@ -3,8 +3,10 @@
 //! In: what the reply files at hand hold, and what the service says beside them: the sizes of the files, how many requests it has tried,
 //! how the batch ended. Out: a [`Verdict`].
 //!
-//! What always holds: as long as one of these witnesses says that there is more than is held, what is held is not the answer, and what
-//! lacks in it is not missing: sent again, it would be paid for twice. A witness that is silent, or says 0, proves nothing.
+//! Invariants:
+//! - As long as one of these witnesses says that there is more than is held, what is held is not the answer, and what lacks in it is not
+//!   missing: sent again, it would be paid for twice. A witness that is silent, or says 0, proves nothing.
+//! - That a batch names an output file is such a witness until the file is here: counts that happen to fit what is held do not outweigh it.
 
 use crate::model::reply::ReplyRole;
 use crate::remote::{BatchStatus, RequestCounts};
@@ -110,12 +112,11 @@ impl Evidence {
         if self.files.iter().any(|file| file.said == SaidBytes::Unknown) {
             return short("the service does not say now how large its files are".to_owned());
         }
+        if let Some(file) = self.files.iter().find(|file| file.here.is_none() && self.may_hide_answers(file.role)) {
+            return short(format!("its {} is not there", name(file.role)));
+        }
         if claimed > 0 && claimed == tried {
             return Verdict::Settled;
-        }
-        let matters = |file: &&FileEvidence| lacking > 0 || file.role == ReplyRole::Output;
-        if let Some(file) = self.files.iter().filter(matters).find(|file| file.here.is_none()) {
-            return short(format!("its {} is not there", name(file.role)));
         }
         if self.has_stray_answers() {
             return short(format!(
@@ -130,14 +131,38 @@ impl Evidence {
         Verdict::Settled
     }
 
-    /// How many outputs the service counts, where some of them may answer requests of which only an error that may pass is here: the
-    /// errors are not among what it counts as failed, and nothing proves that the output file is whole.
+    /// How many outputs the service counts, where some of them may answer requests that have none here: the errors are not among what it
+    /// counts as failed, and nothing proves that the output file is whole.
     fn outputs_elsewhere(&self) -> Option<u64> {
-        let counts = self.counts.filter(|_| self.retryable > 0)?;
+        let counts = self.counts?;
         let is_proven = self.files.iter().any(|file| file.role == ReplyRole::Output && file.is_proven());
-        let errors = self.answered.saturating_sub(self.outputs + self.untried);
-        let failed = counts.failed.saturating_sub(self.untried);
-        (!is_proven && counts.completed > self.outputs && failed < errors).then_some(counts.completed)
+        let is_more = counts.completed > self.outputs && self.failed() < self.errors();
+        (!is_proven && is_more).then_some(counts.completed)
+    }
+
+    /// Whether a file that the batch names and that is not here may hold answers. That it is named says so. What is counted may be behind,
+    /// so it rules that out only where it leaves no room: for outputs, when every request is accounted for without one more; for errors,
+    /// when as much is counted as is here, and no error more.
+    fn may_hide_answers(&self, role: ReplyRole) -> bool {
+        let (tried, claimed) = (self.answered.saturating_sub(self.untried), self.claimed());
+        let fits = claimed > 0 && claimed == tried;
+        match role {
+            ReplyRole::Output => {
+                let completed = self.counts.map_or(0, |counts| counts.completed);
+                !(fits && self.answered == self.requests && completed <= self.outputs)
+            }
+            ReplyRole::Error => self.answered < self.requests && !(fits && self.failed() <= self.errors()),
+        }
+    }
+
+    /// Requests that were tried and whose reply here is an error.
+    fn errors(&self) -> u64 {
+        self.answered.saturating_sub(self.outputs + self.untried)
+    }
+
+    /// How many requests the service says have failed, without those that it did not try: some count them, too.
+    fn failed(&self) -> u64 {
+        self.counts.map_or(0, |counts| counts.failed.saturating_sub(self.untried))
     }
 
     /// Whether replies that cannot be read or answer nobody may be those that lack.
@@ -145,10 +170,10 @@ impl Evidence {
         self.strays > 0 && self.answered < self.requests
     }
 
-    /// How many requests the service says that it has tried, as far as it says. Some count what they did not try among what failed.
+    /// How many requests the service says that it has tried, as far as it says.
     fn claimed(&self) -> u64 {
-        let Some(counts) = self.counts else { return 0 };
-        counts.completed.saturating_add(counts.failed.saturating_sub(self.untried)).min(self.requests)
+        let completed = self.counts.map_or(0, |counts| counts.completed);
+        completed.saturating_add(self.failed()).min(self.requests)
     }
 }
 
@@ -163,6 +188,9 @@ pub(crate) fn name(role: ReplyRole) -> &'static str {
         ReplyRole::Error => "error file",
     }
 }
+
+#[cfg(test)]
+mod worlds;
 
 #[cfg(test)]
 mod tests {
@@ -264,7 +292,15 @@ mod tests {
         // As AIBrix counts what it has forgotten.
         let agreeing = Evidence { counts: counts(8, 1), files: vec![file(900, Nothing)], strays: 1, ..nine() };
         assert_settled(&agreeing);
-        assert_settled(&Evidence { files: vec![file(900, Nothing), file(None, Nothing)], ..agreeing.clone() });
+        // A file that is not here is another matter: it may have what lacks, unless the counts leave nothing to be in it.
+        let errors = FileEvidence { role: ReplyRole::Error, ..file(None, Nothing) };
+        let absent = Evidence { files: vec![file(900, Nothing), errors], ..agreeing.clone() };
+        assert_settled(&Evidence { counts: counts(9, 0), ..absent.clone() });
+        assert_short(&absent, "its error file is not there");
+        assert_short(
+            &Evidence { files: vec![file(None, Nothing)], ..agreeing.clone() },
+            "its output file is not there",
+        );
         // More than is held, although the file is whole by its size.
         assert_short(
             &Evidence { counts: counts(10, 0), ..nine() },

@@ -184,7 +184,8 @@ fn an_answer_that_does_not_come_is_held_and_the_rest_is_given_out() {
             let output = place.read("out.jsonl");
             assert_eq!(ids(&output), ids(&requests), "a line for each request");
             let held = held(&output);
-            assert!(held.contains(&"id-8".to_owned()) || held.contains(&"id-11".to_owned()), "{what}: {held:?}");
+            // Of a file that is cut the first rows are here, whichever they are: a service writes them in any order.
+            assert_eq!(held.len(), if what == "cut" { 3 } else { 5 }, "{what}: {held:?}");
             assert!(held.iter().all(|id| (7..12).any(|number| *id == format!("id-{number}"))), "{what}: {held:?}");
             // What is not held is as it came, in the held shard, too.
             let wanted = service.replies(&requests);
