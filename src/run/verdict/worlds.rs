@@ -200,8 +200,10 @@ impl World<'_> {
         let sized =
             |file: usize| self.sizes[file] == Size::True && is_written(file) || self.came[file] == Came::Unnamed;
         let unsized_is_known = self.sizes.iter().all(|size| !matches!(size, Size::Unasked | Size::Unknown));
-        let is_counted =
-            self.counted == Counted::True && self.count(|fate| !matches!(fate, Fate::Untried | Fate::Dropped)) > 0;
+        // Some services count what they did not try among what has failed. Where a row says that it was not tried, counts are read so.
+        let has_untried = self.count(|fate| fate == Fate::Untried) > 0;
+        let is_counted = self.counted == if has_untried { Counted::UntriedAsFailed } else { Counted::True };
+        let is_counted = is_counted && self.count(|fate| !matches!(fate, Fate::Untried | Fate::Dropped)) > 0;
         // A file that was never written is not known to be empty but by counts that leave no room for it.
         let leaves_no_room =
             self.came[0] != Came::NeverWritten || self.count(|fate| matches!(fate, Fate::Untried | Fate::Dropped)) == 0;
