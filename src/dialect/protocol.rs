@@ -34,7 +34,7 @@ pub trait Dialect: fmt::Debug + Send + Sync + RefUnwindSafe {
     /// How the lines of a batch get to the service.
     fn upload(&self) -> UploadPlan;
 
-    /// Whether a batch can carry a [tag](crate::model::tag).
+    /// Whether a batch can carry a tag (`model/tag.rs`).
     fn carries_tag(&self) -> bool {
         false
     }
@@ -63,7 +63,7 @@ pub trait Dialect: fmt::Debug + Send + Sync + RefUnwindSafe {
         &ReplyNames::COMMON
     }
 
-    /// What this dialect's errors say of another attempt, besides what [all](retry_class) say.
+    /// What this dialect's errors say of another attempt, besides what [all](super::retry_class) say.
     fn errors(&self) -> ErrorTable {
         ErrorTable::default()
     }

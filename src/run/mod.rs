@@ -22,7 +22,7 @@
 //! | `driver` | when it is done, and what came of it |
 //! | `targets` | what is to be written, looked at before anything is read |
 //! | `output` | the output as it grows |
-//! | [`summary`] | how it ended |
+//! | `summary` | how it ended |
 //! | [`inspect`], [`doctor`] | looking at a run from outside |
 //! | [`monitor`] | what is told to whoever runs it |
 //!
