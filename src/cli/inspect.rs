@@ -44,7 +44,7 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
         let (outputs, errors) = (plural(outputs, "output"), plural(errors, "error"));
         print(&format!("replies  {outputs}, {errors}, {} missing{aside}", count(missing)))?;
     }
-    for (model, counts) in &status.models {
+    for (model, counts) in status.models.iter().filter(|(_, counts)| counts.outputs + counts.errors > 0) {
         let (prompt, completion) = (count(counts.prompt_tokens), count(counts.completion_tokens));
         let (requests, outputs) = (plural(counts.requests, "request"), plural(counts.outputs, "output"));
         print(&format!("model    {model}: {requests}, {outputs}, {prompt} prompt + {completion} completion tokens"))?;

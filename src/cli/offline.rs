@@ -80,7 +80,7 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result<Exit, Failure> {
         print_json(&json!({
             "schema": 1, "kind": "plan", "shards": scan.shards.len(), "requests": scan.requests, "invalid": scan.defects,
             "bytes": bytes, "estimated_tokens": bytes / BYTES_PER_TOKEN, "shard_requests_max": limits.requests,
-            "shard_bytes_max": limits.bytes,
+            "shard_bytes_max": limits.bytes, "shard_inputs_max": limits.inputs,
         }))?;
         return Ok(Exit::Success);
     }
@@ -91,8 +91,9 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result<Exit, Failure> {
         size(bytes),
         count(bytes / BYTES_PER_TOKEN)
     ))?;
+    let inputs = limits.inputs.map_or(String::new(), |inputs| format!(", {} inputs", count(inputs)));
     print(&format!(
-        "limits: {} requests and {} a shard, one model a shard",
+        "limits: {} requests{inputs} and {} a shard, one model a shard",
         count(limits.requests),
         size(limits.bytes)
     ))?;

@@ -53,7 +53,8 @@ fn markdown() -> Result<Exit, Failure> {
 }
 
 fn record(row: &Provider) -> serde_json::Value {
-    let Limits { shard_requests, shard_bytes, line_bytes, custom_id_characters, batches_in_flight } = row.limits;
+    let Limits { shard_requests, shard_bytes, line_bytes, custom_id_characters, embedding_inputs, batches_in_flight } =
+        row.limits;
     json!({
         "schema": 1, "kind": "provider", "name": row.name, "dialect": row.dialect.name(), "base_url": row.base_url,
         "base_url_variable": row.base_url_variable, "key_variable": row.key_variable, "key_required": row.key_required,
@@ -61,7 +62,7 @@ fn record(row: &Provider) -> serde_json::Value {
         "completion_window": row.completion_window, "metadata": row.metadata,
         "flat_replies": row.replies == ReplyShape::Flat, "shard_requests": shard_requests, "shard_bytes": shard_bytes,
         "line_bytes": line_bytes, "custom_id_characters": custom_id_characters,
-        "batches_in_flight": batches_in_flight, "proven": row.confidence.to_string(),
+        "embedding_inputs": embedding_inputs, "batches_in_flight": batches_in_flight, "proven": row.confidence.to_string(),
         "evidence": row.source_note,
     })
 }

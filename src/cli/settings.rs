@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use batchline::dialect::provider::Host;
-use batchline::dialect::providers::{PROVIDERS, default_provider, hosted, provider_speaking};
+use batchline::dialect::providers::{EMBEDDINGS, PROVIDERS, default_provider, hosted, provider_speaking};
 use batchline::input::check::LineLimits;
 use batchline::input::envelope::Envelope;
 use batchline::input::scan::ScanOptions;
@@ -129,10 +129,15 @@ fn line_limits(
         custom_id_characters: provider.limits.custom_id_characters as usize,
         envelope,
         assign_ids,
+        inputs: shard.inputs,
     })
 }
 
-fn shard_limits(provider: &Provider, arguments: Option<&ShardArguments>) -> Result<ShardLimits, Failure> {
+fn shard_limits(
+    provider: &Provider,
+    endpoint: &str,
+    arguments: Option<&ShardArguments>,
+) -> Result<ShardLimits, Failure> {
     let most = &provider.limits;
     let lower = |typed: Option<u64>, most: u64, option: &str| match typed {
         Some(typed) if typed > most => {
@@ -143,7 +148,8 @@ fn shard_limits(provider: &Provider, arguments: Option<&ShardArguments>) -> Resu
     };
     let requests = lower(arguments.and_then(|typed| typed.shard_requests), most.shard_requests, "--shard-requests")?;
     let bytes = lower(arguments.and_then(|typed| typed.shard_bytes), most.shard_bytes, "--shard-bytes")?;
-    Ok(ShardLimits { requests, bytes })
+    let inputs = most.embedding_inputs.filter(|_| endpoint == EMBEDDINGS);
+    Ok(ShardLimits { requests, bytes, inputs })
 }
 
 pub(crate) fn offline(
@@ -152,8 +158,9 @@ pub(crate) fn offline(
     defects: &DefectArguments,
 ) -> Result<OfflineOptions, Failure> {
     let provider = chosen(input)?;
-    let limits = shard_limits(provider, shard)?;
-    let line = line_limits(provider, endpoint(provider, input)?, limits, input.assign_ids)?;
+    let endpoint = endpoint(provider, input)?;
+    let limits = shard_limits(provider, endpoint, shard)?;
+    let line = line_limits(provider, endpoint, limits, input.assign_ids)?;
     Ok(OfflineOptions {
         inputs: inputs(input),
         scan: ScanOptions {
@@ -174,8 +181,8 @@ pub(crate) fn offline(
 
 pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
     let provider = chosen(&arguments.input)?;
-    let shard = shard_limits(provider, Some(&arguments.shard))?;
     let endpoint = endpoint(provider, &arguments.input)?;
+    let shard = shard_limits(provider, endpoint, Some(&arguments.shard))?;
     let line = line_limits(provider, endpoint, shard, arguments.input.assign_ids)?;
     let is_ours = provider.host != Host::Remote;
     Ok(RunOptions {
@@ -315,7 +322,7 @@ mod tests {
     #[test]
     fn lines_can_name_every_endpoint_of_every_provider() {
         for row in PROVIDERS {
-            let limits = shard_limits(row, None).unwrap();
+            let limits = shard_limits(row, row.endpoint(), None).unwrap();
             for endpoint in row.endpoints {
                 let line = line_limits(row, endpoint, limits, false).unwrap();
                 assert_eq!(Envelope::read(&line.envelope.to_string()), Some(line.envelope), "{}", row.name);

@@ -121,6 +121,8 @@ pub struct Limits {
     pub line_bytes: u64,
     /// Most characters (Unicode scalar values) in a `custom_id`.
     pub custom_id_characters: u32,
+    /// Most inputs in one batch for embeddings, where they are counted and not only requests.
+    pub embedding_inputs: Option<u64>,
     /// Most batches in flight at a time, where that is known. What is not is learned from what the service refuses.
     pub batches_in_flight: Option<u32>,
 }

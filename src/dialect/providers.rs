@@ -13,6 +13,7 @@ const TOGETHER_LIMITS: Limits = Limits {
     shard_bytes: 100_000_000,
     line_bytes: 10_000_000,
     custom_id_characters: 64,
+    embedding_inputs: None,
     batches_in_flight: None,
 };
 
@@ -24,12 +25,14 @@ const COMMON_LIMITS: Limits = Limits {
     shard_bytes: 100_000_000,
     line_bytes: 10_000_000,
     custom_id_characters: 64,
+    embedding_inputs: None,
     batches_in_flight: None,
 };
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
-const EMBEDDINGS: &str = "/v1/embeddings";
+/// The endpoint whose requests have inputs.
+pub const EMBEDDINGS: &str = "/v1/embeddings";
 const RESPONSES: &str = "/v1/responses";
 const MODERATIONS: &str = "/v1/moderations";
 
@@ -130,7 +133,7 @@ pub static PROVIDERS: &[Provider] = &[
         base_url_variable: "OPENAI_BASE_URL",
         key_variable: "OPENAI_API_KEY",
         endpoints: &[CHAT, RESPONSES, EMBEDDINGS, COMPLETIONS, MODERATIONS],
-        limits: Limits { shard_bytes: 200_000_000, ..COMMON_LIMITS },
+        limits: Limits { shard_bytes: 200_000_000, embedding_inputs: Some(50_000), ..COMMON_LIMITS },
         confidence: Confidence::Documented,
         source_note: "SDK source and reports of live use; an embeddings batch counts inputs, not lines: 50,000 in all",
         ..OPENAI_LIKE

@@ -15,6 +15,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
+use super::embeddings;
 use super::envelope::{Envelope, Lacks};
 use super::grammar;
 use crate::json::exact::{Object, Oddities, column, string};
@@ -31,6 +32,8 @@ pub struct LineLimits {
     pub envelope: Envelope,
     /// Whether lines are bodies alone, and are given ids, too.
     pub assign_ids: bool,
+    /// Most inputs of a request for embeddings, where the service counts them.
+    pub inputs: Option<u64>,
 }
 
 impl LineLimits {
@@ -42,6 +45,17 @@ impl LineLimits {
     /// See [`Envelope::lacks`].
     fn lacks<'l>(&self, method: Option<&'l str>, url: Option<&'l str>) -> Result<Lacks, (DefectKind, &'l str)> {
         if self.assign_ids { Ok(self.presumed()) } else { self.envelope.lacks(method, url) }
+    }
+
+    /// How many inputs a request has, where they are counted; or that they are too many, and where they begin.
+    fn inputs(&self, line: &[u8]) -> Result<u32, (DefectKind, usize)> {
+        let Some(most) = self.inputs else { return Ok(1) };
+        let (inputs, column) =
+            std::str::from_utf8(line).map_or((1, 1), |line| embeddings::count(line, self.assign_ids));
+        match u32::try_from(inputs) {
+            Ok(counted) if inputs <= most => Ok(counted),
+            _ => Err((DefectKind::TooManyInputs(inputs, most), column)),
+        }
     }
 
     /// Whether a line that lacks this is too long as it goes up.
@@ -59,6 +73,8 @@ pub struct Fields<'l> {
     pub model: Cow<'l, str>,
     /// What it is given on its way up.
     pub lacks: Lacks,
+    /// Its inputs, where they are counted; 1 elsewhere.
+    pub inputs: u32,
 }
 
 /// The fields of a line, given without its line end, or what is wrong with it.
@@ -79,7 +95,8 @@ pub fn request<'l>(line: &'l [u8], limits: &LineLimits) -> Option<Fields<'l>> {
         None => None,
     };
     let model = raw.model.unescaped()?;
-    (!limits.is_too_long(line, lacks)).then_some(Fields { custom_id, model, lacks })
+    let inputs = limits.inputs(line).ok()?;
+    (!limits.is_too_long(line, lacks)).then_some(Fields { custom_id, model, lacks, inputs })
 }
 
 /// How many characters an id has, if they are too many.
@@ -128,7 +145,8 @@ pub fn diagnose<'l>(line: &'l [u8], limits: &LineLimits) -> Result<Fields<'l>, D
     if limits.is_too_long(line, lacks) {
         return Err(defect(DefectKind::LineTooLong(limits.line_bytes), 1));
     }
-    Ok(Fields { custom_id, model, lacks })
+    let inputs = limits.inputs(line).map_err(|(kind, column)| defect(kind, column))?;
+    Ok(Fields { custom_id, model, lacks, inputs })
 }
 
 /// Reads a line that is a JSON object; and the column of the first half of a surrogate pair in it.
@@ -198,8 +216,13 @@ mod tests {
     use crate::dialect::line::FULL as FULL_LINE;
     use crate::model::custom_id::assigned_id;
 
-    const LIMITS: LineLimits =
-        LineLimits { line_bytes: 10_000_000, custom_id_characters: 64, envelope: Envelope::MINIMAL, assign_ids: false };
+    const LIMITS: LineLimits = LineLimits {
+        line_bytes: 10_000_000,
+        custom_id_characters: 64,
+        envelope: Envelope::MINIMAL,
+        assign_ids: false,
+        inputs: None,
+    };
 
     const FULL: LineLimits =
         LineLimits { envelope: Envelope { format: &FULL_LINE, url: "/v1/chat/completions" }, ..LIMITS };
@@ -217,7 +240,7 @@ mod tests {
     #[test]
     fn the_fast_path_takes_a_plain_request() {
         let line = br#"{"custom_id":"a\u0062","body":{"x":[1,{"model":3}],"model":"m","messages":[]},"method":"POST"}"#;
-        let expected = Fields { custom_id: Some("ab".into()), model: "m".into(), lacks: Lacks::default() };
+        let expected = Fields { custom_id: Some("ab".into()), model: "m".into(), lacks: Lacks::default(), inputs: 1 };
         assert_eq!(fast(line), Some(expected.clone()));
         assert_eq!(diagnose(line, &LIMITS), Ok(expected));
     }

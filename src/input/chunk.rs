@@ -44,6 +44,8 @@ pub(crate) struct CheckedLine {
     pub(crate) model: Option<u32>,
     /// What it is given on its way up.
     pub(crate) lacks: Lacks,
+    /// Its inputs, where they are counted.
+    pub(crate) inputs: u32,
 }
 
 /// The lines that start in a chunk's blocks.
@@ -92,13 +94,14 @@ impl Chunk {
             length: narrow(line.len()),
             model: None,
             lacks: limits.presumed(),
+            inputs: 1,
         };
         match check::check(line, limits) {
-            Ok(Fields { custom_id, model, lacks }) => {
+            Ok(Fields { custom_id, model, lacks, inputs }) => {
                 // An assigned id follows from the line's place in the whole input, which the fold knows.
                 let id_hash = custom_id.map_or(0, |custom_id| ids.hash(&custom_id));
                 let model = Some(self.model_number(&model));
-                self.push(CheckedLine { id_hash, model, lacks, ..checked }, line_hash);
+                self.push(CheckedLine { id_hash, model, lacks, inputs, ..checked }, line_hash);
             }
             Err(defect) => {
                 let column = defect.column + indent;
@@ -183,7 +186,7 @@ impl ChunkReader {
                 Line::TooLong { .. } => {
                     let kind = DefectKind::LineTooLong(self.limits.line_bytes);
                     let lacks = self.limits.presumed();
-                    let line = CheckedLine { id_hash: 0, offset, indent: 0, length: 0, model: None, lacks };
+                    let line = CheckedLine { id_hash: 0, offset, indent: 0, length: 0, model: None, lacks, inputs: 1 };
                     chunk.push_defect(line, 0, Defect { kind, column: 1, custom_id: None });
                 }
             }
@@ -206,7 +209,7 @@ fn is_utf16(part: &Part) -> std::io::Result<bool> {
 fn utf16_chunk(mut chunk: Chunk, part: &Part, first_block: u64) -> Chunk {
     if first_block == 0 {
         let (offset, lacks) = (part.start, Lacks::default());
-        let line = CheckedLine { offset, id_hash: 0, indent: 0, length: 0, model: None, lacks };
+        let line = CheckedLine { offset, id_hash: 0, indent: 0, length: 0, model: None, lacks, inputs: 1 };
         chunk.push_defect(line, 0, Defect { kind: DefectKind::Utf16, column: 1, custom_id: None });
         chunk.lines = 1;
     }

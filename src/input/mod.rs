@@ -18,6 +18,7 @@ use crate::storage::durable::FileError;
 
 pub mod check;
 mod chunk;
+pub mod embeddings;
 pub mod envelope;
 mod grammar;
 pub mod pack;

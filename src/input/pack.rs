@@ -47,15 +47,17 @@ struct OpenShard {
     last: u64,
     requests: u64,
     bytes: u64,
+    inputs: u64,
     checksum: ShardChecksum,
 }
 
 impl OpenShard {
     /// Takes a request. `bytes` are its line's, the line end included.
-    fn push(&mut self, seq: u64, bytes: u64, line_hash: u64) {
+    fn push(&mut self, seq: u64, (bytes, inputs): (u64, u64), line_hash: u64) {
         self.last = seq;
         self.requests += 1;
         self.bytes += bytes;
+        self.inputs += inputs;
         self.checksum.push(line_hash);
     }
 }
@@ -101,24 +103,28 @@ impl Packer {
         Self { limits, open: HashMap::default(), closed: Vec::new(), opened: number }
     }
 
-    /// Places a request and returns its shard's number. `length` is its line's, without the line end.
-    pub fn push(&mut self, seq: u64, model: &str, length: u32, line_hash: u64) -> u32 {
-        let bytes = u64::from(length) + 1;
+    /// Places a request and returns its shard's number. `length` is its line's, without the line end; `inputs` count where there is a limit
+    /// on them.
+    pub fn push(&mut self, seq: u64, model: &str, (length, inputs): (u32, u32), line_hash: u64) -> u32 {
+        let (bytes, inputs) = (u64::from(length) + 1, u64::from(inputs));
+        let ShardLimits { requests: most, bytes: most_bytes, inputs: most_inputs } = self.limits;
+        let has_room = |open: &OpenShard| most_inputs.is_none_or(|most| open.inputs + inputs <= most);
         let cut = match self.open.get_mut(model) {
             // Nearly always, and with one look-up: the serial part of a scan is here.
-            Some(open) if open.requests < self.limits.requests && open.bytes + bytes <= self.limits.bytes => {
-                open.push(seq, bytes, line_hash);
+            Some(open) if open.requests < most && open.bytes + bytes <= most_bytes && has_room(open) => {
+                open.push(seq, (bytes, inputs), line_hash);
                 return open.number;
             }
-            Some(open) if open.requests == self.limits.requests => Some(Cut::Requests),
-            Some(_) => Some(Cut::Bytes),
+            Some(open) if open.requests == most => Some(Cut::Requests),
+            Some(open) if open.bytes + bytes > most_bytes => Some(Cut::Bytes),
+            Some(_) => Some(Cut::Inputs),
             None => None,
         };
         if let Some(cut) = cut {
             self.close(model, cut);
         }
         let open = self.open_shard(model, seq);
-        open.push(seq, bytes, line_hash);
+        open.push(seq, (bytes, inputs), line_hash);
         open.number
     }
 
@@ -142,7 +148,7 @@ impl Packer {
         let number = self.opened;
         self.opened += 1;
         let checksum = ShardChecksum::default();
-        let open = OpenShard { number, first: seq, last: seq, requests: 0, bytes: 0, checksum };
+        let open = OpenShard { number, first: seq, last: seq, requests: 0, bytes: 0, inputs: 0, checksum };
         self.open.entry(model.to_owned()).insert_entry(open).into_mut()
     }
 
@@ -173,16 +179,19 @@ mod tests {
     proptest! {
         #[test]
         fn shards_keep_the_limits_and_hold_every_request_once(
-            lines in prop::collection::vec((0_usize..4, 1_u32..100), 1..300),
+            lines in prop::collection::vec((0_usize..4, 1_u32..100, 1_u32..9), 1..300),
             requests in 1_u64..20,
             bytes in 101_u64..1000,
+            inputs in prop::option::of(8_u64..50),
         ) {
             let models = ["a", "b", "c", "d"];
-            let mut packer = Packer::new(ShardLimits { requests, bytes });
+            let mut packer = Packer::new(ShardLimits { requests, bytes, inputs });
             let placed: Vec<u32> = lines
                 .iter()
                 .enumerate()
-                .map(|(seq, (model, length))| packer.push(seq as u64, models[*model], *length, seq as u64))
+                .map(|(seq, (model, length, inputs))| {
+                    packer.push(seq as u64, models[*model], (*length, *inputs), seq as u64)
+                })
                 .collect();
             let shards = packer.finish();
             for (number, shard) in shards.iter().enumerate() {
@@ -192,6 +201,8 @@ mod tests {
                 prop_assert_eq!((shard.first, shard.last), (own[0] as u64, own[own.len() - 1] as u64));
                 prop_assert_eq!(shard.bytes, own.iter().map(|&seq| u64::from(lines[seq].1) + 1).sum::<u64>());
                 prop_assert!(shard.requests <= requests && shard.bytes <= bytes);
+                let own_inputs: u64 = own.iter().map(|&seq| u64::from(lines[seq].2)).sum();
+                prop_assert!(inputs.is_none_or(|most| own_inputs <= most));
                 prop_assert!(own.iter().all(|&seq| models[lines[seq].0] == shard.model));
                 let mut checksum = ShardChecksum::default();
                 for &seq in &own {

@@ -208,7 +208,7 @@ impl<'s> Pass<'s> {
     }
 
     fn fold_line(&mut self, line: &CheckedLine, line_hash: u64, models: &[String]) -> Result<(), InputError> {
-        let CheckedLine { offset, indent, length, mut id_hash, model, lacks } = *line;
+        let CheckedLine { offset, indent, length, mut id_hash, model, lacks, inputs } = *line;
         // Line numbers are found from where a line starts, whitespace included.
         let start = offset - u64::from(indent);
         if lacks.id && model.is_some() {
@@ -222,7 +222,7 @@ impl<'s> Pass<'s> {
             } else {
                 record.state = LineState::Request;
                 let written = length.saturating_add(self.options.line.envelope.added_bytes(lacks, self.seq));
-                record.shard = self.packer.push(self.seq, &models[model as usize], written, line_hash);
+                record.shard = self.packer.push(self.seq, &models[model as usize], (written, inputs), line_hash);
                 self.scan.requests += 1;
                 // An assigned id is there once.
                 if !lacks.id {
@@ -329,8 +329,9 @@ mod tests {
                 custom_id_characters: 64,
                 envelope: Envelope::MINIMAL,
                 assign_ids: false,
+                inputs: None,
             },
-            shard: ShardLimits { requests: 40, bytes: 10_001_000 },
+            shard: ShardLimits { requests: 40, bytes: 10_001_000, inputs: None },
             threads: 3,
             memory_bytes,
             ids: IdHasher { key: 5 },

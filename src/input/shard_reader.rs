@@ -237,8 +237,8 @@ mod tests {
             let source = Arc::new(Source::open(&inputs, directory.path(), &|_| ()).unwrap());
             let ids = IdHasher { key: 5 };
             let options = ScanOptions {
-                line: LineLimits { line_bytes: 299, custom_id_characters: 64, envelope, assign_ids: true },
-                shard: ShardLimits { requests: 40, bytes: shard_bytes },
+                line: LineLimits { line_bytes: 299, custom_id_characters: 64, envelope, assign_ids: true, inputs: None },
+                shard: ShardLimits { requests: 40, bytes: shard_bytes, inputs: None },
                 threads: 2,
                 memory_bytes: 0,
                 ids,

@@ -53,12 +53,14 @@ pub enum DefectKind {
     OtherMethod,
     /// `url` is there, and is not the endpoint of the batch, which the provider wants; the endpoint.
     OtherUrl(String),
+    /// The request has more inputs than the provider takes in one batch; how many it has, and the limit.
+    TooManyInputs(u64, u64),
     /// An earlier line has the same `custom_id`; its place, as `file:line`.
     DuplicateCustomId(String),
 }
 
 /// All codes, in the order in which a line is checked. Codes are stable: scripts match on them.
-pub const DEFECT_CODES: [&str; 20] = [
+pub const DEFECT_CODES: [&str; 21] = [
     "utf-16",
     "not-utf8",
     "line-too-long",
@@ -78,6 +80,7 @@ pub const DEFECT_CODES: [&str; 20] = [
     "model-not-a-string",
     "other-method",
     "other-url",
+    "too-many-inputs",
     "duplicate-custom-id",
 ];
 
@@ -105,6 +108,7 @@ impl DefectKind {
             Self::ModelNotAString => "model-not-a-string",
             Self::OtherMethod => "other-method",
             Self::OtherUrl(_) => "other-url",
+            Self::TooManyInputs(..) => "too-many-inputs",
             Self::DuplicateCustomId(_) => "duplicate-custom-id",
         }
     }
@@ -132,6 +136,9 @@ impl fmt::Display for DefectKind {
             Self::ModelNotAString => write!(out, "body.model is not a string"),
             Self::OtherMethod => write!(out, "method is not POST"),
             Self::OtherUrl(endpoint) => write!(out, "url is not {endpoint}, the endpoint of the batch"),
+            Self::TooManyInputs(has, limit) => {
+                write!(out, "the request has {has} inputs, {limit} are allowed in a batch")
+            }
             Self::DuplicateCustomId(first) => write!(out, "custom_id was already used at {first}"),
         }
     }

@@ -7,6 +7,8 @@ pub struct ShardLimits {
     pub requests: u64,
     /// Most bytes, line ends included.
     pub bytes: u64,
+    /// Most inputs of its requests together, where the service counts those of embeddings.
+    pub inputs: Option<u64>,
 }
 
 /// Why a shard ends where it ends.
@@ -16,6 +18,8 @@ pub enum Cut {
     Requests,
     /// The next request would make it too large.
     Bytes,
+    /// The next request would bring too many inputs.
+    Inputs,
     /// More models are interleaved than shards can be open.
     Models,
     /// The input has no more requests of its model.
@@ -24,7 +28,7 @@ pub enum Cut {
 
 impl Cut {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Requests, Self::Bytes, Self::Models, Self::End];
+    pub const ALL: [Self; 5] = [Self::Requests, Self::Bytes, Self::Inputs, Self::Models, Self::End];
 
     /// The name that `plan` prints.
     #[must_use]
@@ -32,6 +36,7 @@ impl Cut {
         match self {
             Self::Requests => "requests",
             Self::Bytes => "bytes",
+            Self::Inputs => "inputs",
             Self::Models => "models",
             Self::End => "end",
         }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::steps::{self, BatchWorth, Files};
+use crate::input::embeddings;
 use crate::input::pack::Packer;
 use crate::input::shard_lines;
 use crate::input::shard_lines::Members;
@@ -64,7 +65,10 @@ pub(crate) fn pack(
         let mut line = vec![0; record.length as usize];
         files.source.read_at(record.offset, &mut line)?;
         let written = record.length.saturating_add(files.envelope.added_bytes(record.lacks, seq));
-        let shard = packer.push(seq, model, written, xxh3_64(&line));
+        // Its inputs are counted again: the index does not have them.
+        let inputs = limits.inputs.map_or(1, |_| embeddings::inputs(&line, record.lacks.id));
+        let inputs = u32::try_from(inputs).unwrap_or(u32::MAX);
+        let shard = packer.push(seq, model, (written, inputs), xxh3_64(&line));
         placed.entry(shard).or_default().push(seq);
     }
     next.shards = packer.finish();

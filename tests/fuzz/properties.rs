@@ -28,8 +28,13 @@ use batchline::storage::lines::{BLOCK_BYTES, Block, Extent, Line};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-const LIMITS: LineLimits =
-    LineLimits { line_bytes: 100_000, custom_id_characters: 64, envelope: Envelope::MINIMAL, assign_ids: false };
+const LIMITS: LineLimits = LineLimits {
+    line_bytes: 100_000,
+    custom_id_characters: 64,
+    envelope: Envelope::MINIMAL,
+    assign_ids: false,
+    inputs: None,
+};
 
 const IDS: IdHasher = IdHasher { key: 7 };
 

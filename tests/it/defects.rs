@@ -14,7 +14,7 @@ use crate::requests::{assert_same, ids, replies, request};
 const LINE_BYTES: usize = 10_000_000;
 
 /// What `check` says about `data/defects/CODE.jsonl`, behind `CODE.jsonl:` and the code.
-const WORDS: [(&str, &str, &str); 20] = [
+const WORDS: [(&str, &str, &str); 21] = [
     ("body-not-an-object", "2:30", r#"body is not an object (custom_id "second")"#),
     ("custom-id-not-a-string", "3:14", "custom_id is not a string"),
     (
@@ -43,6 +43,7 @@ const WORDS: [(&str, &str, &str); 20] = [
     ("other-method", "2:32", r#"method is not POST (custom_id "second")"#),
     ("other-url", "2:45", r#"url is not /v1/chat/completions, the endpoint of the batch (custom_id "second")"#),
     ("too-deep", "2:1102", "nested deeper than 1024 levels"),
+    ("too-many-inputs", "2:51", r#"the request has 50001 inputs, 50000 are allowed in a batch (custom_id "second")"#),
     ("utf-16", "1:1", "the file is UTF-16; convert it to UTF-8, for example with iconv"),
 ];
 
@@ -58,12 +59,21 @@ fn line_too_long() -> String {
     format!("{}\n{long}\n{}\n", request("first", "m"), request("third", "m"))
 }
 
+/// A request for one embedding more than a batch may ask for, between two that are good.
+fn too_many_inputs() -> String {
+    let inputs = vec![r#""x""#; 50_001].join(",");
+    let many = format!(r#"{{"custom_id":"second","body":{{"model":"m","input":[{inputs}]}}}}"#);
+    format!("{}\n{many}\n{}\n", request("first", "m"), request("third", "m"))
+}
+
 /// The file that shows a defect, copied to where the program finds it under its own name.
 fn place_with(code: &str) -> Place {
     let place = Place::new();
     let name = format!("{code}.jsonl");
     if code == "line-too-long" {
         place.write(&name, line_too_long());
+    } else if code == "too-many-inputs" {
+        place.write(&name, too_many_inputs());
     } else {
         place.write(&name, std::fs::read(data("defects").join(&name)).unwrap());
     }
@@ -75,6 +85,7 @@ fn options(code: &str) -> &'static str {
     match code {
         "other-method" | "other-url" => "--provider openai",
         "has-custom-id" => "--assign-ids",
+        "too-many-inputs" => "--provider openai --endpoint /v1/embeddings",
         _ => "",
     }
 }
@@ -83,8 +94,8 @@ fn options(code: &str) -> &'static str {
 fn every_code_has_a_file_and_every_file_a_code() {
     let codes = BTreeSet::from(DEFECT_CODES.map(str::to_owned));
     let files = names_in(&data("defects")).into_iter().map(|name| name.strip_suffix(".jsonl").unwrap().to_owned());
-    // Ten megabytes that say nothing are made when they are needed.
-    let shown: BTreeSet<String> = files.chain(["line-too-long".to_owned()]).collect();
+    // What is long and says nothing is made when it is needed.
+    let shown: BTreeSet<String> = files.chain(["line-too-long", "too-many-inputs"].map(str::to_owned)).collect();
     assert_eq!(shown, codes);
     assert_eq!(BTreeSet::from(WORDS.map(|(code, ..)| code.to_owned())), codes, "each has its words pinned here");
 }

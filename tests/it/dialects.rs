@@ -176,3 +176,24 @@ fn a_service_of_ones_own_needs_an_address_and_no_key() {
     let ended = place.program(&command).env("BATCHLINE_API_KEY", "any").run().with_code(0);
     assert_same(&ended.stdout, &openai_replies(&requests));
 }
+
+#[test]
+fn a_batch_of_embeddings_is_cut_where_its_inputs_are_too_many() {
+    let place = Place::new();
+    // 30 requests of 4,000 inputs each: twelve of them are 48,000, and a batch takes 50,000.
+    let inputs = vec![r#""x""#; 4_000].join(",");
+    let line = |n: usize| format!(r#"{{"custom_id":"e-{n}","body":{{"model":"m","input":[{inputs}]}}}}"#);
+    place.write("in.jsonl", (0..30).map(|n| line(n) + "\n").collect::<String>());
+    let plan = |options: &str| -> Vec<(u64, String)> {
+        let ended = place.run(&format!("plan in.jsonl --json {options}")).with_code(0);
+        let lines: Vec<Value> = ended.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let shards = lines.iter().filter(|record| record["kind"] == "shard");
+        shards.map(|shard| (shard["requests"].as_u64().unwrap(), shard["cut"].as_str().unwrap().to_owned())).collect()
+    };
+    let cut = |requests, cut: &str| (requests, cut.to_owned());
+    let counted = [cut(12, "inputs"), cut(12, "inputs"), cut(6, "end")];
+    assert_eq!(plan("--provider openai --endpoint /v1/embeddings"), counted);
+    assert_eq!(plan("--provider groq"), [cut(30, "end")], "elsewhere nobody counts");
+    let said = place.run("plan in.jsonl --provider openai --endpoint /v1/embeddings").with_code(0);
+    assert!(said.text().contains("limits: 50,000 requests, 50,000 inputs and 200.0 MB a shard"), "{}", said.text());
+}
