@@ -142,7 +142,8 @@ fn one_run(
     }
     let books = service.books(&place);
     books.assert_billed_once(requests);
-    assert!(books.calls("create_batch") >= SHARDS);
+    // A kill of the service may come between a batch and the line that logs its call; one create is under way at a time.
+    assert!(books.calls("create_batch") + kills >= SHARDS);
     assert_same(&place.read("out.jsonl"), output);
     Done { took: begun.elapsed(), kills, kills_amid, kills_in_recovery, peak_kib }
 }

@@ -298,6 +298,8 @@ impl Running {
     /// The most memory that it has had so far, in KiB; `None` once it has ended.
     pub(crate) fn peak_kib(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
+        // Until the program is loaded, the process is a copy of this one, with all that it holds.
+        status.lines().find(|line| line.strip_prefix("Name:").is_some_and(|name| name.trim() == "batchline"))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
         line.trim().strip_suffix(" kB")?.parse().ok()
     }
