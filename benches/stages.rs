@@ -22,7 +22,7 @@ use batchline::results::id_table::IdTable;
 use batchline::results::index::{IndexOptions, ReplyFile, index};
 use batchline::results::merge::{MergeInputs, Sinks, Unanswered, merge};
 use batchline::results::normalize::Shape;
-use batchline::results::reply_cache::Held;
+use batchline::results::reply_cache::ReplyCache;
 use batchline::results::reply_file::Strays;
 use batchline::results::reply_index::ReplyIndex;
 use batchline::results::side_files::SideFiles;
@@ -145,7 +145,7 @@ fn results(criterion: &mut Criterion, data: &Data) {
     for (name, held_bytes) in [("held", 1 << 30), ("read", 0)] {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                let held = Held::new(held_bytes);
+                let held = ReplyCache::new(held_bytes);
                 let path = |_| Ok(data.replies.clone());
                 let inputs = MergeInputs {
                     replies: &replies,

@@ -44,7 +44,7 @@ use crate::remote::{
 };
 use crate::results::merge::{self, MergeInputs, Sinks, Unanswered};
 use crate::results::normalize::Shape;
-use crate::results::reply_cache::Held;
+use crate::results::reply_cache::ReplyCache;
 use crate::results::reply_index::ReplyIndex;
 use crate::run::directory::{Incoming, layout};
 use crate::run::error::Error;
@@ -347,7 +347,7 @@ fn merge(files: &Files, target: &Path) -> Result<Measured, Error> {
         unanswered: &unanswered,
         held_seqs: None,
         body: &|_| Ok(None),
-        held: &Held::new(files.memory_bytes),
+        held: &ReplyCache::new(files.memory_bytes),
         shape: Shape::Native,
         threads: files.threads,
     };

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::error_table::ErrorTable;
 use super::protocol::Dialect;
 use super::queue;
-use super::route::{ListFormat, NextPage, Route, Routes};
+use super::route::{FILES_AND_BATCHES, ListFormat, NextPage, Route, Routes};
 use super::upload::{FileFormat, MultipartUpload, UploadPlan};
 use super::wire::{BatchObject, line_errors, message, moment, number, request_counts, text, value, words};
 use crate::json::brackets::whole::members_of;
@@ -17,16 +17,6 @@ use crate::model::tag::{BatchTag, Metadata};
 
 /// Most batches on a page of a list.
 pub(crate) const PAGE_BATCHES: usize = 100;
-
-static ROUTES: Routes = Routes {
-    create: Route::post("batches"),
-    batch: Route::get("batches/{}"),
-    list: Route::get("batches"),
-    cancel: Some(Route::post("batches/{}/cancel")),
-    content: Route::get("files/{}/content"),
-    file: Some(Route::get("files/{}")),
-    delete_file: Some(Route::delete("files/{}")),
-};
 
 static UPLOAD: MultipartUpload = MultipartUpload {
     send: Route::post("files"),
@@ -64,7 +54,7 @@ impl Dialect for OpenAi {
     }
 
     fn routes(&self) -> &'static Routes {
-        &ROUTES
+        &FILES_AND_BATCHES
     }
 
     fn list(&self) -> ListFormat {

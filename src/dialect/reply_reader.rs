@@ -8,7 +8,7 @@
 //!
 //! | reader | reads | cost |
 //! | --- | --- | --- |
-//! | the scanner (`json/scanner.rs`) | JSON in UTF-8 as services write it, nearly every line | one pass, nothing is built |
+//! | the scanner (`json/scanner/`) | JSON in UTF-8 as services write it, nearly every line | one pass, nothing is built |
 //! | simd-json | all other JSON: escapes in keys, nesting beyond 64 levels | a tape of the line |
 //! | a scan of [brackets](crate::json::brackets) | what is whole and no JSON: half a surrogate pair, `NaN`, bytes that are not UTF-8, nesting beyond 1,024 levels | a pass over each level that is looked at |
 //!
@@ -140,15 +140,21 @@ pub(crate) mod tests {
         }
     }
 
+    /// A line in which every member that matters is there twice, and its body as the first of each has it.
+    pub(crate) fn line_with_repeated_members() -> (String, String) {
+        let usage = |tokens: u32| format!(r#""usage":{{"prompt_tokens":{tokens},"prompt_tokens":9}}"#);
+        let first = format!("{{{},{}}}", usage(7), usage(8));
+        let response =
+            format!(r#""response":{{"status_code":200,"body":{first},"body":{{"error":"no"}},"status_code":500}}"#);
+        let line =
+            format!(r#"{{"custom_id":"a",{response},"response":null,"custom_id":"b","error":null,"error":"no"}}"#);
+        (line, first)
+    }
+
     /// See the table in `json/mod.rs`.
     #[test]
     fn of_a_member_that_is_there_twice_every_reader_takes_the_first() {
-        let usage = |tokens: u32| format!(r#""usage":{{"prompt_tokens":{tokens},"prompt_tokens":9}}"#);
-        let (first, second) = (usage(7), usage(8));
-        let body = format!(r#""body":{{{first},{second}}},"body":{{"error":"no"}}"#);
-        let response = format!(r#""response":{{"status_code":200,{body},"status_code":500}}"#);
-        let line =
-            format!(r#"{{"custom_id":"a",{response},"response":null,"custom_id":"b","error":null,"error":"no"}}"#);
+        let (line, _) = line_with_repeated_members();
         let failed = r#"{"custom_id":"a","error":{"code":"c","code":"d","message":"m"},"error":null,"custom_id":"b"}"#;
         for reader in Reader::ALL {
             let reply = read_by(reader, line.as_bytes(), ReplyRole::Output).unwrap();

@@ -39,6 +39,17 @@ pub struct Routes {
     pub delete_file: Option<Route>,
 }
 
+/// The routes of services that keep files apart from batches, as OpenAI named them.
+pub static FILES_AND_BATCHES: Routes = Routes {
+    create: Route::post("batches"),
+    batch: Route::get("batches/{}"),
+    list: Route::get("batches"),
+    cancel: Some(Route::post("batches/{}/cancel")),
+    content: Route::get("files/{}/content"),
+    file: Some(Route::get("files/{}")),
+    delete_file: Some(Route::delete("files/{}")),
+};
+
 impl Route {
     /// A GET.
     #[must_use]

@@ -9,22 +9,12 @@ use serde::Serialize;
 use super::error_table::ErrorTable;
 use super::protocol::{Created, Dialect};
 use super::queue;
-use super::route::{ListFormat, NextPage, Route, Routes};
+use super::route::{FILES_AND_BATCHES, ListFormat, NextPage, Route, Routes};
 use super::upload::{FileFormat, PresignedUpload, UploadPlan};
 use super::wire::{BatchObject, Malformed, message, message_of, moment, number, text, words};
 use crate::json::brackets::whole::members_of;
 use crate::model::batch::CreateBatch;
 use crate::model::shown::one_line;
-
-static ROUTES: Routes = Routes {
-    create: Route::post("batches"),
-    batch: Route::get("batches/{}"),
-    list: Route::get("batches"),
-    cancel: Some(Route::post("batches/{}/cancel")),
-    content: Route::get("files/{}/content"),
-    file: Some(Route::get("files/{}")),
-    delete_file: Some(Route::delete("files/{}")),
-};
 
 static UPLOAD: PresignedUpload = PresignedUpload {
     announce: Route::post("files"),
@@ -58,7 +48,7 @@ impl Dialect for Together {
     }
 
     fn routes(&self) -> &'static Routes {
-        &ROUTES
+        &FILES_AND_BATCHES
     }
 
     fn list(&self) -> ListFormat {

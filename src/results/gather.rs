@@ -1,6 +1,6 @@
 //! Replies to a window of the output: one read from its file, or from memory, for each.
 //!
-//! In: Seqs. Out: their lines, in order. Memory is a window, and the files that [`Held`](crate::results::reply_cache::Held) holds.
+//! In: Seqs. Out: their lines, in order. Memory is a window, and the files that [`ReplyCache`](crate::results::reply_cache::ReplyCache) holds.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -73,7 +73,7 @@ mod tests {
     use crate::model::outcome::Indexed;
     use crate::model::reply::{ReplyKind, ReplyRole};
     use crate::results::normalize::Shape;
-    use crate::results::reply_cache::Held;
+    use crate::results::reply_cache::ReplyCache;
     use crate::storage::durable;
 
     /// What a service does to one request.
@@ -184,7 +184,7 @@ mod tests {
                     Ok(Unanswered { custom_id: Some(format!("id-{seq}")), code: MISSING, message: "lost".to_owned() })
                 },
                 body: &|_| Ok(None),
-                held: &Held::new(held_bytes),
+                held: &ReplyCache::new(held_bytes),
                 shape: Shape::Native,
                 threads: 2,
             };
@@ -231,7 +231,7 @@ mod tests {
             unanswered: &unanswered,
             held_seqs: None,
             body: &|_| Ok(Some(b"{}".to_vec())),
-            held: &Held::new(0),
+            held: &ReplyCache::new(0),
             shape: Shape::Native,
             threads: 1,
         };

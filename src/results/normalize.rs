@@ -205,7 +205,7 @@ mod tests {
 
     use super::*;
     use crate::dialect::reply_reader::ReplyReader;
-    use crate::dialect::reply_reader::tests::{Reader, line_of, read_by, value};
+    use crate::dialect::reply_reader::tests::{Reader, line_of, line_with_repeated_members, read_by, value};
     use crate::dialect::reply_rule::tests::{CASES, lines};
     use crate::json::brackets::whole::is_whole_object;
     use crate::model::custom_id::IdHasher;
@@ -377,14 +377,8 @@ mod tests {
 
     #[test]
     fn of_a_member_that_is_there_twice_the_first_is_written() {
-        let usage = |tokens: u32| format!(r#""usage":{{"prompt_tokens":{tokens},"prompt_tokens":9}}"#);
-        let (first, second) = (usage(7), usage(8));
-        let body = format!(r#""body":{{{first},{second}}},"body":{{"error":"no"}}"#);
-        let response = format!(r#""response":{{"status_code":200,{body},"status_code":500}}"#);
-        let line =
-            format!(r#"{{"custom_id":"a",{response},"response":null,"custom_id":"b","error":null,"error":"no"}}"#);
-        let wanted =
-            format!(r#"{{"custom_id":"a","response":{{"status_code":200,"body":{{{first},{second}}}}},"error":null}}"#);
+        let (line, body) = line_with_repeated_members();
+        let wanted = format!(r#"{{"custom_id":"a","response":{{"status_code":200,"body":{body}}},"error":null}}"#);
         assert_eq!(String::from_utf8_lossy(&common_of(line.as_bytes(), ReplyRole::Output)), wanted);
     }
 

@@ -22,7 +22,7 @@ const IDLE_WINDOWS: u64 = 32;
 
 /// Reply files in memory, shared by the threads that gather. See the [module](self).
 #[derive(Debug)]
-pub struct Held {
+pub struct ReplyCache {
     budget_bytes: u64,
     state: Mutex<State>,
 }
@@ -42,7 +42,7 @@ struct HeldFile {
     used: u64,
 }
 
-impl Held {
+impl ReplyCache {
     /// Holds nothing yet, and never more than `budget_bytes`.
     #[must_use]
     pub fn new(budget_bytes: usize) -> Self {
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn files_are_held_within_the_budget_and_idle_ones_make_room() {
-        let held = Held::new(100);
+        let held = ReplyCache::new(100);
         let (a, b, large) = (file(b'a', 60), file(b'b', 60), file(b'l', 101));
         held.begin_window();
         assert_eq!(**held.content(1, &a, 60).unwrap().unwrap(), *vec![b'a'; 60]);

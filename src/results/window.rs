@@ -9,7 +9,7 @@ use super::ResultsError;
 use super::held_seqs::HeldSeqs;
 use super::reply_index::{ReplyIndex, Slot};
 use crate::results::normalize::Shape;
-use crate::results::reply_cache::Held;
+use crate::results::reply_cache::ReplyCache;
 
 /// Why a request has no reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub struct MergeInputs<'m> {
     /// The `body` of a Seq's request, as it stands in the input; `None` for a line that is no request.
     pub body: &'m (dyn Fn(u64) -> Result<Option<Vec<u8>>, ResultsError> + Sync),
     /// Reply files in memory.
-    pub held: &'m Held,
+    pub held: &'m ReplyCache,
     /// What the lines look like.
     pub shape: Shape,
     /// Threads that gather.

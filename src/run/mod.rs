@@ -193,18 +193,19 @@ async fn work<A: Api>(
     let merger = Merger::start(files.clone(), recorded, line, notes.clone(), outputs, monitor.clone());
     let delete_remote = options.delete_remote;
     let parts = Parts { api: api.clone(), files: files.clone(), ledger, options, monitor, merger, notes, stop };
-    let (driven, mut ledger, merger) = Driver::new(parts)?.drive().await?;
+    let (held, mut ledger, merger) = Driver::new(parts)?.drive().await?;
     let totals = ledger.totals()?;
     let (lines, looking) = (files.requests.len(), files.clone());
     let writing = tokio::task::spawn_blocking(move || {
-        let (held, held_lines) = held::look_up(&looking, &driven.held)?;
+        let (held, held_lines) = held::look_up(&looking, &held)?;
         let ending = Ending { lines, held: held_lines, counted: (totals.outputs, totals.errors) };
         Ok::<_, Error>((held, merger.finish(Some(ending))?))
     });
     let written = writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-    let summary = Summary::new(Report::of(&ledger, &run)?, written, lines, resumed, begun.elapsed())?;
+    let mut summary = Summary::new(Report::of(&ledger, &run)?, written, lines, resumed, begun.elapsed())?;
     if summary.delivered {
         ledger.delivered()?;
+        summary.report.delivered_at = ledger.delivered_at()?;
     }
     if delete_remote && summary.is_complete() {
         delete_files(&*api, &ledger).await?;

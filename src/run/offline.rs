@@ -20,7 +20,7 @@ use crate::results::ResultsError;
 use crate::results::index::ReplyFile;
 use crate::results::join::{Join, JoinOptions};
 use crate::results::merge::{self, MergeInputs, Merged};
-use crate::results::reply_cache::Held;
+use crate::results::reply_cache::ReplyCache;
 use crate::results::reply_index::ReplyIndex;
 use crate::results::side_files::{Aside, SideFiles};
 use crate::run::directory::Incoming;
@@ -216,7 +216,7 @@ pub fn merge(
         unanswered: &|seq, _| unanswered.explain(seq, None, &|_| None),
         held_seqs: None,
         body: &|seq| unanswered.body(seq),
-        held: &Held::new(memory_bytes),
+        held: &ReplyCache::new(memory_bytes),
         shape: outputs.shape,
         threads,
     };

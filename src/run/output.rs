@@ -29,7 +29,7 @@ use crate::input::source::Source;
 use crate::model::defect::Defect;
 use crate::results::merge::{self, HELD, MISSING, MergeInputs, Merged, Sinks, Unanswered};
 use crate::results::normalize::Shape;
-use crate::results::reply_cache::Held;
+use crate::results::reply_cache::ReplyCache;
 use crate::results::{ResultsError, index};
 use crate::run::error::Error;
 use crate::storage::aligned::BlockWriter;
@@ -119,7 +119,7 @@ impl Merger {
         let shape = open.shape;
         let (frontier, moves) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            let (unseen, held) = (Unseen(Mutex::new(recorded)), Held::new(files.memory_bytes));
+            let (unseen, held) = (Unseen(Mutex::new(recorded)), ReplyCache::new(files.memory_bytes));
             let mut merging = Merging { files, line, notes, unseen, held, held_lines: None, shape };
             let mut merged = Merged::default();
             let mut from = 0;
@@ -195,7 +195,7 @@ struct Merging {
     line: LineLimits,
     notes: Notes,
     unseen: Unseen,
-    held: Held,
+    held: ReplyCache,
     held_lines: Option<HeldLines>,
     shape: Shape,
 }

@@ -4,7 +4,7 @@
 //! What always holds: memory and disk change together, under one lock, so no reader sees a record that a restart
 //! would not bring back; a record's file is published by rename, so a kill leaves the old record or the new one.
 //!
-//! A change writes about a kilobyte and, but for a lasting shelf, does not wait for the disk, so it is done where it is asked for, also on the
+//! A change writes about a kilobyte and, but for a lasting store, does not wait for the disk, so it is done where it is asked for, also on the
 //! threads that serve calls.
 
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use crate::serve::ServeError;
 use crate::storage::durable;
 use crate::storage::durable::FileError;
 
-/// What a [`Shelf`] holds.
+/// What a [`RecordStore`] holds.
 pub(super) trait Record: Serialize + DeserializeOwned + Clone {
     /// The name it is kept under; nothing but ASCII letters, digits and `-`, for it becomes a file name.
     fn id(&self) -> &str;
@@ -27,14 +27,14 @@ pub(super) trait Record: Serialize + DeserializeOwned + Clone {
 
 /// The records of one kind, by id.
 #[derive(Debug)]
-pub(super) struct Shelf<R> {
+pub(super) struct RecordStore<R> {
     directory: PathBuf,
     /// Whether a record is synced before anybody sees it.
     lasting: bool,
     records: Mutex<HashMap<String, Arc<R>>>,
 }
 
-impl<R: Record> Shelf<R> {
+impl<R: Record> RecordStore<R> {
     /// Reads back every record in `directory`, which is made when it is not there, and removes what a kill left
     /// half-written.
     pub(super) fn open(directory: &Path, lasting: bool) -> Result<Self, ServeError> {
@@ -145,26 +145,26 @@ mod tests {
     #[test]
     fn a_record_is_read_back_as_it_was_last_changed() {
         let directory = tempfile::tempdir().unwrap();
-        let shelf = Shelf::open(directory.path(), false).unwrap();
-        shelf.put(note("a")).unwrap();
-        shelf
+        let store = RecordStore::open(directory.path(), false).unwrap();
+        store.put(note("a")).unwrap();
+        store
             .update("n", |note| {
                 note.text = "b".into();
                 true
             })
             .unwrap();
-        shelf
+        store
             .update("n", |note| {
                 note.text = "c".into();
                 false
             })
             .unwrap();
-        assert_eq!(shelf.update("other", |_: &mut Note| true).unwrap(), None);
-        drop(shelf);
-        let shelf: Shelf<Note> = Shelf::open(directory.path(), false).unwrap();
-        assert_eq!(*shelf.get("n").unwrap(), note("b"));
-        assert!(shelf.remove("n").unwrap().is_some());
-        assert!(Shelf::<Note>::open(directory.path(), false).unwrap().get("n").is_none());
+        assert_eq!(store.update("other", |_: &mut Note| true).unwrap(), None);
+        drop(store);
+        let store: RecordStore<Note> = RecordStore::open(directory.path(), false).unwrap();
+        assert_eq!(*store.get("n").unwrap(), note("b"));
+        assert!(store.remove("n").unwrap().is_some());
+        assert!(RecordStore::<Note>::open(directory.path(), false).unwrap().get("n").is_none());
     }
 
     #[test]
@@ -172,9 +172,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let half = directory.path().join(".n.json.1.part");
         durable::publish_bytes_unsynced(&half, b"{").unwrap();
-        Shelf::<Note>::open(directory.path(), false).unwrap();
+        RecordStore::<Note>::open(directory.path(), false).unwrap();
         assert!(!half.exists());
         durable::publish_bytes_unsynced(&directory.path().join("n.json"), b"{").unwrap();
-        assert!(matches!(Shelf::<Note>::open(directory.path(), false), Err(ServeError::Damaged { .. })));
+        assert!(matches!(RecordStore::<Note>::open(directory.path(), false), Err(ServeError::Damaged { .. })));
     }
 }

@@ -30,7 +30,7 @@ use uuid::Uuid;
 use super::ServeError;
 use super::quota::{Full, Quota, QuotaChoice, Taken};
 use super::upstream::Again;
-use crate::serve::records::{Record, Shelf};
+use crate::serve::records::{Record, RecordStore};
 use crate::storage::durable;
 use crate::storage::durable::{FileError, PendingFile};
 
@@ -225,8 +225,8 @@ impl Status {
 #[derive(Debug)]
 pub(super) struct Store {
     root: PathBuf,
-    pub(super) files: Shelf<StoredFile>,
-    pub(super) batches: Shelf<Batch>,
+    pub(super) files: RecordStore<StoredFile>,
+    pub(super) batches: RecordStore<Batch>,
     /// How much there may be.
     quota: Arc<Quota>,
     /// The highest number of a batch.
@@ -250,9 +250,9 @@ impl Store {
         let billing = root.join("billing");
         durable::create_directory(&billing)?;
         remove_matching(&billing, |path| has_extension(path, "part"))?;
-        let batches = Shelf::<Batch>::open(&root.join("batches"), lasting)?;
+        let batches = RecordStore::<Batch>::open(&root.join("batches"), lasting)?;
         let highest = batches.select(|_| true).iter().map(|batch| batch.number).max();
-        let files = Shelf::<StoredFile>::open(&root.join("files"), lasting)?;
+        let files = RecordStore::<StoredFile>::open(&root.join("files"), lasting)?;
         let used = contents(&files) + reserved(&batches) + logs(root)?;
         let quota = Quota::open(quota, root, used, (files.len() + batches.len()) as u64)?;
         let store = Self {
@@ -391,12 +391,12 @@ impl Store {
 }
 
 /// Bytes of all contents.
-fn contents(files: &Shelf<StoredFile>) -> u64 {
+fn contents(files: &RecordStore<StoredFile>) -> u64 {
     files.select(|_| true).iter().map(|file| file.bytes()).sum()
 }
 
 /// Bytes that batches at work may yet write.
-fn reserved(batches: &Shelf<Batch>) -> u64 {
+fn reserved(batches: &RecordStore<Batch>) -> u64 {
     batches.select(|batch| !batch.status.is_terminal()).iter().map(|batch| batch.file_size_bytes).sum()
 }
 

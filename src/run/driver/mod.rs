@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ledger::Ledger;
 use crate::model::incident::Incident;
 use crate::model::shard_state::{Recorded, ShardState, Step};
-use crate::remote::{Api, BatchStatus, Progress, RemoteError};
+use crate::remote::{Api, Progress, RemoteError};
 use crate::run::error::Error;
 use crate::run::monitor::{Event, Monitor, ShardCounts};
 use crate::run::options::RunOptions;
@@ -48,17 +48,6 @@ const INDEXINGS: usize = 1;
 
 /// How long a run that is ended waits for the answer to a POST that is under way, so as not to leave a doubt.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
-
-/// How the driver ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Driven {
-    /// Shards that are held, and those that are not submitted because of one of them.
-    pub(crate) held: Vec<Recorded>,
-    /// Batches that are at the service.
-    pub(crate) batches: usize,
-    /// Batches that did not complete.
-    pub(crate) unsound: usize,
-}
 
 /// See the [module](self).
 pub(crate) struct Driver<A: Api> {
@@ -212,8 +201,9 @@ impl<A: Api> Driver<A> {
         Ok(driver)
     }
 
-    /// Works until nothing is left to do. The merger has been told everything that became final.
-    pub(crate) async fn drive(mut self) -> Result<(Driven, Ledger, Merger), Error> {
+    /// Works until nothing is left to do. The merger has been told everything that became final. Out: shards that are held, and those that are
+    /// not submitted because of one of them.
+    pub(crate) async fn drive(mut self) -> Result<(Vec<Recorded>, Ledger, Merger), Error> {
         let worked = self.work().await;
         if worked.is_err() || self.merger.has_failed() {
             self.await_last_answer().await;
@@ -225,16 +215,11 @@ impl<A: Api> Driver<A> {
         if let Some(failure) = self.failure {
             return Err(failure);
         }
-        let ended = self.shards.iter().filter_map(|known| known.state.ended_batch());
-        let ended = ended.map(|batch| BatchStatus::read(&batch.status));
-        let (sound, unsound): (Vec<_>, Vec<_>) = ended.partition(|status| *status == BatchStatus::Completed);
-        let (batches, unsound) = (sound.len() + unsound.len(), unsound.len());
         // What is not submitted until somebody decides is held, too: it gets no outcome here.
         let is_stopped = self.admission.is_stopped;
         let is_held = |state: &ShardState| state.is_held() || is_stopped && state.next().is_some();
         let held = self.shards.into_iter().filter(|known| is_held(&known.state)).collect();
-        let driven = Driven { held, batches, unsound };
-        Ok((driven, self.ledger, self.merger))
+        Ok((held, self.ledger, self.merger))
     }
 
     async fn work(&mut self) -> Result<(), Error> {
