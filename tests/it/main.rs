@@ -61,5 +61,6 @@ mod throttled; // a service without a Batch API that refuses now and then, or fo
 
 // What people and other programs see.
 mod screens; // help, plans, runs, shard files, records in JSON
+mod serve; // the server, started through the library
 mod showing; // texts of others on the way to a terminal
 mod tutorial; // the official SDKs against the local service

@@ -18,15 +18,17 @@ use super::sender::{self, Sender};
 use super::writer::{Closed, Writer};
 use super::{Again, LAST_ANSWERS, Upstream};
 use crate::remote::online::{ENDPOINTS, Endpoint};
-use crate::serve::echo::{self, Request};
-use crate::serve::execute::{self, Stop};
-use crate::serve::faults::Ending;
-use crate::serve::input::{self, Place, Refusal};
-use crate::serve::openai;
-use crate::serve::progress::Progress;
-use crate::serve::results::{Receipt, ResultIds, Results};
-use crate::serve::store::Batch;
-use crate::serve::{ServeError, Shared};
+use crate::serve::batch::context::BatchContext;
+use crate::serve::batch::execute;
+use crate::serve::batch::input::{self, Place, Refusal};
+use crate::serve::batch::progress::Progress;
+use crate::serve::batch::request::{Request, request_digest};
+use crate::serve::batch::results::{Receipt, ResultIds, Results};
+use crate::serve::batch::stop::Stop;
+use crate::serve::batch::unexecuted;
+use crate::serve::error::ServeError;
+use crate::serve::faults::batch_faults::BatchFault;
+use crate::serve::store::batch::Batch;
 use crate::storage::durable::FileError;
 
 /// A batch that is being answered.
@@ -86,7 +88,7 @@ impl From<Closed> for Failure {
 
 /// Answers the requests of `batch` and publishes the rows.
 pub(in crate::serve) async fn execute(
-    shared: &Arc<Shared>,
+    shared: &Arc<BatchContext>,
     upstream: &Arc<Upstream>,
     batch: Arc<Batch>,
     progress: &Arc<Progress>,
@@ -124,12 +126,12 @@ fn unknown_endpoint(endpoint: &str) -> String {
 }
 
 /// Opens the input and the journal of a batch.
-async fn open(shared: &Arc<Shared>, upstream: &Arc<Upstream>, batch: Arc<Batch>) -> Result<Work, Failure> {
+async fn open(shared: &Arc<BatchContext>, upstream: &Arc<Upstream>, batch: Arc<Batch>) -> Result<Work, Failure> {
     let (shared, path) = (shared.clone(), upstream.journal_path(&batch.id));
     blocking(move || {
         let input = Arc::new(execute::open_input(&shared, &batch)?);
         let places = input::places(&input, &shared.limits)?;
-        let share = shared.faults.ending(&batch).map_or(1.0, Ending::share);
+        let share = shared.faults.on_batch(&batch).map_or(1.0, BatchFault::share);
         let wanted = execute::share_of(places.len(), share);
         let (journal, replay) = journal::open(&path, places.len() as u64)?;
         Ok(Work { batch, input, places, wanted, journal, replay })
@@ -139,7 +141,7 @@ async fn open(shared: &Arc<Shared>, upstream: &Arc<Upstream>, batch: Arc<Batch>)
 
 /// Sends what has no row, then writes the result files; `None` when the server stops before.
 async fn answer(
-    shared: &Arc<Shared>,
+    shared: &Arc<BatchContext>,
     upstream: &Arc<Upstream>,
     work: Work,
     (endpoint, turn): (Endpoint, Option<OwnedSemaphorePermit>),
@@ -172,7 +174,7 @@ async fn answer(
 /// Sends until every request has its row, or something speaks against sending more; then waits for what is out. Gives whether
 /// every request has its row.
 async fn send_unless(
-    shared: &Shared,
+    shared: &BatchContext,
     work: &Work,
     asker: Asker,
     turn: Option<OwnedSemaphorePermit>,
@@ -237,10 +239,10 @@ fn unreadable(error: std::io::Error) -> Failure {
 }
 
 /// Writes the result files from the journal.
-fn publish(shared: &Shared, work: &Work, path: &Path) -> Result<ResultIds, Failure> {
+fn publish(shared: &BatchContext, work: &Work, path: &Path) -> Result<ResultIds, Failure> {
     let batch = &*work.batch;
     let mut faults = shared.faults.on_rows(batch);
-    let mut results = Results::create(&shared.store, batch, faults.forms())?;
+    let mut results = Results::create(&shared.store, batch, faults.file_format())?;
     let (mut line, mut kept, mut again, mut done) = (Vec::new(), Vec::new(), Again::default(), Lines::default());
     journal::each_record(&work.journal, path, |offset, record| {
         match record {
@@ -253,7 +255,7 @@ fn publish(shared: &Shared, work: &Work, path: &Path) -> Result<ResultIds, Failu
                 let place = index.and_then(|index| work.places.get(index)).ok_or_else(damaged)?;
                 place.read(&work.input, &mut line).map_err(unreadable)?;
                 let request = Request::parse(&line).map_err(Refusal::Unfit)?;
-                let digest = echo::request_digest(&shared.surface.bare(&line));
+                let digest = request_digest(&shared.surface.bare(&line));
                 let receipt = Receipt { custom_id: request.custom_id, digest };
                 done.add(number);
                 kept.clear();
@@ -264,7 +266,7 @@ fn publish(shared: &Shared, work: &Work, path: &Path) -> Result<ResultIds, Failu
         Ok::<_, Failure>(())
     })?;
     let undone = (1..).zip(&work.places).filter(|(number, _)| !done.has(*number)).map(|(_, place)| *place);
-    openai::leave_undone(shared, batch, &work.input, undone, &mut results)?;
+    unexecuted::report(shared, batch, &work.input, undone, &mut results)?;
     let ids = results.publish()?;
     faults.finish()?;
     shared.store.batches.update(&batch.id, |batch| {

@@ -27,8 +27,8 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::super::echo::Kind;
 use crate::model::shown::Name;
+use crate::serve::batch::row::Kind;
 use crate::storage::durable;
 use crate::storage::durable::FileError;
 

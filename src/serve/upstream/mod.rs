@@ -76,7 +76,7 @@ pub(super) use self::executor::execute;
 
 use self::first::{FirstAnswers, Suspicion};
 use self::pacing::Pacing;
-use super::ServeError;
+use super::error::ServeError;
 use super::store::Store;
 use crate::remote::{Address, ErrorKind, Notice, Observer, Online, RemoteError, RetryPolicy, Token, online};
 use crate::storage::durable;

@@ -21,8 +21,9 @@ use super::rows::{self, Named};
 use super::writer::{Closed, Journal};
 use crate::remote::online::{Endpoint, Failed, Said};
 use crate::remote::{ErrorKind, Notice, RemoteError};
-use crate::serve::echo::{self, Kind, Request};
-use crate::serve::surface::Surface;
+use crate::serve::batch::request::{Request, row_id};
+use crate::serve::batch::row::Kind;
+use crate::serve::surfaces::surface::Surface;
 
 /// What services say with a 429 that no waiting ends.
 const SPENT: &[u8] = b"\"insufficient_quota\"";
@@ -75,7 +76,7 @@ enum Next {
 impl Asker {
     /// Tries once to have the request in `line` answered, the `number`th of the input from 1.
     pub(super) async fn attempt(&self, number: u64, line: Bytes, mut tries: Tries) -> Result<Came, Closed> {
-        let row_id = echo::row_id(&self.surface.bare(&line));
+        let row_id = row_id(&self.surface.bare(&line));
         // A batch with a line that does not parse fails before.
         let Ok(request) = Request::parse(&line) else { return Ok(Came::Stopped) };
         let named = Named { form: self.surface.row_form(), row_id: &row_id, custom_id: request.custom_id };

@@ -11,8 +11,8 @@ use serde_json::json;
 
 use crate::remote::online::Failed;
 use crate::remote::{ErrorKind, RemoteError};
-use crate::serve::echo::Kind;
-use crate::serve::row::RowForm;
+use crate::serve::batch::row::Kind;
+use crate::serve::batch::row::RowForm;
 
 /// A request as rows name it.
 #[derive(Clone, Copy, Debug)]

@@ -21,8 +21,8 @@ use super::queue::{Next, Queue, Tries};
 use super::request::{Asker, Came, Suspect};
 use super::writer::Closed;
 use super::{BODY_BYTES, SUSPECTS_AGAIN};
-use crate::serve::echo::Kind;
-use crate::serve::progress::Progress;
+use crate::serve::batch::progress::Progress;
+use crate::serve::batch::row::Kind;
 
 /// How often it is looked whether the requests of another batch have come back.
 const OTHERS: Duration = Duration::from_millis(20);
