@@ -2,7 +2,8 @@
 //!
 //! In: HTTP calls, as the official SDKs make them. Out: files, batches and replies, kept in one directory.
 //!
-//! A server speaks one [`Dialect`] to all its clients, as it was told when it was started. In Together's:
+//! A server speaks one [`Dialect`](crate::dialect::Dialect) to all its clients, chosen when it is started. In
+//! Together's:
 //!
 //! | call | answer |
 //! |---|---|
@@ -27,25 +28,27 @@
 //! | `GET /batches` | a page; takes `after` and `limit` |
 //! | `GET /batches/{id}`, `POST /batches/{id}/cancel` | the batch; 409 for one that has ended |
 //!
-//! There a line needs `method` and `url`, a batch has one model and a window that really ends, and a request that was not done by then has a
-//! row in the error file. A key may come as `api-key` instead of `Authorization`.
+//! There a line needs `method` and `url`, a batch has one model and a window that really ends, and a request that was
+//! not done by then has a row in the error file. A key may come as `api-key` instead of `Authorization`.
 //!
-//! Any number of `/v1` may stand before each path.
+//! Any number of `/v1` may precede each path.
 //!
-//! What always holds:
-//! - Without an [`upstream`], a batch answers with an **echo**, and says so. A reply follows from the bytes of its request line alone
-//!   ([`echo_reply`]); the order of the rows follows from [`ServeOptions::seed`] and the batch's id.
+//! Invariants:
+//! - Without an [`upstream`], a batch is answered with an **echo**, which says that it is one. A reply follows from the
+//!   bytes of its request line alone ([`echo_reply`]); the order of the rows follows from [`ServeOptions::seed`] and
+//!   the batch's id.
 //! - Requests and replies go to and from disk in pieces: memory does not grow with the size of files. It holds the
 //!   records of all files and batches, about a kilobyte each.
 //! - A kill at any moment loses nothing that a client was told. The next server on the directory executes unfinished
 //!   batches from the start, with the same results, and `billing/BATCH.jsonl` has each request that was answered
 //!   with an output row once: `{"batch_id","custom_id","digest"}`, the digest as in [`request_digest`]. Error rows
 //!   are not billed. A power cut may lose anything: an echo can be made again, and does not wait for the disk.
-//! - With an upstream, all of that is so, too, but that nothing is answered a second time because a server ended, nor lost by a
-//!   power cut; see there.
+//! - With an upstream the same holds, and nothing is answered a second time because a server ended, nor lost by a power
+//!   cut; see there.
 //! - `access.jsonl` has one line for each call, and never a token.
-//! - Web pages and calls to hosts that it is not known as get nothing ([`ServeOptions::hosts`]); clients that are slow, silent or many
-//!   are kept within [`ConnectionLimits`], and what all of them keep here within [`ServeOptions::quota`].
+//! - Web pages and calls to hosts that it is not known as get nothing ([`ServeOptions::hosts`]); clients that are slow,
+//!   silent or many are kept within [`ConnectionLimits`], and what all of them keep here within
+//!   [`ServeOptions::quota`].
 //! - What goes wrong on purpose is what the script of [`faults`] says, and it is recorded.
 
 mod api;

@@ -22,7 +22,7 @@ pub struct ServeOptions {
     pub listen: SocketAddr,
     /// What it speaks.
     pub dialect: &'static dyn Dialect,
-    /// The one bearer token that it accepts. `None`: any that is not empty, each an account of its own.
+    /// The one bearer token that it accepts. `None`: any that is not empty, each is a separate account.
     pub token: Option<SecretString>,
     /// What the order of the rows in result files follows from, together with the batch's id, and what scripted faults
     /// draw their probabilities and shares by.
@@ -30,7 +30,7 @@ pub struct ServeOptions {
     /// How long a batch pretends to take, apart from the time that it really takes: a fifth of it VALIDATING, the
     /// rest `IN_PROGRESS`. May be zero.
     pub batch_time: Duration,
-    /// How many batches execute at once, each on a thread of its own; at least 1.
+    /// How many batches execute at once, each on its own thread; at least 1.
     pub workers: usize,
     /// What it accepts.
     pub limits: Limits,

@@ -46,8 +46,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens the directory, listens, and resumes the batches that have not ended. To be called within a tokio runtime, on
-    /// which the server then runs.
+    /// Opens the directory, listens, and resumes the batches that have not ended. To be called within a tokio runtime,
+    /// on which the server then runs.
     pub async fn start(options: ServeOptions) -> Result<Self, ServeError> {
         let ServeOptions { directory, listen, dialect, token, seed, batch_time, workers, limits, .. } = options;
         let ServeOptions { faults, upstream, hosts, connections, quota, .. } = options;
@@ -109,8 +109,8 @@ impl Server {
         format!("http://{address}/v1")
     }
 
-    /// Waits until the server cannot continue with its batches, and says why. They stay where they are: a server started
-    /// later on the same directory resumes them. Only servers with an upstream come to that.
+    /// Waits until the server cannot continue with its batches, and says why. They stay where they are: a server
+    /// started later on the same directory resumes them. Only servers with an upstream come to that.
     pub async fn failed(&self) -> ServeError {
         match &self.upstream {
             Some(upstream) => upstream.failed().await,
@@ -128,8 +128,8 @@ impl Server {
         again
     }
 
-    /// Takes no more calls, lets those under way end within 5 seconds, and interrupts the batches that have not ended; a
-    /// server started later on the same directory resumes them.
+    /// Takes no more calls, lets those under way end within 5 seconds, and interrupts the batches that have not ended;
+    /// a server started later on the same directory resumes them.
     pub async fn stop(mut self) -> Result<(), ServeError> {
         self.background.stop().await;
         if let Ok(served) = tokio::time::timeout(STOP_PATIENCE, &mut self.serving).await {

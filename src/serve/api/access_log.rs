@@ -1,16 +1,17 @@
-//! Every call passes here: it gets its name and number, and leaves a line in the access log.
+//! The access log: every call gets a number and leaves a line.
 //!
-//! In: requests as they come from the wire. Out: requests whose path has no `/v1` before it, and `access.jsonl`:
+//! In: calls and their statuses. Out: `access.jsonl`:
 //!
 //! ```text
 //! {"at":"2026-11-22T09:14:59.428336Z","endpoint":"create_batch","nth":1,"method":"POST","path":"/batches","status":201}
 //! ```
 //!
-//! What always holds: each call that reached the server has one line, written before its response goes out, with a
-//! `null` status when the client left before there was one, or when a fault cut the answer off; `"fault"` names the
-//! scripted faults that acted on the call. Neither the query, which may hold an upload's signature,
-//! nor any header is in it, and of a path [`LOGGED_PATH_CHARS`] characters at most. Once the quota is used up, calls that [`guard`]
-//! refuses leave no line: strangers must not fill the disk. `nth` counts the calls of one endpoint from 1 since the server started.
+//! Invariants: each call that reached the server has one line, written before its response goes out, with a `null`
+//! status when the client left before there was one, or when a fault cut the answer off; `"fault"` names the scripted
+//! faults that acted on the call. Neither the query, which may hold an upload's signature, nor any header is in it, and
+//! of a path [`LOGGED_PATH_CHARS`] characters at most. Once the quota is used up, calls that [`guard`](super::guard)
+//! refuses leave no line: strangers must not fill the disk. `nth` counts the calls of one endpoint from 1 since the
+//! server started.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -118,7 +119,7 @@ impl LoggedCall<'_> {
 impl Drop for LoggedCall<'_> {
     fn drop(&mut self) {
         if !self.logged {
-            // The client is gone, so there is nobody left to tell that the log cannot be written.
+            // The client is gone, so that the log cannot be written is told to no one.
             let _ = self.write(None);
         }
     }

@@ -1,7 +1,7 @@
 //! Who calls: the bearer token, and the account that it stands for.
 //!
 //! In: a request's head. Out: an account, or a refusal with 401.
-//! What always holds: the token itself is neither kept nor written anywhere; an account's name is derived from its
+//! Invariants: the token itself is neither kept nor written anywhere; an account's name is derived from its
 //! digest. Every token is an account of its own, and sees its own files and batches only.
 
 use std::sync::Arc;

@@ -2,9 +2,9 @@
 //!
 //! In: connections as they are accepted, and the routes. Out: answered calls.
 //!
-//! Invariants: each wait for a client has a bound ([`ConnectionLimits`]), so no client, however slow or silent, holds a connection for
-//! ever, and beyond the most connections further ones wait to be accepted. What a scripted fault makes slow on this side is no wait for
-//! the client.
+//! Invariants: each wait for a client has a bound ([`ConnectionLimits`]), so no client, however slow or silent, holds a
+//! connection for ever, and beyond the most connections further ones wait to be accepted. What a scripted fault makes
+//! slow on this side is no wait for the client.
 
 use std::io;
 use std::net::IpAddr;
@@ -42,7 +42,8 @@ pub struct ConnectionLimits {
     pub head_time: Duration,
     /// Most bytes of the head of a call; 64 KiB by default.
     pub head_bytes: usize,
-    /// Longest silence in the midst of a body, and longest time for which a client takes nothing of an answer; two minutes by default.
+    /// Longest silence in the midst of a body, and longest time for which a client takes nothing of an answer; two
+    /// minutes by default.
     pub stall_time: Duration,
     /// The least that a body must come in with, in bytes per second, once it has had `stall_time`; 1024 by default.
     pub least_bytes_per_second: u32,
@@ -82,15 +83,15 @@ pub(crate) async fn serve(
     // The first counts whole heads alone, the second those that do not end.
     http.max_header_size(limits.head_bytes).max_buf_size(limits.head_bytes.max(HEAD_BYTES_MIN));
     let open = GracefulShutdown::new();
-    while let Some((stream, place)) = next(&mut listener, &room, &stopping).await {
+    while let Some((stream, permit)) = next(&mut listener, &room, &stopping).await {
         let connection = Connection { handle: stream.handle(), local: stream.local() };
         let service = TowerToHyperService::new(routes.clone().layer(Extension(connection)));
-        let serving = http.serve_connection(TokioIo::new(Patient::new(stream, limits.stall_time)), service);
+        let serving = http.serve_connection(TokioIo::new(StallTimeout::new(stream, limits.stall_time)), service);
         let serving = open.watch(serving);
         tokio::spawn(async move {
             // That a client is gone or made no sense is its own affair.
             let _ = serving.await;
-            drop(place);
+            drop(permit);
         });
     }
     drop(listener);
@@ -104,9 +105,9 @@ async fn next(
     stopping: &CancellationToken,
 ) -> Option<(CuttableStream, OwnedSemaphorePermit)> {
     let accepted = async {
-        let place = room.clone().acquire_owned().await.ok()?;
+        let permit = room.clone().acquire_owned().await.ok()?;
         let (stream, _) = listener.accept().await;
-        Some((stream, place))
+        Some((stream, permit))
     };
     tokio::select! {
         biased;
@@ -115,17 +116,17 @@ async fn next(
     }
 }
 
-/// A connection whose other side must go on taking what is written.
-struct Patient<S> {
+/// A connection whose other side must keep taking what is written.
+struct StallTimeout<S> {
     inner: S,
-    patience: Duration,
+    limit: Duration,
     /// Since when nothing was taken, and until when that may be so.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S: AsyncWrite + Unpin> Patient<S> {
-    fn new(inner: S, patience: Duration) -> Self {
-        Self { inner, patience, stalled: None }
+impl<S: AsyncWrite + Unpin> StallTimeout<S> {
+    fn new(inner: S, limit: Duration) -> Self {
+        Self { inner, limit, stalled: None }
     }
 
     /// What came of an attempt to write.
@@ -134,20 +135,20 @@ impl<S: AsyncWrite + Unpin> Patient<S> {
             self.stalled = None;
             return written;
         }
-        let patience = self.patience;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        let limit = self.limit;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         ready!(stalled.poll_unpin(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for StallTimeout<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(context, into)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for StallTimeout<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(context, bytes);
         self.unless_stalled(context, written)
@@ -175,17 +176,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     }
 }
 
-/// The body of a call, which must go on coming in.
-pub(crate) fn watched(body: Body, limits: ConnectionLimits) -> Body {
-    Body::new(Watched { body, limits, bytes: 0, waited: Duration::ZERO, waiting: None })
+/// The body of a call, which must keep coming in.
+pub(crate) fn with_deadlines(body: Body, limits: ConnectionLimits) -> Body {
+    Body::new(DeadlineBody { body, limits, bytes: 0, waited: Duration::ZERO, waiting: None })
 }
 
-struct Watched {
+struct DeadlineBody {
     body: Body,
     limits: ConnectionLimits,
     /// What has come in.
     bytes: u64,
-    /// Time that went by waiting for it, without the wait that is going on.
+    /// Time that went by waiting for it, without the present wait.
     waited: Duration,
     waiting: Option<Wait>,
 }
@@ -195,16 +196,16 @@ struct Wait {
     end: Pin<Box<Sleep>>,
 }
 
-impl Watched {
+impl DeadlineBody {
     /// How long the next piece may take: not longer than any, and no longer than what has come in so far is worth.
-    fn patience(&self) -> Duration {
+    fn time_left(&self) -> Duration {
         let ConnectionLimits { stall_time, least_bytes_per_second, .. } = self.limits;
         let earned = Duration::from_millis(self.bytes.saturating_mul(1000) / u64::from(least_bytes_per_second.max(1)));
         (stall_time + earned).saturating_sub(self.waited).min(stall_time)
     }
 }
 
-impl HttpBody for Watched {
+impl HttpBody for DeadlineBody {
     type Data = Bytes;
     type Error = axum::BoxError;
 
@@ -221,10 +222,10 @@ impl HttpBody for Watched {
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        let patience = self.patience();
+        let time_left = self.time_left();
         let wait = self
             .waiting
-            .get_or_insert_with(|| Wait { since: Instant::now(), end: Box::pin(tokio::time::sleep(patience)) });
+            .get_or_insert_with(|| Wait { since: Instant::now(), end: Box::pin(tokio::time::sleep(time_left)) });
         ready!(wait.end.poll_unpin(context));
         Poll::Ready(Some(Err("it comes in too slowly".into())))
     }

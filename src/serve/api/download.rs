@@ -1,7 +1,7 @@
 //! Bytes of files, going out.
 //!
 //! In: a file's id and perhaps a range. Out: its bytes, from disk in pieces, with `Content-Length` and `ETag`.
-//! What always holds: a range is honoured when it is one range of bytes and an `If-Range`, if there, names the file's
+//! Invariants: a range is honoured when it is one range of bytes and an `If-Range`, if there, names the file's
 //! `ETag`; all other ranges are ignored, as HTTP allows, but one that lies beyond the end is refused with 416.
 //! (Whether the service honours ranges is not known.)
 

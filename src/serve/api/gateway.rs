@@ -1,4 +1,5 @@
-//! What every call passes before it is routed: whether it is taken at all, its line in the access log, and the faults of a script.
+//! What every call passes before it is routed: whether it is taken at all, its line in the access log, and the faults
+//! of a script.
 //!
 //! In: calls as they come from the wire. Out: calls whose path has no `/v1` before it, and their answers.
 
@@ -13,7 +14,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::access_log::AccessLog;
-use super::connections::{Connection, ConnectionLimits, watched};
+use super::connections::{Connection, ConnectionLimits, with_deadlines};
 use super::endpoint::Endpoint;
 use super::error::ApiError;
 use super::guard;
@@ -51,7 +52,7 @@ pub(crate) async fn pass(
     let mut logged = gateway.log.begin(endpoint, &head.method, head.uri.path());
     let response = match admitted {
         Ok(()) => {
-            let request = Request::from_parts(head, watched(body, gateway.connections));
+            let request = Request::from_parts(head, with_deadlines(body, gateway.connections));
             let (server, connection) = (gateway.address, &handle);
             let call = Call { endpoint, server, connection, names: &logged.faults };
             gateway.faults.pass(call, request, next).await

@@ -1,10 +1,11 @@
-//! Whose calls are taken at all: those of programs on this machine, and of those who know the server by a name that it was given.
+//! Whose calls are taken at all: those of programs on this machine, and of those who know the server by a name that it
+//! was given.
 //!
 //! In: the head of a call, and the address that it came to. Out: nothing, or a refusal in the shape of the dialect.
 //!
-//! Invariants: a web page gets nothing, whatever it asks for. A page of another site is told by `Origin` or `Sec-Fetch-Site`, and gets no
-//! permission to read an answer; one whose name was rebound to this machine asks for that name in `Host`. With an upstream it would
-//! otherwise spend somebody's money.
+//! Invariants: a web page gets nothing, whatever it asks for. A page of another site is told by `Origin` or
+//! `Sec-Fetch-Site`, and gets no permission to read an answer; one whose name was rebound to this machine asks for that
+//! name in `Host`. With an upstream it would otherwise cost money.
 
 use std::net::IpAddr;
 
@@ -23,8 +24,8 @@ const OTHER_SITES: [&[u8]; 2] = [b"cross-site", b"same-site"];
 /// The name of this machine for itself.
 const LOOPBACK_NAME: &str = "localhost";
 
-/// Lets a call in that came to the address `local`, or refuses it. Beside that address and those of this machine alone, the server is
-/// known by the names `allowed`.
+/// Lets a call in that came to the address `local`, or refuses it. Beside that address and those of this machine alone,
+/// the server is known by the names `allowed`.
 pub(crate) fn admit(call: &Parts, local: Option<IpAddr>, allowed: &[String]) -> Result<(), ApiError> {
     if is_of_a_page(&call.headers) {
         return Err(ApiError::object(StatusCode::FORBIDDEN, "Requests from web pages are refused"));

@@ -1,7 +1,7 @@
 //! What calls pass through, and what the dialects' calls share.
 //!
-//! [`connections`] take calls in, the [`gateway`] lets them through to the routes of a [`surface`](super::surfaces), and their handlers take
-//! what they need of the [`state`].
+//! [`connections`] take calls in, the [`gateway`] lets them through to the routes of a [`surface`](super::surfaces),
+//! and their handlers take what they need of the [`state`].
 
 pub(crate) mod access_log;
 pub(crate) mod auth;

@@ -1,8 +1,8 @@
 //! Bytes of files, coming in.
 //!
-//! In: the body of a call, or a field of a form. Out: a stored file.
-//! Invariant: content is streamed to disk in pieces of about [`PIECE_BYTES`], hashed on the way, and becomes a file only when all of it has
-//! come and it has the checksum that was declared for it.
+//! In: the body of a call, or a field of a form. Out: a stored file. Invariant: content is streamed to disk in pieces
+//! of about [`PIECE_BYTES`], hashed on the way, and becomes a file only when all of it has come and it has the checksum
+//! that was declared for it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,8 +77,8 @@ impl Uploads {
         Self { store, limit }
     }
 
-    /// Takes in a multipart form: the content of its `file` as that of the file `id`, which is given with its name; all other fields, in
-    /// their order, go to `set`.
+    /// Takes in a multipart form: the content of its `file` as that of the file `id`, which is given with its name; all
+    /// other fields, in their order, go to `set`.
     pub(crate) async fn receive_form(
         &self,
         id: &str,

@@ -1,7 +1,7 @@
 //! Answers one request line with an echo of itself.
 //!
 //! In: the bytes of a request line. Out: one row, of the output file or of the error file.
-//! What always holds: the row depends on those bytes alone, never on time, batch or order, and carries a digest of
+//! Invariants: the row depends on those bytes alone, never on time, batch or order, and carries a digest of
 //! them, so a test can tell a swapped or altered reply from the right one. An echo says that it is one.
 //!
 //! The error rows, their messages and which fault earns which are those of live reports about Together's service.
@@ -16,7 +16,7 @@ use crate::serve::surfaces::surface::Surface;
 /// Characters of the last user message that an echo repeats.
 const EXCERPT_CHARS: usize = 64;
 
-/// Bytes that so many characters can take in JSON: each is two escapes at most.
+/// Bytes that as many characters can take in JSON: each is two escapes at most.
 const EXCERPT_BYTES: usize = EXCERPT_CHARS * 12;
 
 /// Bytes that count as one token in `usage`.
@@ -25,8 +25,8 @@ const BYTES_PER_TOKEN: usize = 4;
 /// `created` of every echo, in Unix seconds: a reply must not depend on the time (2025-01-01T00:00:00Z).
 const CREATED: &str = "1735689600";
 
-/// The row with which the server answers `line`, both without a newline: a row of the output file, or of the error file when the request is
-/// one that fails.
+/// The row with which the server answers `line`, both without a newline: a row of the output file, or of the error file
+/// when the request is one that fails.
 pub(crate) fn reply(surface: &dyn Surface, line: &[u8]) -> Vec<u8> {
     let (bare, mut row) = (surface.bare(line), Vec::new());
     match Request::parse(line) {
@@ -39,8 +39,8 @@ pub(crate) fn reply(surface: &dyn Surface, line: &[u8]) -> Vec<u8> {
     row
 }
 
-/// Appends the row that answers `request`, without a newline, and says which file it belongs to. `bare` is the line as digests know
-/// it, and `digest` its digest.
+/// Appends the row that answers `request`, without a newline, and says which file it belongs to. `bare` is the line as
+/// digests know it, and `digest` its digest.
 pub(crate) fn answer(
     surface: &dyn Surface,
     bare: &[u8],

@@ -1,6 +1,7 @@
 //! Records how a batch ended.
 //!
-//! In: the result files, or why there are none. Out: the batch in a terminal status, and what it no longer needs given back.
+//! In: the result files, or why there are none. Out: the batch in a terminal status, and what it no longer needs given
+//! back.
 
 use super::context::BatchContext;
 use super::input::Refusal;
@@ -52,8 +53,8 @@ pub(super) fn end(context: &BatchContext, id: &str, ids: Result<ResultIds, Stop>
     })
 }
 
-/// Lets a batch fail before anything of it is done, because a scripted fault leaves no room for it. One that was cancelled meanwhile is left
-/// alone.
+/// Lets a batch fail before anything of it is done, because a scripted fault leaves no room for it. One that was
+/// cancelled meanwhile is left alone.
 pub(super) fn turn_away(context: &BatchContext, id: &str, message: &str) -> Result<(), FileError> {
     settle(context, id, |batch| {
         if batch.status != Status::Validating {

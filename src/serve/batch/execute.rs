@@ -1,12 +1,12 @@
 //! Executes a batch: answers its requests and writes the rows.
 //!
 //! In: a batch whose input was checked. Out: its result files.
-//! What always holds: the rows come in an order that follows from the server's seed and the batch's id alone, so
+//! Invariants: the rows come in an order that follows from the server's seed and the batch's id alone, so
 //! that an execution after a restart writes the same bytes; one row and the table of lines are in memory.
 //!
 //! Scripted faults change rows on their way into the files; the numbers they know them by are those of the input's
-//! lines. A batch that was told to cancel gets a first part of the rows, in that same order: those that counted as done when
-//! the cancel came.
+//! lines. A batch that was told to cancel gets a first part of the rows, in that same order: those that counted as done
+//! when the cancel came.
 
 use std::fs::File;
 use std::io;

@@ -1,9 +1,8 @@
 //! Reads a batch's input file: first to check it, then to find its lines again.
 //!
-//! In: the content of an uploaded file. Out: what the batch is to know of it, or the sentence with which the batch fails; and a table
-//! of where each line lies.
-//! What always holds: one line at a time is in memory, and a file within the limits has at most
-//! [`Limits::requests`] entries of 16 bytes in its table (24 with the number of the line).
+//! In: the content of an uploaded file. Out: what the batch is to know of it, or the sentence with which the batch
+//! fails; and a table of where each line lies. Invariants: one line at a time is in memory, and a file within the
+//! limits has at most [`Limits::requests`] entries of 16 bytes in its table (24 with the number of the line).
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -83,50 +82,46 @@ pub(crate) fn check_size(file: &File, limits: &Limits) -> Result<(), Refusal> {
 /// Checks every line of `file`, as Together does.
 pub(crate) fn check(file: &File, limits: &Limits) -> Result<Checked, Refusal> {
     check_size(file, limits)?;
-    let mut model = None;
-    let mut count = 0;
-    each_line(file, limits, |_, line| {
-        let request = Request::parse(line)
-            .map_err(|fault| format_fault(&format!("Line {} (within chunk): {fault}", count % CHUNK_LINES + 1)))?;
-        if count == 0 {
-            model = request.model().map(std::borrow::Cow::into_owned);
+    let mut checked = Checked { model: None, requests: 0 };
+    each_line(file, limits, |number, _, line| {
+        let request = Request::parse(line).map_err(|fault| {
+            format_fault(&format!("Line {} (within chunk): {fault}", (number - 1) % CHUNK_LINES + 1))
+        })?;
+        if number == 1 {
+            checked.model = request.model().map(std::borrow::Cow::into_owned);
         }
-        count += 1;
-        if count > limits.requests {
-            let message = format!("Input file has too many requests: at most {} are allowed", limits.requests);
-            return Err(Refusal::Unfit(message));
-        }
+        checked.requests = number;
         Ok(())
     })?;
-    match model {
+    match &checked.model {
         Some(model) if model.starts_with(request::NO_SUCH_MODEL) => Err(Refusal::Unfit(format!(
             "Invalid model ID: Unable to access non-serverless model {model}. {}",
-            request::endpoint_advice(&model)
+            request::endpoint_advice(model)
         ))),
-        model => Ok(Checked { model, requests: count }),
+        _ => Ok(checked),
     }
 }
 
 /// Where each line of a checked `file` lies, in the order of the file.
 pub(crate) fn places(file: &File, limits: &Limits) -> Result<Vec<Place>, Refusal> {
     let mut places = Vec::new();
-    each_line(file, limits, |offset, line| {
+    each_line(file, limits, |_, offset, line| {
         places.push(Place { offset, length: line.len() });
         Ok(())
     })?;
     Ok(places)
 }
 
-/// Shows `visit` each line, without its newline, with its offset in the file. A newline at the very end starts no
-/// further line.
+/// Shows `visit` each line, without its newline, with its number from 1 and its offset in the file. A newline at the
+/// very end starts no further line.
 pub(crate) fn each_line(
     mut file: &File,
     limits: &Limits,
-    mut visit: impl FnMut(u64, &[u8]) -> Result<(), Refusal>,
+    mut visit: impl FnMut(u64, u64, &[u8]) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
     io::Seek::rewind(&mut file)?;
     let mut reader = BufReader::with_capacity(BLOCK_BYTES, file);
-    let (mut line, mut offset) = (Vec::new(), 0);
+    let (mut line, mut number, mut offset) = (Vec::new(), 0, 0);
     loop {
         line.clear();
         // One byte more than a line and its newline may have, so that a longer one shows.
@@ -144,7 +139,12 @@ pub(crate) fn each_line(
             );
             return Err(Refusal::Unfit(message));
         }
-        visit(offset, &line)?;
+        number += 1;
+        if number > limits.requests {
+            let message = format!("Input file has too many requests: at most {} are allowed", limits.requests);
+            return Err(Refusal::Unfit(message));
+        }
+        visit(number, offset, &line)?;
         offset += read as u64;
     }
 }

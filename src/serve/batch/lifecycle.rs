@@ -1,11 +1,12 @@
 //! The life of a batch: VALIDATING, `IN_PROGRESS`, and its end.
 //!
-//! In: a batch that has not ended. Out: the same batch, ended, with its result files.
-//! Invariants: every change of status goes through the store, in one step against all others; the end is recorded after the result files
-//! are published. A server that stops leaves the batch where it is, and the next one starts that stage over, with the same results.
+//! In: a batch that has not ended. Out: the same batch, ended, with its result files. Invariants: every change of
+//! status goes through the store, in one step against all others; the end is recorded after the result files are
+//! published. A server that stops leaves the batch where it is, and the next one starts that stage over, with the same
+//! results.
 //!
-//! The simulated time passes first and takes no worker; then the batch waits for one of the workers and is executed. In OpenAI's dialect its
-//! completion window may end meanwhile: what is done by then is its result.
+//! The simulated time passes first and takes no worker; then the batch waits for one of the workers and is executed. In
+//! OpenAI's dialect its completion window may end meanwhile: what is done by then is its result.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

@@ -1,8 +1,8 @@
-//! How far a batch is: a pretended part that passes with time, then a real part that passes with rows.
+//! How far a batch is: a simulated part that passes with time, then a real part that passes with rows.
 //!
 //! In: what the batch's life and its execution report. Out: the share of rows that counts as done.
-//! What always holds: the share only rises, and is 1 only when every row is written; once cancelled, the execution
-//! goes on to just the share that was reported at that moment.
+//! Invariants: the share only rises, and is 1 only when every row is written; once cancelled, the execution
+//! continues to just the share that was reported at that moment.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// The share of the progress that passes with time alone, when a batch pretends to take time at all.
-const PRETENDED: f64 = 0.9;
+const SIMULATED: f64 = 0.9;
 
 /// The progress of one batch since this server started it.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Progress {
             return written;
         }
         let passed = (began.elapsed().as_secs_f64() / self.time.as_secs_f64()).min(1.0);
-        PRETENDED * passed + (1.0 - PRETENDED) * written
+        SIMULATED * passed + (1.0 - SIMULATED) * written
     }
 
     /// The batch is to end with that share of its rows.

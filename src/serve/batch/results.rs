@@ -1,7 +1,7 @@
 //! Writes what a batch gives back: its output file, its error file and its billing records.
 //!
 //! In: rows, one at a time. Out: up to two files of the service, and `billing/BATCH.jsonl`.
-//! What always holds: nothing has its name before all rows are written; a batch that is executed again after a kill
+//! Invariants: nothing has its name before all rows are written; a batch that is executed again after a kill
 //! writes the same files under the same ids, so nothing is billed twice. Error rows are not billed and have no
 //! billing record.
 

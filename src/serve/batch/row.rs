@@ -1,7 +1,7 @@
 //! Rows of result files.
 //!
-//! In: what became of one request, and how its dialect writes that. Out: one row, without a newline. Invariants: the `custom_id` stands
-//! there as it was sent, escapes and all, and the body of an answer is the same bytes in every dialect.
+//! In: what became of one request, and how its dialect writes that. Out: one row, without a newline. Invariants: the
+//! `custom_id` is there as it was sent, escapes and all, and the body of an answer is the same bytes in every dialect.
 
 /// Which file a row belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub(crate) fn output(form: RowForm, answered: Answered<'_>, body: &[&str], row: 
     write_parts(row, if form.has_every_member { &[r#"},"error":null}"#] } else { &["}}"] });
 }
 
-/// Appends the row of a request that nobody answered, for the reason with this code.
+/// Appends the row of a request that was not answered, for the reason with this code.
 pub(crate) fn failure(form: RowForm, answered: Answered<'_>, code: &str, message: &str, row: &mut Vec<u8>) {
     begin(form, answered, row);
     if form.has_every_member {

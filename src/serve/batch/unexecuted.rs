@@ -1,7 +1,7 @@
 //! The requests of a batch that ended before they were executed.
 //!
-//! Invariant: in a dialect that reports them, each has a row in the error file that says why, and is not billed. Together's batches leave no
-//! trace of them.
+//! Invariant: in a dialect that reports them, each has a row in the error file that says why, and is not billed.
+//! Together's batches leave no trace of them.
 
 use std::fs::File;
 
@@ -14,7 +14,8 @@ use super::stop::Stop;
 use crate::serve::faults::batch_faults::BatchFault;
 use crate::serve::store::batch::{Batch, Status};
 
-/// Writes a row for each request in `places`, none of which was answered, if `batch` ended in a way that leaves such rows.
+/// Writes a row for each request in `places`, none of which was answered, if `batch` ended in a way that leaves such
+/// rows.
 pub(crate) fn report(
     context: &BatchContext,
     batch: &Batch,

@@ -1,7 +1,7 @@
 //! Faults in how a batch ends: expired, failed, or never.
 //!
-//! In: the number of a batch. Out: how it ends, when not in good order.
-//! What always holds: requests that a batch did not come to are not billed; those that it answered are, and their rows
+//! In: a script. Out: how batches end, if not in good order.
+//! Invariants: requests that a batch did not come to are not billed; those that it answered are, and their rows
 //! are in its output file.
 
 use super::fields::{FaultsError, Fields};
@@ -15,7 +15,7 @@ pub(crate) enum BatchFault {
     Expire { share: f64 },
     /// `fail`: FAILED after that share of its rows.
     Fail { share: f64, message: String },
-    /// `never`: `IN_PROGRESS` until somebody cancels it.
+    /// `never`: `IN_PROGRESS` until it is cancelled.
     Stuck,
     /// `no_room`: FAILED before anything of it is done while as many `batches` that are older are at work.
     NoRoom { batches: usize },

@@ -1,6 +1,6 @@
 //! Bodies that are cut short, slowed down or packed.
 //!
-//! In: a body. Out: a body. What always holds: pieces pass through one at a time, and are never gathered.
+//! In: a body. Out: a body. Invariants: pieces pass through one at a time, and are never gathered.
 
 use std::io::{self, Write};
 use std::pin::Pin;

@@ -1,7 +1,7 @@
 //! The connection under a call, so that a fault can cut it without an answer.
 //!
 //! In: connections as they are accepted. Out: the same, each with a handle that its calls carry.
-//! What always holds: a cut connection is closed and writes nothing more, so what came before the cut is all that the
+//! Invariants: a cut connection is closed and writes nothing more, so what came before the cut is all that the
 //! client gets. hyper alone cannot do that: whatever a handler returns becomes a response. (This is HTTP/1 only, so a
 //! connection carries one call at a time.)
 

@@ -1,7 +1,7 @@
 //! Reads one `[[fault]]` table, member by member, and says on which line something is wrong with it.
 //!
 //! In: a table of a TOML document. Out: typed values.
-//! What always holds: a member that nobody asked for is an error, never ignored; an error names the file, the line and
+//! Invariants: an unknown member is an error, never ignored; an error names the file, the line and
 //! the member.
 
 use std::path::{Path, PathBuf};

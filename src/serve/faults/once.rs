@@ -1,7 +1,7 @@
 //! The requests that had their one error.
 //!
 //! In: digests of requests, batch by batch. Out: whether a batch is the first to have a request.
-//! What always holds: a batch that is executed again after a kill gets the same answers as the first time; a request
+//! Invariants: a batch that is executed again after a kill gets the same answers as the first time; a request
 //! costs 24 bytes of memory, and 16 of disk in `faults/BATCH.seen`.
 
 use std::collections::HashMap;

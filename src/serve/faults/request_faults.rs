@@ -1,7 +1,7 @@
 //! Faults in how a call is answered: not at all, late, wrongly, elsewhere.
 //!
 //! In: a call. Out: its answer, or a cut connection.
-//! What always holds: what the server did is done as without the fault; only what the client gets to know of it
+//! Invariants: what the server did is done as without the fault; only what the client gets to know of it
 //! differs. `drop_before`, `status`, `redirect` and `quote_key` do nothing at all.
 
 use std::net::SocketAddr;

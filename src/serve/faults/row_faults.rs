@@ -1,7 +1,7 @@
 //! Faults in what a batch gives back: its rows, and the files that they are in.
 //!
 //! In: the rows of a batch, as they are answered. Out: the rows that go into its files.
-//! What always holds: the billing ledger stays the truth. A request that was answered is billed once, whatever happens
+//! Invariants: the billing records stay the truth. A request that was answered is billed once, whatever happens
 //! to its row; a request whose row a fault turns into an error is not.
 
 use serde::Deserialize;
@@ -32,11 +32,12 @@ pub(super) struct RowFault {
 /// What happens to a row, or to a file of rows.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
-    /// `drop_rows`: the row is missing. It is billed all the same; with `counted` it is among what the batch counts as answered.
+    /// `drop_rows`: the row is missing. It is billed all the same; with `counted` it is among what the batch counts as
+    /// answered.
     Drop { counted: bool },
     /// `duplicate_rows`: the row comes twice, word for word or not.
     Duplicate { different: bool },
-    /// `unknown_ids`: the row names a request that nobody sent.
+    /// `unknown_ids`: the row names a request that was never sent.
     UnknownId { id: StrangeId },
     /// `both_files`: the request has a row in the output file and one in the error file.
     BothFiles { error: Failure },
@@ -46,7 +47,7 @@ pub(super) enum Change {
     Insert { member: Vec<u8> },
     /// `duplicate_keys`: the row has its `custom_id` twice.
     DuplicateKeys,
-    /// `huge_line`: the row has that many bytes more, in front of all else or, with `last`, behind it.
+    /// `huge_line`: the row has that many bytes more, before all else or, with `last`, after it.
     Huge { bytes: u64, last: bool },
     /// `blank_lines`: an empty line and one of white space follow.
     BlankLines,
@@ -78,7 +79,7 @@ pub(super) struct Failure {
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum StrangeId {
-    /// One that nobody sent.
+    /// One that was never sent.
     #[default]
     Unknown,
     /// The right one, but for upper and lower case.

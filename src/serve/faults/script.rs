@@ -1,7 +1,7 @@
 //! The script of faults as a file: TOML with one `[[fault]]` after the other.
 //!
 //! In: the text of a file. Out: its rules, all of them checked.
-//! What always holds: nothing in the file is ignored.
+//! Invariants: nothing in the file is ignored.
 
 use std::fs;
 use std::path::Path;

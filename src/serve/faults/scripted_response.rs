@@ -2,7 +2,7 @@
 //!
 //! In: the members `status`, `retry_after`, `retry_after_in`, `headers`, `body` and `content_type` of a fault. Out: a
 //! response.
-//! What always holds: without a `body`, the answer has the shape in which the service refuses such a call.
+//! Invariants: without a `body`, the answer has the shape in which the service refuses such a call.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};

@@ -1,7 +1,7 @@
 //! When a fault acts: on which calls, or on which batches.
 //!
 //! In: the members `call`, `nth`, `from`, `to`, `every`, `probability`, `batch` and `file` of a fault. Out: yes or no.
-//! What always holds: the answer follows from the script, the seed and the number asked about alone.
+//! Invariants: the answer follows from the script, the seed and the number asked about alone.
 
 use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_64_with_seed;

@@ -1,5 +1,5 @@
-//! What the faults of a running server remember: how often each was asked, and which requests have failed once; and the log of those that
-//! acted on batches.
+//! What the faults of a running server remember: how often each was asked, and which requests have failed once; and the
+//! log of those that acted on batches.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -30,7 +30,7 @@ pub(super) struct FaultState {
 }
 
 impl FaultState {
-    /// What the server of `directory` remembers from earlier, for a script of so many `faults`; and their log.
+    /// What the server of `directory` remembers from earlier, for a script with that many `faults`; and their log.
     pub(super) fn open(faults: usize, seed: u64, directory: &Path, store: &Store) -> Result<Self, FileError> {
         let log_path = directory.join("faults.jsonl");
         let log = if faults == 0 { None } else { Some(Mutex::new(durable::append(&log_path)?)) };

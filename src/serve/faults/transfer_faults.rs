@@ -1,7 +1,7 @@
 //! Faults in how bytes get across: downloads and other answers, and the bodies of uploads.
 //!
 //! In: a call and its answer. Out: the same with the fault in it, and whether the fault had anything to act on.
-//! What always holds: bodies stay streams; nothing here holds more than a piece of one.
+//! Invariants: bodies stay streams; nothing here holds more than a piece of one.
 
 use std::time::Duration;
 
@@ -37,13 +37,14 @@ pub(super) enum Transfer {
     ContentLength { add: i64 },
     /// `ignore_range`: a request for a range gets the whole, with 200.
     IgnoreRange,
-    /// `misaligned_range`: a request for a range gets another one, `by` bytes on; `lie` claims that it is the right one.
+    /// `misaligned_range`: a request for a range gets another one, `by` bytes on; `lie` claims that it is the right
+    /// one.
     MisalignedRange { by: i64, lie: bool },
     /// `refuse_range`: a request for a range gets 416.
     RefuseRange,
     /// `change_etag`: a request for a range finds a file with another `ETag`.
     ChangeEtag,
-    /// `gzip`: the body comes compressed although nobody said that it may.
+    /// `gzip`: the body comes compressed although the client did not accept that.
     Gzip,
     /// `gzip_bomb`: the body is zeros that inflate to `bytes`.
     GzipBomb { bytes: u64 },

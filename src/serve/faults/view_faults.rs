@@ -1,7 +1,7 @@
 //! Faults in what is shown of batches: in one, and in the list of them.
 //!
 //! In: the JSON of an answer about batches. Out: the same with the fault in it, and whether there was anything to act
-//! on. What always holds: the batches themselves are not touched, so the next look may show the truth.
+//! on. Invariants: the batches themselves are not touched, so the next look may show the truth.
 
 use std::time::Duration;
 
@@ -31,9 +31,9 @@ pub(super) enum ViewFault {
     ListDuplicate,
     /// `list_null`: `null`, as if there were no batches.
     ListNull,
-    /// `list_huge`: `entries` batches of somebody else follow.
+    /// `list_huge`: `entries` batches of another account follow.
     ListHuge { entries: u64 },
-    /// `list_foreign`: `entries` of others stand before and behind our own.
+    /// `list_foreign`: foreign `entries` come before and after our own.
     ListForeign { entries: Vec<Value> },
     /// `show`: members are set or left out, at the first `looks` looks at a batch, while it has the status `while`.
     Members { set: Map<String, Value>, unset: Vec<String>, looks: Option<u64>, status: Option<String> },
@@ -294,7 +294,7 @@ fn age(batch: &Value) -> Option<Duration> {
     Duration::try_from(Timestamp::now().duration_since(created)).ok()
 }
 
-/// Entries as nobody here would write them: ids and files that are no names, of every length and type, and things that are no batches.
+/// Malformed entries: ids and files that are no names, of every length and type, and values that are no batches.
 fn foreign() -> Vec<Value> {
     let batch = |id: Value, file: Value| json!({"id": id, "input_file_id": file, "output_file_id": file, "status": "IN_PROGRESS"});
     let mut entries = vec![
@@ -331,7 +331,7 @@ fn foreign() -> Vec<Value> {
     entries
 }
 
-/// A batch that nobody here created.
+/// A batch that was not created here.
 fn stranger(number: u64) -> Value {
     json!({
         "id": format!("00000000-0000-4000-8000-{number:012x}"),

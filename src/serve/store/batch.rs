@@ -72,7 +72,7 @@ pub(crate) struct LineFault {
 }
 
 impl Batch {
-    /// A batch of `account` that is created now, over a file of so many bytes.
+    /// A batch of `account` that is created now, of a file with that many bytes.
     pub(crate) fn new(
         id: String,
         number: u64,
@@ -107,7 +107,7 @@ impl Record for Batch {
     }
 }
 
-/// Where a batch stands, as it is recorded.
+/// The status of a batch, as it is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(crate) enum Status {

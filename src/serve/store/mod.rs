@@ -12,10 +12,11 @@
 //! faults/BATCH.seen      digests of the requests that a scripted fault failed in this batch, to fail them just once
 //! ```
 //!
-//! What always holds: content is published before the record that speaks of it, and a record is removed before its
-//! content, so a kill leaves at most content that nothing speaks of, which the next start removes. The input of a batch stays until the
-//! batch has ended, though its owner may have deleted it: what was answered may be paid for, and it takes the input to give it back. A
-//! **lasting** store is on disk, too, before anybody hears of a change: what an upstream answers has its price.
+//! Invariants: content is published before the record that speaks of it, and a record is removed before its content, so
+//! a kill leaves at most content that nothing speaks of, which the next start removes. The input of a batch stays until
+//! the batch has ended, though its owner may have deleted it: what was answered may be paid for, and it takes the input
+//! to give it back. A **lasting** store is on disk, too, before anybody hears of a change: what an upstream answers has
+//! its price.
 
 pub(crate) mod batch;
 pub(crate) mod file;

@@ -1,11 +1,13 @@
-//! How much a server keeps at most: strangers, or a client that never deletes anything, must not fill the disk or the memory.
+//! How much a server keeps at most: strangers, or a client that never deletes anything, must not fill the disk or the
+//! memory.
 //!
 //! In: what is about to be kept. Out: room for it, or a refusal that clients hear before anything is done.
 //!
-//! Invariants: what clients send is counted while it comes in, before it is written. A batch is let in only with room for as many bytes as
-//! its input has; what it answers is counted when it is there, and never refused: it may be paid for. So beyond the quota there is at
-//! most what the batches that were let in answer beyond the size of their inputs, and the log of the calls of clients. Calls that are
-//! refused because of their host or their origin are not logged beyond it.
+//! Invariants: what clients send is counted while it comes in, before it is written. A batch is let in only with room
+//! for as many bytes as its input has; what it answers is counted when it is there, and never refused: it may be paid
+//! for. So beyond the quota there is at most what the batches that were let in answer beyond the size of their inputs,
+//! and the log of the calls of clients. Calls that are refused because of their host or their origin are not logged
+//! beyond it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -52,7 +54,7 @@ pub(crate) struct Quota {
 }
 
 impl Quota {
-    /// The quota of a server in `directory` that holds so many bytes, and so many records, already.
+    /// The quota of a server in `directory` that already holds `used` bytes and `records` records.
     pub(crate) fn open(choice: QuotaChoice, directory: &Path, used: u64, records: u64) -> Result<Self, FileError> {
         let limit = match choice {
             QuotaChoice::Unlimited => u64::MAX,
@@ -77,7 +79,7 @@ impl Quota {
         Ok(taken)
     }
 
-    /// Whether there is any room left beside so many records.
+    /// Whether there is any room left beside `records` records.
     pub(crate) fn has_room(&self, records: u64) -> bool {
         total(self.used.load(Relaxed), records) < self.limit
     }
@@ -107,7 +109,7 @@ pub(crate) struct Reservation {
 }
 
 impl Reservation {
-    /// Takes room for so many bytes more, beside so many records.
+    /// Takes room for `bytes` more, beside `records` records.
     pub(crate) fn grow(&mut self, bytes: u64, records: u64) -> Result<(), QuotaExceeded> {
         let limit = self.quota.limit;
         let more = |used: u64| used.checked_add(bytes).filter(|used| total(*used, records) <= limit);

@@ -1,11 +1,11 @@
 //! Records kept in memory and, one JSON file each, on disk.
 //!
 //! In: records. Out: the same records, also after a kill and a restart.
-//! What always holds: memory and disk change together, under one lock, so no reader sees a record that a restart
+//! Invariants: memory and disk change together, under one lock, so no reader sees a record that a restart
 //! would not bring back; a record's file is published by rename, so a kill leaves the old record or the new one.
 //!
-//! A change writes about a kilobyte and, but for a lasting store, does not wait for the disk, so it is done where it is asked for, also on the
-//! threads that serve calls.
+//! A change writes about a kilobyte and, but for a lasting store, does not wait for the disk, so it is done where it is
+//! asked for, also on the threads that serve calls.
 
 use std::collections::HashMap;
 use std::fs;
@@ -77,7 +77,7 @@ impl<R: Record> RecordStore<R> {
     }
 
     /// Changes a record in one step that nothing else comes between. `change` says whether to keep its changes.
-    /// Gives the record as it stands afterwards, or `None` when there is none of that id.
+    /// Gives the record as it is afterwards, or `None` when there is none of that id.
     pub(crate) fn update(&self, id: &str, change: impl FnOnce(&mut R) -> bool) -> Result<Option<Arc<R>>, FileError> {
         let mut records = self.lock();
         let Some(current) = records.get(id) else { return Ok(None) };

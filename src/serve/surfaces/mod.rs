@@ -29,8 +29,8 @@ pub(crate) fn side_of(dialect: &dyn Dialect) -> Option<&'static Side> {
     SIDES.iter().find(|side| side.surface.dialect().name() == dialect.name())
 }
 
-/// The row with which the server answers `line` (given without its newline) in Together's dialect, itself without a newline: a row of
-/// the output file, or of the error file when the request asks for a failure.
+/// The row with which the server answers `line` (given without its newline) in Together's dialect, itself without a
+/// newline: a row of the output file, or of the error file when the request asks for a failure.
 #[must_use]
 pub fn echo_reply(line: &[u8]) -> Vec<u8> {
     echo_reply_in(TOGETHER, line)

@@ -2,8 +2,8 @@
 //!
 //! In: calls, lines, ends of requests. Out: how each looks.
 //!
-//! Invariant: a request has the same digest in every dialect, because what only some lines have besides is left out of it. So the same input
-//! gets the same answers, and the same bill, whichever dialect it came in.
+//! Invariant: a request has the same digest in every dialect, because what only some lines have besides is left out of
+//! it. So the same input gets the same answers, and the same bill, whichever dialect it came in.
 
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -20,7 +20,8 @@ pub(crate) trait Surface: Debug + Send + Sync {
     /// The dialect that it is the side of.
     fn dialect(&self) -> &'static dyn Dialect;
 
-    /// A request line as digests know it: without the whitespace around it, and without what other dialects' lines do not have.
+    /// A request line as digests know it: without the whitespace around it, and without what other dialects' lines do
+    /// not have.
     fn bare<'l>(&self, line: &'l [u8]) -> Cow<'l, [u8]>;
 
     /// A header that may carry the key, besides `Authorization`.

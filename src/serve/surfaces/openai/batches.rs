@@ -1,6 +1,7 @@
 //! Batches as OpenAI's service shows them.
 //!
-//! Invariants: fields without a value are `null`; times are Unix seconds; counts are those of the files, once they are there.
+//! Invariants: fields without a value are `null`; times are Unix seconds; counts are those of the files, once they are
+//! there.
 
 use std::sync::Arc;
 

@@ -14,13 +14,8 @@ use crate::serve::limits::Limits;
 pub(crate) fn check(file: &File, limits: &Limits, endpoint: &str) -> Result<Checked, Refusal> {
     input::check_size(file, limits)?;
     let (mut checked, mut ids) = (Checked { model: None, requests: 0 }, HashSet::new());
-    input::each_line(file, limits, |_, line| {
-        checked.requests += 1;
-        let number = checked.requests;
-        if number > limits.requests {
-            let message = format!("Input file has too many requests: at most {} are allowed", limits.requests);
-            return Err(Refusal::Unfit(message));
-        }
+    input::each_line(file, limits, |number, _, line| {
+        checked.requests = number;
         let unfit = |Fault { code, param, message }: Fault| Refusal::Line { line: number, code, param, message };
         let (id, model) = request(line, endpoint).map_err(unfit)?;
         if !ids.insert(id) {

@@ -1,5 +1,5 @@
-//! OpenAI's side of the server: files come with their content in one call, lists in pages, batches have counts, metadata, a window that
-//! really ends, and rows for the requests that were not executed.
+//! OpenAI's side of the server: files come with their content in one call, lists in pages, batches have counts,
+//! metadata, a window that really ends, and rows for the requests that were not executed.
 
 mod batches;
 mod files;

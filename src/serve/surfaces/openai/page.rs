@@ -1,7 +1,8 @@
 //! Lists in pages.
 //!
-//! In: everything there is, in its order, and what a client asked for. Out: `{"object":"list","data","first_id","last_id","has_more"}`.
-//! What always holds: a client that asks on from the last id of each page sees each entry once, unless entries go meanwhile.
+//! In: everything there is, in its order, and what a client asked for. Out:
+//! `{"object":"list","data","first_id","last_id","has_more"}`. Invariants: a client that asks on from the last id of
+//! each page sees each entry once, unless entries go meanwhile.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
 //! Completion windows: how long a batch may take.
 //!
-//! In: a text such as `24h`. Out: a time. OpenAI itself takes `24h` alone; those who copied it take others, and here `3s` is a way to
-//! see a batch expire.
+//! In: a text such as `24h`. Out: a time. OpenAI itself takes `24h` alone; those who copied it take others, and here
+//! `3s` is a way to see a batch expire.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Batches as Together's service shows them.
 //!
-//! Invariants: fields without a value are absent; creating validates nothing but the shape of the request, as the service does, and
-//! whatever is wrong with the file ends the batch FAILED later.
+//! Invariants: fields without a value are absent; creating validates nothing but the shape of the request, as the
+//! service does, and whatever is wrong with the file ends the batch FAILED later.
 
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! Faults in how batches end.
 
+use batchline::serve::QuotaChoice;
+
 use super::*;
 
 impl Fixture {
@@ -73,4 +75,21 @@ async fn where_there_is_no_room_a_batch_fails_unbilled_until_there_is() {
     fixture.post(&format!("/batches/{first}/cancel"), &Value::Null).await;
     fixture.until_ended(&first).await;
     assert_eq!(fixture.run_again(&file).await["status"], "COMPLETED");
+}
+
+#[tokio::test]
+async fn a_batch_that_found_no_room_gives_its_quota_back() {
+    let fixture = Fixture::start_with(|options| {
+        options.batch_time = Duration::ZERO;
+        options.faults = faults("[[fault]]\ndo = 'never'\nbatch = 1\n[[fault]]\ndo = 'no_room'");
+        options.quota = QuotaChoice::Bytes(400_000);
+    })
+    .await;
+    let content = requests(200);
+    assert!(30 * content.len() > 400_000, "together they would exceed the quota");
+    let file = fixture.upload(content).await;
+    fixture.create(&file).await;
+    for _ in 0..30 {
+        assert_eq!(fixture.run_again(&file).await["status"], "FAILED");
+    }
 }
