@@ -194,7 +194,7 @@ impl RequestFault {
         }
     }
 
-    /// ScriptedResponses a call, the rule having picked it.
+    /// Answers a call, the rule having picked it.
     pub(super) async fn act(&self, call: InterceptedCall<'_>, mut request: Request, next: Next) -> Response {
         let (path, surface) = (request.uri().path().to_owned(), call.surface);
         match self {

@@ -147,7 +147,7 @@ fn header(response: &Response, name: &str) -> String {
 
 /// A SHA-256 in lowercase hex.
 fn sha256(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(content).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 async fn read(response: Response) -> (u16, Value) {
