@@ -412,7 +412,7 @@ fn name_in_temporary(temporary: &str) -> Option<&str> {
 }
 
 /// Whether an open file is still what a path leads to.
-fn is_at(path: &Path, file: &File) -> bool {
+pub(super) fn is_at(path: &Path, file: &File) -> bool {
     let same =
         |named: Metadata| file.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (named.dev(), named.ino()));
     fs::symlink_metadata(path).is_ok_and(same)

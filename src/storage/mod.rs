@@ -6,9 +6,16 @@
 //! by accident; memory is a named number of bytes, whatever the size of a file.
 
 pub(crate) mod aligned;
+pub mod directory;
 pub mod durable;
+pub mod identity;
 pub mod lines;
+pub mod local_file;
+pub mod lock;
 pub mod ordered;
 pub mod partitions;
 pub(crate) mod path_text;
+pub mod read_at;
+pub mod records;
+pub mod sink;
 pub mod user_files;
