@@ -2,7 +2,7 @@
 //!
 //! In: paths and standard input, plain or compressed. Out: one space of offsets over all of them.
 //!
-//! What always holds:
+//! Invariants:
 //! - Every byte can be read again, at any offset, until the Source is dropped: what cannot be re-read where it is (a pipe,
 //!   compressed data) is copied to a spool file first, once.
 //! - A part is as long as it was when it was opened; bytes appended later are not seen, and a part that shrinks is an error

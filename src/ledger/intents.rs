@@ -6,7 +6,7 @@
 //! back in time without a word; and what it has forgotten would be sent, and paid for, once more. This file tells. One line for each
 //! submission: a hash, then JSON. It is only ever appended to.
 //!
-//! What always holds: an intent is in the Ledger before it is here, and here before it is sent. So one that is here and not there
+//! Invariants: an intent is in the Ledger before it is here, and here before it is sent. So one that is here and not there
 //! was lost, and one that is there and not here was not sent.
 
 use std::io::Write;

@@ -5,7 +5,7 @@
 //!
 //! A reply whose id is nobody's may have one that is nearly somebody's: it is looked at when all others have their places.
 //!
-//! What always holds: each reply is kept (it fills a slot), a duplicate, in conflict or unknown, and is counted once, as is each line that is
+//! Invariants: each reply is kept (it fills a slot), a duplicate, in conflict or unknown, and is counted once, as is each line that is
 //! unreadable. Replies have any length: more than a few MiB of none is in memory. Which reply wins does not depend on threads: the first in file order, but an output before an error.
 
 use std::collections::BTreeSet;

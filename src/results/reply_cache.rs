@@ -6,7 +6,7 @@
 //! that is read once, front to back, and gathered from in memory spares them. Shards are about as large as what may be held, and the
 //! merge goes through them in order.
 //!
-//! What always holds: no more is held than the budget. A file makes room only when it has not been asked for in a while, so that files
+//! Invariants: no more is held than the budget. A file makes room only when it has not been asked for in a while, so that files
 //! that do not fit together do not push each other out in turn.
 
 use std::collections::BTreeMap;

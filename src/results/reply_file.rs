@@ -6,7 +6,7 @@
 //! which had no line end. A line of any length is read; one that is too long to be held is gone through once, in pieces. What else stands
 //! in the place of a reply is unreadable, or shows that the file is none of replies (see [`Form`]).
 //!
-//! What always holds: all of the file is accounted for: each line that is not blank is one thing found or several. What is looked at
+//! Invariants: all of the file is accounted for: each line that is not blank is one thing found or several. What is looked at
 //! more closely is only what the [reader](ReplyReader) refuses.
 
 use std::io;

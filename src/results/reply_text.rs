@@ -2,7 +2,7 @@
 //!
 //! In: a file, a place in it, and a length if it is known. Out: what the reply says, and its bytes, piece by piece.
 //!
-//! What always holds: no more than [`HELD_BYTES_MAX`] of a reply is in memory. A longer one is read where it
+//! Invariants: no more than [`HELD_BYTES_MAX`] of a reply is in memory. A longer one is read where it
 //! stands, and compared and copied in pieces.
 
 use std::io::{self, BufRead};

@@ -5,7 +5,7 @@
 //! A reply of any length is judged by the same rule, and brought into the same shape, as one in memory. Each question costs a pass over
 //! the value; there are a handful.
 //!
-//! What always holds: memory is a piece of the file, and [`TEXT_BYTES_MAX`] of a string. What cannot be read is absent to whoever asks,
+//! Invariants: memory is a piece of the file, and [`TEXT_BYTES_MAX`] of a string. What cannot be read is absent to whoever asks,
 //! and an error of the whole once it is done with: see [`StoredText::ask`].
 
 use std::borrow::Cow;

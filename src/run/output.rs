@@ -5,7 +5,7 @@
 //!
 //! A file appears whole, when all is written; a writer gets the lines as they become final.
 //!
-//! What always holds: a reply file that an earlier process has indexed is compared with its checksum before a line of it is given
+//! Invariants: a reply file that an earlier process has indexed is compared with its checksum before a line of it is given
 //! out, and no output appears as whole that has more or fewer outputs and errors than were counted.
 
 use std::collections::{BTreeMap, HashMap};

@@ -1,4 +1,5 @@
-//! Bytes at rest: durable writes, lines, records of fixed width, ordered work on ranges, and the files of the user.
+//! Bytes at rest: ranged reads, sinks, durable writes, lines, records of fixed width, ordered work on ranges, and the files of the user.
+//! The only room that opens files: a test holds that.
 //!
 //! In: paths, ranges and bytes. Out: the same bytes, whole or not at all.
 //!
