@@ -1,6 +1,6 @@
 use super::*;
 
-/// One byte of five is the record's.
+/// One byte of its content says something, and not every value is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Other(u8);
 
