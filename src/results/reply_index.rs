@@ -83,7 +83,7 @@ mod tests {
         let slot = |seq: u64| {
             let kind = [ReplyKind::Output, ReplyKind::Error, ReplyKind::Retryable][usize::try_from(seq % 3).unwrap()];
             let length = if seq.is_multiple_of(2) { None } else { Some(u32::MAX - 1) };
-            (seq % 5 > 0).then_some(Slot { offset: (1 << 47) + seq, length, file: u32::MAX - 9, kind })
+            (!seq.is_multiple_of(5)).then_some(Slot { offset: (1 << 47) + seq, length, file: u32::MAX - 9, kind })
         };
         let index = ReplyIndex::scratch(directory.path(), 100).unwrap();
         index.write(0, (0..100).map(slot)).unwrap();

@@ -69,13 +69,15 @@ pub trait ReadAt: fmt::Debug + Send + Sync {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
 
     /// A store that gives out few bytes at a time, and is interrupted every other time.
     #[derive(Debug)]
     struct Slow {
         content: Vec<u8>,
-        calls: std::sync::atomic::AtomicU64,
+        calls: AtomicU64,
     }
 
     impl ReadAt for Slow {
@@ -84,7 +86,7 @@ mod tests {
         }
 
         fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-            if self.calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed).is_multiple_of(2) {
+            if self.calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             let rest = &self.content[self.content.len().min(usize::try_from(offset).unwrap())..];
@@ -100,7 +102,7 @@ mod tests {
 
     #[test]
     fn reads_are_completed_whatever_the_store_gives_at_a_time() {
-        let stored = Slow { content: (0..20).collect(), calls: Default::default() };
+        let stored = Slow { content: (0..20).collect(), calls: AtomicU64::default() };
         let mut buffer = [0; 10];
         stored.read_exact_at(&mut buffer, 7).unwrap();
         assert_eq!(buffer, *(7..17).collect::<Vec<u8>>());

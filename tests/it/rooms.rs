@@ -86,13 +86,13 @@ fn files_are_touched_in_one_room() {
 /// The parts of the file system's own interface that some code uses.
 fn file_system(text: &str) -> Vec<String> {
     let (uses, code) = taken_apart(text);
-    let used = uses
+    let imported = uses
         .iter()
         .flat_map(|tree| leaves(tree))
         .filter(|leaf| FILE_SYSTEM.iter().any(|module| leaf == module || leaf.starts_with(&format!("{module}::"))));
     let named =
         FILE_SYSTEM.iter().filter(|module| code.contains(&format!("{module}::"))).map(|module| (*module).to_owned());
-    used.chain(named).collect()
+    imported.chain(named).collect()
 }
 
 #[test]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::storage::durable;
 
 /// One byte of its content says something, and not every value is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +86,7 @@ fn files_of_another_kind_are_refused_with_words() {
     let of = |path: &Path| RecordFile::<Other>::open(path).unwrap_err().source.to_string();
     assert_eq!(of(&path), "it holds u128 of version 1, and not others of version 1");
     for content in [&b""[..], b"BLRECO", &[0; 200], &[7; 200]] {
-        std::fs::write(&path, content).unwrap();
+        durable::publish_bytes(&path, content).unwrap();
         assert!(of(&path).contains("another version of the program"), "{content:?}");
     }
 }
@@ -95,7 +96,7 @@ fn a_header_that_never_came_to_the_disk_is_written_again() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("records");
     for content in [&b""[..], &[0; 64], &[0; 1000]] {
-        std::fs::write(&path, content).unwrap();
+        durable::publish_bytes(&path, content).unwrap();
         let file = RecordFile::<u128>::open_or_create(&path, 20).unwrap();
         assert_eq!(file.read(0, 20).unwrap(), [None; 20]);
         file.write(19, [Some(8)]).unwrap();
