@@ -10,7 +10,7 @@ use batchline::model::shown::Name;
 use batchline::run::error::Error;
 use batchline::run::offline::{self, MergedReplies};
 use batchline::storage::durable::FileError;
-use batchline::storage::user_files::{NamedFiles, OutputFile, Role};
+use batchline::storage::user_files::{NamedFiles, Role, open_output};
 
 use super::args::{CheckArguments, GenerateArguments, MergeArguments, PlanArguments, SplitArguments};
 use super::exit::{Exit, Failure};
@@ -165,9 +165,9 @@ pub(crate) fn generate(arguments: &GenerateArguments) -> Result<Exit, Failure> {
         files.write_new(Role::Output, &path)?;
     }
     let failed = |error| Failure::Run(Error::File(FileError::on("write", &path)(error)));
-    let mut file = BufWriter::with_capacity(WRITE_BYTES, OutputFile::open(&path)?);
+    let mut file = BufWriter::with_capacity(WRITE_BYTES, open_output(&path)?);
     let generated = batchline::generate::generate(&options, &mut file).map_err(failed)?;
-    file.into_inner().map_err(|error| failed(error.into_error()))?.publish()?;
+    file.into_inner().map_err(|error| failed(error.into_error()))?.finish()?;
     say!("{}, {}", plural(generated.requests, "request"), size(generated.bytes));
     Ok(Exit::Success)
 }

@@ -9,7 +9,6 @@
 //! - Memory is bounded: windows of at most [`ZSTD_WINDOW_LOG`] bits, and a buffer for each layer.
 //! - No more is written to the disk than the service says that the file has, or [`UNPACKED_RATIO`] times what came where it says nothing.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 
@@ -22,6 +21,8 @@ use crate::dialect::Dialect;
 use crate::storage::aligned::BlockWriter;
 use crate::storage::durable;
 use crate::storage::durable::{FileError, PendingFile};
+use crate::storage::local_file::LocalFile;
+use crate::storage::read_at::ReadAt;
 
 /// Bytes that are read at a time.
 const READ_BYTES: usize = 256 << 10;
@@ -115,7 +116,7 @@ impl Packing {
 
 /// Whether the content at `path` is packed.
 pub(super) fn is_packed(path: &Path, said: Option<Packing>) -> Result<bool, FileError> {
-    let file = File::open(path).map_err(FileError::on("open", path))?;
+    let file = LocalFile::open(path)?;
     let mut content = BufReader::with_capacity(READ_BYTES, file);
     let first = content.fill_buf().map_err(FileError::on("read", path))?;
     Ok(outermost(first, said).is_some())
@@ -143,8 +144,8 @@ pub(super) async fn said_bytes(http: &Http, dialect: &dyn Dialect, file_id: &str
 
 /// Gives the content at `path`, which is not packed and has replies that name their requests by `id_member`, the name `target`. Returns its size.
 pub(super) fn publish(path: &Path, id_member: &str, target: &Path) -> Result<u64, Unfit> {
-    let file = File::open(path).map_err(FileError::on("open", path))?;
-    let bytes = file.metadata().map_err(FileError::on("read", path))?.len();
+    let file = LocalFile::open(path)?;
+    let bytes = file.size().map_err(FileError::on("read", path))?;
     let mut content = BufReader::with_capacity(READ_BYTES, file);
     let mut look = Look::of(id_member);
     while !look.is_done() {
@@ -169,7 +170,7 @@ pub(super) fn unpack(
     id_member: &str,
     target: &Path,
 ) -> Result<u64, Unfit> {
-    let file = File::open(path).map_err(FileError::on("open", path))?;
+    let file = LocalFile::open(path)?;
     let mut content: Box<dyn BufRead> = Box::new(BufReader::with_capacity(READ_BYTES, file));
     for layer in 0.. {
         let first = content.fill_buf().map_err(Unfit::Broken)?;

@@ -10,10 +10,11 @@ use super::identity::Identity;
 use super::meta::RunMeta;
 use super::options::RunOptions;
 use crate::input::scan::Scan;
-use crate::input::source::{FileIdentity, Input};
+use crate::input::source::Input;
 use crate::ledger::{Ledger, LedgerError};
 use crate::model::shard_state::{Recorded, ShardState};
 use crate::run::error::Error;
+use crate::storage::identity::StoredIdentity;
 
 /// An existing run.
 #[derive(Debug)]
@@ -85,11 +86,11 @@ impl KnownRuns {
 
     /// The run whose input files are unchanged by path, inode, size and modification time: they need not be read again.
     pub(crate) fn with_unchanged_inputs(&self, options: &RunOptions, identity: &Identity) -> Option<&Path> {
-        let wanted: Option<Vec<FileIdentity>> = options
+        let wanted: Option<Vec<StoredIdentity>> = options
             .inputs
             .iter()
             .map(|input| match input {
-                Input::File(path) => FileIdentity::of(path).ok(),
+                Input::File(path) => StoredIdentity::of(path).ok(),
                 Input::Stdin => None,
             })
             .collect();

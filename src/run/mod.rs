@@ -36,7 +36,7 @@
 //! | --- | --- | --- |
 //! | `requests.idx` | 32 bytes a line | 32 GB |
 //! | `replies.idx` | 16 bytes a line | 16 GB |
-//! | scratch for comparing ids, gone after the check | 16 bytes a line | 16 GB |
+//! | scratch for comparing ids, gone after the check | 17 bytes a line | 17 GB |
 //! | `ledger.sqlite` and `intents.log` | 0.7 kB a shard | 14 MB |
 //! | reply files | what the service sent | paid for, kept until `clean` |
 //!

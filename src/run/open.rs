@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::input::InputError;
@@ -28,7 +28,8 @@ use crate::run::monitor::{Event, Monitor};
 use crate::run::options::{MEMORY_SHARE, OnEarlier, RunOptions};
 use crate::run::relocate::relocate;
 use crate::storage::durable::FileError;
-use crate::storage::user_files::OutputFile;
+use crate::storage::sink::Sink;
+use crate::storage::user_files::open_output;
 
 /// A run directory that is ready to be driven.
 #[derive(Debug)]
@@ -70,7 +71,7 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
     // Another process may have made it meanwhile.
     let there = known.with_lines(options, &identity, &scan).unwrap_or(&target);
     if layout::ledger(there).is_file() {
-        return go_on_with(there, (&identity, &scan), &source, incoming.path(), options);
+        return go_on_with(there, (&identity, &scan), &source, incoming.path());
     }
     if layout::requests(&target).is_file() {
         let hint = "restore the ledger; remove the directory only if nothing of it was submitted".to_owned();
@@ -88,7 +89,7 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
         lines: scan.requests + scan.defects,
         requests: scan.requests,
         begun_in: BegunIn::here(),
-        parts: record_parts(&options.inputs, &source)?,
+        parts: record_parts(&source)?,
     };
     source.sync_spools()?;
     drop(source);
@@ -150,7 +151,6 @@ fn go_on_with(
     (identity, scan): (&Identity, &Scan),
     source: &Source,
     incoming: &Path,
-    options: &RunOptions,
 ) -> Result<Prepared, Error> {
     let directory = RunDirectory::open(target)?;
     let mut ledger = Ledger::open(&layout::ledger(target))?;
@@ -164,7 +164,7 @@ fn go_on_with(
     }
     if !meta.parts_unchanged(target) {
         // The lines are the same but the file is not where it was: these inputs stand in for it.
-        relocate(&mut ledger, target, incoming, &record_parts(&options.inputs, source)?)?;
+        relocate(&mut ledger, target, incoming, &record_parts(source)?)?;
     }
     open_run(directory, Some(ledger), true)
 }
@@ -191,7 +191,7 @@ pub(crate) fn open_run(directory: RunDirectory, ledger: Option<Ledger>, resumed:
         let (what, hint) = ("has no input", "run its own command again: it finds the input by its lines");
         return Err(Error::Directory { path: path.to_owned(), what: what.to_owned(), hint: hint.to_owned() });
     }
-    let places = parts.into_iter().map(|part| (part.name, path.join(part.path), part.spooled));
+    let places = parts.into_iter().map(|part| (part.name, path.join(part.path)));
     let source = Source::reopen(places)?;
     Ok(Prepared { source: Arc::new(source), requests: Arc::new(requests), ids, line, resumed, ledger, directory })
 }
@@ -236,15 +236,17 @@ fn check(
 /// Where Defects go: the first few to the monitor, all of them to the report.
 #[derive(Debug)]
 pub struct DefectReport {
-    report: Option<std::io::BufWriter<OutputFile>>,
+    report: Option<std::io::BufWriter<Box<dyn Sink>>>,
+    /// Of the report, for messages.
+    path: PathBuf,
     left: Cell<u64>,
 }
 
 impl DefectReport {
     /// A report at `path`, if there is one; `shown_max` Defects go to the monitor.
     pub fn create(path: Option<&Path>, shown_max: u64) -> Result<Self, FileError> {
-        let report = path.map(OutputFile::open).transpose()?.map(std::io::BufWriter::new);
-        Ok(Self { report, left: Cell::new(shown_max) })
+        let report = path.map(open_output).transpose()?.map(std::io::BufWriter::new);
+        Ok(Self { report, path: path.map(Path::to_owned).unwrap_or_default(), left: Cell::new(shown_max) })
     }
 
     /// Takes a Defect, and says whether more are wanted.
@@ -254,10 +256,9 @@ impl DefectReport {
             monitor.event(Event::Defect(placed));
         }
         if let Some(report) = &mut self.report {
-            let target = report.get_ref().path().to_owned();
             let line = serde_json::to_vec(placed).map_err(std::io::Error::from);
             let written = line.and_then(|line| report.write_all(&line).and_then(|()| report.write_all(b"\n")));
-            written.map_err(FileError::on("write", &target))?;
+            written.map_err(FileError::on("write", &self.path))?;
         }
         Ok(self.left.get() > 0 || self.report.is_some())
     }
@@ -265,7 +266,6 @@ impl DefectReport {
     /// Makes the report appear.
     pub fn finish(self) -> Result<(), FileError> {
         let Some(report) = self.report else { return Ok(()) };
-        let target = report.get_ref().path().to_owned();
-        report.into_inner().map_err(|error| FileError::on("write", &target)(error.into_error()))?.publish()
+        report.into_inner().map_err(|error| FileError::on("write", &self.path)(error.into_error()))?.finish()
     }
 }

@@ -118,7 +118,7 @@ pub(crate) async fn download<A: Api>(
     for (role, file_id) in reply_files(&batch) {
         let target = layout::reply_file(run, layout::reply_number(submission, role));
         // Whole as far as anybody knew, because it has its name.
-        let here = target.metadata().ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
+        let here = target.metadata().ok().and_then(|metadata| metadata.is_file().then_some(metadata.len()));
         let bytes = if again.is_some() { said_bytes(api, file_id).await } else { SaidBytes::Unasked };
         said.push((role, bytes));
         let is_proven = FileEvidence { role, here, said: bytes }.is_proven();

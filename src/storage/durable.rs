@@ -2,7 +2,7 @@
 //!
 //! In: paths and bytes. Out: files that are either whole and on disk, or not there at all.
 //!
-//! What always holds:
+//! Invariants:
 //! - A file published here was synced before its rename, and its directory was synced after it: after a
 //!   power cut the name either does not exist or leads to the whole content. One exception: a file of the user's that
 //!   cannot be replaced, such as a mount point, is written over.
@@ -132,12 +132,6 @@ impl PendingFile {
             }
             return Ok(Self { file, temporary, target: target.to_owned(), published: false, shared: true });
         }
-    }
-
-    /// The file to write to, and to read back from.
-    #[must_use]
-    pub fn file(&self) -> &File {
-        &self.file
     }
 
     /// Where the file will appear.
@@ -412,7 +406,7 @@ fn name_in_temporary(temporary: &str) -> Option<&str> {
 }
 
 /// Whether an open file is still what a path leads to.
-fn is_at(path: &Path, file: &File) -> bool {
+pub(super) fn is_at(path: &Path, file: &File) -> bool {
     let same =
         |named: Metadata| file.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (named.dev(), named.ino()));
     fs::symlink_metadata(path).is_ok_and(same)
