@@ -2,7 +2,7 @@
 //!
 //! In: a shard. Out: the Seqs of its lines, ascending, with their records.
 //!
-//! A shard packed from the input owns the records that carry its number. A shard of a later round is a stretch of a list of Seqs, a
+//! A shard packed from the input owns the records that carry its number. A shard of a later round is a range of a list of Seqs, a
 //! file of little-endian `u64`s, because its lines carry the number of the shard that they went up with first. The highest byte of
 //! each is a check, the exclusive or of the others: a Seq that the disk has changed is an error, and never another line.
 
@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::input::request_index::{LineState, Record, RequestIndex};
-use crate::model::shard::{Shard, Stretch};
+use crate::model::shard::{SeqRange, Shard};
 use crate::storage::durable::{FileError, PendingFile};
 
 /// Bytes of a Seq in a list.
@@ -49,9 +49,9 @@ pub enum Members {
 impl Members {
     /// Starts at the first line of a shard; lists are in the directory `lists`.
     pub fn start(shard: &Shard, lists: &Path) -> Result<Self, FileError> {
-        Ok(match &shard.stretch {
+        Ok(match &shard.seq_range {
             None => Self::Packed { next: shard.first, last: shard.last, number: shard.number },
-            Some(Stretch { list, start }) => {
+            Some(SeqRange { list, start }) => {
                 let path = list_path(lists, *list);
                 let file = File::open(&path).map_err(FileError::on("open", &path))?;
                 Self::Listed { file, path, next: *start, end: start + shard.requests }

@@ -27,7 +27,7 @@ use crate::ledger::rows::{insert_shards, read_shard, signed};
 use crate::ledger::schema::{SCHEMA, SCHEMA_VERSION};
 use crate::model::incident::Incident;
 use crate::model::shard::Shard;
-use crate::model::shard_state::{EndedBatch, Recorded};
+use crate::model::shard_state::{EndedBatch, ShardRow};
 use crate::model::shown::Name;
 use crate::storage::durable::FileError;
 
@@ -191,7 +191,7 @@ impl Ledger {
     }
 
     /// All shards and where they stand.
-    pub fn shards(&self) -> Result<Vec<Recorded>, LedgerError> {
+    pub fn shards(&self) -> Result<Vec<ShardRow>, LedgerError> {
         let rows = self.read(|connection| {
             let mut query = connection.prepare(
                 "SELECT shard.*, submission.id AS submission, submission.known_batches, submission.intended_at, submission.batch_id, submission.answer,

@@ -43,9 +43,9 @@ impl Cut {
     }
 }
 
-/// A stretch of a list of Seqs: the lines of a shard that sends requests again. See `input/shard_lines.rs`.
+/// A range of a list of Seqs: the lines of a shard that sends requests again. See `input/shard_lines.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stretch {
+pub struct SeqRange {
     /// Number of the list.
     pub list: u32,
     /// Place of the first Seq in the list.
@@ -74,5 +74,5 @@ pub struct Shard {
     /// The round that it goes up in, counted from 1.
     pub round: u32,
     /// Its lines; `None` for those that the request index gives its number.
-    pub stretch: Option<Stretch>,
+    pub seq_range: Option<SeqRange>,
 }

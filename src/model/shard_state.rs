@@ -1,6 +1,6 @@
 //! Where a shard stands, and what it needs next.
 //!
-//! In: a [`ShardState`]. Out: the [`Step`] that takes it further. Nothing here does anything: the driver does the steps and records
+//! In: a [`ShardState`]. Out: the [`NextStep`] that takes it further. Nothing here does anything: the driver does the steps and records
 //! what came of them, so starting anew and going on after a crash are the same thing.
 //!
 //! ```text
@@ -125,7 +125,7 @@ pub enum ShardState {
 
 /// What takes a shard further. Steps are queued apart, because each has a limit of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
+pub enum NextStep {
     /// Upload its file.
     Upload,
     /// Record the intent and create its batch.
@@ -143,14 +143,14 @@ pub enum Step {
 impl ShardState {
     /// The step that comes next; `None` where nothing is left to do, or nothing may be done.
     #[must_use]
-    pub fn next(&self) -> Option<Step> {
+    pub fn next(&self) -> Option<NextStep> {
         Some(match self {
-            Self::Packed => Step::Upload,
-            Self::Uploaded { .. } => Step::Create,
-            Self::Intended { .. } => Step::Reconcile,
-            Self::Submitted { .. } => Step::Poll,
-            Self::Ended { .. } => Step::Download,
-            Self::Downloaded { .. } => Step::Index,
+            Self::Packed => NextStep::Upload,
+            Self::Uploaded { .. } => NextStep::Create,
+            Self::Intended { .. } => NextStep::Reconcile,
+            Self::Submitted { .. } => NextStep::Poll,
+            Self::Ended { .. } => NextStep::Download,
+            Self::Downloaded { .. } => NextStep::Index,
             Self::Held { .. } | Self::Lost { .. } | Self::Incomplete { .. } | Self::Indexed { .. } => return None,
         })
     }
@@ -208,7 +208,7 @@ impl ShardState {
 
 /// Requests that a shard's batch left without an output and that are worth sending again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LeftOver {
+pub struct Unfinished {
     /// How many.
     pub count: u64,
     /// Seq of the first; meaningless without one.
@@ -231,7 +231,7 @@ pub struct LastSubmission {
 /// A shard as the Ledger has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "columns of the Ledger, each apart from the others")]
-pub struct Recorded {
+pub struct ShardRow {
     /// What it consists of.
     pub shard: Shard,
     /// Where it stands.
@@ -249,7 +249,7 @@ pub struct Recorded {
     /// What its batch was last seen as.
     pub batch_status: Option<String>,
     /// What its batch left, once it is indexed.
-    pub left_over: LeftOver,
+    pub unfinished: Unfinished,
     /// Whether somebody decided that what could be fetched of its replies is all of them.
     pub accepted: bool,
     /// Whether a later round has taken up what it left.
@@ -258,7 +258,7 @@ pub struct Recorded {
     pub decided: bool,
 }
 
-impl Recorded {
+impl ShardRow {
     /// A shard that has just been packed.
     #[must_use]
     pub fn packed(shard: Shard) -> Self {
@@ -271,7 +271,7 @@ impl Recorded {
             last_submission: None,
             abandoned: false,
             batch_status: None,
-            left_over: LeftOver::default(),
+            unfinished: Unfinished::default(),
             accepted: false,
             followed: false,
             decided: false,
@@ -282,7 +282,7 @@ impl Recorded {
     #[must_use]
     pub fn wants_another_round(&self, rounds: u32) -> bool {
         let indexed = matches!(self.state, ShardState::Indexed { .. });
-        indexed && !self.followed && self.left_over.count > 0 && (self.decided || self.shard.round < rounds)
+        indexed && !self.followed && self.unfinished.count > 0 && (self.decided || self.shard.round < rounds)
     }
 
     /// The first Seq whose outcome may still change; `None` when none may.
@@ -291,6 +291,6 @@ impl Recorded {
         if !matches!(self.state, ShardState::Indexed { .. }) {
             return Some(self.shard.first);
         }
-        self.wants_another_round(rounds).then_some(self.left_over.first)
+        self.wants_another_round(rounds).then_some(self.unfinished.first)
     }
 }

@@ -17,7 +17,7 @@ use crate::input::shard_lines::Members;
 use crate::input::shard_reader::ShardReader;
 use crate::ledger::Ledger;
 use crate::model::reply::{ReplyKind, ReplyRole};
-use crate::model::shard_state::{EndedBatch, Recorded, ShardState};
+use crate::model::shard_state::{EndedBatch, ShardRow, ShardState};
 use crate::model::shown::Name;
 use crate::results::id_table::IdTable;
 use crate::results::index;
@@ -109,7 +109,7 @@ fn whole(of: &str, what: &str) -> Finding {
 }
 
 /// Reads a shard's lines as an upload would.
-fn examine_input(prepared: &Prepared, run: &Path, known: &Recorded) -> Option<String> {
+fn examine_input(prepared: &Prepared, run: &Path, known: &ShardRow) -> Option<String> {
     let (source, requests, envelope) = (prepared.source.clone(), prepared.requests.clone(), prepared.line.envelope);
     let read = ShardReader::open(source, requests, known.shard.clone(), run)
         .map_err(|error| std::io::Error::other(error.to_string()))
@@ -123,7 +123,7 @@ fn examine_replies(
     replies: &ReplyIndex,
     damaged: &BTreeSet<u64>,
     run: &Path,
-    known: &Recorded,
+    known: &ShardRow,
 ) -> Result<Option<(String, Remedy)>, Error> {
     let ShardState::Indexed { submission, batch } = &known.state else { return Ok(None) };
     for number in reply_numbers(*submission, batch) {
@@ -178,7 +178,7 @@ fn is_near(prepared: &Prepared, run: &Path, slot: Slot, seq: u64, record: &Recor
     Ok(record.custom_id(seq, &line).is_some_and(|id| index::is_near(&path, slot, &id).unwrap_or(false)))
 }
 
-fn take_back(ledger: &mut Ledger, run: &Path, known: &Recorded, remedy: Remedy) -> Result<(), Error> {
+fn take_back(ledger: &mut Ledger, run: &Path, known: &ShardRow, remedy: Remedy) -> Result<(), Error> {
     let ShardState::Indexed { submission, batch } = &known.state else { return Ok(()) };
     if remedy == Remedy::DownloadAgain {
         for number in reply_numbers(*submission, batch) {

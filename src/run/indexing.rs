@@ -7,7 +7,8 @@
 //! its reply while the service says that it has answered more is neither counted nor sent again.
 
 use super::directory::layout;
-use super::steps::{self, BatchWorth, Files, damaged, error_label, reply_files};
+use super::retry_decision::RetryDecision;
+use super::steps::{self, Files, damaged, error_label, reply_files};
 use super::verdict::{Evidence, FileEvidence, SaidBytes, Verdict};
 use crate::dialect::retry_class::is_untried;
 use crate::input::request_index::Record;
@@ -15,7 +16,7 @@ use crate::input::shard_lines::Members;
 use crate::model::outcome::Indexed;
 use crate::model::reply::{ReplyKind, ReplyRole};
 use crate::model::shard::Shard;
-use crate::model::shard_state::{EndedBatch, LeftOver};
+use crate::model::shard_state::{EndedBatch, Unfinished};
 use crate::remote::BatchStatus;
 use crate::results::ResultsError;
 use crate::results::id_table::IdTable;
@@ -58,7 +59,7 @@ pub(crate) struct Taken {
     /// What they were.
     pub(crate) indexed: Indexed,
     /// What they left.
-    pub(crate) left_over: LeftOver,
+    pub(crate) unfinished: Unfinished,
     /// The numbers of their files, and their checksums.
     pub(crate) files: Vec<(u32, u128)>,
 }
@@ -118,10 +119,10 @@ pub(crate) fn index(files: &Files, task: &Indexing) -> Result<ShardIndexed, Erro
     aside.finish()?;
     count_others(files, task, held.is_some(), &slots, &mut indexed)?;
     files.replies.write_each(&seqs, &slots)?;
-    let worth = BatchWorth::of(&task.batch, false);
-    let left_over = if held.is_some() { LeftOver::default() } else { worth.left_over(&seqs, &slots) };
+    let decision = RetryDecision::of(&task.batch, false);
+    let unfinished = if held.is_some() { Unfinished::default() } else { decision.unfinished(&seqs, &slots) };
     let files = own.iter().map(|file| file.number).zip(indexed.checksums.iter().copied()).collect();
-    let taken = Taken { indexed, left_over, files };
+    let taken = Taken { indexed, unfinished, files };
     Ok(match held {
         Some(why) => ShardIndexed::Held(taken, why),
         None => ShardIndexed::Whole(taken),
@@ -146,15 +147,15 @@ fn count_others(
     slots: &[Option<Slot>],
     indexed: &mut Indexed,
 ) -> Result<(), Error> {
-    let (before, worth) =
-        (layout::reply_number(task.submission, ReplyRole::Output), BatchWorth::of(&task.batch, false));
+    let (before, decision) =
+        (layout::reply_number(task.submission, ReplyRole::Output), RetryDecision::of(&task.batch, false));
     for slot in slots.iter().flatten() {
         if is_held && is_held_too(slot, task.submission) {
             indexed.forget_error(&error_label(files, *slot)?);
         } else if !is_held && slot.file < before {
             // The error of an earlier round stands, because this one brought nothing.
             indexed.count_error(&error_label(files, *slot)?);
-        } else if task.followed && task.is_own(slot) && worth.again(Some(*slot)) {
+        } else if task.followed && task.is_own(slot) && decision.again(Some(*slot)) {
             // The later round has brought nothing either, and counts it.
             indexed.forget_error(&error_label(files, *slot)?);
         }

@@ -77,6 +77,7 @@ pub mod options;
 pub(crate) mod output;
 mod relocate;
 pub mod report;
+mod retry_decision;
 mod rounds;
 #[cfg(test)]
 mod simulation;
@@ -97,8 +98,8 @@ pub use summary::Summary;
 use crate::model::shard_state::ShardState;
 use crate::run::open::Prepared;
 use directory::layout;
-use driver::{Driver, Parts};
-use output::{Ending, Merger, Notes, OpenOutputs};
+use driver::{Driver, DriverInputs};
+use output::{BatchFailures, Ending, Merger, OpenOutputs};
 use steps::Files;
 
 /// Why a request was sent again that a service without a Batch API may have answered: said in the [`Summary`].
@@ -172,7 +173,7 @@ async fn work<A: Api>(
     let Prepared { ledger, source, requests, ids, line, resumed, directory } = prepared;
     let replies = ReplyIndex::open_or_create(&layout::replies_index(&run), requests.len())?;
     let (threads, memory_bytes) = (options.threads, options.memory_bytes / options::MEMORY_SHARE);
-    let packed = ledger.shards()?.into_iter().map(|known| known.shard).filter(|shard| shard.stretch.is_none());
+    let packed = ledger.shards()?.into_iter().map(|known| known.shard).filter(|shard| shard.seq_range.is_none());
     let recheck = Recheck::new(source.clone(), requests.clone(), ids, &run, packed);
     let files = Arc::new(Files {
         run: run.clone(),
@@ -187,12 +188,13 @@ async fn work<A: Api>(
         redactor: options.service.redactor(),
     });
     tell_start(&ledger, &run, resumed, &*monitor)?;
-    let notes = Notes::default();
+    let batch_failures = BatchFailures::default();
     let recorded = ledger.reply_checksums()?;
     let outputs = open_beside(outputs, &stop).await?;
-    let merger = Merger::start(files.clone(), recorded, line, notes.clone(), outputs, monitor.clone());
+    let merger = Merger::start(files.clone(), recorded, line, batch_failures.clone(), outputs, monitor.clone());
     let delete_remote = options.delete_remote;
-    let parts = Parts { api: api.clone(), files: files.clone(), ledger, options, monitor, merger, notes, stop };
+    let parts =
+        DriverInputs { api: api.clone(), files: files.clone(), ledger, options, monitor, merger, batch_failures, stop };
     let (held, mut ledger, merger) = Driver::new(parts)?.drive().await?;
     let totals = ledger.totals()?;
     let (lines, looking) = (files.requests.len(), files.clone());

@@ -1,4 +1,4 @@
-//! Further rounds: what a round left without an output, and is worth it, goes up again.
+//! Further rounds: what a round left without an output, and is retryable, goes up again.
 //!
 //! In: shards that are indexed. Out: new shards that hold only those of their requests that may fare better.
 //!
@@ -9,15 +9,16 @@ use std::collections::BTreeMap;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::steps::{self, BatchWorth, Files};
+use super::retry_decision::RetryDecision;
+use super::steps::{self, Files};
 use crate::input::embeddings;
 use crate::input::pack::Packer;
 use crate::input::shard_lines;
 use crate::input::shard_lines::Members;
 use crate::ledger::{Ledger, NextRound};
 use crate::model::outcome::Indexed;
-use crate::model::shard::{ShardLimits, Stretch};
-use crate::model::shard_state::{Recorded, ShardState};
+use crate::model::shard::{SeqRange, ShardLimits};
+use crate::model::shard_state::{ShardRow, ShardState};
 use crate::results::reply_index::Slot;
 use crate::run::error::Error;
 
@@ -28,11 +29,11 @@ const NO_REPLY: &str = "no reply";
 pub(crate) fn pack(
     files: &Files,
     ledger: &Ledger,
-    shards: &[Recorded],
+    shards: &[ShardRow],
     limits: ShardLimits,
     rounds: u32,
 ) -> Result<Option<NextRound>, Error> {
-    let wanting: Vec<&Recorded> = shards.iter().filter(|known| known.wants_another_round(rounds)).collect();
+    let wanting: Vec<&ShardRow> = shards.iter().filter(|known| known.wants_another_round(rounds)).collect();
     // One round at a time: the lowest, so that the numbers of a round's shards stand together.
     let Some(round) = wanting.iter().map(|known| known.shard.round + 1).min() else { return Ok(None) };
     let first_number = u32::try_from(shards.len()).unwrap_or(u32::MAX);
@@ -41,7 +42,7 @@ pub(crate) fn pack(
     for known in wanting.into_iter().filter(|known| known.shard.round + 1 == round) {
         let (errors, labels) = ledger.errors(known.shard.number)?;
         let mut counts = Indexed { errors, labels, ..Indexed::default() };
-        for (seq, slot) in left_over(files, known)? {
+        for (seq, slot) in unfinished(files, known)? {
             let reason = match slot {
                 Some(slot) => {
                     let label = steps::error_label(files, slot)?;
@@ -75,7 +76,7 @@ pub(crate) fn pack(
     let mut start = 0;
     for shard in &mut next.shards {
         shard.round = round;
-        shard.stretch = Some(Stretch { list: first_number, start });
+        shard.seq_range = Some(SeqRange { list: first_number, start });
         start += shard.requests;
     }
     shard_lines::write_list(&files.run, first_number, placed.into_values().flatten())?;
@@ -83,11 +84,11 @@ pub(crate) fn pack(
 }
 
 /// The requests of a shard that are worth sending again, and the error that each has.
-fn left_over(files: &Files, known: &Recorded) -> Result<Vec<(u64, Option<Slot>)>, Error> {
+fn unfinished(files: &Files, known: &ShardRow) -> Result<Vec<(u64, Option<Slot>)>, Error> {
     let ShardState::Indexed { batch, .. } = &known.state else { return Ok(Vec::new()) };
-    let worth = BatchWorth::of(batch, known.decided);
+    let decision = RetryDecision::of(batch, known.decided);
     let members = Members::collect(&known.shard, &files.requests, &files.run)?;
     let seqs: Vec<u64> = members.into_iter().map(|(seq, _)| seq).collect();
     let slots = files.replies.read_each(&seqs)?;
-    Ok(seqs.into_iter().zip(slots).filter(|(_, slot)| worth.again(*slot)).collect())
+    Ok(seqs.into_iter().zip(slots).filter(|(_, slot)| decision.again(*slot)).collect())
 }

@@ -10,19 +10,16 @@ use std::sync::Arc;
 use super::directory::layout;
 use super::indexing::ShardIndexed;
 use super::verdict::{FileEvidence, SaidBytes};
-use crate::dialect::retry_class::failed_batch_worth_retrying;
 use crate::input::envelope::Envelope;
 use crate::input::recheck::Recheck;
 use crate::input::request_index::RequestIndex;
 use crate::input::shard_reader::ShardReader;
 use crate::input::source::Source;
 use crate::model::custom_id::IdHasher;
-use crate::model::reply::{ReplyKind, ReplyRole};
+use crate::model::reply::ReplyRole;
 use crate::model::shard::Shard;
-use crate::model::shard_state::{EndedBatch, LeftOver};
-use crate::remote::{
-    Api, Batch, BatchStatus, Listing, Payload, Progress, Redactor, RemoteError, RemoteFile, Submission,
-};
+use crate::model::shard_state::EndedBatch;
+use crate::remote::{Api, Batch, Listing, Payload, Progress, Redactor, RemoteError, RemoteFile, Submission};
 use crate::results::index;
 use crate::results::reply_index::{ReplyIndex, Slot};
 use crate::run::error::Error;
@@ -182,45 +179,6 @@ pub(crate) fn damaged(files: &Files, what: String) -> Error {
 pub(crate) fn error_label(files: &Files, slot: Slot) -> Result<String, Error> {
     let path = layout::reply_file(&files.run, slot.file);
     Ok(files.redactor.beginning(&index::error_label(&path, slot, files.ids)?).into_owned())
-}
-
-/// Which requests of a batch that has ended are worth sending again.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct BatchWorth {
-    /// Somebody cancelled it: that was a decision.
-    cancelled: bool,
-    /// A request without a reply may get one.
-    unanswered: bool,
-}
-
-impl BatchWorth {
-    /// With a decision, nothing speaks against what has no output.
-    pub(crate) fn of(batch: &EndedBatch, decided: bool) -> Self {
-        if decided {
-            return Self { cancelled: false, unanswered: true };
-        }
-        let status = BatchStatus::read(&batch.status);
-        let unanswered = match status {
-            BatchStatus::Failed => failed_batch_worth_retrying(batch.error.as_deref()),
-            _ => true,
-        };
-        Self { cancelled: status == BatchStatus::Cancelled, unanswered }
-    }
-
-    /// How many requests with these slots are worth sending again, and the first.
-    pub(crate) fn left_over(self, seqs: &[u64], slots: &[Option<Slot>]) -> LeftOver {
-        let mut left = seqs.iter().zip(slots).filter(|(_, slot)| self.again(**slot)).map(|(seq, _)| *seq);
-        left.next().map_or(LeftOver::default(), |first| LeftOver { count: 1 + left.count() as u64, first })
-    }
-
-    /// Whether a request with this slot is worth sending again.
-    pub(crate) fn again(self, slot: Option<Slot>) -> bool {
-        !self.cancelled
-            && match slot {
-                None => self.unanswered,
-                Some(slot) => slot.kind == ReplyKind::Retryable,
-            }
-    }
 }
 
 pub(crate) fn reply_files(batch: &EndedBatch) -> impl Iterator<Item = (ReplyRole, &str)> {

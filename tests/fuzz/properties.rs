@@ -259,7 +259,7 @@ fn make_ledger(path: &Path) {
         checksum: 9,
         cut: Cut::End,
         round: 1,
-        stretch: None,
+        seq_range: None,
     };
     drop(File::create(path).unwrap());
     let meta = [("requests", "10".to_owned()), ("id_key", "0".to_owned())];

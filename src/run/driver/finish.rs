@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Driver;
+use super::backoff::Delay;
 use super::poll::is_final;
-use super::waits::Delay;
 use crate::model::reply::ReplyRole;
-use crate::model::shard_state::{Recorded, ShardState};
+use crate::model::shard_state::{ShardRow, ShardState};
 use crate::remote::Api;
 use crate::run::error::Error;
 use crate::run::indexing::{self, Indexing, ShardIndexed, Taken, WhenShort};
@@ -78,7 +78,7 @@ impl<A: Api> Driver<A> {
     }
 
     pub(super) fn begin_index(&mut self, shard: u32) {
-        let Recorded { shard: packed, accepted, followed, state, .. } = self.shards[shard as usize].clone();
+        let ShardRow { shard: packed, accepted, followed, state, .. } = self.shards[shard as usize].clone();
         let ShardState::Downloaded { submission, batch } = state else { return };
         let fetching = self.fetching.get(&shard);
         let when_short = match fetching {
@@ -101,8 +101,8 @@ impl<A: Api> Driver<A> {
         let too_long = trouble.as_ref().is_some_and(|(_, error)| self.has_failed_for_long(shard, error));
         let trouble = match trouble {
             Some((_, error)) if is_final(&error) || error.is_transient() && !too_long => {
-                let passing = error.is_transient();
-                self.put_off(shard, error, passing);
+                let transient = error.is_transient();
+                self.retry_later(shard, error, transient);
                 return Ok(());
             }
             other => other,
@@ -131,11 +131,11 @@ impl<A: Api> Driver<A> {
             return Ok(());
         };
         match result {
-            ShardIndexed::Whole(Taken { indexed, left_over, files }) => {
-                self.ledger.indexed(shard, &indexed, left_over, &files)?;
+            ShardIndexed::Whole(Taken { indexed, unfinished, files }) => {
+                self.ledger.indexed(shard, &indexed, unfinished, &files)?;
                 self.fetching.remove(&shard);
                 self.close(shard);
-                self.shards[shard as usize].left_over = left_over;
+                self.shards[shard as usize].unfinished = unfinished;
                 self.shards[shard as usize].note = None;
                 self.set_state(shard, ShardState::Indexed { submission, batch });
             }
@@ -191,7 +191,7 @@ impl<A: Api> Driver<A> {
         self.monitor.event(Event::Note(&format!("round {number}: {requests} requests are sent again")));
         for shard in round.shards {
             let number = shard.number;
-            self.shards.push(Recorded::packed(shard));
+            self.shards.push(ShardRow::packed(shard));
             self.counts.waiting += 1;
             self.enqueue(number);
         }
@@ -200,11 +200,11 @@ impl<A: Api> Driver<A> {
     }
 
     /// Everything before the first outcome that may still change is final.
-    pub(super) fn move_frontier(&mut self) {
-        let frontier = self.open.first().map_or(self.files.requests.len(), |(first, _)| *first);
-        if self.frontier != Some(frontier) {
-            self.frontier = Some(frontier);
-            self.merger.advance(frontier);
+    pub(super) fn advance_watermark(&mut self) {
+        let watermark = self.open.first().map_or(self.files.requests.len(), |(first, _)| *first);
+        if self.watermark != Some(watermark) {
+            self.watermark = Some(watermark);
+            self.merger.advance(watermark);
         }
     }
 }

@@ -12,10 +12,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Driver;
+use super::backoff::UNREACHABLE_MAX;
 use super::poll::is_final;
-use super::waits::UNREACHABLE_MAX;
 use crate::model::incident::Incident;
-use crate::model::shard_state::{ShardState, Step};
+use crate::model::shard_state::{NextStep, ShardState};
 use crate::remote::{Api, Batch, BatchStatus, RemoteError};
 use crate::run::error::Error;
 use crate::run::monitor::Event;
@@ -119,7 +119,7 @@ impl<A: Api> Driver<A> {
     /// they have not been for too long.
     pub(super) fn compare_with_list(&mut self, by_id: &HashMap<&str, &Batch>) -> Result<(), Error> {
         self.looks.judge(by_id);
-        let polled: Vec<u32> = self.waiting.get(&Step::Poll).into_iter().flatten().copied().collect();
+        let polled: Vec<u32> = self.waiting.get(&NextStep::Poll).into_iter().flatten().copied().collect();
         let mut overdue = Vec::new();
         for shard in polled {
             let listed = self.shards[shard as usize].state.batch_id().and_then(|id| by_id.get(id).copied());
@@ -144,7 +144,7 @@ impl<A: Api> Driver<A> {
 
     /// Asks for every batch that is waited for.
     pub(super) fn want_all_looks(&mut self) {
-        let polled: Vec<u32> = self.waiting.get(&Step::Poll).into_iter().flatten().copied().collect();
+        let polled: Vec<u32> = self.waiting.get(&NextStep::Poll).into_iter().flatten().copied().collect();
         for shard in polled {
             self.want_look(shard);
         }
@@ -153,7 +153,7 @@ impl<A: Api> Driver<A> {
     /// Asks for a batch, unless it has not been there just now.
     fn want_look(&mut self, shard: u32) {
         if self.looks.unseen.get(&shard).is_none_or(|unseen| unseen.until <= Instant::now()) {
-            self.waiting.entry(Step::Poll).or_default().remove(&shard);
+            self.waiting.entry(NextStep::Poll).or_default().remove(&shard);
             self.looks.wanted.push_back(shard);
         }
     }
@@ -183,7 +183,7 @@ impl<A: Api> Driver<A> {
         self.looks.under_way = self.looks.under_way.saturating_sub(1);
         let state = self.shards[shard as usize].state.clone();
         if matches!(state, ShardState::Submitted { .. }) {
-            self.waiting.entry(Step::Poll).or_default().insert(shard);
+            self.waiting.entry(NextStep::Poll).or_default().insert(shard);
         }
         match result {
             Ok(batch) => {
@@ -246,7 +246,7 @@ impl<A: Api> Driver<A> {
         let text = format!("{text}; it is held");
         self.ledger.lost(shard, &text)?;
         self.monitor.event(Event::Warning(&text));
-        self.waiting.entry(Step::Poll).or_default().remove(&shard);
+        self.waiting.entry(NextStep::Poll).or_default().remove(&shard);
         self.set_state(shard, ShardState::Lost { submission, batch_id });
         Ok(())
     }

@@ -12,13 +12,13 @@
 //! - Whatever ends the run, the answer to a POST that is under way is waited for and recorded.
 
 mod admission;
+mod backoff;
 mod finish;
 mod look;
 mod poll;
 mod reconcile;
 mod room;
 mod submit;
-mod waits;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -31,17 +31,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ledger::Ledger;
 use crate::model::incident::Incident;
-use crate::model::shard_state::{Recorded, ShardState, Step};
+use crate::model::shard_state::{NextStep, ShardRow, ShardState};
 use crate::remote::{Api, Progress, RemoteError};
 use crate::run::error::Error;
 use crate::run::monitor::{Event, Monitor, ShardCounts};
 use crate::run::options::RunOptions;
-use crate::run::output::{Merger, Notes};
+use crate::run::output::{BatchFailures, Merger};
 use crate::run::steps::{Files, Outcome};
 use admission::Admission;
+use backoff::Delay;
 use finish::Fetching;
 use look::Looks;
-use waits::Delay;
 
 /// Shards that are indexed at a time. Each uses all threads.
 const INDEXINGS: usize = 1;
@@ -57,23 +57,23 @@ pub(crate) struct Driver<A: Api> {
     options: RunOptions,
     monitor: Arc<dyn Monitor>,
     merger: Merger,
-    notes: Notes,
+    batch_failures: BatchFailures,
     stop: CancellationToken,
     /// What the run is called in the tags of its batches.
     run_name: String,
 
-    shards: Vec<Recorded>,
+    shards: Vec<ShardRow>,
     /// How many of them stand where.
     counts: ShardCounts,
     /// Shards by the step they wait for.
-    waiting: BTreeMap<Step, BTreeSet<u32>>,
+    waiting: BTreeMap<NextStep, BTreeSet<u32>>,
     /// Steps under way.
-    busy: BTreeMap<Step, usize>,
+    busy: BTreeMap<NextStep, usize>,
     tasks: JoinSet<Outcome>,
     /// Shards whose next step has failed and is tried again later.
     delayed: HashMap<u32, Delay>,
     /// Doubts: since when, and how many clean lists.
-    doubts: HashMap<u32, (Instant, u32)>,
+    unresolved: HashMap<u32, (Instant, u32)>,
     /// Requests that a shard's batch has done, as far as the service says.
     done_requests: HashMap<u32, u64>,
     /// The sum of those, and of all requests of these shards.
@@ -113,27 +113,27 @@ pub(crate) struct Driver<A: Api> {
     failure: Option<Error>,
     /// For each shard with outcomes that may still change, the first of them.
     open: BTreeSet<(u64, u32)>,
-    frontier: Option<u64>,
+    watermark: Option<u64>,
     uploaded: Arc<AtomicU64>,
     downloaded: Arc<AtomicU64>,
 }
 
 /// What a driver works with.
-pub(crate) struct Parts<A: Api> {
+pub(crate) struct DriverInputs<A: Api> {
     pub(crate) api: Arc<A>,
     pub(crate) files: Arc<Files>,
     pub(crate) ledger: Ledger,
     pub(crate) options: RunOptions,
     pub(crate) monitor: Arc<dyn Monitor>,
     pub(crate) merger: Merger,
-    pub(crate) notes: Notes,
+    pub(crate) batch_failures: BatchFailures,
     pub(crate) stop: CancellationToken,
 }
 
 impl<A: Api> Driver<A> {
     /// Takes up every shard where the Ledger has it.
-    pub(crate) fn new(parts: Parts<A>) -> Result<Self, Error> {
-        let Parts { api, files, ledger, options, monitor, merger, notes, stop } = parts;
+    pub(crate) fn new(parts: DriverInputs<A>) -> Result<Self, Error> {
+        let DriverInputs { api, files, ledger, options, monitor, merger, batch_failures, stop } = parts;
         let (shards, surplus, deferred) = (ledger.shards()?, ledger.surplus()?, ledger.deferred_batches()?);
         let mut admission = Admission::new(options.max_in_flight_batches, ledger.in_flight_caps()?);
         admission.is_stopped = ledger.has_mistaken_batch()?;
@@ -146,7 +146,7 @@ impl<A: Api> Driver<A> {
             options,
             monitor,
             merger,
-            notes,
+            batch_failures,
             stop,
             run_name,
             shards,
@@ -155,7 +155,7 @@ impl<A: Api> Driver<A> {
             busy: BTreeMap::new(),
             tasks: JoinSet::new(),
             delayed: HashMap::new(),
-            doubts: HashMap::new(),
+            unresolved: HashMap::new(),
             done_requests: HashMap::new(),
             progress: (0, 0),
             looks: Looks::default(),
@@ -176,12 +176,12 @@ impl<A: Api> Driver<A> {
             listless_since: None,
             failure: None,
             open: BTreeSet::new(),
-            frontier: None,
+            watermark: None,
             uploaded: Arc::default(),
             downloaded: Arc::default(),
         };
         for index in 0..driver.shards.len() {
-            let Recorded { shard, state, .. } = &mut driver.shards[index];
+            let ShardRow { shard, state, .. } = &mut driver.shards[index];
             let number = shard.number;
             if let ShardState::Incomplete { submission, batch } = state {
                 // Held until now; what lacks may be there by now.
@@ -191,7 +191,7 @@ impl<A: Api> Driver<A> {
             }
             let state = state.clone();
             if let Some(batch) = state.ended_batch() {
-                driver.take_note(number, batch);
+                driver.record_failure(number, batch);
             }
             *place(&mut driver.counts, &state) += 1;
             driver.admit_again(number);
@@ -203,7 +203,7 @@ impl<A: Api> Driver<A> {
 
     /// Works until nothing is left to do. The merger has been told everything that became final. Out: shards that are held, and those that are
     /// not submitted because of one of them.
-    pub(crate) async fn drive(mut self) -> Result<(Vec<Recorded>, Ledger, Merger), Error> {
+    pub(crate) async fn drive(mut self) -> Result<(Vec<ShardRow>, Ledger, Merger), Error> {
         let worked = self.work().await;
         if worked.is_err() || self.merger.has_failed() {
             self.await_last_answer().await;
@@ -224,7 +224,7 @@ impl<A: Api> Driver<A> {
 
     async fn work(&mut self) -> Result<(), Error> {
         self.tell();
-        if self.waiting.contains_key(&Step::Upload) {
+        if self.waiting.contains_key(&NextStep::Upload) {
             // A wrong key or address shows here, before gigabytes are sent.
             let api = self.api.clone();
             tokio::select! {
@@ -233,7 +233,7 @@ impl<A: Api> Driver<A> {
             }
         }
         while !self.merger.has_failed() {
-            self.move_frontier();
+            self.advance_watermark();
             self.begin_steps();
             let look = self.next_look();
             if self.tasks.is_empty() && look.is_none() {
@@ -310,27 +310,27 @@ impl<A: Api> Driver<A> {
 
     /// Begins as many steps as their limits allow.
     fn begin_steps(&mut self) {
-        while let Some(shard) = self.take(Step::Upload) {
+        while let Some(shard) = self.take(NextStep::Upload) {
             self.begin_upload(shard);
         }
-        while let Some(shard) = self.take(Step::Create) {
+        while let Some(shard) = self.take(NextStep::Create) {
             self.begin_create(shard);
         }
-        while let Some(shard) = self.take(Step::Download) {
+        while let Some(shard) = self.take(NextStep::Download) {
             self.begin_download(shard);
         }
-        while let Some(shard) = self.take(Step::Index) {
+        while let Some(shard) = self.take(NextStep::Index) {
             self.begin_index(shard);
         }
         self.begin_poll();
         self.begin_looks();
     }
 
-    fn busy(&self, step: Step) -> usize {
+    fn busy(&self, step: NextStep) -> usize {
         self.busy.get(&step).copied().unwrap_or(0)
     }
 
-    fn done(&mut self, step: Step) {
+    fn done(&mut self, step: NextStep) {
         if let Some(busy) = self.busy.get_mut(&step) {
             *busy = busy.saturating_sub(1);
         }
@@ -352,30 +352,30 @@ impl<A: Api> Driver<A> {
     fn record(&mut self, outcome: Outcome) -> Result<(), Error> {
         match outcome {
             Outcome::Uploaded { shard, result } => {
-                self.done(Step::Upload);
+                self.done(NextStep::Upload);
                 match result {
                     Ok(file) => self.uploaded(shard, file)?,
                     Err(error) => {
-                        let passing = error.is_transient();
-                        self.put_off(shard, error, passing);
+                        let transient = error.is_transient();
+                        self.retry_later(shard, error, transient);
                     }
                 }
             }
             Outcome::Ready { shard, result } => self.ready(shard, result)?,
             Outcome::Created { shard, submission, answer } => {
                 self.posting = false;
-                self.done(Step::Create);
+                self.done(NextStep::Create);
                 self.created(shard, submission, answer)?;
             }
             Outcome::Listed(result) => self.listed(result)?,
             Outcome::Looked { shard, result } => self.looked(shard, result)?,
             Outcome::Cancelled { batch_id, result } => self.cancelled(batch_id, result)?,
             Outcome::Downloaded { shard, result } => {
-                self.done(Step::Download);
+                self.done(NextStep::Download);
                 self.downloaded(shard, result?)?;
             }
             Outcome::Indexed { shard, result } => {
-                self.done(Step::Index);
+                self.done(NextStep::Index);
                 match result {
                     // What is at the service comes home all the same.
                     Err(error @ Error::Input(_)) => self.give_up(error),

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Driver;
-use super::waits::UNREACHABLE_MAX;
-use crate::model::shard_state::{EndedBatch, ShardState, Step};
+use super::backoff::UNREACHABLE_MAX;
+use crate::model::shard_state::{EndedBatch, NextStep, ShardState};
 use crate::remote::{Api, Batch, BatchStatus, ErrorKind, Listing, RemoteError};
 use crate::run::error::Error;
 use crate::run::monitor::Event;
@@ -33,7 +33,7 @@ impl<A: Api> Driver<A> {
     /// Whether something is to be learnt from the service's list.
     pub(super) fn wants_list(&self) -> bool {
         let waiting = |step| self.waiting.get(&step).is_some_and(|shards| !shards.is_empty());
-        waiting(Step::Poll) || waiting(Step::Reconcile) || self.look_at_held || self.admission.wants_list()
+        waiting(NextStep::Poll) || waiting(NextStep::Reconcile) || self.look_at_held || self.admission.wants_list()
     }
 
     /// Looks at the service's list when it is time; one look serves all shards.
@@ -94,12 +94,12 @@ impl<A: Api> Driver<A> {
         }
         let ended = EndedBatch::of(batch);
         self.ledger.ended(shard, &ended)?;
-        self.waiting.entry(Step::Poll).or_default().remove(&shard);
+        self.waiting.entry(NextStep::Poll).or_default().remove(&shard);
         if batch.status != BatchStatus::Completed {
             let why = batch.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
             self.monitor.event(Event::Warning(&format!("batch {} ended as {}{why}", batch.id, batch.status)));
         }
-        self.take_note(shard, &ended);
+        self.record_failure(shard, &ended);
         self.admission.served(&self.shards[shard as usize].shard.model);
         self.set_state(shard, ShardState::Ended { submission, batch: ended });
         self.tell_progress(shard, 100.0);
@@ -127,7 +127,7 @@ impl<A: Api> Driver<A> {
         }
         let since = *self.listless_since.get_or_insert_with(Instant::now);
         self.want_all_looks();
-        if since.elapsed() > UNREACHABLE_MAX { self.hold_all_doubts() } else { Ok(()) }
+        if since.elapsed() > UNREACHABLE_MAX { self.hold_all_unresolved() } else { Ok(()) }
     }
 
     /// Tells how far all batches are, now that one of them is.
@@ -145,11 +145,11 @@ impl<A: Api> Driver<A> {
     }
 
     /// A batch that did not complete explains why its requests have no reply.
-    pub(super) fn take_note(&self, shard: u32, batch: &EndedBatch) {
+    pub(super) fn record_failure(&self, shard: u32, batch: &EndedBatch) {
         if batch.status != BatchStatus::Completed.to_string() {
             let why = batch.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
             let note = format!("its batch {} ended as {}{why}", batch.id, batch.status);
-            self.notes.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, note);
+            self.batch_failures.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, note);
         }
     }
 }

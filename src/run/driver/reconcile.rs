@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Driver;
 use crate::model::incident::Incident;
-use crate::model::shard_state::{LastSubmission, Recorded, ShardState, Step};
+use crate::model::shard_state::{LastSubmission, NextStep, ShardRow, ShardState};
 use crate::remote::{Api, Batch, BatchStatus, Listing, RemoteError};
 use crate::run::error::Error;
 use crate::run::monitor::Event;
@@ -24,7 +24,7 @@ const CLEAN_LISTS: u32 = 3;
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(300);
 
 impl<A: Api> Driver<A> {
-    /// Settles what the list can settle: doubts, held submissions, batches that are too many.
+    /// Settles what the list can settle: unresolved, held submissions, batches that are too many.
     pub(super) fn reconcile_all(&mut self, listing: &Listing) -> Result<(), Error> {
         let mut by_file: HashMap<String, Vec<&Batch>> = HashMap::new();
         for batch in &listing.batches {
@@ -35,7 +35,7 @@ impl<A: Api> Driver<A> {
         let queued = |step| self.waiting.get(&step).into_iter().flatten().copied();
         let held = self.shards.iter().filter(|known| matches!(known.state, ShardState::Held { .. }));
         let held = held.map(|known| known.shard.number);
-        let doubtful: Vec<u32> = queued(Step::Reconcile).chain(queued(Step::Create)).chain(held).collect();
+        let doubtful: Vec<u32> = queued(NextStep::Reconcile).chain(queued(NextStep::Create)).chain(held).collect();
         let unnamed: BTreeSet<&str> = listing.unnamed.iter().map(String::as_str).collect();
         let owned = self.shards.iter().filter_map(|known| known.state.batch_id().map(str::to_owned));
         let mut taken: HashSet<String> = owned.chain(self.deferred.iter().cloned()).collect();
@@ -82,10 +82,10 @@ impl<A: Api> Driver<A> {
             return if in_doubt { self.not_found(shard, last.id, &file_id) } else { Ok(()) };
         };
         taken.extend(ours.iter().map(|batch| batch.id.clone()));
-        for step in [Step::Reconcile, Step::Create] {
+        for step in [NextStep::Reconcile, NextStep::Create] {
             self.waiting.entry(step).or_default().remove(&shard);
         }
-        self.doubts.remove(&shard);
+        self.unresolved.remove(&shard);
         self.delayed.remove(&shard);
         let stop = !known.file_reused;
         for other in others {
@@ -97,7 +97,7 @@ impl<A: Api> Driver<A> {
 
     /// The list does not show a batch for a submission in doubt.
     fn not_found(&mut self, shard: u32, submission: i64, file_id: &str) -> Result<(), Error> {
-        let (since, lists) = self.doubts.entry(shard).or_insert((Instant::now(), 0));
+        let (since, lists) = self.unresolved.entry(shard).or_insert((Instant::now(), 0));
         *lists += 1;
         let (settled, submit_again) = match self.options.on_ambiguous {
             OnAmbiguous::Hold => (self.options.settle, false),
@@ -106,8 +106,8 @@ impl<A: Api> Driver<A> {
         if since.elapsed() < settled || *lists < CLEAN_LISTS {
             return Ok(());
         }
-        self.waiting.entry(Step::Reconcile).or_default().remove(&shard);
-        self.doubts.remove(&shard);
+        self.waiting.entry(NextStep::Reconcile).or_default().remove(&shard);
+        self.unresolved.remove(&shard);
         if submit_again {
             let file_id = file_id.to_owned();
             let text = format!("shard {shard}: the list shows no batch for it; it is submitted again");
@@ -130,7 +130,7 @@ impl<A: Api> Driver<A> {
     }
 
     /// Holds all that is in doubt, because there is no list that could settle it.
-    pub(super) fn hold_all_doubts(&mut self) -> Result<(), Error> {
+    pub(super) fn hold_all_unresolved(&mut self) -> Result<(), Error> {
         for shard in self.admission.uncertain() {
             self.admission.forget(shard);
             let known = &self.shards[shard as usize];
@@ -138,11 +138,11 @@ impl<A: Api> Driver<A> {
                 continue;
             };
             let submission = last.id;
-            self.waiting.entry(Step::Create).or_default().remove(&shard);
+            self.waiting.entry(NextStep::Create).or_default().remove(&shard);
             self.hold(shard, submission, &file_id)?;
         }
-        for shard in self.waiting.remove(&Step::Reconcile).into_iter().flatten() {
-            self.doubts.remove(&shard);
+        for shard in self.waiting.remove(&NextStep::Reconcile).into_iter().flatten() {
+            self.unresolved.remove(&shard);
             if let ShardState::Intended { submission, file_id } = self.shards[shard as usize].state.clone() {
                 self.hold(shard, submission, &file_id)?;
             }
@@ -218,7 +218,7 @@ impl<A: Api> Driver<A> {
 }
 
 /// Whether a batch on a shard's file may come from a POST of this run.
-fn may_be_ours(known: &Recorded, last: &LastSubmission, batch: &Batch) -> bool {
+fn may_be_ours(known: &ShardRow, last: &LastSubmission, batch: &Batch) -> bool {
     // Nobody else knows a file that was made for us.
     !known.file_reused || !last.known.contains(&batch.id) && !was_there_before(last.intended_at, batch.created_at)
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::Driver;
 use crate::model::incident::Incident;
-use crate::model::shard_state::{EndedBatch, ShardState, Step};
+use crate::model::shard_state::{EndedBatch, NextStep, ShardState};
 use crate::remote::{Api, Batch, ErrorKind, RemoteError};
 use crate::run::error::Error;
 use crate::run::monitor::Event;
@@ -32,7 +32,7 @@ impl<A: Api> Driver<A> {
         let in_doubt = known.abandoned && known.last_submission.as_ref().is_some_and(|last| last.found);
         self.ledger.deferred(shard, submission, &EndedBatch::of(batch), in_doubt)?;
         self.deferred.insert(batch.id.clone());
-        self.waiting.entry(Step::Poll).or_default().remove(&shard);
+        self.waiting.entry(NextStep::Poll).or_default().remove(&shard);
         self.tell_progress(shard, 0.0);
         let state =
             if in_doubt { ShardState::Intended { submission, file_id } } else { ShardState::Uploaded { file_id } };
@@ -73,7 +73,7 @@ impl<A: Api> Driver<A> {
     /// A shard's next step waits twice as long as the last time, and `first` the first time. Returns since when it has been waiting.
     fn wait_longer(&mut self, shard: u32, first: Duration, most: Duration) -> Duration {
         let now = Instant::now();
-        let delay = self.delayed.entry(shard).or_insert_with(|| super::waits::Delay::beginning(now));
+        let delay = self.delayed.entry(shard).or_insert_with(|| super::backoff::Delay::beginning(now));
         delay.lengthen(first, most);
         delay.since.elapsed()
     }

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::Driver;
 use crate::ledger::Ledger;
 use crate::model::incident::Incident;
-use crate::model::shard_state::{ShardState, Step};
+use crate::model::shard_state::{NextStep, ShardState};
 use crate::remote::{Api, Batch, BatchTag, CreateBatch, Listing, RemoteError, RemoteFile, Submission};
 use crate::run::error::Error;
 use crate::run::monitor::Event;
@@ -64,14 +64,14 @@ impl<A: Api> Driver<A> {
         match result {
             Ok(listing) if self.failure.is_none() => self.submit(shard, &listing.batches),
             Ok(_) => {
-                self.done(Step::Create);
+                self.done(NextStep::Create);
                 self.enqueue(shard);
                 Ok(())
             }
             Err(error) => {
-                self.done(Step::Create);
-                let passing = error.is_transient();
-                self.put_off(shard, error, passing);
+                self.done(NextStep::Create);
+                let transient = error.is_transient();
+                self.retry_later(shard, error, transient);
                 Ok(())
             }
         }
@@ -131,8 +131,8 @@ impl<A: Api> Driver<A> {
                 }
                 let lookups = self.delayed.get(&shard).map_or(0, |delay| delay.times);
                 let not_found = matches!(error.status(), Some(400 | 404)) && lookups < FILE_LOOKUPS;
-                let passing = error.is_transient() || not_found;
-                self.put_off(shard, error, passing);
+                let transient = error.is_transient() || not_found;
+                self.retry_later(shard, error, transient);
                 Ok(())
             }
             Submission::Unknown(error) => {
@@ -160,7 +160,7 @@ impl<A: Api> Driver<A> {
         if self.admission.is_stopped {
             self.admission.is_stopped = self.ledger.has_mistaken_batch()?;
         }
-        if self.waiting.get(&Step::Poll).is_none_or(BTreeSet::is_empty) {
+        if self.waiting.get(&NextStep::Poll).is_none_or(BTreeSet::is_empty) {
             self.schedule_poll();
         }
         self.set_state(shard, ShardState::Submitted { submission, batch_id: batch.id.clone() });

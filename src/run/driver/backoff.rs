@@ -8,17 +8,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Driver;
-use crate::model::shard_state::Step;
+use crate::model::shard_state::NextStep;
 use crate::remote::{Api, ErrorKind, RemoteError};
 use crate::run::error::Error;
 use crate::run::monitor::Event;
 use crate::run::options::DOWNLOADS;
 
 /// First wait before a step is tried again; doubled each time.
-const PUT_OFF: Duration = Duration::from_secs(1);
+const RETRY_WAIT: Duration = Duration::from_secs(1);
 
 /// Longest of these waits.
-const PUT_OFF_MAX: Duration = Duration::from_secs(60);
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// How long the service may fail at one thing, again and again, before the run gives up on it. It can be gone on with later.
 pub(super) const UNREACHABLE_MAX: Duration = Duration::from_secs(3600);
@@ -60,13 +60,13 @@ impl<A: Api> Driver<A> {
             && self.delayed.get(&shard).is_some_and(|delay| delay.since.elapsed() > UNREACHABLE_MAX)
     }
 
-    /// A shard's next step has failed. `passing` says that it may succeed later.
-    pub(super) fn put_off(&mut self, shard: u32, error: RemoteError, passing: bool) {
+    /// A shard's next step has failed. `transient` says that it may succeed later.
+    pub(super) fn retry_later(&mut self, shard: u32, error: RemoteError, transient: bool) {
         let now = Instant::now();
-        if !passing || self.has_failed_for_long(shard, &error) {
+        if !transient || self.has_failed_for_long(shard, &error) {
             self.give_up(error.into());
         } else {
-            self.delayed.entry(shard).or_insert(Delay::beginning(now)).lengthen(PUT_OFF, PUT_OFF_MAX);
+            self.delayed.entry(shard).or_insert(Delay::beginning(now)).lengthen(RETRY_WAIT, RETRY_WAIT_MAX);
             self.monitor.event(Event::Note(&format!("shard {shard} has to wait: {error}")));
             self.enqueue(shard);
         }
@@ -81,20 +81,20 @@ impl<A: Api> Driver<A> {
     }
 
     /// How many of a step may be under way at a time.
-    pub(super) fn limit(&self, step: Step) -> usize {
+    pub(super) fn limit(&self, step: NextStep) -> usize {
         match step {
-            Step::Upload | Step::Create if self.failure.is_some() || self.admission.is_stopped => 0,
-            Step::Upload => self.options.uploads,
-            Step::Create => 1,
-            Step::Download => DOWNLOADS,
-            Step::Index => super::INDEXINGS,
+            NextStep::Upload | NextStep::Create if self.failure.is_some() || self.admission.is_stopped => 0,
+            NextStep::Upload => self.options.uploads,
+            NextStep::Create => 1,
+            NextStep::Download => DOWNLOADS,
+            NextStep::Index => super::INDEXINGS,
             // They wait for the list.
-            Step::Poll | Step::Reconcile => 0,
+            NextStep::Poll | NextStep::Reconcile => 0,
         }
     }
 
     /// Takes a shard that is due out of the queue of a step, if there is room for one more.
-    pub(super) fn take(&mut self, step: Step) -> Option<u32> {
+    pub(super) fn take(&mut self, step: NextStep) -> Option<u32> {
         if self.busy(step) >= self.limit(step) {
             return None;
         }
@@ -109,8 +109,8 @@ impl<A: Api> Driver<A> {
     }
 
     /// Whether nothing but time holds a shard back.
-    fn may_begin(&self, step: Step, shard: u32) -> bool {
-        step != Step::Create || self.admission.admits(shard, &self.shards[shard as usize].shard.model)
+    fn may_begin(&self, step: NextStep, shard: u32) -> bool {
+        step != NextStep::Create || self.admission.admits(shard, &self.shards[shard as usize].shard.model)
     }
 
     /// When something has to be looked at although no task ends; `None` when only tasks are waited for, or nothing is.
