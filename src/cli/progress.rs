@@ -103,6 +103,15 @@ impl Progress {
         }
     }
 
+    /// A warning or a note, in the words of the event.
+    fn say_remark(&self, kind: &str, text: &str) {
+        if self.manner == Manner::Json {
+            say_record(kind, json!({ "message": text }));
+        } else {
+            self.say(&format!("{kind}: {text}"));
+        }
+    }
+
     /// Moves the bar of that name, which appears with its first move.
     fn bar(&self, standing: &mut Standing, name: &'static str, at: u64, total: u64, is_bytes: bool) {
         if self.manner != Manner::Bars {
@@ -234,20 +243,16 @@ impl Monitor for Progress {
                 say_record("defect", json!(defect));
             }
             Event::Defect(defect) => self.say(&defect.to_string()),
-            Event::Warning(text) | Event::Note(text) if self.manner == Manner::Json => {
-                let kind = if matches!(event, Event::Warning(_)) { "warning" } else { "note" };
-                say_record(kind, json!({ "message": text }));
-            }
-            Event::Warning(text) => self.say(&format!("warning: {text}")),
-            Event::Note(_) if self.manner == Manner::Quiet => {}
-            Event::Note(text) => self.say(&format!("note: {text}")),
+            Event::Warning(incident) => self.say_remark("warning", &incident.to_string()),
+            _ if self.manner == Manner::Quiet && !matches!(event, Event::Started { .. }) => {}
+            Event::Note(note) => self.say_remark("note", &note.to_string()),
+            Event::Call(notice) => self.say_remark("note", &notice.to_string()),
             Event::Started { directory, requests, shards, bytes, upload_bytes, resumed, done } => {
                 standing.requests = requests;
                 standing.bytes = bytes;
                 standing.upload_total = upload_bytes;
                 self.started(directory, (resumed, done), &mut standing, shards);
             }
-            _ if self.manner == Manner::Quiet => {}
             Event::Spooled { bytes } => self.bar(&mut standing, "reading", bytes, bytes, true),
             Event::Checked { bytes, total } => self.bar(&mut standing, "checking", bytes, total, true),
             moved => {

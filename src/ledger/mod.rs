@@ -288,19 +288,12 @@ impl Ledger {
         Ok(found.into_iter().filter(|line| line != "ok").collect())
     }
 
-    /// Keeps a note on something that went wrong and was dealt with.
-    pub fn incident(&mut self, shard: Option<u32>, incident: &Incident) -> Result<(), LedgerError> {
-        self.write(|connection| {
-            connection
-                .execute(
-                    "INSERT INTO incident (at, shard, text, kind) VALUES (?1, ?2, ?3, ?4)",
-                    params![now(), shard, incident.to_string(), incident.kind()],
-                )
-                .map(drop)
-        })
+    /// Keeps an incident: its kind for programs, its words for people.
+    pub fn incident(&mut self, incident: &Incident) -> Result<(), LedgerError> {
+        self.write(|connection| insert_incident(connection, incident))
     }
 
-    /// The notes, oldest first.
+    /// The incidents in words, oldest first.
     pub fn incidents(&self) -> Result<Vec<String>, LedgerError> {
         self.read(|connection| {
             let mut query = connection.prepare("SELECT text FROM incident ORDER BY rowid")?;
@@ -324,6 +317,11 @@ impl Ledger {
     pub(crate) fn damaged(&self, what: impl Into<String>) -> LedgerError {
         LedgerError::Damaged { path: self.path.clone(), what: what.into() }
     }
+}
+
+fn insert_incident(connection: &Connection, incident: &Incident) -> rusqlite::Result<()> {
+    let insert = "INSERT INTO incident (at, shard, text, kind) VALUES (?1, ?2, ?3, ?4)";
+    connection.execute(insert, params![now(), incident.shard(), incident.to_string(), incident.kind()]).map(drop)
 }
 
 fn now() -> String {

@@ -263,7 +263,7 @@ async fn connect(
     monitor: &Arc<dyn Monitor>,
 ) -> Result<(HttpApi, Option<Server>), Error> {
     let monitor = monitor.clone();
-    let observer = Observer::new(move |notice: &Notice<'_>| monitor.event(Event::Note(&notice.to_string())));
+    let observer = Observer::new(move |notice: &Notice<'_>| monitor.event(Event::Call(notice)));
     let settings = Settings { observer: observer.clone(), ..Settings::default() };
     match &options.service {
         ServiceChoice::At { provider, address, token } => {

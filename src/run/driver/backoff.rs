@@ -8,10 +8,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Driver;
+use crate::model::incident::Incident;
 use crate::model::shard_state::NextStep;
 use crate::remote::{Api, ErrorKind, RemoteError};
 use crate::run::error::Error;
-use crate::run::monitor::Event;
+use crate::run::monitor::Note;
 use crate::run::options::DOWNLOADS;
 
 /// First wait before a step is tried again; doubled each time.
@@ -67,7 +68,7 @@ impl<A: Api> Driver<A> {
             self.give_up(error.into());
         } else {
             self.delayed.entry(shard).or_insert(Delay::beginning(now)).lengthen(RETRY_WAIT, RETRY_WAIT_MAX);
-            self.monitor.event(Event::Note(&format!("shard {shard} has to wait: {error}")));
+            self.note(&Note::Retrying { shard, error: error.to_string() });
             self.enqueue(shard);
         }
     }
@@ -75,7 +76,7 @@ impl<A: Api> Driver<A> {
     /// Lets the run end with this error, once what is at the service has been brought home.
     pub(super) fn give_up(&mut self, error: Error) {
         if self.failure.is_none() {
-            self.monitor.event(Event::Warning(&format!("nothing more is submitted: {error}")));
+            self.warn(&Incident::NoMoreSubmissions { error: error.to_string() });
             self.failure = Some(error);
         }
     }

@@ -7,12 +7,13 @@ use tokio::time::Instant;
 use super::Driver;
 use super::backoff::Delay;
 use super::poll::is_final;
+use crate::model::incident::Incident;
 use crate::model::reply::ReplyRole;
 use crate::model::shard_state::{ShardRow, ShardState};
 use crate::remote::Api;
 use crate::run::error::Error;
 use crate::run::indexing::{self, Indexing, ShardIndexed, Taken, WhenShort};
-use crate::run::monitor::Event;
+use crate::run::monitor::{Event, Note};
 use crate::run::rounds;
 use crate::run::steps::{self, Again, Fetched, Outcome};
 use crate::run::verdict::{SaidBytes, name};
@@ -143,8 +144,7 @@ impl<A: Api> Driver<A> {
                 let why = self.fetching.remove(&shard).and_then(|fetching| fetching.trouble).unwrap_or(why);
                 self.ledger.incomplete(shard, &indexed, &files, &why)?;
                 let held = self.shards[shard as usize].shard.requests - indexed.outputs - indexed.errors;
-                let text = format!("shard {shard}: {why}; {held} of its requests are held and not sent again");
-                self.monitor.event(Event::Warning(&text));
+                self.warn(&Incident::RepliesLacking { shard, why: why.clone(), held });
                 self.shards[shard as usize].note = Some(why);
                 self.set_state(shard, ShardState::Incomplete { submission, batch });
             }
@@ -164,7 +164,7 @@ impl<A: Api> Driver<A> {
         fetching.times += 1;
         fetching.again = if strays { Again::All } else { Again::Unproven };
         if let Some(why) = fetching.trouble.clone().or(why) {
-            self.monitor.event(Event::Note(&format!("shard {shard}: {why}; fetching its replies again")));
+            self.note(&Note::FetchingAgain { shard, why });
         }
         self.ledger.take_back(shard, true)?;
         self.delayed.insert(shard, Delay::until(Instant::now() + wait));
@@ -188,7 +188,7 @@ impl<A: Api> Driver<A> {
         }
         let requests: u64 = round.shards.iter().map(|shard| shard.requests).sum();
         let number = round.shards.first().map_or(0, |shard| shard.round);
-        self.monitor.event(Event::Note(&format!("round {number}: {requests} requests are sent again")));
+        self.note(&Note::Round { number, requests });
         for shard in round.shards {
             let number = shard.number;
             self.shards.push(ShardRow::packed(shard));

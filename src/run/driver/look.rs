@@ -18,7 +18,7 @@ use crate::model::incident::Incident;
 use crate::model::shard_state::{NextStep, ShardState};
 use crate::remote::{Api, Batch, BatchStatus, RemoteError};
 use crate::run::error::Error;
-use crate::run::monitor::Event;
+use crate::run::monitor::Note;
 use crate::run::steps::Outcome;
 
 /// Looks at single batches at a time.
@@ -205,7 +205,7 @@ impl<A: Api> Driver<A> {
                 if since.elapsed() > UNREACHABLE_MAX {
                     self.give_up(error.into());
                 } else {
-                    self.monitor.event(Event::Note(&format!("cannot look at the batch of shard {shard} now: {error}")));
+                    self.note(&Note::BatchUnavailable { shard, error: error.to_string() });
                 }
                 Ok(())
             }
@@ -218,24 +218,23 @@ impl<A: Api> Driver<A> {
     fn not_seen(&mut self, shard: u32, error: &RemoteError) -> Result<(), Error> {
         let now = Instant::now();
         let Some(batch_id) = self.shards[shard as usize].state.batch_id().map(str::to_owned) else { return Ok(()) };
-        let text = format!("shard {shard}: the service does not show its batch {batch_id}: {error}");
         let unseen = self.looks.unseen.entry(shard).or_insert(Unseen { since: now, looks: 0, until: now });
         unseen.looks += 1;
         let left = self.options.settle.saturating_sub(unseen.since.elapsed());
         let is_lost = matches!(self.shards[shard as usize].state, ShardState::Lost { .. });
         if is_lost || left.is_zero() && unseen.looks >= UNSEEN_LOOKS {
-            return self.hold_unseen(shard, &text);
+            return self.hold_unseen(shard, error.to_string());
         }
         let doubled = self.options.poll_interval.saturating_mul(2_u32.saturating_pow(unseen.looks - 1));
         unseen.until = now + doubled.min(UNSEEN_WAIT_MAX).min(left);
         if !std::mem::replace(&mut self.looks.is_said, true) {
-            self.incident(Some(shard), Incident::NotShown { shard, batch_id, error: error.to_string() })?;
+            self.incident(&Incident::NotShown { shard, batch_id, error: error.to_string() })?;
         }
         Ok(())
     }
 
     /// Leaves a shard whose batch nobody shows to a decision: it was accepted, and may be paid for.
-    fn hold_unseen(&mut self, shard: u32, text: &str) -> Result<(), Error> {
+    fn hold_unseen(&mut self, shard: u32, error: String) -> Result<(), Error> {
         self.looks.forget(shard);
         let known = &self.shards[shard as usize];
         let (ShardState::Submitted { submission, batch_id } | ShardState::Lost { submission, batch_id }) =
@@ -243,9 +242,9 @@ impl<A: Api> Driver<A> {
         else {
             return Ok(());
         };
-        let text = format!("{text}; it is held");
-        self.ledger.lost(shard, &text)?;
-        self.monitor.event(Event::Warning(&text));
+        let incident = Incident::Lost { shard, batch_id: batch_id.clone(), error };
+        self.ledger.lost(shard, &incident.to_string())?;
+        self.warn(&incident);
         self.waiting.entry(NextStep::Poll).or_default().remove(&shard);
         self.set_state(shard, ShardState::Lost { submission, batch_id });
         Ok(())

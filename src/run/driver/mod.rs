@@ -34,7 +34,7 @@ use crate::model::incident::Incident;
 use crate::model::shard_state::{NextStep, ShardRow, ShardState};
 use crate::remote::{Api, Progress, RemoteError};
 use crate::run::error::Error;
-use crate::run::monitor::{Event, Monitor, ShardCounts};
+use crate::run::monitor::{Event, Monitor, Note, ShardCounts};
 use crate::run::options::RunOptions;
 use crate::run::output::{BatchFailures, Merger};
 use crate::run::steps::{Files, Outcome};
@@ -262,7 +262,7 @@ impl<A: Api> Driver<A> {
         if poll::is_final(&error) || !has_batches {
             return Err(error.into());
         }
-        self.monitor.event(Event::Note(&format!("cannot look at the list of batches now: {error}")));
+        self.note(&Note::ListUnavailable { error: error.to_string() });
         Ok(())
     }
 
@@ -386,10 +386,18 @@ impl<A: Api> Driver<A> {
         Ok(())
     }
 
-    fn incident(&mut self, shard: Option<u32>, incident: impl Into<Incident>) -> Result<(), Error> {
-        let incident = incident.into();
-        self.monitor.event(Event::Warning(&incident.to_string()));
-        Ok(self.ledger.incident(shard, &incident)?)
+    /// Warns of an incident and keeps it.
+    fn incident(&mut self, incident: &Incident) -> Result<(), Error> {
+        self.warn(incident);
+        Ok(self.ledger.incident(incident)?)
+    }
+
+    fn warn(&self, incident: &Incident) {
+        self.monitor.event(Event::Warning(incident));
+    }
+
+    fn note(&self, note: &Note) {
+        self.monitor.event(Event::Note(note));
     }
 
     /// Waits a little for the answer to a POST that is under way; what it says is recorded. Without it the next process has a doubt.

@@ -11,10 +11,11 @@ use tokio::time::Instant;
 
 use super::Driver;
 use super::backoff::UNREACHABLE_MAX;
+use crate::model::incident::Incident;
 use crate::model::shard_state::{EndedBatch, NextStep, ShardState};
 use crate::remote::{Api, Batch, BatchStatus, ErrorKind, Listing, RemoteError};
 use crate::run::error::Error;
-use crate::run::monitor::Event;
+use crate::run::monitor::{Event, Note};
 use crate::run::steps::Outcome;
 
 /// Looks that must find a batch ended and without any file before that is believed: files can show later than the end.
@@ -96,8 +97,8 @@ impl<A: Api> Driver<A> {
         self.ledger.ended(shard, &ended)?;
         self.waiting.entry(NextStep::Poll).or_default().remove(&shard);
         if batch.status != BatchStatus::Completed {
-            let why = batch.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
-            self.monitor.event(Event::Warning(&format!("batch {} ended as {}{why}", batch.id, batch.status)));
+            let (batch_id, status, error) = (batch.id.clone(), batch.status.clone(), batch.error.clone());
+            self.warn(&Incident::BatchEnded { batch_id, status, error });
         }
         self.record_failure(shard, &ended);
         self.admission.served(&self.shards[shard as usize].shard.model);
@@ -110,8 +111,7 @@ impl<A: Api> Driver<A> {
     fn tell_strange(&mut self, status: &BatchStatus) {
         let BatchStatus::Other(word) = status else { return };
         if !word.is_empty() && self.strange.len() < STRANGE_MAX && self.strange.insert(word.clone()) {
-            let text = format!("the service calls a batch {word:?}, which is not known here: it is waited for");
-            self.monitor.event(Event::Note(&text));
+            self.note(&Note::UnknownStatus { status: word.clone() });
         }
     }
 
@@ -123,7 +123,7 @@ impl<A: Api> Driver<A> {
             return Err(error.into());
         }
         if self.listless_since.is_none() {
-            self.monitor.event(Event::Note(&format!("cannot look at the list of batches now: {error}")));
+            self.note(&Note::ListUnavailable { error: error.to_string() });
         }
         let since = *self.listless_since.get_or_insert_with(Instant::now);
         self.want_all_looks();

@@ -13,7 +13,6 @@ use crate::model::incident::Incident;
 use crate::model::shard_state::{LastSubmission, NextStep, ShardRow, ShardState};
 use crate::remote::{Api, Batch, BatchStatus, Listing, RemoteError};
 use crate::run::error::Error;
-use crate::run::monitor::Event;
 use crate::run::options::OnAmbiguous;
 use crate::run::steps::Outcome;
 
@@ -91,7 +90,7 @@ impl<A: Api> Driver<A> {
         for other in others {
             self.report_surplus(shard, &other.id, stop)?;
         }
-        self.incident(Some(shard), Incident::Adopted { shard, batch_id: oldest.id.clone() })?;
+        self.incident(&Incident::Adopted { shard, batch_id: oldest.id.clone() })?;
         self.adopt(shard, last.id, oldest, true)
     }
 
@@ -110,10 +109,9 @@ impl<A: Api> Driver<A> {
         self.unresolved.remove(&shard);
         if submit_again {
             let file_id = file_id.to_owned();
-            let text = format!("shard {shard}: the list shows no batch for it; it is submitted again");
             self.ledger.abandoned(shard, submission, "the service's list shows no batch for it")?;
             self.shards[shard as usize].abandoned = true;
-            self.incident(Some(shard), &text)?;
+            self.incident(&Incident::SubmittedAgain { shard })?;
             self.set_state(shard, ShardState::Uploaded { file_id });
             Ok(())
         } else {
@@ -122,9 +120,9 @@ impl<A: Api> Driver<A> {
     }
 
     fn hold(&mut self, shard: u32, submission: i64, file_id: &str) -> Result<(), Error> {
-        let text = format!("shard {shard}: nobody knows whether a batch was created from {file_id}; it is held");
-        self.ledger.held(shard, submission, &text)?;
-        self.monitor.event(Event::Warning(&text));
+        let incident = Incident::Held { shard, file_id: file_id.to_owned() };
+        self.ledger.held(shard, submission, &incident.to_string())?;
+        self.warn(&incident);
         self.set_state(shard, ShardState::Held { submission, file_id: file_id.to_owned() });
         Ok(())
     }
@@ -180,10 +178,9 @@ impl<A: Api> Driver<A> {
         if self.surplus.contains_key(batch_id) {
             return Ok(());
         }
-        let what = if stop { "it is cancelled" } else { "it may be another run's and is left alone" };
-        let text = format!("shard {shard}: the service has a second batch on its file, {batch_id}; {what}");
-        self.ledger.found_surplus(shard, batch_id, stop, &text)?;
-        self.monitor.event(Event::Warning(&text));
+        let incident = Incident::SurplusBatch { shard, batch_id: batch_id.to_owned(), is_ours: stop };
+        self.ledger.found_surplus(shard, batch_id, stop, &incident)?;
+        self.warn(&incident);
         self.surplus.insert(batch_id.to_owned(), stop);
         Ok(())
     }
@@ -205,15 +202,14 @@ impl<A: Api> Driver<A> {
 
     /// A surplus batch was asked to stop; one that was not heard is asked again after the next list.
     pub(super) fn cancelled(&mut self, batch_id: String, result: Result<Batch, RemoteError>) -> Result<(), Error> {
-        let text = match result {
-            Ok(_) => format!("asked the service to cancel the surplus batch {batch_id}"),
+        let incident = match result {
+            Ok(_) => Incident::SurplusCancelled { batch_id },
             Err(error) => {
-                let text = format!("cannot cancel the surplus batch {batch_id}: {error}");
-                self.surplus.insert(batch_id, true);
-                text
+                self.surplus.insert(batch_id.clone(), true);
+                Incident::CancelFailed { batch_id, error: error.to_string() }
             }
         };
-        self.incident(None, &text)
+        self.incident(&incident)
     }
 }
 

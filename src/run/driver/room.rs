@@ -15,7 +15,7 @@ use crate::model::incident::Incident;
 use crate::model::shard_state::{EndedBatch, NextStep, ShardState};
 use crate::remote::{Api, Batch, ErrorKind, RemoteError};
 use crate::run::error::Error;
-use crate::run::monitor::Event;
+use crate::run::monitor::Note;
 
 /// Longest wait of a shard for which there is no room although nothing else of its model is in flight here.
 const ROOM_WAIT_MAX: Duration = Duration::from_mins(15);
@@ -50,10 +50,9 @@ impl<A: Api> Driver<A> {
         self.ledger.set_in_flight_caps(&self.admission.learned())?;
         let is_alone = self.admission.in_flight(&model) == 0;
         if is_first || is_alone && !self.delayed.contains_key(&shard) {
-            self.incident(Some(shard), Incident::QueueFull { shard, cap, is_alone, error: error.to_string() })?;
+            self.incident(&Incident::QueueFull { shard, cap, is_alone, error: error.to_string() })?;
         } else {
-            self.monitor
-                .event(Event::Note(&format!("shard {shard} waits for room, as for {cap} of {model:?}: {error}")));
+            self.note(&Note::WaitingForRoom { shard, model: model.clone(), cap, error: error.to_string() });
         }
         if is_alone {
             self.wait_for_room(shard, error);

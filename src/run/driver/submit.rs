@@ -137,7 +137,7 @@ impl<A: Api> Driver<A> {
             }
             Submission::Unknown(error) => {
                 self.ledger.unknown(shard, submission, &error.to_string())?;
-                self.incident(Some(shard), Incident::UnknownAnswer { shard, error: error.to_string() })?;
+                self.incident(&Incident::UnknownAnswer { shard, error: error.to_string() })?;
                 self.enqueue(shard);
                 Ok(())
             }
@@ -174,7 +174,7 @@ impl<A: Api> Driver<A> {
         let incident = Incident::BatchOfAnother { shard, batch_id: batch_id.to_owned(), owner };
         self.ledger.mistaken(shard, submission, &incident.to_string())?;
         self.admission.is_stopped = true;
-        self.incident(Some(shard), incident)?;
+        self.incident(&incident)?;
         self.set_state(shard, ShardState::Held { submission, file_id });
         Ok(())
     }

@@ -21,6 +21,7 @@ use crate::input::check::LineLimits;
 use crate::input::envelope::Envelope;
 use crate::input::source::Input;
 use crate::ledger::{Ledger, fuse};
+use crate::model::incident::Incident;
 use crate::model::shard::ShardLimits;
 use crate::remote::Address;
 use crate::results::normalize::Shape;
@@ -353,8 +354,29 @@ struct Log(Arc<Mutex<World>>);
 
 impl Monitor for Log {
     fn event(&self, event: Event<'_>) {
-        if let Event::Note(text) | Event::Warning(text) = event {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).note(format!("  {text}"));
+        let text = match event {
+            Event::Note(note) => note.to_string(),
+            Event::Warning(incident) => incident.to_string(),
+            _ => return,
+        };
+        let mut world = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        world.note(format!("  {text}"));
+        if let Event::Warning(incident) = event
+            && let Some(seen) = counted_as(incident)
+        {
+            world.count(seen);
         }
     }
+}
+
+/// What the campaign counts an incident as, if it wants to have seen it.
+fn counted_as(incident: &Incident) -> Option<&'static str> {
+    Some(match incident {
+        Incident::Adopted { .. } => "adopted",
+        Incident::SurplusBatch { is_ours: true, .. } => "second batch cancelled",
+        Incident::NotShown { .. } => "not shown",
+        Incident::BatchOfAnother { .. } => "mixed up",
+        Incident::QueueFull { .. } => "no room",
+        _ => return None,
+    })
 }

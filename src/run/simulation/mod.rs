@@ -82,29 +82,12 @@ fn play(seed: u64, mode: Mode, change: impl FnOnce(&mut Scenario)) -> Result<Tal
         Oracle::new(&scenario, &world, &ended).judge();
         if let Some(summary) = &ended.summary {
             world.count("finished");
-            for incident in &summary.report.incidents {
-                for (words, event) in [("found its batch", "adopted"), ("it is cancelled", "second batch cancelled")] {
-                    if incident.contains(words) {
-                        world.count(event);
-                    }
-                }
-            }
             for held in &summary.held_shards {
                 world.count(match held.reason {
                     HeldReason::UnresolvedSubmission | HeldReason::LostBatch => "held",
                     HeldReason::NotSubmitted => "not submitted",
                     HeldReason::IncompleteAnswer => "incomplete",
                 });
-            }
-            let said = [
-                ("does not show its batch", "not shown"),
-                ("was answered with batch", "mixed up"),
-                ("no room", "no room"),
-            ];
-            for (words, event) in said {
-                if world.log.iter().any(|line| line.contains(words)) {
-                    world.count(event);
-                }
             }
         }
     }));
