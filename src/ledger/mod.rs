@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, ToSql, params};
+use serde::{Deserialize, Serialize};
 
 pub mod intents;
 mod replies;
@@ -65,7 +66,7 @@ pub enum LedgerError {
 }
 
 /// What a further round sends.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextRound {
     /// Its shards.
     pub shards: Vec<Shard>,
@@ -243,7 +244,7 @@ impl Ledger {
                  WHERE id = ?1",
                 params![
                     batch.id,
-                    batch.status,
+                    batch.status.to_string(),
                     batch.output_file_id,
                     batch.error_file_id,
                     batch.error,

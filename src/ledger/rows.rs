@@ -7,7 +7,7 @@ use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::model::batch::RequestCounts;
+use crate::model::batch::{BatchStatus, RequestCounts};
 use crate::model::shard::{Cut, SeqRange, Shard};
 use crate::model::shard_state::{EndedBatch, LastSubmission, ShardRow, ShardState, Unfinished};
 
@@ -125,7 +125,7 @@ fn read_state(row: &Row<'_>, name: &str) -> rusqlite::Result<Option<ShardState>>
         let Some(id) = batch_id.clone() else { return Ok(None) };
         Ok::<_, rusqlite::Error>(Some(EndedBatch {
             id,
-            status: row.get::<_, Option<String>>("status")?.unwrap_or_default(),
+            status: BatchStatus::read(&row.get::<_, Option<String>>("status")?.unwrap_or_default()),
             output_file_id: row.get("output_file_id")?,
             error_file_id: row.get("error_file_id")?,
             error: row.get("error")?,

@@ -131,7 +131,7 @@ impl Ledger {
             let transaction = connection.transaction()?;
             transaction.execute(
                 "UPDATE batch SET status = ?2, error = ?3, seen_at = ?4, deferred = 1 WHERE id = ?1",
-                params![batch.id, batch.status, batch.error, now()],
+                params![batch.id, batch.status.to_string(), batch.error, now()],
             )?;
             transaction.execute("UPDATE submission SET answer = ?2 WHERE id = ?1", params![submission, answer])?;
             transaction.execute(

@@ -16,17 +16,18 @@
 //! wait for a decision: what they ask for is not sent again without one. Every run looks once more whether they can be settled.
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
-use crate::model::batch::{Batch, RequestCounts};
+use crate::model::batch::{Batch, BatchStatus, RequestCounts};
 use crate::model::shard::Shard;
 
 /// A batch that has ended, as far as it matters from here on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndedBatch {
     /// The service's id of it.
     pub id: String,
     /// The status with which it ended.
-    pub status: String,
+    pub status: BatchStatus,
     /// The file with its outputs.
     pub output_file_id: Option<String>,
     /// The file with its errors.
@@ -43,7 +44,7 @@ impl EndedBatch {
     pub fn of(batch: &Batch) -> Self {
         Self {
             id: batch.id.clone(),
-            status: batch.status.to_string(),
+            status: batch.status.clone(),
             output_file_id: batch.output_file_id.clone(),
             error_file_id: batch.error_file_id.clone(),
             error: batch.error.clone(),
@@ -207,7 +208,7 @@ impl ShardState {
 }
 
 /// Requests that a shard's batch left without an output and that are worth sending again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unfinished {
     /// How many.
     pub count: u64,

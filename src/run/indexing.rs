@@ -17,7 +17,6 @@ use crate::model::outcome::Indexed;
 use crate::model::reply::{ReplyKind, ReplyRole};
 use crate::model::shard::Shard;
 use crate::model::shard_state::{EndedBatch, Unfinished};
-use crate::remote::BatchStatus;
 use crate::results::ResultsError;
 use crate::results::id_table::IdTable;
 use crate::results::index::{self, IndexOptions, ReplyFile};
@@ -197,7 +196,7 @@ impl Indexing {
             retryable,
             untried,
             strays: indexed.unknown + indexed.unreadable,
-            status: BatchStatus::read(&self.batch.status),
+            status: self.batch.status.clone(),
             counts: self.batch.counts,
             files: reply_files(&self.batch).map(|(role, _)| evidence(role)).collect(),
         }

@@ -242,7 +242,7 @@ impl Report {
 /// How many batches have ended, and how many of them were not completed.
 fn count_batches(recorded: &[ShardRow]) -> (usize, usize) {
     let ended = recorded.iter().filter_map(|known| known.state.ended_batch());
-    let completed = ended.clone().filter(|batch| BatchStatus::read(&batch.status) == BatchStatus::Completed).count();
+    let completed = ended.clone().filter(|batch| batch.status == BatchStatus::Completed).count();
     let ended = ended.count();
     (ended, ended - completed)
 }

@@ -23,12 +23,11 @@ impl RetryDecision {
         if decided {
             return Self { cancelled: false, unanswered: true };
         }
-        let status = BatchStatus::read(&batch.status);
-        let unanswered = match status {
+        let unanswered = match batch.status {
             BatchStatus::Failed => failed_batch_worth_retrying(batch.error.as_deref()),
             _ => true,
         };
-        Self { cancelled: status == BatchStatus::Cancelled, unanswered }
+        Self { cancelled: batch.status == BatchStatus::Cancelled, unanswered }
     }
 
     /// How many requests with these slots are worth sending again, and the first.

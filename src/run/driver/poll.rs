@@ -146,7 +146,7 @@ impl<A: Api> Driver<A> {
 
     /// A batch that did not complete explains why its requests have no reply.
     pub(super) fn record_failure(&self, shard: u32, batch: &EndedBatch) {
-        if batch.status != BatchStatus::Completed.to_string() {
+        if batch.status != BatchStatus::Completed {
             let why = batch.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
             let note = format!("its batch {} ended as {}{why}", batch.id, batch.status);
             self.batch_failures.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, note);
