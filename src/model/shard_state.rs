@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::model::batch::{Batch, BatchStatus, RequestCounts};
+use crate::model::reply::ReplyRole;
 use crate::model::shard::Shard;
 
 /// A batch that has ended, as far as it matters from here on.
@@ -50,6 +51,13 @@ impl EndedBatch {
             error: batch.error.clone(),
             counts: batch.counts,
         }
+    }
+
+    /// Its reply files, with the service's ids of them.
+    pub fn reply_files(&self) -> impl Iterator<Item = (ReplyRole, &str)> {
+        let output = self.output_file_id.as_deref().map(|id| (ReplyRole::Output, id));
+        let errors = self.error_file_id.as_deref().map(|id| (ReplyRole::Error, id));
+        output.into_iter().chain(errors)
     }
 }
 

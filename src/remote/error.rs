@@ -65,6 +65,12 @@ impl ErrorKind {
     pub fn is_local(self) -> bool {
         matches!(self, Self::LocalFile | Self::OutOfFiles)
     }
+
+    /// Whether it makes no sense to ask again: the service does not let us in, or we cannot get out.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        self.is_local() || matches!(self, Self::Unauthorized | Self::Insecure)
+    }
 }
 
 /// An operation on the service that failed: what was tried on what, and what came back. The cause, where there is

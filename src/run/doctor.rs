@@ -16,7 +16,7 @@ use crate::input::request_index::Record;
 use crate::input::shard_lines::Members;
 use crate::input::shard_reader::ShardReader;
 use crate::ledger::Ledger;
-use crate::model::reply::{ReplyKind, ReplyRole};
+use crate::model::reply::ReplyKind;
 use crate::model::shard_state::{EndedBatch, ShardRow, ShardState};
 use crate::model::shown::Name;
 use crate::results::id_table::IdTable;
@@ -189,7 +189,5 @@ fn take_back(ledger: &mut Ledger, run: &Path, known: &ShardRow, remedy: Remedy) 
 }
 
 fn reply_numbers(submission: i64, batch: &EndedBatch) -> impl Iterator<Item = u32> {
-    let output = batch.output_file_id.is_some().then(|| layout::reply_number(submission, ReplyRole::Output));
-    let errors = batch.error_file_id.is_some().then(|| layout::reply_number(submission, ReplyRole::Error));
-    output.into_iter().chain(errors)
+    batch.reply_files().map(move |(role, _)| layout::reply_number(submission, role))
 }

@@ -9,8 +9,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::directory::layout;
+use super::files::Files;
 use super::indexing::is_held_too;
-use super::steps::Files;
 use crate::input::shard_lines::Members;
 use crate::model::shard_state::{ShardRow, ShardState};
 use crate::model::shown::Name;

@@ -6,9 +6,12 @@
 //! What always holds: of a file that was fetched more than once the version is kept that answers more requests. A request that lacks
 //! its reply while the service says that it has answered more is neither counted nor sent again.
 
+use serde::{Deserialize, Serialize};
+
 use super::directory::layout;
+use super::download;
+use super::files::Files;
 use super::retry_decision::RetryDecision;
-use super::steps::{self, Files, damaged, error_label, reply_files};
 use super::verdict::{Evidence, FileEvidence, SaidBytes, Verdict};
 use crate::dialect::retry_class::is_untried;
 use crate::input::request_index::Record;
@@ -27,7 +30,7 @@ use crate::run::error::Error;
 use crate::storage::durable;
 
 /// What is done when there is more at the service than is here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum WhenShort {
     /// Nothing is written: it is fetched again.
     FetchAgain,
@@ -38,7 +41,7 @@ pub(crate) enum WhenShort {
 }
 
 /// What is to be indexed.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Indexing {
     pub(crate) shard: Shard,
     pub(crate) submission: i64,
@@ -53,7 +56,7 @@ pub(crate) struct Indexing {
 }
 
 /// Replies that are in the index.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Taken {
     /// What they were.
     pub(crate) indexed: Indexed,
@@ -64,7 +67,7 @@ pub(crate) struct Taken {
 }
 
 /// What became of a shard's replies.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ShardIndexed {
     /// They are in the index, all of them.
     Whole(Taken),
@@ -133,7 +136,7 @@ fn members_of(files: &Files, shard: &Shard) -> Result<Vec<(u64, Record)>, Error>
     let members = Members::collect(shard, &files.requests, &files.run)?;
     if members.len() as u64 != shard.requests {
         let (number, requests) = (shard.number, shard.requests);
-        return Err(damaged(files, format!("has {} requests of shard {number}'s {requests}", members.len())));
+        return Err(files.damaged(format!("has {} requests of shard {number}'s {requests}", members.len())));
     }
     Ok(members)
 }
@@ -150,13 +153,13 @@ fn count_others(
         (layout::reply_number(task.submission, ReplyRole::Output), RetryDecision::of(&task.batch, false));
     for slot in slots.iter().flatten() {
         if is_held && is_held_too(slot, task.submission) {
-            indexed.forget_error(&error_label(files, *slot)?);
+            indexed.forget_error(&files.error_label(*slot)?);
         } else if !is_held && slot.file < before {
             // The error of an earlier round stands, because this one brought nothing.
-            indexed.count_error(&error_label(files, *slot)?);
+            indexed.count_error(&files.error_label(*slot)?);
         } else if task.followed && task.is_own(slot) && decision.again(Some(*slot)) {
             // The later round has brought nothing either, and counts it.
-            indexed.forget_error(&error_label(files, *slot)?);
+            indexed.forget_error(&files.error_label(*slot)?);
         }
     }
     Ok(())
@@ -198,7 +201,7 @@ impl Indexing {
             strays: indexed.unknown + indexed.unreadable,
             status: self.batch.status.clone(),
             counts: self.batch.counts,
-            files: reply_files(&self.batch).map(|(role, _)| evidence(role)).collect(),
+            files: self.batch.reply_files().map(|(role, _)| evidence(role)).collect(),
         }
     }
 }
@@ -212,10 +215,10 @@ fn own_files(
 ) -> Result<Vec<ReplyFile>, Error> {
     let answers = |file: &ReplyFile| answers(files, file, members, table);
     let mut own = Vec::new();
-    for (role, _) in reply_files(&task.batch) {
+    for (role, _) in task.batch.reply_files() {
         let number = layout::reply_number(task.submission, role);
         let file = ReplyFile { number, path: layout::reply_file(&files.run, number), role };
-        let newer = ReplyFile { path: steps::beside(&file.path), ..file.clone() };
+        let newer = ReplyFile { path: download::beside(&file.path), ..file.clone() };
         if newer.path.is_file() {
             // What a service keeps under an id does not change: the version with fewer replies was cut off.
             if !file.path.is_file() || answers(&newer)? >= answers(&file)? {
@@ -251,7 +254,7 @@ fn each_id(files: &Files, members: &[(u64, Record)], tell: &mut dyn FnMut(u64, &
         files.source.read_at(record.offset, &mut line)?;
         let custom_id = record.custom_id(*seq, &line).filter(|custom_id| files.ids.hash(custom_id) == record.id_hash);
         let Some(custom_id) = custom_id else {
-            return Err(damaged(files, format!("does not know request {seq} by the id that it has in the input")));
+            return Err(files.damaged(format!("does not know request {seq} by the id that it has in the input")));
         };
         tell(number, &custom_id);
     }

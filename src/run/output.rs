@@ -17,16 +17,18 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::directory::layout;
+use super::files::Files;
 use super::held::HeldLines;
 use super::monitor::{Event, Monitor};
 use super::options::OutputTarget;
-use super::steps::Files;
 use crate::input::InputError;
 use crate::input::check::{self, LineLimits};
 use crate::input::recheck::Recheck;
 use crate::input::request_index::{LineState, RequestIndex};
 use crate::input::source::Source;
+use crate::model::batch::BatchStatus;
 use crate::model::defect::Defect;
+use crate::model::shard_state::EndedBatch;
 use crate::results::merge::{self, HELD, MISSING, MergeInputs, Merged, Sinks, Unanswered};
 use crate::results::normalize::Shape;
 use crate::results::reply_cache::ReplyCache;
@@ -43,7 +45,7 @@ const LAST_WORK: Duration = Duration::from_secs(1);
 const RANGE_SEQS: u64 = 64 * 1024;
 
 /// Why batches left requests without a reply, by shard.
-pub(crate) type BatchFailures = Arc<Mutex<HashMap<u32, String>>>;
+type BatchFailures = Arc<Mutex<HashMap<u32, String>>>;
 
 /// Where the lines go.
 #[derive(Debug)]
@@ -92,6 +94,7 @@ pub(crate) struct Ending {
 pub(crate) struct Merger {
     /// Dropped, it ends the thread.
     writer: Option<mpsc::Sender<WriterMessage>>,
+    batch_failures: BatchFailures,
     thread: Option<JoinHandle<Result<Written, Error>>>,
 }
 
@@ -112,12 +115,13 @@ impl Merger {
         files: Arc<Files>,
         recorded: BTreeMap<u32, String>,
         line: LineLimits,
-        batch_failures: BatchFailures,
         mut open: OpenOutputs,
         monitor: Arc<dyn Monitor>,
     ) -> Self {
         let shape = open.shape;
         let (writer, messages) = mpsc::channel();
+        let failures = BatchFailures::default();
+        let batch_failures = failures.clone();
         let thread = std::thread::spawn(move || {
             let (unverified, held) = (UnverifiedFiles(Mutex::new(recorded)), ReplyCache::new(files.memory_bytes));
             let mut merging = Merging { files, line, batch_failures, unverified, held, held_lines: None, shape };
@@ -140,7 +144,16 @@ impl Merger {
             let delivered = from == merging.files.requests.len() && open.finish()?;
             Ok(Written { merged, delivered })
         });
-        Self { writer: Some(writer), thread: Some(thread) }
+        Self { writer: Some(writer), batch_failures: failures, thread: Some(thread) }
+    }
+
+    /// Takes note of a batch that has ended: one that did not complete explains why its requests have no reply.
+    pub(crate) fn record_failure(&self, shard: u32, batch: &EndedBatch) {
+        if batch.status != BatchStatus::Completed {
+            let why = batch.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+            let note = format!("its batch {} ended as {}{why}", batch.id, batch.status);
+            self.batch_failures.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, note);
+        }
     }
 
     /// Tells that everything before `seq` is final.

@@ -8,48 +8,47 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use super::Driver;
+use super::state::Driver;
 use crate::model::incident::Incident;
 use crate::model::shard_state::{EndedBatch, NextStep, ShardState};
 use crate::remote::{Api, Batch, ErrorKind, RemoteError};
 use crate::run::error::Error;
+use crate::run::executor::Executor;
 use crate::run::monitor::Note;
 
 /// Longest wait of a shard for which there is no room although nothing else of its model is in flight here.
 const ROOM_WAIT_MAX: Duration = Duration::from_mins(15);
 
-/// How long such a shard is tried again and again: somebody else's batches may fill the queue for as long as one may take.
+/// How long such a shard is tried again and again: other runs' batches may fill the queue for as long as one may take.
 const ROOM_PATIENCE: Duration = Duration::from_hours(24);
 
-impl<A: Api> Driver<A> {
+impl<A: Api, E: Executor> Driver<A, E> {
     /// A batch that failed before it did anything, for want of room.
     pub(super) fn defer(&mut self, shard: u32, submission: i64, batch: &Batch) -> Result<(), Error> {
-        let known = &self.shards[shard as usize];
+        let known = &self.shards[shard];
         let Some(file_id) = known.file_id.clone() else { return Ok(()) };
         // Found in the list it may be an earlier POST's, and what the last one did is not known yet.
-        let in_doubt = known.abandoned && known.last_submission.as_ref().is_some_and(|last| last.found);
-        self.ledger.deferred(shard, submission, &EndedBatch::of(batch), in_doubt)?;
-        self.deferred.insert(batch.id.clone());
-        self.waiting.entry(NextStep::Poll).or_default().remove(&shard);
+        let is_unknown = known.abandoned && known.last_submission.as_ref().is_some_and(|last| last.found);
+        self.ledger.deferred(shard, submission, &EndedBatch::of(batch), is_unknown)?;
+        self.unresolved.defer(&batch.id);
+        self.queue.remove(NextStep::Poll, shard);
         self.tell_progress(shard, 0.0);
         let state =
-            if in_doubt { ShardState::Intended { submission, file_id } } else { ShardState::Uploaded { file_id } };
+            if is_unknown { ShardState::Intended { submission, file_id } } else { ShardState::Uploaded { file_id } };
         self.set_state(shard, state);
         let said = batch.error.as_deref().unwrap_or("too much is queued");
         self.no_room(shard, RemoteError::new(ErrorKind::RateLimited, format!("batch {}", batch.id)).with_message(said))
     }
 
     /// There is no room for a shard's batch: as many as there are stay in flight, and it waits until one of them has ended. Without any of
-    /// them it waits for others to end theirs, or for somebody to make smaller shards.
+    /// them it waits for others to end theirs, or for the user to make smaller shards.
     pub(super) fn no_room(&mut self, shard: u32, error: RemoteError) -> Result<(), Error> {
-        let model = self.shards[shard as usize].shard.model.clone();
+        let model = self.shards[shard].shard.model.clone();
         let is_first = !self.admission.has_cap(&model);
         let cap = self.admission.full(&model);
         self.ledger.set_in_flight_caps(&self.admission.learned())?;
         let is_alone = self.admission.in_flight(&model) == 0;
-        if is_first || is_alone && !self.delayed.contains_key(&shard) {
+        if is_first || is_alone && self.queue.delay(shard).is_none() {
             self.incident(&Incident::QueueFull { shard, cap, is_alone, error: error.to_string() })?;
         } else {
             self.note(&Note::WaitingForRoom { shard, model: model.clone(), cap, error: error.to_string() });
@@ -57,23 +56,15 @@ impl<A: Api> Driver<A> {
         if is_alone {
             self.wait_for_room(shard, error);
         } else {
-            self.delayed.remove(&shard);
+            self.queue.end_delay(shard);
         }
         Ok(())
     }
 
     fn wait_for_room(&mut self, shard: u32, error: RemoteError) {
         let waits = self.options.poll_interval.saturating_mul(2);
-        if self.wait_longer(shard, waits, ROOM_WAIT_MAX) > ROOM_PATIENCE {
+        if self.queue.delay_longer(shard, waits, ROOM_WAIT_MAX) > ROOM_PATIENCE {
             self.give_up(error.into());
         }
-    }
-
-    /// A shard's next step waits twice as long as the last time, and `first` the first time. Returns since when it has been waiting.
-    fn wait_longer(&mut self, shard: u32, first: Duration, most: Duration) -> Duration {
-        let now = Instant::now();
-        let delay = self.delayed.entry(shard).or_insert_with(|| super::backoff::Delay::beginning(now));
-        delay.lengthen(first, most);
-        delay.since.elapsed()
     }
 }
