@@ -27,7 +27,7 @@ use crate::remote::Address;
 use crate::results::normalize::Shape;
 use crate::run;
 use crate::run::directory::layout;
-use crate::run::error::Error;
+use crate::run::error::{Error, ErrorKind};
 use crate::run::held::HeldReason;
 use crate::run::inspect::{self, Decision};
 use crate::run::{
@@ -228,7 +228,7 @@ impl Scenario {
                 End::Failed(Error::Internal { what }) => panic!("{what}"),
                 End::Failed(Error::Ledger(_)) => world.count("ledger failed"),
                 End::Failed(Error::Interrupted) => world.count("interrupted"),
-                End::Failed(Error::Remote(_)) => world.count("gave up"),
+                End::Failed(error) if error.kind() == ErrorKind::Provider => world.count("gave up"),
                 End::Failed(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
                 End::Died if life == 1 => world.count("died"),
                 End::Died => world.count("died during recovery"),

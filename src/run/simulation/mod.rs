@@ -19,12 +19,14 @@
 //! | `faults` | what can go wrong, and how often |
 //! | `world` | the service's state and its record |
 //! | `rows` | reply files |
+//! | `ends` | how batches end, and what they leave |
 //! | `service` | the service as the driver sees it |
 //! | `life` | processes, and how they die |
 //! | `oracle` | what must hold |
 #![expect(clippy::print_stdout, reason = "what a campaign did, for those who ask the harness to show it")]
 #![expect(clippy::unchecked_time_subtraction, reason = "simulated time goes forward only")]
 
+mod ends;
 mod faults;
 mod life;
 mod oracle;
