@@ -1,12 +1,12 @@
 //! The output as it grows: a thread that merges whatever has become final.
 //!
-//! In: the watermark, the first Seq whose outcome may still change. Out: all lines before it, in order; at the end the rest, in which
-//! there may be requests that are held, and the totals.
+//! In: the watermark, the first Seq whose outcome may still change. Out: all lines before it, in order; at the end the
+//! rest, in which there may be requests that are held, and the totals.
 //!
 //! A file appears whole, when all is written; a writer gets the lines as they become final.
 //!
-//! What always holds: a reply file that an earlier process has indexed is compared with its checksum before a line of it is given
-//! out, and no output appears as whole that has more or fewer outputs and errors than were counted.
+//! What always holds: a reply file that an earlier process has indexed is compared with its checksum before a line of
+//! it is given out, and no output appears as whole that has more or fewer outputs and errors than were counted.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
@@ -99,7 +99,8 @@ pub(crate) struct Merger {
 }
 
 impl Drop for Merger {
-    /// A run that stops early lets the thread remove what it has begun to write; one that hangs at a pipe is left behind.
+    /// A run that stops early lets the thread remove what it has begun to write; one that hangs at a pipe is left
+    /// behind.
     fn drop(&mut self) {
         self.writer = None;
         let deadline = Instant::now() + LAST_WORK;
@@ -288,8 +289,8 @@ impl Unanswering<'_> {
         })
     }
 
-    /// Looks at the line again. `held` says why its request is held, if it is; `note` tells what became of a shard's batch, where that
-    /// explains it.
+    /// Looks at the line again. `held` says why its request is held, if it is; `note` tells what became of a shard's
+    /// batch, where that explains it.
     pub(crate) fn explain(
         &self,
         seq: u64,

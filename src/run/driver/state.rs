@@ -1,6 +1,7 @@
 //! What the driver knows, part by part, and what changes a shard's state.
 //!
-//! The parts decide nothing about one another: the files with verbs for names (`submit`, `poll`, `collect` ...) let them work together.
+//! The parts decide nothing about one another: the files with verbs for names (`submit`, `poll`, `collect` ...) let
+//! them work together.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! One run from its beginning to its end, through as many lives of the process as it takes.
 //!
-//! In: a seed and a mode. Out: how it ended, what each life wrote, and the world with its record. The driver, the Ledger, the indexes
-//! and the merge are the real ones; a life ends when the future that drives it is dropped, at any of the places where it waits,
-//! or when the Ledger can no longer be written.
+//! In: a seed and a mode. Out: how it ended, what each life wrote, and the world with its record. The driver, the
+//! Ledger, the indexes and the merge are the real ones; a life ends when the future that drives it is dropped, at any
+//! of the places where it waits, or when the Ledger can no longer be written.
 
 use std::future::poll_fn;
 use std::path::{Path, PathBuf};

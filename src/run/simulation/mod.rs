@@ -1,9 +1,10 @@
 //! A deterministic simulation of whole runs: the real driver, Ledger, indexes and merge against a service that lies.
 //!
-//! In: seeds. Out: proof, as far as thousands of runs prove something, of the two promises, each judged by the service's own record:
+//! In: seeds. Out: proof, as far as thousands of runs prove something, of the two promises, each judged by the
+//! service's own record:
 //!
-//! - *Safety*, with faults for ever: no shard is accepted twice, no row is lost or swapped, nothing that the service has answered is paid
-//!   for again, whether the answer has come or not.
+//! - *Safety*, with faults for ever: no shard is accepted twice, no row is lost or swapped, nothing that the service
+//!   has answered is paid for again, whether the answer has come or not.
 //! - *Liveness*, with faults that stop: the run finishes, and every request is answered as it deserves.
 //!
 //! The seeds are shared out among the dialects.

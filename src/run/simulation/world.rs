@@ -1,7 +1,7 @@
 //! The simulated service: what it has, what it took money for, and how time passes there.
 //!
-//! In: what the [`Service`](super::service::Service) is asked. Out: files and batches, and a record for the oracle of all that was accepted
-//! and given out. The service outlives the processes that talk to it.
+//! In: what the [`Service`](super::service::Service) is asked. Out: files and batches, and a record for the oracle of
+//! all that was accepted and given out. The service outlives the processes that talk to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -86,8 +86,8 @@ pub(super) struct StoredReplies {
     /// What is wrong with its downloads, and until when.
     pub(super) trouble: Option<(Fault, Duration)>,
     pub(super) says: Says,
-    /// Whether something tells when a download that looks whole is not: its size, the batch's counts, or that the batch has completed and
-    /// nobody says anything.
+    /// Whether something tells when a download that looks whole is not: its size, the batch's counts, or that the batch
+    /// has completed and nobody says anything.
     pub(super) is_witnessed: bool,
 }
 
