@@ -36,8 +36,6 @@ mod shard_table;
 mod sightings;
 mod state;
 mod submit;
-#[cfg(test)]
-mod tests;
 mod unresolved;
 mod watermark;
 

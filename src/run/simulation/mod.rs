@@ -24,9 +24,11 @@
 //! | `service` | the service as the driver sees it |
 //! | `life` | processes, and how they die |
 //! | `oracle` | what must hold |
+//! | `crossing` | runs whose steps are done elsewhere |
 #![expect(clippy::print_stdout, reason = "what a campaign did, for those who ask the harness to show it")]
 #![expect(clippy::unchecked_time_subtraction, reason = "simulated time goes forward only")]
 
+mod crossing;
 mod ends;
 mod faults;
 mod life;
