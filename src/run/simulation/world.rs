@@ -125,7 +125,8 @@ pub(super) struct World {
     pub(super) faults: Faults,
     /// What time it was when the present process began, and what its clock said.
     begun: (Duration, Option<Instant>),
-    last_seen: Duration,
+    /// What time it was when the service was asked last.
+    pub(super) last_seen: Duration,
     pub(super) life: u32,
     pub(super) files: Vec<StoredFile>,
     pub(super) batches: Vec<StoredBatch>,
