@@ -46,9 +46,11 @@ use crate::results::normalize::Shape;
 use crate::results::reply_cache::ReplyCache;
 use crate::results::reply_index::ReplyIndex;
 use crate::run::directory::{Incoming, layout};
+use crate::run::download::{self, Download};
 use crate::run::error::Error;
+use crate::run::files::{Files, ShardPayload};
 use crate::run::indexing::{self, Indexing, ShardIndexed, WhenShort};
-use crate::run::steps::{self, Files, ShardPayload};
+use crate::run::step_error::StepError;
 use crate::storage::aligned::{AlignedBuffer, BlockWriter};
 use crate::storage::directory;
 use crate::storage::durable;
@@ -303,9 +305,9 @@ async fn download(
 ) -> Result<Measured, Error> {
     let gauge = Gauge::start();
     let downloads = futures::stream::iter(batches.iter().enumerate()).map(|(shard, batch)| {
-        let fetching =
-            steps::download(api, &files.run, submission(shard), batch.clone(), None, |_| Progress::default());
-        async { fetching.await?.trouble.map_or(Ok(()), |(_, error)| Err(error)) }
+        let task = Download { submission: submission(shard), batch: batch.clone(), again: None };
+        let fetching = download::download(api, &files.run, task, Progress::default);
+        async { fetching.await?.trouble.map_or(Ok::<_, StepError>(()), |(_, error)| Err(error)) }
     });
     let () = downloads.buffered(options.transfers).try_collect().await?;
     Ok(gauge.stop("download", Some(COPY), (reply_bytes(files)?, generated.requests)))

@@ -104,6 +104,19 @@ impl Progress {
         }
     }
 
+    fn say_note(&self, text: &str) {
+        self.say_remark("note", text, |message| Record::Note(Message { message }));
+    }
+
+    /// A warning or a note in words, or as a record.
+    fn say_remark(&self, kind: &str, text: &str, record: fn(&str) -> Record<'_>) {
+        if self.manner == Manner::Json {
+            say_json(record(text));
+        } else {
+            self.say(&format!("{kind}: {text}"));
+        }
+    }
+
     /// Moves the bar of that name, which appears with its first move.
     fn bar(&self, standing: &mut Standing, name: &'static str, at: u64, total: u64, is_bytes: bool) {
         if self.manner != Manner::Bars {
@@ -234,18 +247,18 @@ impl Monitor for Progress {
                 say_json(Record::Defect(defect));
             }
             Event::Defect(defect) => self.say(&defect.to_string()),
-            Event::Warning(message) if self.manner == Manner::Json => say_json(Record::Warning(Message { message })),
-            Event::Note(message) if self.manner == Manner::Json => say_json(Record::Note(Message { message })),
-            Event::Warning(text) => self.say(&format!("warning: {text}")),
-            Event::Note(_) if self.manner == Manner::Quiet => {}
-            Event::Note(text) => self.say(&format!("note: {text}")),
+            Event::Warning(incident) => {
+                self.say_remark("warning", &incident.to_string(), |message| Record::Warning(Message { message }));
+            }
+            _ if self.manner == Manner::Quiet && !matches!(event, Event::Started { .. }) => {}
+            Event::Note(note) => self.say_note(&note.to_string()),
+            Event::Call(notice) => self.say_note(&notice.to_string()),
             Event::Started { directory, requests, shards, bytes, upload_bytes, resumed, done } => {
                 standing.requests = requests;
                 standing.bytes = bytes;
                 standing.upload_total = upload_bytes;
                 self.started(directory, (resumed, done), &mut standing, shards);
             }
-            _ if self.manner == Manner::Quiet => {}
             Event::Spooled { bytes } => self.bar(&mut standing, "reading", bytes, bytes, true),
             Event::Checked { bytes, total } => self.bar(&mut standing, "checking", bytes, total, true),
             moved => {

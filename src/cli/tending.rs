@@ -44,7 +44,7 @@ fn decision(arguments: &RetryArguments) -> Decision {
     match (arguments.ambiguous, arguments.accept_incomplete) {
         (_, true) => Decision::AcceptIncomplete,
         (true, false) => Decision::SendAmbiguous,
-        (false, false) => Decision::SendLeftOver,
+        (false, false) => Decision::SendUnfinished,
     }
 }
 

@@ -164,7 +164,7 @@ impl Packer {
                 checksum: open.checksum.value(),
                 cut,
                 round: 1,
-                stretch: None,
+                seq_range: None,
             });
         }
     }

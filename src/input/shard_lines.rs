@@ -2,13 +2,13 @@
 //!
 //! In: a shard. Out: the Seqs of its lines, ascending, with their records.
 //!
-//! A shard packed from the input owns the records that carry its number. A shard of a later round is a stretch of a list of Seqs, a
+//! A shard packed from the input owns the records that carry its number. A shard of a later round is a range of a list of Seqs, a
 //! file of records of seven bytes each, because its lines carry the number of the shard that they went up with first.
 
 use std::path::{Path, PathBuf};
 
 use crate::input::request_index::{LineState, Record, RequestIndex};
-use crate::model::shard::{Shard, Stretch};
+use crate::model::shard::{SeqRange, Shard};
 use crate::storage::durable::{FileError, PendingFile};
 use crate::storage::records;
 use crate::storage::records::{RecordFile, RecordWriter};
@@ -42,9 +42,9 @@ pub enum Members {
 impl Members {
     /// Starts at the first line of a shard; lists are in the directory `lists`.
     pub fn start(shard: &Shard, lists: &Path) -> Result<Self, FileError> {
-        Ok(match &shard.stretch {
+        Ok(match &shard.seq_range {
             None => Self::Packed { next: shard.first, last: shard.last, number: shard.number },
-            Some(Stretch { list, start }) => {
+            Some(SeqRange { list, start }) => {
                 let list = RecordFile::open(&list_path(lists, *list))?;
                 Self::Listed { list, next: *start, end: start + shard.requests }
             }

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, ToSql, params};
+use serde::{Deserialize, Serialize};
 
 pub mod intents;
 mod replies;
@@ -27,7 +28,7 @@ use crate::ledger::rows::{insert_shards, read_shard, signed};
 use crate::ledger::schema::{SCHEMA, SCHEMA_VERSION};
 use crate::model::incident::Incident;
 use crate::model::shard::Shard;
-use crate::model::shard_state::{EndedBatch, Recorded};
+use crate::model::shard_state::{EndedBatch, ShardRow};
 use crate::model::shown::Name;
 use crate::storage::durable::FileError;
 
@@ -65,7 +66,7 @@ pub enum LedgerError {
 }
 
 /// What a further round sends.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextRound {
     /// Its shards.
     pub shards: Vec<Shard>,
@@ -191,7 +192,7 @@ impl Ledger {
     }
 
     /// All shards and where they stand.
-    pub fn shards(&self) -> Result<Vec<Recorded>, LedgerError> {
+    pub fn shards(&self) -> Result<Vec<ShardRow>, LedgerError> {
         let rows = self.read(|connection| {
             let mut query = connection.prepare(
                 "SELECT shard.*, submission.id AS submission, submission.known_batches, submission.intended_at, submission.batch_id, submission.answer,
@@ -243,7 +244,7 @@ impl Ledger {
                  WHERE id = ?1",
                 params![
                     batch.id,
-                    batch.status,
+                    batch.status.to_string(),
                     batch.output_file_id,
                     batch.error_file_id,
                     batch.error,
@@ -288,19 +289,12 @@ impl Ledger {
         Ok(found.into_iter().filter(|line| line != "ok").collect())
     }
 
-    /// Keeps a note on something that went wrong and was dealt with.
-    pub fn incident(&mut self, shard: Option<u32>, incident: &Incident) -> Result<(), LedgerError> {
-        self.write(|connection| {
-            connection
-                .execute(
-                    "INSERT INTO incident (at, shard, text, kind) VALUES (?1, ?2, ?3, ?4)",
-                    params![now(), shard, incident.to_string(), incident.kind()],
-                )
-                .map(drop)
-        })
+    /// Keeps an incident: its kind for programs, its words for people.
+    pub fn incident(&mut self, incident: &Incident) -> Result<(), LedgerError> {
+        self.write(|connection| insert_incident(connection, incident))
     }
 
-    /// The notes, oldest first.
+    /// The incidents in words, oldest first.
     pub fn incidents(&self) -> Result<Vec<String>, LedgerError> {
         self.read(|connection| {
             let mut query = connection.prepare("SELECT text FROM incident ORDER BY rowid")?;
@@ -324,6 +318,11 @@ impl Ledger {
     pub(crate) fn damaged(&self, what: impl Into<String>) -> LedgerError {
         LedgerError::Damaged { path: self.path.clone(), what: what.into() }
     }
+}
+
+fn insert_incident(connection: &Connection, incident: &Incident) -> rusqlite::Result<()> {
+    let insert = "INSERT INTO incident (at, shard, text, kind) VALUES (?1, ?2, ?3, ?4)";
+    connection.execute(insert, params![now(), incident.shard(), incident.to_string(), incident.kind()]).map(drop)
 }
 
 fn now() -> String {

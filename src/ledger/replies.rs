@@ -10,7 +10,7 @@ use crate::ledger::rows::{Json, insert_shards, signed};
 use crate::ledger::{Ledger, LedgerError, NextRound, now};
 use crate::model::outcome::{Indexed, ModelCounts, Outcomes};
 use crate::model::reply::Usage;
-use crate::model::shard_state::LeftOver;
+use crate::model::shard_state::Unfinished;
 
 /// What the time of the delivery stands under.
 const DELIVERED: &str = "delivered";
@@ -27,12 +27,12 @@ impl Ledger {
         &mut self,
         shard: u32,
         indexed: &Indexed,
-        left_over: LeftOver,
+        unfinished: Unfinished,
         files: &[(u32, u128)],
     ) -> Result<(), LedgerError> {
         self.write(|connection| {
             let transaction = connection.transaction()?;
-            insert_indexed(&transaction, shard, indexed, left_over, files)?;
+            insert_indexed(&transaction, shard, indexed, unfinished, files)?;
             transaction.execute("UPDATE shard SET state = 'indexed', note = NULL WHERE number = ?1", [shard])?;
             transaction.commit()
         })
@@ -72,7 +72,7 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         self.write(|connection| {
             let transaction = connection.transaction()?;
-            insert_indexed(&transaction, shard, indexed, LeftOver::default(), files)?;
+            insert_indexed(&transaction, shard, indexed, Unfinished::default(), files)?;
             transaction
                 .execute("UPDATE shard SET state = 'incomplete', note = ?2 WHERE number = ?1", params![shard, note])?;
             transaction.commit()
@@ -208,13 +208,13 @@ impl Ledger {
     }
 
     /// Records the decision to send again what an indexed shard left.
-    pub fn decide(&mut self, shard: u32, left_over: LeftOver) -> Result<(), LedgerError> {
+    pub fn decide(&mut self, shard: u32, unfinished: Unfinished) -> Result<(), LedgerError> {
         self.write(|connection| {
             let transaction = connection.transaction()?;
             transaction.execute("UPDATE shard SET decided = 1 WHERE number = ?1", [shard])?;
             transaction.execute(
                 "UPDATE indexed SET left_over = ?2, left_first = ?3 WHERE shard = ?1",
-                params![shard, signed(left_over.count), signed(left_over.first)],
+                params![shard, signed(unfinished.count), signed(unfinished.first)],
             )?;
             transaction.commit()
         })
@@ -230,7 +230,7 @@ fn insert_indexed(
     transaction: &Transaction<'_>,
     shard: u32,
     indexed: &Indexed,
-    left_over: LeftOver,
+    unfinished: Unfinished,
     files: &[(u32, u128)],
 ) -> rusqlite::Result<()> {
     // What was delivered before lacks these.
@@ -249,8 +249,8 @@ fn insert_indexed(
             signed(indexed.usage.prompt),
             signed(indexed.usage.completion),
             Json(&indexed.labels),
-            signed(left_over.count),
-            signed(left_over.first),
+            signed(unfinished.count),
+            signed(unfinished.first),
             signed(indexed.recognised)
         ],
     )?;

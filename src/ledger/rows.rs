@@ -7,9 +7,9 @@ use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::model::batch::RequestCounts;
-use crate::model::shard::{Cut, Shard, Stretch};
-use crate::model::shard_state::{EndedBatch, LastSubmission, LeftOver, Recorded, ShardState};
+use crate::model::batch::{BatchStatus, RequestCounts};
+use crate::model::shard::{Cut, SeqRange, Shard};
+use crate::model::shard_state::{EndedBatch, LastSubmission, ShardRow, ShardState, Unfinished};
 
 /// A value that is a column as JSON text. What cannot be written or read is an error of the statement.
 pub(crate) struct Json<T>(pub(crate) T);
@@ -46,15 +46,15 @@ pub(crate) fn insert_shards(connection: &Connection, shards: &[Shard]) -> rusqli
             format!("{:032x}", shard.checksum),
             shard.cut.name(),
             shard.round,
-            shard.stretch.map(|stretch| stretch.list),
-            shard.stretch.map(|stretch| signed(stretch.start)),
+            shard.seq_range.map(|range| range.list),
+            shard.seq_range.map(|range| signed(range.start)),
         ])?;
     }
     Ok(())
 }
 
 /// Reads a row of the query in [`Ledger::shards`](crate::ledger::Ledger::shards); the inner error says which value makes no sense.
-pub(crate) fn read_shard(row: &Row<'_>) -> rusqlite::Result<Result<Recorded, String>> {
+pub(crate) fn read_shard(row: &Row<'_>) -> rusqlite::Result<Result<ShardRow, String>> {
     let unsigned = |name| row.get::<_, i64>(name).map(i64::cast_unsigned);
     let checksum: String = row.get("checksum")?;
     let cut: String = row.get("cut")?;
@@ -72,17 +72,17 @@ pub(crate) fn read_shard(row: &Row<'_>) -> rusqlite::Result<Result<Recorded, Str
         checksum,
         cut: Cut::ALL.into_iter().find(|known| known.name() == cut).unwrap_or(Cut::End),
         round: row.get("round")?,
-        stretch: match row.get::<_, Option<u32>>("list")? {
-            Some(list) => Some(Stretch { list, start: unsigned("list_start")? }),
+        seq_range: match row.get::<_, Option<u32>>("list")? {
+            Some(list) => Some(SeqRange { list, start: unsigned("list_start")? }),
             None => None,
         },
     };
     let name: String = row.get("state")?;
     let state = read_state(row, &name)?;
     let (note, file_id, batch_status) = (row.get("note")?, row.get("file_id")?, row.get("status")?);
-    let left_over = match row.get::<_, Option<i64>>("left_over")? {
-        Some(count) => LeftOver { count: count.cast_unsigned(), first: unsigned("left_first")? },
-        None => LeftOver::default(),
+    let unfinished = match row.get::<_, Option<i64>>("left_over")? {
+        Some(count) => Unfinished { count: count.cast_unsigned(), first: unsigned("left_first")? },
+        None => Unfinished::default(),
     };
     let abandoned = row.get("abandoned")?;
     let decided = row.get("decided")?;
@@ -91,7 +91,7 @@ pub(crate) fn read_shard(row: &Row<'_>) -> rusqlite::Result<Result<Recorded, Str
         Ok(submission) => submission,
         Err(what) => return Ok(Err(format!("the submission of shard {number}: {what}"))),
     };
-    let known = |state| Recorded {
+    let known = |state| ShardRow {
         shard,
         state,
         note,
@@ -100,7 +100,7 @@ pub(crate) fn read_shard(row: &Row<'_>) -> rusqlite::Result<Result<Recorded, Str
         last_submission,
         abandoned,
         batch_status,
-        left_over,
+        unfinished,
         accepted,
         followed,
         decided,
@@ -125,7 +125,7 @@ fn read_state(row: &Row<'_>, name: &str) -> rusqlite::Result<Option<ShardState>>
         let Some(id) = batch_id.clone() else { return Ok(None) };
         Ok::<_, rusqlite::Error>(Some(EndedBatch {
             id,
-            status: row.get::<_, Option<String>>("status")?.unwrap_or_default(),
+            status: BatchStatus::read(&row.get::<_, Option<String>>("status")?.unwrap_or_default()),
             output_file_id: row.get("output_file_id")?,
             error_file_id: row.get("error_file_id")?,
             error: row.get("error")?,

@@ -12,7 +12,8 @@ use rusqlite::{OptionalExtension, params};
 use crate::ledger::intents;
 use crate::ledger::intents::{Intent, Intents};
 use crate::ledger::rows::{FOUND, Json};
-use crate::ledger::{Ledger, LedgerError, now};
+use crate::ledger::{Ledger, LedgerError, insert_incident, now};
+use crate::model::incident::Incident;
 use crate::model::shard_state::{EndedBatch, LastSubmission};
 
 /// The key of what is known of the room at the service.
@@ -130,7 +131,7 @@ impl Ledger {
             let transaction = connection.transaction()?;
             transaction.execute(
                 "UPDATE batch SET status = ?2, error = ?3, seen_at = ?4, deferred = 1 WHERE id = ?1",
-                params![batch.id, batch.status, batch.error, now()],
+                params![batch.id, batch.status.to_string(), batch.error, now()],
             )?;
             transaction.execute("UPDATE submission SET answer = ?2 WHERE id = ?1", params![submission, answer])?;
             transaction.execute(
@@ -217,15 +218,20 @@ impl Ledger {
     }
 
     /// Records a batch that uses a shard's file and does not work for the run, and whether it is to be stopped.
-    pub fn found_surplus(&mut self, shard: u32, batch_id: &str, stop: bool, text: &str) -> Result<(), LedgerError> {
+    pub fn found_surplus(
+        &mut self,
+        shard: u32,
+        batch_id: &str,
+        stop: bool,
+        incident: &Incident,
+    ) -> Result<(), LedgerError> {
         self.write(|connection| {
             let transaction = connection.transaction()?;
             transaction.execute(
                 "INSERT OR IGNORE INTO surplus (id, shard, stop) VALUES (?1, ?2, ?3)",
                 params![batch_id, shard, stop],
             )?;
-            transaction
-                .execute("INSERT INTO incident (at, shard, text) VALUES (?1, ?2, ?3)", params![now(), shard, text])?;
+            insert_incident(&transaction, incident)?;
             transaction.commit()
         })
     }

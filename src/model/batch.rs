@@ -3,6 +3,7 @@
 use std::fmt;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::model::shown::{REDACTED, one_line};
 use crate::model::tag::BatchTag;
@@ -61,7 +62,7 @@ pub struct CreateBatch {
 }
 
 /// What a service says of the number of a batch's requests. What it does not say is 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestCounts {
     /// How many there are.
     pub total: u64,
@@ -82,7 +83,7 @@ impl RequestCounts {
 }
 
 /// Where a batch stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BatchStatus {
     /// Nothing has been done yet.
     Queued,

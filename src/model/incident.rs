@@ -4,33 +4,67 @@
 
 use std::fmt;
 
+use crate::model::batch::BatchStatus;
+
 /// What went wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Incident {
-    /// Anything that has no name of its own.
-    Note(String),
-    /// A create was answered with neither yes nor no; how.
+    /// A create was answered with neither yes nor no.
     UnknownAnswer {
         /// The shard.
         shard: u32,
         /// What came instead.
         error: String,
     },
-    /// A batch that nobody had told us of was found in the service's list.
+    /// A batch that no answer has named was found in the service's list.
     Adopted {
         /// The shard that it works for.
         shard: u32,
         /// The service's id of it.
         batch_id: String,
     },
-    /// A create was answered with a batch that works for somebody else.
+    /// The list shows no batch for a submission whose outcome is unknown, and the user wants it repeated then.
+    SubmittedAgain {
+        /// The shard.
+        shard: u32,
+    },
+    /// The list shows no batch for a submission whose outcome is unknown, and it waits for a decision.
+    Held {
+        /// The shard.
+        shard: u32,
+        /// The file that its batch would use.
+        file_id: String,
+    },
+    /// A create was answered with a batch that works for another shard, or for none.
     BatchOfAnother {
         /// The shard that was to be submitted.
         shard: u32,
         /// The service's id of the batch.
         batch_id: String,
-        /// The shard that has it; `None` for a batch that is too many.
+        /// The shard that has it; `None` for a surplus batch.
         owner: Option<u32>,
+    },
+    /// A second batch uses the file of a shard.
+    SurplusBatch {
+        /// The shard.
+        shard: u32,
+        /// The service's id of the second batch.
+        batch_id: String,
+        /// Whether a POST of this run may have created it, so that it is cancelled.
+        is_ours: bool,
+    },
+    /// The service was asked to cancel a surplus batch.
+    SurplusCancelled {
+        /// The service's id of it.
+        batch_id: String,
+    },
+    /// The service did not take the cancellation of a surplus batch; it is asked again.
+    CancelFailed {
+        /// The service's id of the batch.
+        batch_id: String,
+        /// What it said.
+        error: String,
     },
     /// The service has no room for one more batch.
     QueueFull {
@@ -43,13 +77,45 @@ pub enum Incident {
         /// What it said.
         error: String,
     },
-    /// The service does not show a batch that it has accepted.
+    /// The service does not show a batch that it has accepted; it is asked again.
     NotShown {
         /// The shard that it works for.
         shard: u32,
         /// The service's id of it.
         batch_id: String,
         /// What came instead.
+        error: String,
+    },
+    /// The service has not shown a batch that it has accepted for so long that its shard waits for a decision.
+    Lost {
+        /// The shard that it works for.
+        shard: u32,
+        /// The service's id of it.
+        batch_id: String,
+        /// What came instead.
+        error: String,
+    },
+    /// A batch has ended in another way than completed.
+    BatchEnded {
+        /// The service's id of it.
+        batch_id: String,
+        /// How it ended.
+        status: BatchStatus,
+        /// Why, where the service says so.
+        error: Option<String>,
+    },
+    /// The service has answered more of a shard's requests than could be fetched.
+    RepliesLacking {
+        /// The shard.
+        shard: u32,
+        /// Why that is known.
+        why: String,
+        /// How many of its requests are held.
+        held: u64,
+    },
+    /// The run cannot go on; it ends once the results of what is at the service are collected.
+    NoMoreSubmissions {
+        /// Why.
         error: String,
     },
 }
@@ -59,36 +125,79 @@ impl Incident {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Note(_) => "note",
             Self::UnknownAnswer { .. } => "unknown-answer",
             Self::Adopted { .. } => "adopted",
+            Self::SubmittedAgain { .. } => "submitted-again",
+            Self::Held { .. } => "held",
             Self::BatchOfAnother { .. } => "batch-of-another",
+            Self::SurplusBatch { .. } => "surplus-batch",
+            Self::SurplusCancelled { .. } => "surplus-cancelled",
+            Self::CancelFailed { .. } => "cancel-failed",
             Self::QueueFull { .. } => "queue-full",
             Self::NotShown { .. } => "batch-not-shown",
+            Self::Lost { .. } => "batch-lost",
+            Self::BatchEnded { .. } => "batch-ended",
+            Self::RepliesLacking { .. } => "replies-lacking",
+            Self::NoMoreSubmissions { .. } => "no-more-submissions",
+        }
+    }
+
+    /// The shard that it concerns; `None` for the run as a whole, or for a batch that works for no shard.
+    #[must_use]
+    pub fn shard(&self) -> Option<u32> {
+        match self {
+            Self::UnknownAnswer { shard, .. }
+            | Self::Adopted { shard, .. }
+            | Self::SubmittedAgain { shard }
+            | Self::Held { shard, .. }
+            | Self::BatchOfAnother { shard, .. }
+            | Self::SurplusBatch { shard, .. }
+            | Self::QueueFull { shard, .. }
+            | Self::NotShown { shard, .. }
+            | Self::Lost { shard, .. }
+            | Self::RepliesLacking { shard, .. } => Some(*shard),
+            Self::SurplusCancelled { .. }
+            | Self::CancelFailed { .. }
+            | Self::BatchEnded { .. }
+            | Self::NoMoreSubmissions { .. } => None,
         }
     }
 }
 
 impl fmt::Display for Incident {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(shard) = self.shard() {
+            write!(out, "shard {shard}: ")?;
+        }
         match self {
-            Self::Note(text) => out.write_str(text),
-            Self::UnknownAnswer { shard, error } => {
-                write!(out, "shard {shard}: it is not known whether its batch was created: {error}")
+            Self::UnknownAnswer { error, .. } => {
+                write!(out, "it is not known whether its batch was created: {error}")
             }
-            Self::Adopted { shard, batch_id } => {
-                write!(out, "shard {shard}: found its batch {batch_id} in the service's list")
+            Self::Adopted { batch_id, .. } => write!(out, "found its batch {batch_id} in the service's list"),
+            Self::SubmittedAgain { .. } => out.write_str("the list shows no batch for it; it is submitted again"),
+            Self::Held { file_id, .. } => {
+                write!(out, "nobody knows whether a batch was created from {file_id}; it is held")
             }
-            Self::BatchOfAnother { shard, batch_id, owner } => {
-                write!(out, "shard {shard}: its create was answered with batch {batch_id}, which ")?;
+            Self::BatchOfAnother { batch_id, owner, .. } => {
+                write!(out, "its create was answered with batch {batch_id}, which ")?;
                 match owner {
                     Some(owner) => write!(out, "works for shard {owner}")?,
                     None => out.write_str("is one too many already")?,
                 }
                 out.write_str("; it is held, and nothing more is submitted until somebody decides")
             }
-            Self::QueueFull { shard, cap, is_alone, error } => {
-                write!(out, "shard {shard}: the service has no room for it: {error}; ")?;
+            Self::SurplusBatch { batch_id, is_ours, .. } => {
+                let what = if *is_ours { "it is cancelled" } else { "it may be another run's and is left alone" };
+                write!(out, "the service has a second batch on its file, {batch_id}; {what}")
+            }
+            Self::SurplusCancelled { batch_id } => {
+                write!(out, "asked the service to cancel the surplus batch {batch_id}")
+            }
+            Self::CancelFailed { batch_id, error } => {
+                write!(out, "cannot cancel the surplus batch {batch_id}: {error}")
+            }
+            Self::QueueFull { cap, is_alone, error, .. } => {
+                write!(out, "the service has no room for it: {error}; ")?;
                 if *is_alone {
                     out.write_str(
                         "it is tried again; if it is too large for the queue, make smaller ones with --shard-requests",
@@ -97,17 +206,22 @@ impl fmt::Display for Incident {
                     write!(out, "it waits until one of the {cap} batches in flight has ended")
                 }
             }
-            Self::NotShown { shard, batch_id, error } => write!(
+            Self::NotShown { batch_id, error, .. } => write!(
                 out,
-                "shard {shard}: the service does not show its batch {batch_id}: {error}; it is asked for again; a batch belongs to the \
-                 key and the address that it was created with: look at both"
+                "the service does not show its batch {batch_id}: {error}; it is asked for again; a batch belongs to \
+                 the key and the address that it was created with: look at both"
             ),
+            Self::Lost { batch_id, error, .. } => {
+                write!(out, "the service does not show its batch {batch_id}: {error}; it is held")
+            }
+            Self::BatchEnded { batch_id, status, error } => {
+                write!(out, "batch {batch_id} ended as {status}")?;
+                error.as_deref().map_or(Ok(()), |error| write!(out, ": {error}"))
+            }
+            Self::RepliesLacking { why, held, .. } => {
+                write!(out, "{why}; {held} of its requests are held and not sent again")
+            }
+            Self::NoMoreSubmissions { error } => write!(out, "nothing more is submitted: {error}"),
         }
-    }
-}
-
-impl From<&String> for Incident {
-    fn from(text: &String) -> Self {
-        Self::Note(text.clone())
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::reply::Usage;
 
@@ -27,7 +27,7 @@ pub struct Outcomes {
 }
 
 /// What became of the lines of reply files.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Indexed {
     /// Replies, and lines that are none; blank ones are not counted.
     pub replies: u64,

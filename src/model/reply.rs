@@ -1,7 +1,9 @@
 //! One line of an output or error file: what matters of it.
 
+use serde::{Deserialize, Serialize};
+
 /// Which of a batch's two files a reply stands in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReplyRole {
     /// The output file.
     Output,
@@ -29,7 +31,7 @@ impl ReplyKind {
 }
 
 /// Tokens as the service counted them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Tokens of the prompts.
     pub prompt: u64,

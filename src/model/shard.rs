@@ -1,7 +1,9 @@
 //! The requests that go up together as one batch, and what such a shard must keep to.
 
+use serde::{Deserialize, Serialize};
+
 /// What a shard must keep to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardLimits {
     /// Most requests.
     pub requests: u64,
@@ -12,7 +14,7 @@ pub struct ShardLimits {
 }
 
 /// Why a shard ends where it ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cut {
     /// One request more would be too many.
     Requests,
@@ -43,9 +45,9 @@ impl Cut {
     }
 }
 
-/// A stretch of a list of Seqs: the lines of a shard that sends requests again. See `input/shard_lines.rs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stretch {
+/// A range of a list of Seqs: the lines of a shard that sends requests again. See `input/shard_lines.rs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeqRange {
     /// Number of the list.
     pub list: u32,
     /// Place of the first Seq in the list.
@@ -53,7 +55,7 @@ pub struct Stretch {
 }
 
 /// The requests that go up together as one batch file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
     /// Its number, counted from 0.
     pub number: u32,
@@ -74,5 +76,5 @@ pub struct Shard {
     /// The round that it goes up in, counted from 1.
     pub round: u32,
     /// Its lines; `None` for those that the request index gives its number.
-    pub stretch: Option<Stretch>,
+    pub seq_range: Option<SeqRange>,
 }

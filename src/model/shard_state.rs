@@ -1,7 +1,7 @@
 //! Where a shard stands, and what it needs next.
 //!
-//! In: a [`ShardState`]. Out: the [`Step`] that takes it further. Nothing here does anything: the driver does the steps and records
-//! what came of them, so starting anew and going on after a crash are the same thing.
+//! In: a [`ShardState`]. Out: the [`NextStep`] that takes it further. Nothing here does anything: the driver does the
+//! steps and records what came of them, so starting anew and going on after a crash are the same thing.
 //!
 //! ```text
 //! packed ─upload─► uploaded ─intend, create─► intended ─► submitted ─poll─► ended ─download─► downloaded ─index─► indexed
@@ -12,21 +12,24 @@
 //!                                                held
 //! ```
 //!
-//! *Held* (nobody knows whether there is a batch) and *incomplete* (its service says that it has answered more than could be fetched)
-//! wait for a decision: what they ask for is not sent again without one. Every run looks once more whether they can be settled.
+//! *Held* (nobody knows whether there is a batch) and *incomplete* (its service says that it has answered more than
+//! could be fetched) wait for a decision: what they ask for is not sent again without one. Every run looks once more
+//! whether they can be settled.
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
-use crate::model::batch::{Batch, RequestCounts};
+use crate::model::batch::{Batch, BatchStatus, RequestCounts};
+use crate::model::reply::ReplyRole;
 use crate::model::shard::Shard;
 
 /// A batch that has ended, as far as it matters from here on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndedBatch {
     /// The service's id of it.
     pub id: String,
     /// The status with which it ended.
-    pub status: String,
+    pub status: BatchStatus,
     /// The file with its outputs.
     pub output_file_id: Option<String>,
     /// The file with its errors.
@@ -43,12 +46,19 @@ impl EndedBatch {
     pub fn of(batch: &Batch) -> Self {
         Self {
             id: batch.id.clone(),
-            status: batch.status.to_string(),
+            status: batch.status.clone(),
             output_file_id: batch.output_file_id.clone(),
             error_file_id: batch.error_file_id.clone(),
             error: batch.error.clone(),
             counts: batch.counts,
         }
+    }
+
+    /// Its reply files, with the service's ids of them.
+    pub fn reply_files(&self) -> impl Iterator<Item = (ReplyRole, &str)> {
+        let output = self.output_file_id.as_deref().map(|id| (ReplyRole::Output, id));
+        let errors = self.error_file_id.as_deref().map(|id| (ReplyRole::Error, id));
+        output.into_iter().chain(errors)
     }
 }
 
@@ -69,8 +79,8 @@ pub enum ShardState {
         /// The file that the batch would use.
         file_id: String,
     },
-    /// As [`ShardState::Intended`], and reconciling has found nothing. Left as it is until the list shows its batch after all, or
-    /// somebody decides.
+    /// As [`ShardState::Intended`], and reconciling has found nothing. Left as it is until the list shows its batch
+    /// after all, or somebody decides.
     Held {
         /// The submission's row in the Ledger.
         submission: i64,
@@ -84,8 +94,8 @@ pub enum ShardState {
         /// The service's id of the batch.
         batch_id: String,
     },
-    /// As [`ShardState::Submitted`], and the service does not show that batch any more, or not to us. Left as it is until it does, or
-    /// somebody decides.
+    /// As [`ShardState::Submitted`], and the service does not show that batch any more, or not to us. Left as it is
+    /// until it does, or somebody decides.
     Lost {
         /// The submission's row in the Ledger.
         submission: i64,
@@ -106,8 +116,8 @@ pub enum ShardState {
         /// The batch.
         batch: EndedBatch,
     },
-    /// What could be fetched of its replies is in the index, and there is more, as far as anybody knows. Fetched again by the next
-    /// run, or taken as it is if somebody decides so.
+    /// What could be fetched of its replies is in the index, and there is more, as far as anybody knows. Fetched again
+    /// by the next run, or taken as it is if somebody decides so.
     Incomplete {
         /// The submission's row in the Ledger.
         submission: i64,
@@ -125,7 +135,7 @@ pub enum ShardState {
 
 /// What takes a shard further. Steps are queued apart, because each has a limit of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
+pub enum NextStep {
     /// Upload its file.
     Upload,
     /// Record the intent and create its batch.
@@ -143,14 +153,14 @@ pub enum Step {
 impl ShardState {
     /// The step that comes next; `None` where nothing is left to do, or nothing may be done.
     #[must_use]
-    pub fn next(&self) -> Option<Step> {
+    pub fn next(&self) -> Option<NextStep> {
         Some(match self {
-            Self::Packed => Step::Upload,
-            Self::Uploaded { .. } => Step::Create,
-            Self::Intended { .. } => Step::Reconcile,
-            Self::Submitted { .. } => Step::Poll,
-            Self::Ended { .. } => Step::Download,
-            Self::Downloaded { .. } => Step::Index,
+            Self::Packed => NextStep::Upload,
+            Self::Uploaded { .. } => NextStep::Create,
+            Self::Intended { .. } => NextStep::Reconcile,
+            Self::Submitted { .. } => NextStep::Poll,
+            Self::Ended { .. } => NextStep::Download,
+            Self::Downloaded { .. } => NextStep::Index,
             Self::Held { .. } | Self::Lost { .. } | Self::Incomplete { .. } | Self::Indexed { .. } => return None,
         })
     }
@@ -207,8 +217,8 @@ impl ShardState {
 }
 
 /// Requests that a shard's batch left without an output and that are worth sending again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LeftOver {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfinished {
     /// How many.
     pub count: u64,
     /// Seq of the first; meaningless without one.
@@ -231,7 +241,7 @@ pub struct LastSubmission {
 /// A shard as the Ledger has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "columns of the Ledger, each apart from the others")]
-pub struct Recorded {
+pub struct ShardRow {
     /// What it consists of.
     pub shard: Shard,
     /// Where it stands.
@@ -249,7 +259,7 @@ pub struct Recorded {
     /// What its batch was last seen as.
     pub batch_status: Option<String>,
     /// What its batch left, once it is indexed.
-    pub left_over: LeftOver,
+    pub unfinished: Unfinished,
     /// Whether somebody decided that what could be fetched of its replies is all of them.
     pub accepted: bool,
     /// Whether a later round has taken up what it left.
@@ -258,7 +268,7 @@ pub struct Recorded {
     pub decided: bool,
 }
 
-impl Recorded {
+impl ShardRow {
     /// A shard that has just been packed.
     #[must_use]
     pub fn packed(shard: Shard) -> Self {
@@ -271,7 +281,7 @@ impl Recorded {
             last_submission: None,
             abandoned: false,
             batch_status: None,
-            left_over: LeftOver::default(),
+            unfinished: Unfinished::default(),
             accepted: false,
             followed: false,
             decided: false,
@@ -282,7 +292,7 @@ impl Recorded {
     #[must_use]
     pub fn wants_another_round(&self, rounds: u32) -> bool {
         let indexed = matches!(self.state, ShardState::Indexed { .. });
-        indexed && !self.followed && self.left_over.count > 0 && (self.decided || self.shard.round < rounds)
+        indexed && !self.followed && self.unfinished.count > 0 && (self.decided || self.shard.round < rounds)
     }
 
     /// The first Seq whose outcome may still change; `None` when none may.
@@ -291,6 +301,6 @@ impl Recorded {
         if !matches!(self.state, ShardState::Indexed { .. }) {
             return Some(self.shard.first);
         }
-        self.wants_another_round(rounds).then_some(self.left_over.first)
+        self.wants_another_round(rounds).then_some(self.unfinished.first)
     }
 }

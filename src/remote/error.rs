@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::dialect::wire::{Malformed, message_of};
@@ -12,7 +13,7 @@ use crate::storage::durable;
 use crate::storage::durable::FileError;
 
 /// What kind of failure it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// 401: the key is wrong.
@@ -49,6 +50,27 @@ pub enum ErrorKind {
     LocalFile,
     /// This machine lets us open no further file, and a connection is one: nothing was sent.
     OutOfFiles,
+}
+
+impl ErrorKind {
+    /// Whether the same call may succeed later. That it is *safe* to repeat is another question.
+    #[must_use]
+    pub fn is_transient(self) -> bool {
+        use ErrorKind::{Interrupted, RateLimited, Storage, Timeout, Unavailable, Unreachable};
+        matches!(self, RateLimited | Unavailable | Storage | Unreachable | Interrupted | Timeout)
+    }
+
+    /// Whether the fault is this machine's: nothing that the service does will change it.
+    #[must_use]
+    pub fn is_local(self) -> bool {
+        matches!(self, Self::LocalFile | Self::OutOfFiles)
+    }
+
+    /// Whether it makes no sense to ask again: the service does not let us in, or we cannot get out.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        self.is_local() || matches!(self, Self::Unauthorized | Self::Insecure)
+    }
 }
 
 /// An operation on the service that failed: what was tried on what, and what came back. The cause, where there is
@@ -138,8 +160,7 @@ impl RemoteError {
     /// Whether the same call may succeed later. That it is *safe* to repeat is another question.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        use ErrorKind::{Interrupted, RateLimited, Storage, Timeout, Unavailable, Unreachable};
-        matches!(self.0.kind, RateLimited | Unavailable | Storage | Unreachable | Interrupted | Timeout)
+        self.0.kind.is_transient()
     }
 
     /// Whether the service says that too much of ours is queued already: there will be room when it has worked off some.
@@ -157,7 +178,7 @@ impl RemoteError {
     /// Whether the fault is this machine's: nothing that the service does will change it.
     #[must_use]
     pub fn is_local(&self) -> bool {
-        matches!(self.0.kind, ErrorKind::LocalFile | ErrorKind::OutOfFiles)
+        self.0.kind.is_local()
     }
 
     /// What the user can do about it, where that is known.

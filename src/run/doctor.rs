@@ -17,8 +17,8 @@ use crate::input::request_index::Record;
 use crate::input::shard_lines::Members;
 use crate::input::shard_reader::ShardReader;
 use crate::ledger::Ledger;
-use crate::model::reply::{ReplyKind, ReplyRole};
-use crate::model::shard_state::{EndedBatch, Recorded, ShardState};
+use crate::model::reply::ReplyKind;
+use crate::model::shard_state::{EndedBatch, ShardRow, ShardState};
 use crate::model::shown::Name;
 use crate::results::id_table::IdTable;
 use crate::results::index;
@@ -126,7 +126,7 @@ fn whole(of: &str, what: &str) -> Finding {
 }
 
 /// Reads a shard's lines as an upload would.
-fn examine_input(prepared: &Prepared, run: &Path, known: &Recorded) -> Option<String> {
+fn examine_input(prepared: &Prepared, run: &Path, known: &ShardRow) -> Option<String> {
     let (source, requests, envelope) = (prepared.source.clone(), prepared.requests.clone(), prepared.line.envelope);
     let read = ShardReader::open(source, requests, known.shard.clone(), run)
         .map_err(|error| std::io::Error::other(error.to_string()))
@@ -140,7 +140,7 @@ fn examine_replies(
     replies: &ReplyIndex,
     damaged: &BTreeSet<u64>,
     run: &Path,
-    known: &Recorded,
+    known: &ShardRow,
 ) -> Result<Option<(String, Remedy)>, Error> {
     let ShardState::Indexed { submission, batch } = &known.state else { return Ok(None) };
     for number in reply_numbers(*submission, batch) {
@@ -195,7 +195,7 @@ fn is_near(prepared: &Prepared, run: &Path, slot: Slot, seq: u64, record: &Recor
     Ok(record.custom_id(seq, &line).is_some_and(|id| index::is_near(&path, slot, &id).unwrap_or(false)))
 }
 
-fn take_back(ledger: &mut Ledger, run: &Path, known: &Recorded, remedy: Remedy) -> Result<(), Error> {
+fn take_back(ledger: &mut Ledger, run: &Path, known: &ShardRow, remedy: Remedy) -> Result<(), Error> {
     let ShardState::Indexed { submission, batch } = &known.state else { return Ok(()) };
     if remedy == Remedy::DownloadAgain {
         for number in reply_numbers(*submission, batch) {
@@ -206,7 +206,5 @@ fn take_back(ledger: &mut Ledger, run: &Path, known: &Recorded, remedy: Remedy) 
 }
 
 fn reply_numbers(submission: i64, batch: &EndedBatch) -> impl Iterator<Item = u32> {
-    let output = batch.output_file_id.is_some().then(|| layout::reply_number(submission, ReplyRole::Output));
-    let errors = batch.error_file_id.is_some().then(|| layout::reply_number(submission, ReplyRole::Error));
-    output.into_iter().chain(errors)
+    batch.reply_files().map(move |(role, _)| layout::reply_number(submission, role))
 }

@@ -10,6 +10,9 @@ use crate::model::shown::Name;
 use crate::remote::{AddressError, RemoteError, SetupError};
 use crate::results::ResultsError;
 use crate::run::earlier_run::EarlierRun;
+pub use crate::run::error_kind::ErrorKind;
+use crate::run::step_error::Origin;
+pub use crate::run::step_error::StepError;
 use crate::serve::{JournalError, ServeError};
 use crate::storage::durable;
 use crate::storage::durable::{FileError, is_out_of_files};
@@ -49,6 +52,9 @@ pub enum Error {
     /// The service refused, or could not be reached.
     #[error(transparent)]
     Remote(#[from] RemoteError),
+    /// A step could not be done, here or on another machine.
+    #[error(transparent)]
+    Step(#[from] StepError),
     /// The local service does not start.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -155,32 +161,28 @@ fn holder(owner: Option<&u32>) -> String {
     owner.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
 
-/// The kinds of errors that scripts tell apart by the exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// A defect of this program.
-    Internal,
-    /// The command line, an input that cannot be read, an output that cannot be written.
-    Usage,
-    /// A setting or the key.
-    Configuration,
-    /// Lines that are no requests.
-    Defects,
-    /// The service refused or could not be reached.
-    Provider,
-    /// Local files: damaged, or out of space.
-    LocalState,
-    /// Another living process works on the same.
-    Locked,
-    /// The user asked to stop.
-    Interrupted,
-    /// Whoever read the output has gone away.
-    ClosedPipe,
-}
-
 impl From<AddressError> for Error {
     fn from(error: AddressError) -> Self {
         Self::Setup(error.into())
+    }
+}
+
+impl From<Error> for StepError {
+    /// Keeps what the driver decides by and what a user reads.
+    fn from(error: Error) -> Self {
+        let origin = match &error {
+            Error::Step(step) => return step.clone(),
+            Error::Remote(error) => Origin::Service(error.kind()),
+            Error::Input(_) => Origin::Input,
+            _ => Origin::Machine,
+        };
+        Self::new(origin, error.kind(), &error, error.hint())
+    }
+}
+
+impl From<RemoteError> for StepError {
+    fn from(error: RemoteError) -> Self {
+        Error::from(error).into()
     }
 }
 
@@ -221,6 +223,7 @@ impl Error {
             | Self::Directory { .. }
             | Self::NotOurs { .. }
             | Self::Serve(_) => ErrorKind::LocalState,
+            Self::Step(error) => error.kind(),
             Self::Defects { .. } => ErrorKind::Defects,
             Self::Internal { .. } => ErrorKind::Internal,
             Self::Interrupted => ErrorKind::Interrupted,
@@ -232,6 +235,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Remote(error) | Self::Serve(ServeError::Upstream(error)) => error.hint().map(str::to_owned),
+            Self::Step(error) => error.hint().map(str::to_owned),
             Self::Configuration { hint, .. } => hint.clone(),
             Self::Directory { hint, .. } | Self::OtherDirectory { hint, .. } | Self::NotOurs { hint, .. } => {
                 Some(hint.clone())

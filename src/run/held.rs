@@ -10,10 +10,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::directory::layout;
+use super::files::Files;
 use super::indexing::is_held_too;
-use super::steps::Files;
 use crate::input::shard_lines::Members;
-use crate::model::shard_state::{Recorded, ShardState};
+use crate::model::shard_state::{ShardRow, ShardState};
 use crate::model::shown::Name;
 use crate::results::held_seqs::HeldSeqs;
 use crate::results::reply_index::Slot;
@@ -98,7 +98,7 @@ pub(crate) struct HeldLines {
 }
 
 /// Looks up what these shards hold, which are held or were not sent; nothing without any.
-pub(crate) fn look_up(files: &Files, held: &[Recorded]) -> Result<(Vec<HeldShard>, Option<HeldLines>), Error> {
+pub(crate) fn look_up(files: &Files, held: &[ShardRow]) -> Result<(Vec<HeldShard>, Option<HeldLines>), Error> {
     if held.is_empty() {
         return Ok((Vec::new(), None));
     }
@@ -124,7 +124,7 @@ pub(crate) fn look_up(files: &Files, held: &[Recorded]) -> Result<(Vec<HeldShard
 }
 
 /// The requests of a shard that are held: all of them, or those to which there is no reply that would not be sent again.
-fn held_seqs(files: &Files, known: &Recorded) -> Result<Vec<u64>, Error> {
+fn held_seqs(files: &Files, known: &ShardRow) -> Result<Vec<u64>, Error> {
     let members = Members::collect(&known.shard, &files.requests, &files.run)?;
     let seqs: Vec<u64> = members.into_iter().map(|(seq, _)| seq).collect();
     let ShardState::Incomplete { submission, .. } = &known.state else { return Ok(seqs) };

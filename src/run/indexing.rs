@@ -1,13 +1,17 @@
 //! The step that puts a shard's replies into the reply index.
 //!
-//! In: a shard, the reply files of its batch, and what the service says of them. Out: slots, counts, and what is left over; or that
-//! what is here is not the answer, and nothing is written.
+//! In: a shard, the reply files of its batch, and what the service says of them. Out: slots, counts, and what is left
+//! over; or that what is here is not the answer, and nothing is written.
 //!
-//! What always holds: of a file that was fetched more than once the version is kept that answers more requests. A request that lacks
-//! its reply while the service says that it has answered more is neither counted nor sent again.
+//! What always holds: of a file that was fetched more than once the version is kept that answers more requests. A
+//! request that lacks its reply while the service says that it has answered more is neither counted nor sent again.
+
+use serde::{Deserialize, Serialize};
 
 use super::directory::layout;
-use super::steps::{self, BatchWorth, Files, damaged, error_label, reply_files};
+use super::download;
+use super::files::Files;
+use super::retry_decision::RetryDecision;
 use super::verdict::{Evidence, FileEvidence, SaidBytes, Verdict};
 use crate::dialect::retry_class::is_untried;
 use crate::input::request_index::Record;
@@ -15,8 +19,7 @@ use crate::input::shard_lines::Members;
 use crate::model::outcome::Indexed;
 use crate::model::reply::{ReplyKind, ReplyRole};
 use crate::model::shard::Shard;
-use crate::model::shard_state::{EndedBatch, LeftOver};
-use crate::remote::BatchStatus;
+use crate::model::shard_state::{EndedBatch, Unfinished};
 use crate::results::ResultsError;
 use crate::results::id_table::IdTable;
 use crate::results::index::{self, IndexOptions, ReplyFile};
@@ -27,7 +30,7 @@ use crate::run::error::Error;
 use crate::storage::durable;
 
 /// What is done when there is more at the service than is here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum WhenShort {
     /// Nothing is written: it is fetched again.
     FetchAgain,
@@ -38,7 +41,7 @@ pub(crate) enum WhenShort {
 }
 
 /// What is to be indexed.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Indexing {
     pub(crate) shard: Shard,
     pub(crate) submission: i64,
@@ -53,18 +56,18 @@ pub(crate) struct Indexing {
 }
 
 /// Replies that are in the index.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Taken {
     /// What they were.
     pub(crate) indexed: Indexed,
     /// What they left.
-    pub(crate) left_over: LeftOver,
+    pub(crate) unfinished: Unfinished,
     /// The numbers of their files, and their checksums.
     pub(crate) files: Vec<(u32, u128)>,
 }
 
 /// What became of a shard's replies.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ShardIndexed {
     /// They are in the index, all of them.
     Whole(Taken),
@@ -94,7 +97,8 @@ pub(crate) fn index(files: &Files, task: &Indexing) -> Result<ShardIndexed, Erro
         slot.take_if(|slot| task.is_own(slot));
     }
     let mut aside = SideFiles::new(&layout::aside(&files.run, task.submission));
-    // What came in the place of a reply file may come right when it is fetched again; if not, what can be read of it counts.
+    // What came in the place of a reply file may come right when it is fetched again; if not, what can be read of it
+    // counts.
     let strays = if task.when_short() == WhenShort::FetchAgain { Strays::RefuseWhole } else { Strays::SetAside };
     let options = IndexOptions { ids: files.ids, threads: files.threads, strays };
     let each_id = |tell: &mut dyn FnMut(u64, &str)| each_id(files, &members, tell);
@@ -118,10 +122,10 @@ pub(crate) fn index(files: &Files, task: &Indexing) -> Result<ShardIndexed, Erro
     aside.finish()?;
     count_others(files, task, held.is_some(), &slots, &mut indexed)?;
     files.replies.write_each(&seqs, &slots)?;
-    let worth = BatchWorth::of(&task.batch, false);
-    let left_over = if held.is_some() { LeftOver::default() } else { worth.left_over(&seqs, &slots) };
+    let decision = RetryDecision::of(&task.batch, false);
+    let unfinished = if held.is_some() { Unfinished::default() } else { decision.unfinished(&seqs, &slots) };
     let files = own.iter().map(|file| file.number).zip(indexed.checksums.iter().copied()).collect();
-    let taken = Taken { indexed, left_over, files };
+    let taken = Taken { indexed, unfinished, files };
     Ok(match held {
         Some(why) => ShardIndexed::Held(taken, why),
         None => ShardIndexed::Whole(taken),
@@ -133,7 +137,7 @@ fn members_of(files: &Files, shard: &Shard) -> Result<Vec<(u64, Record)>, Error>
     let members = Members::collect(shard, &files.requests, &files.run)?;
     if members.len() as u64 != shard.requests {
         let (number, requests) = (shard.number, shard.requests);
-        return Err(damaged(files, format!("has {} requests of shard {number}'s {requests}", members.len())));
+        return Err(files.damaged(format!("has {} requests of shard {number}'s {requests}", members.len())));
     }
     Ok(members)
 }
@@ -146,23 +150,24 @@ fn count_others(
     slots: &[Option<Slot>],
     indexed: &mut Indexed,
 ) -> Result<(), Error> {
-    let (before, worth) =
-        (layout::reply_number(task.submission, ReplyRole::Output), BatchWorth::of(&task.batch, false));
+    let (before, decision) =
+        (layout::reply_number(task.submission, ReplyRole::Output), RetryDecision::of(&task.batch, false));
     for slot in slots.iter().flatten() {
         if is_held && is_held_too(slot, task.submission) {
-            indexed.forget_error(&error_label(files, *slot)?);
+            indexed.forget_error(&files.error_label(*slot)?);
         } else if !is_held && slot.file < before {
             // The error of an earlier round stands, because this one brought nothing.
-            indexed.count_error(&error_label(files, *slot)?);
-        } else if task.followed && task.is_own(slot) && worth.again(Some(*slot)) {
+            indexed.count_error(&files.error_label(*slot)?);
+        } else if task.followed && task.is_own(slot) && decision.again(Some(*slot)) {
             // The later round has brought nothing either, and counts it.
-            indexed.forget_error(&error_label(files, *slot)?);
+            indexed.forget_error(&files.error_label(*slot)?);
         }
     }
     Ok(())
 }
 
-/// Whether a reply of an incomplete shard is held like one that lacks: an error that may pass, with an output where nobody has seen it.
+/// Whether a reply of an incomplete shard is held like one that lacks: an error that may pass, with an output where
+/// nobody has seen it.
 pub(crate) fn is_held_too(slot: &Slot, submission: i64) -> bool {
     layout::is_of(slot.file, submission) && slot.kind == ReplyKind::Retryable
 }
@@ -196,9 +201,9 @@ impl Indexing {
             retryable,
             untried,
             strays: indexed.unknown + indexed.unreadable,
-            status: BatchStatus::read(&self.batch.status),
+            status: self.batch.status.clone(),
             counts: self.batch.counts,
-            files: reply_files(&self.batch).map(|(role, _)| evidence(role)).collect(),
+            files: self.batch.reply_files().map(|(role, _)| evidence(role)).collect(),
         }
     }
 }
@@ -212,10 +217,10 @@ fn own_files(
 ) -> Result<Vec<ReplyFile>, Error> {
     let answers = |file: &ReplyFile| answers(files, file, members, table);
     let mut own = Vec::new();
-    for (role, _) in reply_files(&task.batch) {
+    for (role, _) in task.batch.reply_files() {
         let number = layout::reply_number(task.submission, role);
         let file = ReplyFile { number, path: layout::reply_file(&files.run, number), role };
-        let newer = ReplyFile { path: steps::beside(&file.path), ..file.clone() };
+        let newer = ReplyFile { path: download::beside(&file.path), ..file.clone() };
         if newer.path.is_file() {
             // What a service keeps under an id does not change: the version with fewer replies was cut off.
             if !file.path.is_file() || answers(&newer)? >= answers(&file)? {
@@ -243,15 +248,15 @@ fn answers(files: &Files, file: &ReplyFile, members: &[(u64, Record)], table: &I
     Ok(indexed.outputs + indexed.errors)
 }
 
-/// Tells the ids of the requests of a shard, each with its number there, and makes sure that the request index still knows them: before
-/// replies are taken for strangers, and what they answer is sent and paid for again.
+/// Tells the ids of the requests of a shard, each with its number there, and makes sure that the request index still
+/// knows them: before replies are taken for strangers, and what they answer is sent and paid for again.
 fn each_id(files: &Files, members: &[(u64, Record)], tell: &mut dyn FnMut(u64, &str)) -> Result<(), Error> {
     for (number, (seq, record)) in (0..).zip(members) {
         let mut line = vec![0; record.length as usize];
         files.source.read_at(record.offset, &mut line)?;
         let custom_id = record.custom_id(*seq, &line).filter(|custom_id| files.ids.hash(custom_id) == record.id_hash);
         let Some(custom_id) = custom_id else {
-            return Err(damaged(files, format!("does not know request {seq} by the id that it has in the input")));
+            return Err(files.damaged(format!("does not know request {seq} by the id that it has in the input")));
         };
         tell(number, &custom_id);
     }

@@ -11,10 +11,10 @@ use serde::Serialize;
 use super::directory::{self, RunDirectory, RunPlaces, layout};
 use super::meta::RunMeta;
 use super::report::{Report, held_requests};
-use super::steps::BatchWorth;
+use super::retry_decision::RetryDecision;
 use crate::input::shard_lines::Members;
 use crate::ledger::Ledger;
-use crate::model::shard_state::{Recorded, ShardState};
+use crate::model::shard_state::{ShardRow, ShardState};
 use crate::remote::Api;
 use crate::results::reply_index::ReplyIndex;
 use crate::run::error::Error;
@@ -56,7 +56,7 @@ pub struct Cancelled {
 pub async fn cancel(api: &impl Api, run: &Path) -> Result<Vec<Cancelled>, Error> {
     let mut ledger = open(run)?;
     let mut cancelled = Vec::new();
-    for Recorded { shard, state, .. } in ledger.shards()? {
+    for ShardRow { shard, state, .. } in ledger.shards()? {
         let ShardState::Submitted { batch_id, .. } = state else { continue };
         let batch = api.cancel(&batch_id).await?;
         ledger.seen(&batch_id, &batch.status.to_string())?;
@@ -87,7 +87,7 @@ pub struct Decided {
 pub enum Decision {
     /// Everything that was left without an output is sent again by the next `run`, whatever the rounds say: errors that may fare better,
     /// missing requests, what cancelled or failed batches left.
-    SendLeftOver,
+    SendUnfinished,
     /// The same, and unresolved submissions are repeated, too.
     SendAmbiguous,
     /// What could be fetched of incomplete shards is all of their replies; nothing else. What lacks counts as missing, and is sent again as
@@ -100,7 +100,7 @@ pub fn retry(run: &Path, decision: Decision) -> Result<Decided, Error> {
     let mut prepared = open::open_run(RunDirectory::open(run)?, None, true)?;
     let replies = ReplyIndex::open_or_create(&layout::replies_index(run), prepared.requests.len())?;
     let mut decided = Decided::default();
-    for Recorded { shard, state, followed, .. } in prepared.ledger.shards()? {
+    for ShardRow { shard, state, followed, .. } in prepared.ledger.shards()? {
         match state {
             ShardState::Held { .. } | ShardState::Lost { .. } if decision == Decision::SendAmbiguous => {
                 prepared.ledger.submit_again(shard.number)?;
@@ -115,7 +115,7 @@ pub fn retry(run: &Path, decision: Decision) -> Result<Decided, Error> {
             ShardState::Indexed { batch, .. } if !followed && decision != Decision::AcceptIncomplete => {
                 let members = Members::collect(&shard, &prepared.requests, run)?;
                 let seqs: Vec<u64> = members.into_iter().map(|(seq, _)| seq).collect();
-                let left = BatchWorth::of(&batch, true).left_over(&seqs, &replies.read_each(&seqs)?);
+                let left = RetryDecision::of(&batch, true).unfinished(&seqs, &replies.read_each(&seqs)?);
                 if left.count > 0 {
                     prepared.ledger.decide(shard.number, left)?;
                     decided.requests += left.count;

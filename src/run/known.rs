@@ -12,7 +12,7 @@ use super::options::RunOptions;
 use crate::input::scan::Scan;
 use crate::input::source::Input;
 use crate::ledger::{Ledger, LedgerError};
-use crate::model::shard_state::{Recorded, ShardState};
+use crate::model::shard_state::{ShardRow, ShardState};
 use crate::run::error::Error;
 use crate::storage::identity::StoredIdentity;
 
@@ -33,7 +33,7 @@ impl KnownRun {
     fn read_paid_for(&self) -> Result<(u64, u64), LedgerError> {
         let ledger = Ledger::open_unverified(&layout::ledger(&self.path))?;
         let totals = ledger.totals()?;
-        let is_there = |known: &&Recorded| {
+        let is_there = |known: &&ShardRow| {
             !matches!(known.state, ShardState::Packed | ShardState::Uploaded { .. } | ShardState::Indexed { .. })
         };
         let at_service = ledger.shards()?.iter().filter(is_there).map(|known| known.shard.requests).sum();

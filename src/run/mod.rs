@@ -14,10 +14,13 @@
 //! | [`intents`](crate::ledger::intents) | what was sent, once more, in case the Ledger forgets it |
 //! | [`shard_state`](crate::model::shard_state) | where a shard stands and what it needs next |
 //! | [`incident`](crate::model::incident) | what went wrong |
-//! | `steps` | what is done |
+//! | `step`, `step_error` | what is done, as data |
+//! | `executor` | where it is done |
+//! | `files` | what it is done to |
+//! | `download` | reply files |
 //! | `indexing` | what replies say, and where each stands |
 //! | `verdict` | whether they are all that the service has answered |
-//! | `rounds` | what is sent again |
+//! | `rounds`, `retry_decision` | what is sent again |
 //! | [`held`] | what waits for a decision |
 //! | `driver` | when it is done, and what came of it |
 //! | `targets` | what is to be written, looked at before anything is read |
@@ -60,10 +63,14 @@ use crate::storage::durable;
 
 pub mod directory;
 pub mod doctor;
+pub(crate) mod download;
 mod driver;
 mod earlier;
 mod earlier_run;
 pub mod error;
+mod error_kind;
+mod executor;
+pub(crate) mod files;
 pub mod held;
 mod identity;
 pub(crate) mod indexing;
@@ -77,12 +84,15 @@ pub mod options;
 pub(crate) mod output;
 mod relocate;
 pub mod report;
+mod retry_decision;
 mod rounds;
 #[cfg(test)]
 mod simulation;
-pub(crate) mod steps;
+mod step;
+pub(crate) mod step_error;
 mod summary;
 pub(crate) mod targets;
+mod transfer_meter;
 pub(crate) mod verdict;
 
 pub use crate::run::open::DefectReport;
@@ -97,9 +107,10 @@ pub use summary::Summary;
 use crate::model::shard_state::ShardState;
 use crate::run::open::Prepared;
 use directory::layout;
-use driver::{Driver, Parts};
-use output::{Ending, Merger, Notes, OpenOutputs};
-use steps::Files;
+use driver::{Driver, DriverInputs};
+use executor::LocalExecutor;
+use files::Files;
+use output::{Ending, Merger, OpenOutputs};
 
 /// Why a request was sent again that a service without a Batch API may have answered: said in the [`Summary`].
 const CRASHED: &str = "at the service when the process ended";
@@ -172,7 +183,7 @@ async fn work<A: Api>(
     let Prepared { ledger, source, requests, ids, line, resumed, directory } = prepared;
     let replies = ReplyIndex::open_or_create(&layout::replies_index(&run), requests.len())?;
     let (threads, memory_bytes) = (options.threads, options.memory_bytes / options::MEMORY_SHARE);
-    let packed = ledger.shards()?.into_iter().map(|known| known.shard).filter(|shard| shard.stretch.is_none());
+    let packed = ledger.shards()?.into_iter().map(|known| known.shard).filter(|shard| shard.seq_range.is_none());
     let recheck = Recheck::new(source.clone(), requests.clone(), ids, &run, packed);
     let files = Arc::new(Files {
         run: run.clone(),
@@ -187,13 +198,14 @@ async fn work<A: Api>(
         redactor: options.service.redactor(),
     });
     tell_start(&ledger, &run, resumed, &*monitor)?;
-    let notes = Notes::default();
     let recorded = ledger.reply_checksums()?;
     let outputs = open_beside(outputs, &stop).await?;
-    let merger = Merger::start(files.clone(), recorded, line, notes.clone(), outputs, monitor.clone());
+    let merger = Merger::start(files.clone(), recorded, line, outputs, monitor.clone());
     let delete_remote = options.delete_remote;
-    let parts = Parts { api: api.clone(), files: files.clone(), ledger, options, monitor, merger, notes, stop };
-    let (held, mut ledger, merger) = Driver::new(parts)?.drive().await?;
+    let executor = Arc::new(LocalExecutor::new(api.clone(), files.clone(), &monitor));
+    let inputs =
+        DriverInputs { api: api.clone(), executor, files: files.clone(), ledger, options, monitor, merger, stop };
+    let (held, mut ledger, merger) = Driver::new(inputs)?.drive().await?;
     let totals = ledger.totals()?;
     let (lines, looking) = (files.requests.len(), files.clone());
     let writing = tokio::task::spawn_blocking(move || {
@@ -261,7 +273,7 @@ async fn connect(
     monitor: &Arc<dyn Monitor>,
 ) -> Result<(HttpApi, Option<Server>), Error> {
     let monitor = monitor.clone();
-    let observer = Observer::new(move |notice: &Notice<'_>| monitor.event(Event::Note(&notice.to_string())));
+    let observer = Observer::new(move |notice: &Notice<'_>| monitor.event(Event::Call(notice)));
     let settings = Settings { observer: observer.clone(), ..Settings::default() };
     match &options.service {
         ServiceChoice::At { provider, address, token } => {

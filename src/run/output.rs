@@ -1,7 +1,7 @@
 //! The output as it grows: a thread that merges whatever has become final.
 //!
-//! In: the frontier, the first Seq whose outcome may still change. Out: all lines before it, in order; at the end the rest, in which
-//! there may be requests that are held, and the totals.
+//! In: the watermark, the first Seq whose outcome may still change. Out: all lines before it, in order; at the end the
+//! rest, in which there may be requests that are held, and the totals.
 //!
 //! A file appears whole, when all is written; a writer gets the lines as they become final.
 //!
@@ -17,16 +17,18 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::directory::layout;
+use super::files::Files;
 use super::held::HeldLines;
 use super::monitor::{Event, Monitor};
 use super::options::OutputTarget;
-use super::steps::Files;
 use crate::input::InputError;
 use crate::input::check::{self, LineLimits};
 use crate::input::recheck::Recheck;
 use crate::input::request_index::{LineState, RequestIndex};
 use crate::input::source::Source;
+use crate::model::batch::BatchStatus;
 use crate::model::defect::Defect;
+use crate::model::shard_state::EndedBatch;
 use crate::results::merge::{self, HELD, MISSING, MergeInputs, Merged, Sinks, Unanswered};
 use crate::results::normalize::Shape;
 use crate::results::reply_cache::ReplyCache;
@@ -41,10 +43,10 @@ use crate::storage::user_files::open_output;
 const LAST_WORK: Duration = Duration::from_secs(1);
 
 /// Seqs merged between two reports of progress.
-const STRETCH_SEQS: u64 = 64 * 1024;
+const RANGE_SEQS: u64 = 64 * 1024;
 
 /// Why batches left requests without a reply, by shard.
-pub(crate) type Notes = Arc<Mutex<HashMap<u32, String>>>;
+type BatchFailures = Arc<Mutex<HashMap<u32, String>>>;
 
 /// Where the lines go.
 #[derive(Debug)]
@@ -59,9 +61,9 @@ pub struct Outputs {
 
 /// What the thread is told.
 #[derive(Debug)]
-enum Told {
+enum WriterMessage {
     /// Everything before this Seq is final.
-    Frontier(u64),
+    Watermark(u64),
     /// The run has come to its end: these requests have no outcome and get none in this process.
     Held(HeldLines),
     /// Outputs and errors that were counted in all.
@@ -92,14 +94,16 @@ pub(crate) struct Ending {
 #[derive(Debug)]
 pub(crate) struct Merger {
     /// Dropped, it ends the thread.
-    frontier: Option<mpsc::Sender<Told>>,
+    writer: Option<mpsc::Sender<WriterMessage>>,
+    batch_failures: BatchFailures,
     thread: Option<JoinHandle<Result<Written, Error>>>,
 }
 
 impl Drop for Merger {
-    /// A run that stops early lets the thread remove what it has begun to write; one that hangs at a pipe is left behind.
+    /// A run that stops early lets the thread remove what it has begun to write; one that hangs at a pipe is left
+    /// behind.
     fn drop(&mut self) {
-        self.frontier = None;
+        self.writer = None;
         let deadline = Instant::now() + LAST_WORK;
         while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < deadline {
             std::thread::sleep(LAST_WORK / 100);
@@ -113,41 +117,51 @@ impl Merger {
         files: Arc<Files>,
         recorded: BTreeMap<u32, String>,
         line: LineLimits,
-        notes: Notes,
         mut open: OpenOutputs,
         monitor: Arc<dyn Monitor>,
     ) -> Self {
         let shape = open.shape;
-        let (frontier, moves) = mpsc::channel();
+        let (writer, messages) = mpsc::channel();
+        let failures = BatchFailures::default();
+        let batch_failures = failures.clone();
         let thread = std::thread::spawn(move || {
-            let (unseen, held) = (Unseen(Mutex::new(recorded)), ReplyCache::new(files.memory_bytes));
-            let mut merging = Merging { files, line, notes, unseen, held, held_lines: None, shape };
+            let (unverified, held) = (UnverifiedFiles(Mutex::new(recorded)), ReplyCache::new(files.memory_bytes));
+            let mut merging = Merging { files, line, batch_failures, unverified, held, held_lines: None, shape };
             let mut merged = Merged::default();
             let mut from = 0;
-            for told in moves {
-                match told {
-                    Told::Frontier(to) => {
+            for message in messages {
+                match message {
+                    WriterMessage::Watermark(to) => {
                         merging.merge(from..to, &mut open, &mut merged, &*monitor)?;
                         from = to.max(from);
                     }
-                    Told::Held(lines) => merging.held_lines = Some(lines),
-                    Told::Counted(outputs, errors) if (outputs, errors) != (merged.outputs, merged.errors) => {
+                    WriterMessage::Held(lines) => merging.held_lines = Some(lines),
+                    WriterMessage::Counted(outputs, errors) if (outputs, errors) != (merged.outputs, merged.errors) => {
                         return Err(ResultsError::Lost { outputs, errors, merged }.into());
                     }
-                    Told::Counted(..) => {}
+                    WriterMessage::Counted(..) => {}
                 }
             }
             // The sender is gone: all is final, or the run has stopped early.
             let delivered = from == merging.files.requests.len() && open.finish()?;
             Ok(Written { merged, delivered })
         });
-        Self { frontier: Some(frontier), thread: Some(thread) }
+        Self { writer: Some(writer), batch_failures: failures, thread: Some(thread) }
+    }
+
+    /// Takes note of a batch that has ended: one that did not complete explains why its requests have no reply.
+    pub(crate) fn record_failure(&self, shard: u32, batch: &EndedBatch) {
+        if batch.status != BatchStatus::Completed {
+            let why = batch.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+            let note = format!("its batch {} ended as {}{why}", batch.id, batch.status);
+            self.batch_failures.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, note);
+        }
     }
 
     /// Tells that everything before `seq` is final.
     pub(crate) fn advance(&self, seq: u64) {
         // When the thread has ended early its error comes out of `finish`.
-        let _ = self.frontier.as_ref().map(|frontier| frontier.send(Told::Frontier(seq)));
+        let _ = self.writer.as_ref().map(|writer| writer.send(WriterMessage::Watermark(seq)));
     }
 
     /// Whether the thread has ended early, which it does only with an error.
@@ -157,13 +171,11 @@ impl Merger {
 
     /// Waits until all has been written: without an ending, all that was final.
     pub(crate) fn finish(mut self, ending: Option<Ending>) -> Result<Written, Error> {
-        if let (Some(frontier), Some(Ending { lines, held, counted: (outputs, errors) })) =
-            (self.frontier.take(), ending)
-        {
-            let held = held.map(Told::Held).into_iter();
-            for told in held.chain([Told::Frontier(lines), Told::Counted(outputs, errors)]) {
+        if let (Some(writer), Some(Ending { lines, held, counted: (outputs, errors) })) = (self.writer.take(), ending) {
+            let held = held.map(WriterMessage::Held).into_iter();
+            for message in held.chain([WriterMessage::Watermark(lines), WriterMessage::Counted(outputs, errors)]) {
                 // As above.
-                let _ = frontier.send(told);
+                let _ = writer.send(message);
             }
         }
         let thread = self.thread.take().expect("it is taken here only");
@@ -172,19 +184,19 @@ impl Merger {
 }
 
 /// Reply files that an earlier process has indexed and this one has not looked at yet, with their checksums.
-struct Unseen(Mutex<BTreeMap<u32, String>>);
+struct UnverifiedFiles(Mutex<BTreeMap<u32, String>>);
 
-impl Unseen {
+impl UnverifiedFiles {
     /// The path of a reply file; the first time, after a look at its content.
     fn path(&self, run: &Path, number: u32) -> Result<PathBuf, ResultsError> {
         let path = layout::reply_file(run, number);
         // Held meanwhile, so that no other thread takes a line of it before it is known to be sound.
-        let mut unseen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(checksum) = unseen.get(&number) {
+        let mut unverified = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(checksum) = unverified.get(&number) {
             if *checksum != format!("{:032x}", index::file_checksum(&path)?) {
                 return Err(ResultsError::Altered { path });
             }
-            unseen.remove(&number);
+            unverified.remove(&number);
         }
         Ok(path)
     }
@@ -194,15 +206,15 @@ impl Unseen {
 struct Merging {
     files: Arc<Files>,
     line: LineLimits,
-    notes: Notes,
-    unseen: Unseen,
+    batch_failures: BatchFailures,
+    unverified: UnverifiedFiles,
     held: ReplyCache,
     held_lines: Option<HeldLines>,
     shape: Shape,
 }
 
 impl Merging {
-    /// Writes the lines of `seqs`, a stretch at a time.
+    /// Writes the lines of `seqs`, a range at a time.
     fn merge(
         &self,
         seqs: std::ops::Range<u64>,
@@ -210,13 +222,13 @@ impl Merging {
         merged: &mut Merged,
         monitor: &dyn Monitor,
     ) -> Result<(), Error> {
-        let Self { files, line, notes, unseen, held, held_lines, shape } = self;
+        let Self { files, line, batch_failures, unverified, held, held_lines, shape } = self;
         let recheck = Some(&files.recheck);
         let unanswering = Unanswering { source: &files.source, requests: &files.requests, line: *line, recheck };
-        let note = |shard| notes.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned();
+        let note = |shard| batch_failures.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned();
         let inputs = MergeInputs {
             replies: &files.replies,
-            path: &|number| unseen.path(&files.run, number),
+            path: &|number| unverified.path(&files.run, number),
             unanswered: &|seq, held_by| {
                 let message = held_by.and_then(|shard| held_lines.as_ref()?.messages.get(&shard).cloned());
                 unanswering.explain(seq, message, &note)
@@ -229,9 +241,9 @@ impl Merging {
         };
         let mut from = seqs.start;
         while from < seqs.end {
-            let to = (from + STRETCH_SEQS).min(seqs.end);
-            let stretch = merge::merge(from..to, inputs, &mut outputs.sinks())?;
-            merged.add(&stretch);
+            let to = (from + RANGE_SEQS).min(seqs.end);
+            let written = merge::merge(from..to, inputs, &mut outputs.sinks())?;
+            merged.add(&written);
             monitor.event(Event::Merged(merged));
             from = to;
         }
@@ -278,8 +290,8 @@ impl Unanswering<'_> {
         })
     }
 
-    /// Looks at the line again. `held` says why its request is held, if it is; `note` tells what became of a shard's batch, where that
-    /// explains it.
+    /// Looks at the line again. `held` says why its request is held, if it is; `note` tells what became of a shard's
+    /// batch, where that explains it.
     pub(crate) fn explain(
         &self,
         seq: u64,

@@ -15,7 +15,7 @@ use crate::ledger::Ledger;
 use crate::model::batch::BatchStatus;
 use crate::model::outcome::{Indexed, ModelCounts, Outcomes};
 use crate::model::shard::Shard;
-use crate::model::shard_state::{Recorded, ShardState};
+use crate::model::shard_state::{ShardRow, ShardState};
 use crate::run::error::Error;
 
 /// A run, as its Ledger has it.
@@ -105,8 +105,8 @@ pub enum RunState {
 
 impl RunState {
     /// That of a run with these shards.
-    fn of(shards: &[Recorded], was_submitted: bool) -> Self {
-        let is = |wanted: fn(&ShardState) -> bool| move |known: &Recorded| wanted(&known.state);
+    fn of(shards: &[ShardRow], was_submitted: bool) -> Self {
+        let is = |wanted: fn(&ShardState) -> bool| move |known: &ShardRow| wanted(&known.state);
         if !was_submitted && !shards.is_empty() {
             Self::Unsent
         } else if shards.iter().any(is(ShardState::is_held)) {
@@ -120,12 +120,12 @@ impl RunState {
 }
 
 /// Requests of a shard that are sent again because somebody decided so.
-fn queued(known: &Recorded) -> u64 {
-    if known.decided && known.wants_another_round(0) { known.left_over.count } else { 0 }
+fn queued(known: &ShardRow) -> u64 {
+    if known.decided && known.wants_another_round(0) { known.unfinished.count } else { 0 }
 }
 
 /// Whether a shard waits to be submitted again.
-fn is_queued(known: &Recorded) -> bool {
+fn is_queued(known: &ShardRow) -> bool {
     matches!(known.state, ShardState::Uploaded { .. }) && known.last_submission.is_some()
 }
 
@@ -157,8 +157,8 @@ pub struct ShardStatus {
 }
 
 impl ShardStatus {
-    fn of(ledger: &Ledger, known: &Recorded) -> Result<Self, Error> {
-        let Recorded { shard, state, note, file_id, batch_status, .. } = known;
+    fn of(ledger: &Ledger, known: &ShardRow) -> Result<Self, Error> {
+        let ShardRow { shard, state, note, file_id, batch_status, .. } = known;
         Ok(Self {
             number: shard.number,
             model: shard.model.clone(),
@@ -192,7 +192,7 @@ impl Report {
         let recorded = ledger.shards()?;
         let Indexed { recognised, duplicates, conflicts, unknown, unreadable, usage, labels, .. } = ledger.totals()?;
         let (batches, batches_unsound) = count_batches(&recorded);
-        let is_uploaded = |known: &&Recorded| known.file_id.is_some();
+        let is_uploaded = |known: &&ShardRow| known.file_id.is_some();
         let shards = recorded.iter().map(|known| ShardStatus::of(ledger, known)).collect::<Result<Vec<_>, Error>>()?;
         let mut shards_by_state = BTreeMap::new();
         for shard in &shards {
@@ -242,9 +242,9 @@ impl Report {
 }
 
 /// How many batches have ended, and how many of them were not completed.
-fn count_batches(recorded: &[Recorded]) -> (usize, usize) {
+fn count_batches(recorded: &[ShardRow]) -> (usize, usize) {
     let ended = recorded.iter().filter_map(|known| known.state.ended_batch());
-    let completed = ended.clone().filter(|batch| BatchStatus::read(&batch.status) == BatchStatus::Completed).count();
+    let completed = ended.clone().filter(|batch| batch.status == BatchStatus::Completed).count();
     let ended = ended.count();
     (ended, ended - completed)
 }

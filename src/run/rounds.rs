@@ -1,63 +1,91 @@
-//! Further rounds: what a round left without an output, and is worth it, goes up again.
+//! Further rounds: what a round left without an output, and is retryable, goes up again.
 //!
-//! In: shards that are indexed. Out: new shards that hold only those of their requests that may fare better.
+//! In: shards that are indexed. Out: new shards that hold only those of their requests that are retryable. The driver
+//! plans a round from the Ledger; the step that packs it reads the slots and lines.
 //!
-//! What always holds: what is sent again is what was checked, whatever has become of the input. A request is in at most one shard of each round. The list of a round is on disk, synced, before the Ledger knows
-//! its shards; packed again after a crash, it comes out the same. A shard's requests stand in input order.
+//! Invariants: what is sent again is what was checked, whatever has become of the input. A request is in at most one
+//! shard of each round. The list of a round is on disk, synced, before the Ledger knows its shards; packed again after
+//! a crash, it comes out the same. A shard's requests are in input order.
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::steps::{self, BatchWorth, Files};
+use super::files::Files;
+use super::retry_decision::RetryDecision;
 use crate::input::embeddings;
 use crate::input::pack::Packer;
 use crate::input::shard_lines;
 use crate::input::shard_lines::Members;
 use crate::ledger::{Ledger, NextRound};
 use crate::model::outcome::Indexed;
-use crate::model::shard::{ShardLimits, Stretch};
-use crate::model::shard_state::{Recorded, ShardState};
+use crate::model::shard::{SeqRange, Shard, ShardLimits};
+use crate::model::shard_state::{EndedBatch, ShardRow, ShardState};
 use crate::results::reply_index::Slot;
 use crate::run::error::Error;
 
 /// Why a request without any reply is sent again.
 const NO_REPLY: &str = "no reply";
 
-/// Packs what the shards have left, publishes its list, and returns what the Ledger has to record; `None` if nothing is left.
-pub(crate) fn pack(
-    files: &Files,
+/// A round that is to be packed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RoundPlan {
+    /// Its number, from 2 on.
+    round: u32,
+    /// The number of its first shard; also that of its list of Seqs.
+    first_number: u32,
+    /// What its shards must keep to.
+    limits: ShardLimits,
+    /// The shards that left something, in the order of their numbers.
+    left: Vec<ShardLeft>,
+}
+
+/// A shard whose unfinished requests a round takes up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct ShardLeft {
+    shard: Shard,
+    batch: EndedBatch,
+    /// Whether the user decided that all of it is sent again.
+    decided: bool,
+    /// Errors that the Ledger counts for it.
+    errors: u64,
+    /// The same, by kind.
+    labels: BTreeMap<String, u64>,
+}
+
+/// Plans the next round of a run with these shards; `None` if nothing is left to send again.
+pub(crate) fn plan(
     ledger: &Ledger,
-    shards: &[Recorded],
+    shards: &[ShardRow],
     limits: ShardLimits,
     rounds: u32,
-) -> Result<Option<NextRound>, Error> {
-    let wanting: Vec<&Recorded> = shards.iter().filter(|known| known.wants_another_round(rounds)).collect();
-    // One round at a time: the lowest, so that the numbers of a round's shards stand together.
-    let Some(round) = wanting.iter().map(|known| known.shard.round + 1).min() else { return Ok(None) };
+) -> Result<Option<RoundPlan>, Error> {
+    let wanting: Vec<&ShardRow> = shards.iter().filter(|row| row.wants_another_round(rounds)).collect();
+    // One round at a time: the lowest, so that the numbers of a round's shards follow one another.
+    let Some(round) = wanting.iter().map(|row| row.shard.round + 1).min() else { return Ok(None) };
+    let mut left = Vec::new();
+    for row in wanting.into_iter().filter(|row| row.shard.round + 1 == round) {
+        let ShardState::Indexed { batch, .. } = row.state.clone() else { continue };
+        let (errors, labels) = ledger.errors(row.shard.number)?;
+        left.push(ShardLeft { shard: row.shard.clone(), batch, decided: row.decided, errors, labels });
+    }
     let first_number = u32::try_from(shards.len()).unwrap_or(u32::MAX);
+    Ok(Some(RoundPlan { round, first_number, limits, left }))
+}
+
+/// Packs what the shards have left, publishes its list, and returns what the Ledger has to record.
+pub(crate) fn pack(files: &Files, plan: &RoundPlan) -> Result<NextRound, Error> {
+    let RoundPlan { round, first_number, limits, left } = plan;
     let mut next = NextRound::default();
     let mut again: Vec<(u64, &str)> = Vec::new();
-    for known in wanting.into_iter().filter(|known| known.shard.round + 1 == round) {
-        let (errors, labels) = ledger.errors(known.shard.number)?;
-        let mut counts = Indexed { errors, labels, ..Indexed::default() };
-        for (seq, slot) in left_over(files, known)? {
-            let reason = match slot {
-                Some(slot) => {
-                    let label = steps::error_label(files, slot)?;
-                    counts.forget_error(&label);
-                    label
-                }
-                None => NO_REPLY.to_owned(),
-            };
-            *next.reasons.entry(reason).or_default() += 1;
-            again.push((seq, &known.shard.model));
-        }
-        next.followed.push((known.shard.number, counts.errors, counts.labels));
+    for shard in left {
+        let counts = shard.collect(files, &mut again, &mut next.reasons)?;
+        next.followed.push((shard.shard.number, counts.errors, counts.labels));
     }
-    // Shards of a later round need not stand in the order of their requests: one that was held comes late.
+    // Shards of a later round need not be in the order of their requests: one that was held comes late.
     again.sort_unstable();
-    let mut packer = Packer::starting_at(limits, first_number);
+    let mut packer = Packer::starting_at(*limits, *first_number);
     let mut placed: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
     for (seq, model) in again {
         let record = files.requests.record(seq)?;
@@ -74,20 +102,45 @@ pub(crate) fn pack(
     next.shards = packer.finish();
     let mut start = 0;
     for shard in &mut next.shards {
-        shard.round = round;
-        shard.stretch = Some(Stretch { list: first_number, start });
+        shard.round = *round;
+        shard.seq_range = Some(SeqRange { list: *first_number, start });
         start += shard.requests;
     }
-    shard_lines::write_list(&files.run, first_number, placed.into_values().flatten())?;
-    Ok(Some(next))
+    shard_lines::write_list(&files.run, *first_number, placed.into_values().flatten())?;
+    Ok(next)
 }
 
-/// The requests of a shard that are worth sending again, and the error that each has.
-fn left_over(files: &Files, known: &Recorded) -> Result<Vec<(u64, Option<Slot>)>, Error> {
-    let ShardState::Indexed { batch, .. } = &known.state else { return Ok(Vec::new()) };
-    let worth = BatchWorth::of(batch, known.decided);
-    let members = Members::collect(&known.shard, &files.requests, &files.run)?;
-    let seqs: Vec<u64> = members.into_iter().map(|(seq, _)| seq).collect();
-    let slots = files.replies.read_each(&seqs)?;
-    Ok(seqs.into_iter().zip(slots).filter(|(_, slot)| worth.again(*slot)).collect())
+impl ShardLeft {
+    /// Adds its unfinished requests to those that are sent again, and the reasons. Returns the errors that it still
+    /// counts.
+    fn collect<'s>(
+        &'s self,
+        files: &Files,
+        again: &mut Vec<(u64, &'s str)>,
+        reasons: &mut BTreeMap<String, u64>,
+    ) -> Result<Indexed, Error> {
+        let mut counts = Indexed { errors: self.errors, labels: self.labels.clone(), ..Indexed::default() };
+        for (seq, slot) in self.unfinished(files)? {
+            let reason = match slot {
+                Some(slot) => {
+                    let label = files.error_label(slot)?;
+                    counts.forget_error(&label);
+                    label
+                }
+                None => NO_REPLY.to_owned(),
+            };
+            *reasons.entry(reason).or_default() += 1;
+            again.push((seq, &self.shard.model));
+        }
+        Ok(counts)
+    }
+
+    /// Its requests that are worth sending again, and the error that each has.
+    fn unfinished(&self, files: &Files) -> Result<Vec<(u64, Option<Slot>)>, Error> {
+        let decision = RetryDecision::of(&self.batch, self.decided);
+        let members = Members::collect(&self.shard, &files.requests, &files.run)?;
+        let seqs: Vec<u64> = members.into_iter().map(|(seq, _)| seq).collect();
+        let slots = files.replies.read_each(&seqs)?;
+        Ok(seqs.into_iter().zip(slots).filter(|(_, slot)| decision.again(*slot)).collect())
+    }
 }

@@ -265,7 +265,7 @@ fn make_ledger(path: &Path) {
         checksum: 9,
         cut: Cut::End,
         round: 1,
-        stretch: None,
+        seq_range: None,
     };
     drop(File::create(path).unwrap());
     let meta = [("requests", "10".to_owned()), ("id_key", "0".to_owned())];
@@ -275,6 +275,7 @@ fn make_ledger(path: &Path) {
         let last = ledger.intend(number, file, false, vec!["b-0".to_owned()]).unwrap();
         ledger.accepted(number, last.id, (&format!("b-{number}"), "IN_PROGRESS"), false).unwrap();
     }
-    ledger.incident(Some(0), &Incident::Note("something".to_owned())).unwrap();
-    ledger.found_surplus(1, "b-9", true, "a second batch").unwrap();
+    ledger.incident(&Incident::SubmittedAgain { shard: 0 }).unwrap();
+    let surplus = Incident::SurplusBatch { shard: 1, batch_id: "b-9".to_owned(), is_ours: true };
+    ledger.found_surplus(1, "b-9", true, &surplus).unwrap();
 }

@@ -1,30 +1,28 @@
-//! What the service's list says about our files: which batch a POST in doubt created, and which batches are too many.
+//! What the service's list says about our files: which batch a POST with an unknown outcome created, and which batches
+//! are too many.
 //!
-//! What always holds: a batch is taken for ours only if it is tagged as ours or, without a tag, uses our file; if it works for no other
-//! shard, and cannot have been there before the POST. One with the tag of another run never is. A batch that is too many is recorded once, and stopped if nobody else can have made it.
+//! Invariants: a batch is taken for ours only if it is tagged as ours or, without a tag, uses our file; if it works for
+//! no other shard, and cannot have been there before the POST. One with the tag of another run never is. A batch that
+//! is too many is recorded once, and stopped if only this run can have made it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::Instant;
 
-use super::Driver;
+use super::state::{Driver, Finished};
 use crate::model::incident::Incident;
-use crate::model::shard_state::{LastSubmission, Recorded, ShardState, Step};
+use crate::model::shard_state::{LastSubmission, NextStep, ShardRow, ShardState};
 use crate::remote::{Api, Batch, BatchStatus, Listing, RemoteError};
 use crate::run::error::Error;
-use crate::run::monitor::Event;
+use crate::run::executor::Executor;
 use crate::run::options::OnAmbiguous;
-use crate::run::steps::Outcome;
 
-/// Lists that must show nothing, whatever their distance, before a doubt is settled.
-const CLEAN_LISTS: u32 = 3;
-
-/// How far this machine's clock may be ahead of the service's. A batch that is older than the POST by more than that was there before.
+/// How far this machine's clock may be ahead of the service's. A batch that is older than the POST by more than that
+/// was there before.
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(300);
 
-impl<A: Api> Driver<A> {
-    /// Settles what the list can settle: doubts, held submissions, batches that are too many.
+impl<A: Api, E: Executor> Driver<A, E> {
+    /// Settles what the list can settle: submissions that are unresolved or held, batches that are too many.
     pub(super) fn reconcile_all(&mut self, listing: &Listing) -> Result<(), Error> {
         let mut by_file: HashMap<String, Vec<&Batch>> = HashMap::new();
         for batch in &listing.batches {
@@ -32,33 +30,35 @@ impl<A: Api> Driver<A> {
                 by_file.entry(file_id).or_default().push(batch);
             }
         }
-        let queued = |step| self.waiting.get(&step).into_iter().flatten().copied();
-        let held = self.shards.iter().filter(|known| matches!(known.state, ShardState::Held { .. }));
-        let held = held.map(|known| known.shard.number);
-        let doubtful: Vec<u32> = queued(Step::Reconcile).chain(queued(Step::Create)).chain(held).collect();
+        let rows = self.shards.rows();
+        let held = rows.iter().filter(|row| matches!(row.state, ShardState::Held { .. })).map(|row| row.shard.number);
+        let mut without_batch = self.queue.waiting_for(NextStep::Reconcile);
+        without_batch.extend(self.queue.waiting_for(NextStep::Create));
+        without_batch.extend(held);
         let unnamed: BTreeSet<&str> = listing.unnamed.iter().map(String::as_str).collect();
-        let owned = self.shards.iter().filter_map(|known| known.state.batch_id().map(str::to_owned));
-        let mut taken: HashSet<String> = owned.chain(self.deferred.iter().cloned()).collect();
-        taken.extend(self.surplus.keys().cloned());
-        for shard in doubtful {
+        let mut taken: HashSet<String> =
+            rows.iter().filter_map(|row| row.state.batch_id().map(str::to_owned)).collect();
+        taken.extend(self.unresolved.barred().cloned());
+        for shard in without_batch {
             self.reconcile(shard, &by_file, &unnamed, &mut taken)?;
         }
         self.find_surplus(&by_file)
     }
 
-    /// The file by which a batch is known here: that of the shard that it is tagged for, or else the one that it uses. `None` for the batch
-    /// of another run.
+    /// The file by which a batch is known here: that of the shard that it is tagged for, or else the one that it uses.
+    /// `None` for the batch of another run.
     fn file_of(&self, batch: &Batch) -> Option<String> {
         let Some(tag) = &batch.tag else { return batch.input_file_id.clone() };
         if tag.run != self.run_name {
             return None;
         }
-        let tagged = self.shards.get(tag.shard as usize).and_then(|known| known.file_id.clone());
+        let tagged = self.shards.get(tag.shard).and_then(|known| known.file_id.clone());
         tagged.or_else(|| batch.input_file_id.clone())
     }
 
-    /// A shard without a batch and a list: take the batch that its POST created, or wait, or hold. A list with a batch on one of the files
-    /// that are `unnamed` is not clean; batches that are `taken` work for others, or for nobody.
+    /// A shard without a batch and a list: take the batch that its POST created, or wait, or hold. A list with a batch
+    /// on one of the files that are `unnamed` is not clean; batches that are `taken` work for other shards, or for
+    /// none.
     fn reconcile(
         &mut self,
         shard: u32,
@@ -66,7 +66,7 @@ impl<A: Api> Driver<A> {
         unnamed: &BTreeSet<&str>,
         taken: &mut HashSet<String>,
     ) -> Result<(), Error> {
-        let known = &self.shards[shard as usize];
+        let known = &self.shards[shard];
         let (Some(file_id), Some(last)) = (known.file_id.clone(), known.last_submission.clone()) else { return Ok(()) };
         let listed = by_file.get(file_id.as_str()).into_iter().flatten().copied();
         let ours = listed.filter(|batch| may_be_ours(known, &last, batch) && !taken.contains(&batch.id));
@@ -77,43 +77,39 @@ impl<A: Api> Driver<A> {
             if unnamed.contains(file_id.as_str()) {
                 return Ok(());
             }
-            self.admission.not_listed(shard, self.list_begun);
-            let in_doubt = matches!(known.state, ShardState::Intended { .. });
-            return if in_doubt { self.not_found(shard, last.id, &file_id) } else { Ok(()) };
+            self.admission.not_listed(shard, self.poller.begun());
+            let is_unknown = matches!(known.state, ShardState::Intended { .. });
+            return if is_unknown { self.not_found(shard, last.id, &file_id) } else { Ok(()) };
         };
         taken.extend(ours.iter().map(|batch| batch.id.clone()));
-        for step in [Step::Reconcile, Step::Create] {
-            self.waiting.entry(step).or_default().remove(&shard);
+        for step in [NextStep::Reconcile, NextStep::Create] {
+            self.queue.remove(step, shard);
         }
-        self.doubts.remove(&shard);
-        self.delayed.remove(&shard);
+        self.unresolved.forget(shard);
+        self.queue.end_delay(shard);
         let stop = !known.file_reused;
         for other in others {
             self.report_surplus(shard, &other.id, stop)?;
         }
-        self.incident(Some(shard), Incident::Adopted { shard, batch_id: oldest.id.clone() })?;
+        self.incident(&Incident::Adopted { shard, batch_id: oldest.id.clone() })?;
         self.adopt(shard, last.id, oldest, true)
     }
 
-    /// The list does not show a batch for a submission in doubt.
+    /// The list does not show a batch for a submission with an unknown outcome.
     fn not_found(&mut self, shard: u32, submission: i64, file_id: &str) -> Result<(), Error> {
-        let (since, lists) = self.doubts.entry(shard).or_insert((Instant::now(), 0));
-        *lists += 1;
-        let (settled, submit_again) = match self.options.on_ambiguous {
+        let (settle, submit_again) = match self.options.on_ambiguous {
             OnAmbiguous::Hold => (self.options.settle, false),
             OnAmbiguous::RetryAfter(wait) => (wait, true),
         };
-        if since.elapsed() < settled || *lists < CLEAN_LISTS {
+        if !self.unresolved.not_listed(shard, settle) {
             return Ok(());
         }
-        self.waiting.entry(Step::Reconcile).or_default().remove(&shard);
-        self.doubts.remove(&shard);
+        self.queue.remove(NextStep::Reconcile, shard);
         if submit_again {
             let file_id = file_id.to_owned();
-            let text = format!("shard {shard}: the list shows no batch for it; it is submitted again");
             self.ledger.abandoned(shard, submission, "the service's list shows no batch for it")?;
-            self.shards[shard as usize].abandoned = true;
-            self.incident(Some(shard), &text)?;
+            self.shards.update(shard, |row| row.abandoned = true);
+            self.incident(&Incident::SubmittedAgain { shard })?;
             self.set_state(shard, ShardState::Uploaded { file_id });
             Ok(())
         } else {
@@ -122,46 +118,48 @@ impl<A: Api> Driver<A> {
     }
 
     fn hold(&mut self, shard: u32, submission: i64, file_id: &str) -> Result<(), Error> {
-        let text = format!("shard {shard}: nobody knows whether a batch was created from {file_id}; it is held");
-        self.ledger.held(shard, submission, &text)?;
-        self.monitor.event(Event::Warning(&text));
+        let incident = Incident::Held { shard, file_id: file_id.to_owned() };
+        self.ledger.held(shard, submission, &incident.to_string())?;
+        self.warn(&incident);
         self.set_state(shard, ShardState::Held { submission, file_id: file_id.to_owned() });
         Ok(())
     }
 
-    /// Holds all that is in doubt, because there is no list that could settle it.
-    pub(super) fn hold_all_doubts(&mut self) -> Result<(), Error> {
+    /// Holds all submissions with an unknown outcome, because there is no list that could settle it.
+    pub(super) fn hold_all_unresolved(&mut self) -> Result<(), Error> {
         for shard in self.admission.uncertain() {
             self.admission.forget(shard);
-            let known = &self.shards[shard as usize];
+            let known = &self.shards[shard];
             let (ShardState::Uploaded { file_id }, Some(last)) = (known.state.clone(), &known.last_submission) else {
                 continue;
             };
             let submission = last.id;
-            self.waiting.entry(Step::Create).or_default().remove(&shard);
+            self.queue.remove(NextStep::Create, shard);
             self.hold(shard, submission, &file_id)?;
         }
-        for shard in self.waiting.remove(&Step::Reconcile).into_iter().flatten() {
-            self.doubts.remove(&shard);
-            if let ShardState::Intended { submission, file_id } = self.shards[shard as usize].state.clone() {
+        for shard in self.queue.waiting_for(NextStep::Reconcile) {
+            self.queue.remove(NextStep::Reconcile, shard);
+            self.unresolved.forget(shard);
+            if let ShardState::Intended { submission, file_id } = self.shards[shard].state.clone() {
                 self.hold(shard, submission, &file_id)?;
             }
         }
         Ok(())
     }
 
-    /// Batches that use the file of a shard that has its batch: paid for twice, unless they are stopped or another run's.
+    /// Batches that use the file of a shard that has its batch: paid for twice, unless they are stopped or another
+    /// run's.
     fn find_surplus(&mut self, by_file: &HashMap<String, Vec<&Batch>>) -> Result<(), Error> {
-        let owned: BTreeSet<&str> = self.shards.iter().filter_map(|known| known.state.batch_id()).collect();
+        let owned: BTreeSet<&str> = self.shards.rows().iter().filter_map(|known| known.state.batch_id()).collect();
         // Shards of two rounds can have the same content and, where the service knows it again, the same file.
-        let open = self.shards.iter().filter(|known| known.state.batch_id().is_none());
+        let open = self.shards.rows().iter().filter(|known| known.state.batch_id().is_none());
         let open: BTreeSet<&str> = open.filter_map(|known| known.file_id.as_deref()).collect();
         let mut found = Vec::new();
-        for known in self.shards.iter().filter(|known| known.state.batch_id().is_some()) {
+        for known in self.shards.rows().iter().filter(|known| known.state.batch_id().is_some()) {
             let (Some(file_id), Some(last)) = (&known.file_id, &known.last_submission) else { continue };
             for batch in by_file.get(file_id.as_str()).into_iter().flatten() {
                 let id = batch.id.as_str();
-                let is_taken = owned.contains(id) || self.deferred.contains(id) || open.contains(file_id.as_str());
+                let is_taken = owned.contains(id) || self.unresolved.is_deferred(id) || open.contains(file_id.as_str());
                 if may_be_ours(known, last, batch) && !is_taken {
                     found.push((known.shard.number, known.abandoned && !known.file_reused, batch.id.clone()));
                 }
@@ -174,17 +172,16 @@ impl<A: Api> Driver<A> {
         Ok(())
     }
 
-    /// Records a batch that is too many. It is to be stopped if a POST of ours may have created it; a service that knows content
-    /// again gives other runs the same file, and their batches are not ours to stop.
+    /// Records a batch that is too many. It is to be stopped if a POST of ours may have created it; a service that
+    /// knows content again gives other runs the same file, and their batches are not ours to stop.
     fn report_surplus(&mut self, shard: u32, batch_id: &str, stop: bool) -> Result<(), Error> {
-        if self.surplus.contains_key(batch_id) {
+        if self.unresolved.is_surplus(batch_id) {
             return Ok(());
         }
-        let what = if stop { "it is cancelled" } else { "it may be another run's and is left alone" };
-        let text = format!("shard {shard}: the service has a second batch on its file, {batch_id}; {what}");
-        self.ledger.found_surplus(shard, batch_id, stop, &text)?;
-        self.monitor.event(Event::Warning(&text));
-        self.surplus.insert(batch_id.to_owned(), stop);
+        let incident = Incident::SurplusBatch { shard, batch_id: batch_id.to_owned(), is_ours: stop };
+        self.ledger.found_surplus(shard, batch_id, stop, &incident)?;
+        self.warn(&incident);
+        self.unresolved.add_surplus(batch_id, stop);
         Ok(())
     }
 
@@ -192,38 +189,37 @@ impl<A: Api> Driver<A> {
     fn stop_surplus(&mut self, by_file: &HashMap<String, Vec<&Batch>>) {
         for batch in by_file.values().flatten() {
             let works = !batch.status.is_terminal() && batch.status != BatchStatus::Cancelling;
-            if let Some(stop @ true) = self.surplus.get_mut(&batch.id).filter(|_| works) {
-                *stop = false;
+            if works && self.unresolved.takes_to_stop(&batch.id) {
                 let (api, batch_id) = (self.api.clone(), batch.id.clone());
                 self.tasks.spawn(async move {
                     let result = api.cancel(&batch_id).await;
-                    Outcome::Cancelled { batch_id, result }
+                    Finished::Cancelled { batch_id, result }
                 });
             }
         }
     }
 
-    /// A surplus batch was asked to stop; one that was not heard is asked again after the next list.
+    /// A surplus batch was asked to stop; one that the service did not take is asked again after the next list.
     pub(super) fn cancelled(&mut self, batch_id: String, result: Result<Batch, RemoteError>) -> Result<(), Error> {
-        let text = match result {
-            Ok(_) => format!("asked the service to cancel the surplus batch {batch_id}"),
+        let incident = match result {
+            Ok(_) => Incident::SurplusCancelled { batch_id },
             Err(error) => {
-                let text = format!("cannot cancel the surplus batch {batch_id}: {error}");
-                self.surplus.insert(batch_id, true);
-                text
+                self.unresolved.add_surplus(&batch_id, true);
+                Incident::CancelFailed { batch_id, error: error.to_string() }
             }
         };
-        self.incident(None, &text)
+        self.incident(&incident)
     }
 }
 
 /// Whether a batch on a shard's file may come from a POST of this run.
-fn may_be_ours(known: &Recorded, last: &LastSubmission, batch: &Batch) -> bool {
-    // Nobody else knows a file that was made for us.
+fn may_be_ours(known: &ShardRow, last: &LastSubmission, batch: &Batch) -> bool {
+    // Only we know a file that was made for us.
     !known.file_reused || !last.known.contains(&batch.id) && !was_there_before(last.intended_at, batch.created_at)
 }
 
-/// Whether a batch was created before a POST was intended. The list from which [`LastSubmission::known`] was taken may have left it out.
+/// Whether a batch was created before a POST was intended. The list from which [`LastSubmission::known`] was taken may
+/// have left it out.
 fn was_there_before(intended: Timestamp, created: Option<Timestamp>) -> bool {
     created.is_some_and(|created| intended.duration_since(created) > CLOCK_SKEW)
 }

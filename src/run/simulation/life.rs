@@ -1,8 +1,8 @@
 //! One run from its beginning to its end, through as many lives of the process as it takes.
 //!
-//! In: a seed and a mode. Out: how it ended, what each life wrote, and the world with its record. The driver, the Ledger, the indexes
-//! and the merge are the real ones; a life ends when the future that drives it is dropped, at any of the places where it waits,
-//! or when the Ledger can no longer be written.
+//! In: a seed and a mode. Out: how it ended, what each life wrote, and the world with its record. The driver, the
+//! Ledger, the indexes and the merge are the real ones; a life ends when the future that drives it is dropped, at any
+//! of the places where it waits, or when the Ledger can no longer be written.
 
 use std::future::poll_fn;
 use std::path::{Path, PathBuf};
@@ -21,12 +21,13 @@ use crate::input::check::LineLimits;
 use crate::input::envelope::Envelope;
 use crate::input::source::Input;
 use crate::ledger::{Ledger, fuse};
+use crate::model::incident::Incident;
 use crate::model::shard::ShardLimits;
 use crate::remote::Address;
 use crate::results::normalize::Shape;
 use crate::run;
 use crate::run::directory::layout;
-use crate::run::error::Error;
+use crate::run::error::{Error, ErrorKind};
 use crate::run::held::HeldReason;
 use crate::run::inspect::{self, Decision};
 use crate::run::{
@@ -227,7 +228,7 @@ impl Scenario {
                 End::Failed(Error::Internal { what }) => panic!("{what}"),
                 End::Failed(Error::Ledger(_)) => world.count("ledger failed"),
                 End::Failed(Error::Interrupted) => world.count("interrupted"),
-                End::Failed(Error::Remote(_)) => world.count("gave up"),
+                End::Failed(error) if error.kind() == ErrorKind::Provider => world.count("gave up"),
                 End::Failed(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
                 End::Died if life == 1 => world.count("died"),
                 End::Died => world.count("died during recovery"),
@@ -353,8 +354,29 @@ struct Log(Arc<Mutex<World>>);
 
 impl Monitor for Log {
     fn event(&self, event: Event<'_>) {
-        if let Event::Note(text) | Event::Warning(text) = event {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).note(format!("  {text}"));
+        let text = match event {
+            Event::Note(note) => note.to_string(),
+            Event::Warning(incident) => incident.to_string(),
+            _ => return,
+        };
+        let mut world = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        world.note(format!("  {text}"));
+        if let Event::Warning(incident) = event
+            && let Some(seen) = counted_as(incident)
+        {
+            world.count(seen);
         }
     }
+}
+
+/// What the campaign counts an incident as, if it wants to have seen it.
+fn counted_as(incident: &Incident) -> Option<&'static str> {
+    Some(match incident {
+        Incident::Adopted { .. } => "adopted",
+        Incident::SurplusBatch { is_ours: true, .. } => "second batch cancelled",
+        Incident::NotShown { .. } => "not shown",
+        Incident::BatchOfAnother { .. } => "mixed up",
+        Incident::QueueFull { .. } => "no room",
+        _ => return None,
+    })
 }

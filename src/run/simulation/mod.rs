@@ -1,9 +1,10 @@
 //! A deterministic simulation of whole runs: the real driver, Ledger, indexes and merge against a service that lies.
 //!
-//! In: seeds. Out: proof, as far as thousands of runs prove something, of the two promises, each judged by the service's own record:
+//! In: seeds. Out: proof, as far as thousands of runs prove something, of the two promises, each judged by the
+//! service's own record:
 //!
-//! - *Safety*, with faults for ever: no shard is accepted twice, no row is lost or swapped, nothing that the service has answered is paid
-//!   for again, whether the answer has come or not.
+//! - *Safety*, with faults for ever: no shard is accepted twice, no row is lost or swapped, nothing that the service
+//!   has answered is paid for again, whether the answer has come or not.
 //! - *Liveness*, with faults that stop: the run finishes, and every request is answered as it deserves.
 //!
 //! The seeds are shared out among the dialects.
@@ -19,12 +20,16 @@
 //! | `faults` | what can go wrong, and how often |
 //! | `world` | the service's state and its record |
 //! | `rows` | reply files |
+//! | `ends` | how batches end, and what they leave |
 //! | `service` | the service as the driver sees it |
 //! | `life` | processes, and how they die |
 //! | `oracle` | what must hold |
+//! | `crossing` | runs whose steps are done elsewhere |
 #![expect(clippy::print_stdout, reason = "what a campaign did, for those who ask the harness to show it")]
 #![expect(clippy::unchecked_time_subtraction, reason = "simulated time goes forward only")]
 
+mod crossing;
+mod ends;
 mod faults;
 mod life;
 mod oracle;
@@ -82,29 +87,12 @@ fn play(seed: u64, mode: Mode, change: impl FnOnce(&mut Scenario)) -> Result<Tal
         Oracle::new(&scenario, &world, &ended).judge();
         if let Some(summary) = &ended.summary {
             world.count("finished");
-            for incident in &summary.report.incidents {
-                for (words, event) in [("found its batch", "adopted"), ("it is cancelled", "second batch cancelled")] {
-                    if incident.contains(words) {
-                        world.count(event);
-                    }
-                }
-            }
             for held in &summary.held_shards {
                 world.count(match held.reason {
                     HeldReason::UnresolvedSubmission | HeldReason::LostBatch => "held",
                     HeldReason::NotSubmitted => "not submitted",
                     HeldReason::IncompleteAnswer => "incomplete",
                 });
-            }
-            let said = [
-                ("does not show its batch", "not shown"),
-                ("was answered with batch", "mixed up"),
-                ("no room", "no room"),
-            ];
-            for (words, event) in said {
-                if world.log.iter().any(|line| line.contains(words)) {
-                    world.count(event);
-                }
             }
         }
     }));

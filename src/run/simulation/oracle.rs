@@ -11,7 +11,7 @@ use super::world::{Accepted, StoredBatch, World};
 use crate::dialect::retry_class::failed_batch_worth_retrying;
 use crate::ledger::Ledger;
 use crate::model::reply::ReplyKind;
-use crate::model::shard_state::{Recorded, ShardState};
+use crate::model::shard_state::{ShardRow, ShardState};
 use crate::remote::BatchStatus;
 use crate::run::OnAmbiguous;
 use crate::run::directory::layout;
@@ -21,7 +21,7 @@ pub(super) struct Oracle<'o> {
     pub(super) scenario: &'o Scenario,
     pub(super) world: &'o World,
     pub(super) ended: &'o Ended,
-    shards: Vec<Recorded>,
+    shards: Vec<ShardRow>,
     surplus: BTreeMap<String, bool>,
     /// Whether nothing more was submitted, because the service has mixed up batches.
     is_stopped: bool,
@@ -111,8 +111,9 @@ impl<'o> Oracle<'o> {
         }
     }
 
-    /// Whether one may be accepted after it: it failed for want of room; or it was one too many, and asked to stop, until the other one failed
-    /// for want of room; or the service refused it, and some list that was begun later and before the next one did not show it.
+    /// Whether one may be accepted after it: it failed for want of room; or it was one too many, and asked to stop,
+    /// until the other one failed for want of room; or the service refused it, and some list that was begun later and
+    /// before the next one did not show it.
     fn is_excused(&self, accepted: &Accepted) -> bool {
         let Accepted { file, batch, at, refused, .. } = *accepted;
         let later = self.world.accepted.iter().filter(|other| other.file == file && other.at > at);
@@ -228,7 +229,7 @@ impl<'o> Oracle<'o> {
 
     /// Whether a request may be in a shard that was not even uploaded before everything was stopped.
     fn may_be_unsent(&self, seq: u64) -> bool {
-        let is_packed = |known: &&Recorded| known.state == ShardState::Packed;
+        let is_packed = |known: &&ShardRow| known.state == ShardState::Packed;
         let mut packed = self.shards.iter().filter(is_packed).map(|known| &known.shard);
         self.is_stopped && packed.any(|shard| (shard.first..=shard.last).contains(&seq))
     }
@@ -307,6 +308,6 @@ fn is_output(line: &ReplyLine) -> bool {
     line.means.is_some_and(|(_, kind)| kind == ReplyKind::Output)
 }
 
-fn batch_of(known: &Recorded) -> Option<usize> {
+fn batch_of(known: &ShardRow) -> Option<usize> {
     known.state.batch_id()?.strip_prefix("batch-")?.parse().ok()
 }

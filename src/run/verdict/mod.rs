@@ -8,11 +8,13 @@
 //!   missing: sent again, it would be paid for twice. A witness that is silent, or says 0, proves nothing.
 //! - That a batch names an output file is such a witness until the file is here: counts that happen to fit what is held do not outweigh it.
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::reply::ReplyRole;
 use crate::remote::{BatchStatus, RequestCounts};
 
 /// What the service says of the size of a reply file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum SaidBytes {
     /// It has not been asked.
     Unasked,

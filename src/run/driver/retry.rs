@@ -1,0 +1,49 @@
+//! What is retried later, and what is given up.
+//!
+//! A step that fails for the time being is retried later, while everything else continues. One that fails for good ends
+//! the run, but not at once: nothing more is sent, and the results of what is at the service are collected first.
+
+use std::time::Duration;
+
+use super::backoff::Delay;
+use super::state::Driver;
+use crate::model::incident::Incident;
+use crate::remote::Api;
+use crate::run::error::Error;
+use crate::run::executor::Executor;
+use crate::run::monitor::Note;
+use crate::run::step_error::StepError;
+
+/// First wait before a step is retried; doubled each time.
+const RETRY_WAIT: Duration = Duration::from_secs(1);
+
+/// Longest of these waits.
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(60);
+
+impl<A: Api, E: Executor> Driver<A, E> {
+    /// Whether a shard's next step has failed for longer than any trouble that passes.
+    pub(super) fn has_failed_for_long(&self, shard: u32, error: &StepError) -> bool {
+        // A service that limits us is there, and knows when it has room: only silence counts as failing.
+        !error.is_rate_limited() && self.queue.delay(shard).is_some_and(Delay::is_hopeless)
+    }
+
+    /// A shard's next step has failed. `transient` says that it may succeed later.
+    pub(super) fn retry_later(&mut self, shard: u32, error: impl Into<StepError>, transient: bool) {
+        let error = error.into();
+        if !transient || self.has_failed_for_long(shard, &error) {
+            self.give_up(error.into());
+        } else {
+            self.queue.delay_longer(shard, RETRY_WAIT, RETRY_WAIT_MAX);
+            self.note(&Note::Retrying { shard, error: error.to_string() });
+            self.enqueue(shard);
+        }
+    }
+
+    /// Lets the run end with this error, once the results of what is at the service are collected.
+    pub(super) fn give_up(&mut self, error: Error) {
+        if self.failure.is_none() {
+            self.warn(&Incident::NoMoreSubmissions { error: error.to_string() });
+            self.failure = Some(error);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! What the driver knows, part by part, and what changes a shard's state.
+//!
+//! The parts decide nothing about one another: the files with verbs for names (`submit`, `poll`, `collect` ...) let
+//! them work together.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::admission::Admission;
+use super::fetches::Fetches;
+use super::poller::Poller;
+use super::progress::BatchProgress;
+use super::queue::Queue;
+use super::shard_table::ShardTable;
+use super::sightings::Sightings;
+use super::unresolved::Unresolved;
+use super::watermark::Watermark;
+use crate::ledger::Ledger;
+use crate::model::incident::Incident;
+use crate::model::shard_state::{ShardRow, ShardState};
+use crate::remote::{Api, Batch, Listing, RemoteError, Submission};
+use crate::run::error::Error;
+use crate::run::executor::Executor;
+use crate::run::files::Files;
+use crate::run::monitor::{Event, Monitor, Note};
+use crate::run::options::RunOptions;
+use crate::run::output::Merger;
+use crate::run::step::{Step, StepResult};
+use crate::run::step_error::StepError;
+
+/// Takes every shard to its end. See the module above.
+pub(crate) struct Driver<A: Api, E: Executor> {
+    /// For the calls that are the driver's own: all about batches.
+    pub(super) api: Arc<A>,
+    /// For everything else.
+    pub(super) executor: Arc<E>,
+    pub(super) files: Arc<Files>,
+    pub(super) ledger: Ledger,
+    pub(super) options: RunOptions,
+    pub(super) monitor: Arc<dyn Monitor>,
+    pub(super) merger: Merger,
+    pub(super) stop: CancellationToken,
+
+    /// Steps and calls that are under way.
+    pub(super) tasks: JoinSet<Finished>,
+    /// What stops further submissions, and ends the run once the results of all that is at the service are collected.
+    pub(super) failure: Option<Error>,
+    /// What the run is called in the tags of its batches.
+    pub(super) run_name: String,
+    /// Whether a POST is under way.
+    pub(super) is_posting: bool,
+
+    pub(super) shards: ShardTable,
+    pub(super) queue: Queue,
+    pub(super) admission: Admission,
+    pub(super) unresolved: Unresolved,
+    pub(super) poller: Poller,
+    pub(super) sightings: Sightings,
+    pub(super) fetches: Fetches,
+    pub(super) progress: BatchProgress,
+    pub(super) watermark: Watermark,
+}
+
+/// What a driver works with.
+pub(crate) struct DriverInputs<A: Api, E: Executor> {
+    pub(crate) api: Arc<A>,
+    pub(crate) executor: Arc<E>,
+    pub(crate) files: Arc<Files>,
+    pub(crate) ledger: Ledger,
+    pub(crate) options: RunOptions,
+    pub(crate) monitor: Arc<dyn Monitor>,
+    pub(crate) merger: Merger,
+    pub(crate) stop: CancellationToken,
+}
+
+/// What has ended of all that is under way.
+#[derive(Debug)]
+pub(super) enum Finished {
+    Step { of: StepOf, result: Result<StepResult, StepError> },
+    Ready { shard: u32, result: Result<Listing, RemoteError> },
+    Created { shard: u32, submission: i64, answer: Submission },
+    Listed(Result<Listing, RemoteError>),
+    Looked { shard: u32, result: Result<Batch, RemoteError> },
+    Cancelled { batch_id: String, result: Result<Batch, RemoteError> },
+}
+
+/// What a step is for: the step itself is with the executor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StepOf {
+    Upload(u32),
+    Download(u32),
+    Index(u32),
+    Round,
+}
+
+impl<A: Api, E: Executor> Driver<A, E> {
+    /// Takes up every shard where the Ledger has it.
+    pub(crate) fn new(inputs: DriverInputs<A, E>) -> Result<Self, Error> {
+        let DriverInputs { api, executor, files, ledger, options, monitor, merger, stop } = inputs;
+        let mut rows = ledger.shards()?;
+        let looks_at_held = rows.iter().any(|row| matches!(row.state, ShardState::Held { .. }));
+        let mut fetches = Fetches::new(options.settle);
+        for row in &mut rows {
+            if let ShardState::Incomplete { submission, batch } = &row.state {
+                // Held until now; what lacks may be there by now.
+                fetches.held_before(row.shard.number);
+                row.state = ShardState::Ended { submission: *submission, batch: batch.clone() };
+            }
+        }
+        let mut admission = Admission::new(options.max_in_flight_batches, ledger.in_flight_caps()?);
+        admission.is_stopped = ledger.has_mistaken_batch()?;
+        let mut driver = Self {
+            run_name: super::run_name::run_name(&ledger)?,
+            unresolved: Unresolved::new(ledger.surplus()?, ledger.deferred_batches()?, looks_at_held),
+            poller: Poller::new(options.poll_interval),
+            watermark: Watermark::new(options.rounds),
+            shards: ShardTable::new(rows),
+            api,
+            executor,
+            files,
+            ledger,
+            options,
+            monitor,
+            merger,
+            stop,
+            tasks: JoinSet::new(),
+            failure: None,
+            is_posting: false,
+            queue: Queue::default(),
+            admission,
+            sightings: Sightings::default(),
+            fetches,
+            progress: BatchProgress::default(),
+        };
+        for number in (0..).take(driver.shards.rows().len()) {
+            driver.take_up(number);
+        }
+        Ok(driver)
+    }
+
+    /// Takes up what an earlier process has left of a shard.
+    fn take_up(&mut self, number: u32) {
+        let ShardRow { shard, state, last_submission, .. } = &self.shards[number];
+        if let Some(batch) = state.ended_batch() {
+            self.merger.record_failure(number, batch);
+        }
+        if state.may_be_in_flight() {
+            self.admission.begun(&shard.model);
+        } else if matches!(state, ShardState::Uploaded { .. }) && last_submission.is_some() {
+            self.admission.refused_before(number);
+        }
+        if matches!(state, ShardState::Lost { .. }) {
+            // It is asked for once.
+            self.sightings.want(number);
+        }
+        self.enqueue(number);
+    }
+
+    /// Lets a shard wait for the step that it needs.
+    pub(super) fn enqueue(&mut self, number: u32) {
+        let row = &self.shards[number];
+        self.watermark.open(row);
+        if let Some(step) = row.state.next() {
+            self.queue.add(step, number);
+        }
+    }
+
+    /// Takes a shard to another state, which is in the Ledger already, and lets it wait for its next step.
+    pub(super) fn set_state(&mut self, number: u32, state: ShardState) {
+        self.watermark.close(&self.shards[number]);
+        let was_in_flight = self.shards.set_state(number, state).may_be_in_flight();
+        let row = &self.shards[number];
+        match (was_in_flight, row.state.may_be_in_flight()) {
+            (false, true) => self.admission.begun(&row.shard.model),
+            (true, false) => self.admission.ended(&row.shard.model),
+            _ => {}
+        }
+        self.enqueue(number);
+        self.tell();
+    }
+
+    /// Begins a step.
+    pub(super) fn begin(&mut self, of: StepOf, step: Step) {
+        let executor = self.executor.clone();
+        self.tasks.spawn(async move { Finished::Step { of, result: executor.execute(step).await } });
+    }
+
+    /// Tells how many shards are in which state.
+    pub(super) fn tell(&self) {
+        self.monitor.event(Event::Shards(self.shards.counts()));
+    }
+
+    /// Warns of an incident and keeps it.
+    pub(super) fn incident(&mut self, incident: &Incident) -> Result<(), Error> {
+        self.warn(incident);
+        Ok(self.ledger.incident(incident)?)
+    }
+
+    pub(super) fn warn(&self, incident: &Incident) {
+        self.monitor.event(Event::Warning(incident));
+    }
+
+    pub(super) fn note(&self, note: &Note) {
+        self.monitor.event(Event::Note(note));
+    }
+}

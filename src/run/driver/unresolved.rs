@@ -1,0 +1,132 @@
+//! Submissions whose outcome is unknown, and batches that no shard may be given.
+//!
+//! In: what the service's lists do not show, and batches that are too many or were deferred. Out: when a submission
+//! counts as settled.
+//!
+//! Invariant: a batch that is surplus or deferred is never taken for a shard's.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Lists that must show nothing, whatever the time between them, before a submission is settled.
+const CLEAN_LISTS: u32 = 3;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Unresolved {
+    /// Since when lists have shown nothing of a shard's submission, and how many.
+    clean: HashMap<u32, (Instant, u32)>,
+    /// Whether the list is wanted for shards that an earlier process held.
+    looks_at_held: bool,
+    /// Batches that are too many, and whether they are still to be stopped.
+    surplus: BTreeMap<String, bool>,
+    /// Batches that have ended before they did anything, whose shards are submitted again.
+    deferred: BTreeSet<String>,
+}
+
+impl Unresolved {
+    /// What the Ledger has of an earlier process.
+    pub(super) fn new(surplus: BTreeMap<String, bool>, deferred: BTreeSet<String>, looks_at_held: bool) -> Self {
+        Self { clean: HashMap::new(), looks_at_held, surplus, deferred }
+    }
+
+    /// Whether a list is wanted for its own sake.
+    pub(super) fn wants_list(&self) -> bool {
+        self.looks_at_held
+    }
+
+    /// There was a list, or it could not be had.
+    pub(super) fn looked(&mut self) {
+        self.looks_at_held = false;
+    }
+
+    /// A list shows no batch for a shard's submission. Whether it is settled now that there is none: after some lists,
+    /// and as long a time as `settle`; the shard is forgotten then.
+    pub(super) fn not_listed(&mut self, shard: u32, settle: Duration) -> bool {
+        let (since, lists) = self.clean.entry(shard).or_insert((Instant::now(), 0));
+        *lists += 1;
+        let is_settled = since.elapsed() >= settle && *lists >= CLEAN_LISTS;
+        if is_settled {
+            self.clean.remove(&shard);
+        }
+        is_settled
+    }
+
+    /// A shard's submission is settled in another way.
+    pub(super) fn forget(&mut self, shard: u32) {
+        self.clean.remove(&shard);
+    }
+
+    /// Whether a batch is one too many.
+    pub(super) fn is_surplus(&self, batch_id: &str) -> bool {
+        self.surplus.contains_key(batch_id)
+    }
+
+    /// A batch is one too many; `stop` says whether it is to be stopped.
+    pub(super) fn add_surplus(&mut self, batch_id: &str, stop: bool) {
+        self.surplus.insert(batch_id.to_owned(), stop);
+    }
+
+    /// Whether a surplus batch is to be stopped now: once, unless it is added again.
+    pub(super) fn takes_to_stop(&mut self, batch_id: &str) -> bool {
+        self.surplus.get_mut(batch_id).is_some_and(std::mem::take)
+    }
+
+    /// A batch has ended before it did anything.
+    pub(super) fn defer(&mut self, batch_id: &str) {
+        self.deferred.insert(batch_id.to_owned());
+    }
+
+    /// A shard has that batch after all.
+    pub(super) fn undefer(&mut self, batch_id: &str) {
+        self.deferred.remove(batch_id);
+    }
+
+    /// Whether a batch has ended before it did anything.
+    pub(super) fn is_deferred(&self, batch_id: &str) -> bool {
+        self.deferred.contains(batch_id)
+    }
+
+    /// Batches that no shard may be given.
+    pub(super) fn barred(&self) -> impl Iterator<Item = &String> {
+        self.surplus.keys().chain(&self.deferred)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_submission_is_settled_after_lists_and_time_both() {
+        let settle = Duration::from_secs(60);
+        let mut unresolved = Unresolved::new(BTreeMap::new(), BTreeSet::new(), false);
+        assert_eq!([(); 4].map(|()| unresolved.not_listed(7, settle)), [false; 4], "no time has passed");
+        tokio::time::advance(settle).await;
+        assert!(!unresolved.not_listed(8, settle), "lists of one shard are none of another");
+        assert!(unresolved.not_listed(7, settle));
+        assert!(!unresolved.not_listed(7, settle), "it begins anew");
+        tokio::time::advance(settle).await;
+        unresolved.forget(8);
+        assert_eq!([(); 3].map(|()| unresolved.not_listed(8, Duration::ZERO)), [false, false, true]);
+    }
+
+    #[test]
+    fn a_surplus_batch_is_stopped_once_and_never_given_to_a_shard() {
+        let mut unresolved = Unresolved::new([("a".to_owned(), false)].into(), ["d".to_owned()].into(), true);
+        assert!(unresolved.wants_list());
+        unresolved.looked();
+        assert!(!unresolved.wants_list());
+        unresolved.add_surplus("b", true);
+        assert!(unresolved.is_surplus("b") && unresolved.takes_to_stop("b"));
+        assert!(!unresolved.takes_to_stop("b") && !unresolved.takes_to_stop("a") && !unresolved.takes_to_stop("c"));
+        unresolved.add_surplus("b", true);
+        assert!(unresolved.takes_to_stop("b"), "it was not heard and is asked again");
+        unresolved.defer("e");
+        unresolved.undefer("d");
+        assert!(unresolved.is_deferred("e") && !unresolved.is_deferred("d"));
+        assert_eq!(unresolved.barred().collect::<Vec<_>>(), ["a", "b", "e"]);
+    }
+}
