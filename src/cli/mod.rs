@@ -15,6 +15,7 @@ mod progress;
 mod providers;
 mod records;
 mod running;
+mod services;
 mod serving;
 mod settings;
 mod tending;

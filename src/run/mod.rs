@@ -1,12 +1,13 @@
 //! The run: drives shards through the three phases, and keeps what must survive.
 //!
-//! In: [`RunOptions`], a place for the output, a [`Monitor`]. Out: a [`Summary`], and one output line for each line of the input.
+//! In: [`Options`], an [`Api`] that answers, a place for the output, a [`Monitor`]. Out: a [`Summary`], and one output line for each line
+//! of the input.
 //!
 //! | file | what it knows |
 //! | --- | --- |
 //! | [`options`] | what a run is asked to do |
 //! | [`directory`] | where its state lives, and who may work on it |
-//! | `prepare` | from inputs to a run directory, new or found again |
+//! | `open` | from inputs to a run directory, new or found again |
 //! | `identity`, `known`, `relocate` | which run is the same one, which there are, and one whose input has moved |
 //! | `meta` | what the Ledger says of a run as a whole |
 //! | `earlier` | a run that has paid for some of what another one is about to send |
@@ -26,7 +27,8 @@
 //! | [`inspect`], [`doctor`] | looking at a run from outside |
 //! | [`monitor`] | what is told to whoever runs it |
 //!
-//! What always holds: starting and resuming are the same thing, because every step begins from what the Ledger says.
+//! Invariants: starting and resuming are the same thing, because every step begins from what the Ledger says. Nothing here starts a
+//! service, reads the environment or prints.
 //!
 //! # At a billion requests
 //!
@@ -43,20 +45,19 @@
 //! Memory is `--memory`, and what the driver knows of each shard, and the service's list while it is read: about 8 kB a shard in all. A run
 //! of 20,000 shards was seen with a peak of 214 MiB.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::input::recheck::Recheck;
 use crate::ledger::Ledger;
-use crate::model::custom_id::IdHasher;
-use crate::remote::{Address, Api, HttpApi, Notice, Observer, Settings};
+use crate::remote::{Api, Observer, Token};
 use crate::results::reply_index::ReplyIndex;
 use crate::run::error::Error;
-use crate::serve::{ServeOptions, Server, UpstreamOptions};
-use crate::storage::durable;
 
 pub mod directory;
 pub mod doctor;
@@ -89,7 +90,7 @@ pub use crate::run::open::DefectReport;
 pub use directory::RunPlaces;
 pub use earlier_run::EarlierRun;
 pub use monitor::{Event, Monitor, Silent};
-pub use options::{OnAmbiguous, OnEarlier, OutputTarget, RunOptions, ServiceChoice};
+pub use options::{OnAmbiguous, OnEarlier, Options, OutputTarget, ServiceIdentity};
 pub use output::Outputs;
 pub use report::Report;
 pub use summary::Summary;
@@ -101,69 +102,75 @@ use driver::{Driver, Parts};
 use output::{Ending, Merger, Notes, OpenOutputs};
 use steps::Files;
 
-/// Why a request was sent again that a service without a Batch API may have answered: said in the [`Summary`].
-const CRASHED: &str = "at the service when the process ended";
-
-/// The same, of one whose answer did not get here.
-const LOST: &str = "the answer was lost on its way";
-
-/// Runs the inputs through the service and writes the replies in input order; or goes on with the run that began it.
-///
-/// `stop` interrupts the run: it can be gone on with.
-///
-/// # Errors
-/// Whatever keeps the run from going on. Requests that failed or are held are no errors: the [`Summary`] has them.
-pub async fn run(
-    options: RunOptions,
-    outputs: Outputs,
+/// A run that is ready to be driven: its input is checked and packed, or it is an earlier one that is resumed. No other process can work
+/// on it meanwhile.
+pub struct Run {
+    prepared: Prepared,
+    options: Options,
     monitor: Arc<dyn Monitor>,
     stop: CancellationToken,
-) -> Result<Summary, Error> {
-    let begun = Instant::now();
-    check_targets(&options, &outputs)?;
-    let prepared = prepare_beside(&options, &monitor, &stop).await?;
-    let run = prepared.directory.path().to_owned();
-    let (api, server) = connect(&options, &run, prepared.ids, &monitor).await?;
-    let working = work(begun, prepared, Arc::new(api), options, outputs, monitor, stop.child_token());
-    let Some(server) = server else { return working.await };
-    let worked = Box::pin(unless_failed(&server, working, &stop)).await;
-    let again = server.sent_again();
-    let stopped = server.stop().await;
-    let mut summary = worked?;
-    stopped?;
-    for (reason, requests) in [(CRASHED, again.crashed), (LOST, again.lost)] {
-        if requests > 0 {
-            summary.report.sent_again.insert(reason.to_owned(), requests);
-        }
-    }
-    Ok(summary)
+    begun: Instant,
 }
 
-/// Works until the end, or until the built-in service cannot go on.
-async fn unless_failed(
-    server: &Server,
-    working: impl Future<Output = Result<Summary, Error>>,
-    stop: &CancellationToken,
-) -> Result<Summary, Error> {
-    tokio::pin!(working);
-    let error = tokio::select! {
-        worked = &mut working => return worked,
-        error = server.failed() => error,
-    };
-    // What is under way with it is brought to an end in good order.
-    stop.cancel();
-    match working.await {
-        Err(Error::Interrupted) => Err(error.into()),
-        worked => worked,
+impl fmt::Debug for Run {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Run").field("path", &self.path()).finish_non_exhaustive()
     }
 }
 
-/// Takes a run from where it stands to its end, whoever the service is.
+impl Run {
+    /// Checks and packs the inputs, or finds the run that began with them. Nothing is sent. The reading is done on a thread of its own.
+    ///
+    /// `stop` interrupts this and what follows: the run can be resumed.
+    ///
+    /// # Errors
+    /// Whatever keeps the run from beginning: an input that cannot be read or has defects, a run directory that is damaged or in use.
+    pub async fn open(options: Options, monitor: Arc<dyn Monitor>, stop: CancellationToken) -> Result<Self, Error> {
+        let begun = Instant::now();
+        options.check_report()?;
+        let prepared = prepare_beside(&options, &monitor, &stop).await?;
+        Ok(Self { prepared, options, monitor, stop, begun })
+    }
+
+    /// The run directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.prepared.directory.path()
+    }
+
+    /// Tells this run's [`Monitor`] what a client observes.
+    #[must_use]
+    pub fn observer(&self) -> Observer {
+        let monitor = self.monitor.clone();
+        Observer::new(move |notice| monitor.event(Event::Note(&notice.to_string())))
+    }
+
+    /// A key that only this run's owner can know: it follows from the run's own key for ids.
+    #[must_use]
+    pub fn own_token(&self) -> Token {
+        let key = self.prepared.ids.key.to_le_bytes();
+        let digest = Sha256::new().chain_update(b"batchline online\0").chain_update(key).finalize();
+        let [half, other] = [0, 16].map(|at| u128::from_le_bytes(digest[at..at + 16].try_into().unwrap_or([0; 16])));
+        Token::new(&format!("{half:032x}{other:032x}")).expect("it is made of digits and letters")
+    }
+
+    /// Has every request answered by `api` and writes the replies in input order.
+    ///
+    /// # Errors
+    /// Whatever keeps the run from going on. Requests that failed or are held are no errors: the [`Summary`] has them.
+    pub async fn execute(self, api: impl Api, outputs: Outputs) -> Result<Summary, Error> {
+        let Self { prepared, options, monitor, stop, begun } = self;
+        outputs.check(&options)?;
+        work(begun, prepared, Arc::new(api), options, outputs, monitor, stop).await
+    }
+}
+
+/// Takes a run from where it is to its end, whatever the service is.
 async fn work<A: Api>(
     begun: Instant,
     prepared: Prepared,
     api: Arc<A>,
-    options: RunOptions,
+    options: Options,
     outputs: Outputs,
     monitor: Arc<dyn Monitor>,
     stop: CancellationToken,
@@ -184,7 +191,7 @@ async fn work<A: Api>(
         envelope: line.envelope,
         threads,
         memory_bytes,
-        redactor: options.service.redactor(),
+        redactor: options.redactor.clone(),
     });
     tell_start(&ledger, &run, resumed, &*monitor)?;
     let notes = Notes::default();
@@ -222,12 +229,27 @@ async fn delete_files(api: &impl Api, ledger: &Ledger) -> Result<(), Error> {
     Ok(())
 }
 
-/// Looks at what is to be written, before anything is read or sent.
-fn check_targets(options: &RunOptions, outputs: &Outputs) -> Result<(), Error> {
-    let mut files = targets::reading(&options.inputs)?;
-    targets::write_outputs(&mut files, outputs)?;
-    targets::write_report(&mut files, options.report.as_deref())?;
-    Ok(targets::keep_out_of_runs(&files, options.directory.as_deref())?)
+impl Options {
+    /// Refuses a report that would replace an input or a file of a run, before anything is read.
+    fn check_report(&self) -> Result<(), Error> {
+        let mut files = targets::reading(&self.inputs)?;
+        targets::write_report(&mut files, self.report.as_deref())?;
+        Ok(targets::keep_out_of_runs(&files, self.directory.as_deref())?)
+    }
+}
+
+impl Outputs {
+    /// Refuses outputs that cannot be written, or that would replace an input, the report or a file of a run. [`Run::execute`] does the
+    /// same; a program that asks before [`Run::open`] does not read gigabytes in vain.
+    ///
+    /// # Errors
+    /// Which file it is, and what is wrong with it.
+    pub fn check(&self, options: &Options) -> Result<(), Error> {
+        let mut files = targets::reading(&options.inputs)?;
+        targets::write_outputs(&mut files, self)?;
+        targets::write_report(&mut files, options.report.as_deref())?;
+        Ok(targets::keep_out_of_runs(&files, options.directory.as_deref())?)
+    }
 }
 
 /// Opens the outputs on a thread of its own: a named pipe has to wait for its reader, and an interrupt is heard meanwhile.
@@ -241,7 +263,7 @@ async fn open_beside(outputs: Outputs, stop: &CancellationToken) -> Result<OpenO
 
 /// Reads and checks the input on a thread of its own, so that an interrupt is heard meanwhile.
 async fn prepare_beside(
-    options: &RunOptions,
+    options: &Options,
     monitor: &Arc<dyn Monitor>,
     stop: &CancellationToken,
 ) -> Result<Prepared, Error> {
@@ -251,49 +273,6 @@ async fn prepare_beside(
         prepared = preparing => prepared.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())),
         () = stop.cancelled() => Err(Error::Interrupted),
     }
-}
-
-/// The client, and the built-in service if that is what it talks to.
-async fn connect(
-    options: &RunOptions,
-    run: &Path,
-    ids: IdHasher,
-    monitor: &Arc<dyn Monitor>,
-) -> Result<(HttpApi, Option<Server>), Error> {
-    let monitor = monitor.clone();
-    let observer = Observer::new(move |notice: &Notice<'_>| monitor.event(Event::Note(&notice.to_string())));
-    let settings = Settings { observer: observer.clone(), ..Settings::default() };
-    match &options.service {
-        ServiceChoice::At { provider, address, token } => {
-            Ok((HttpApi::new(provider, address.clone(), token.clone(), settings)?, None))
-        }
-        ServiceChoice::BuiltIn { provider } => {
-            let server = start(run, ServeOptions { dialect: provider.dialect, ..ServeOptions::default() }).await?;
-            let address = Address::parse(&server.base_url())?;
-            Ok((HttpApi::new(provider, address, Some(options::built_in_token()), settings)?, Some(server)))
-        }
-        ServiceChoice::Online { provider, address, token, concurrency, patience } => {
-            let upstream = UpstreamOptions {
-                concurrency: *concurrency,
-                give_up_after: Some(*patience),
-                observer,
-                ..UpstreamOptions::new(address.clone(), token.clone())
-            };
-            let own = options::own_token(ids.key);
-            let token = Some(own.clone().into_secret());
-            let server =
-                start(run, ServeOptions { token, upstream: Some(upstream), ..ServeOptions::default() }).await?;
-            let address = Address::parse(&server.base_url())?;
-            Ok((HttpApi::new(provider, address, Some(own), settings)?, Some(server)))
-        }
-    }
-}
-
-/// Starts the built-in service in the run directory.
-async fn start(run: &Path, options: ServeOptions) -> Result<Server, Error> {
-    let directory = layout::local(run);
-    durable::create_directory(&directory)?;
-    Ok(Server::start(ServeOptions { directory, ..options }).await?)
 }
 
 fn tell_start(ledger: &Ledger, run: &Path, resumed: bool, monitor: &dyn Monitor) -> Result<(), Error> {

@@ -25,7 +25,7 @@ use crate::run::identity::Identity;
 use crate::run::known::{KnownRuns, directory_name};
 use crate::run::meta::{BegunIn, RunMeta, record_parts};
 use crate::run::monitor::{Event, Monitor};
-use crate::run::options::{MEMORY_SHARE, OnEarlier, RunOptions};
+use crate::run::options::{MEMORY_SHARE, OnEarlier, Options};
 use crate::run::relocate::relocate;
 use crate::storage::durable::FileError;
 use crate::storage::user_files::OutputFile;
@@ -44,7 +44,7 @@ pub(crate) struct Prepared {
 }
 
 /// Finds the run of these inputs, or makes it.
-pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Prepared, Error> {
+pub(crate) fn prepare(options: &Options, monitor: &dyn Monitor) -> Result<Prepared, Error> {
     let identity = Identity::of(options);
     let known = known_runs(options)?;
     if let Some(run) = known.with_unchanged_inputs(options, &identity) {
@@ -80,7 +80,7 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
     let meta = RunMeta {
         created_at: jiff::Timestamp::now().to_string(),
         fingerprint,
-        service: options.service.identity(),
+        service: options.service.to_string(),
         endpoint: options.endpoint.clone(),
         skip_invalid: options.skip_invalid,
         ids,
@@ -96,7 +96,7 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
 }
 
 /// The runs that may be the one to resume.
-fn known_runs(options: &RunOptions) -> Result<KnownRuns, Error> {
+fn known_runs(options: &Options) -> Result<KnownRuns, Error> {
     match &options.directory {
         Some(directory) => {
             require_own(directory)?;
@@ -108,7 +108,7 @@ fn known_runs(options: &RunOptions) -> Result<KnownRuns, Error> {
 
 /// Asks for confirmation if an earlier run has paid for some of the input.
 fn ask_about_earlier(
-    options: &RunOptions,
+    options: &Options,
     known: &KnownRuns,
     new: (&Identity, &Scan),
     target: &Path,
@@ -150,7 +150,7 @@ fn go_on_with(
     (identity, scan): (&Identity, &Scan),
     source: &Source,
     incoming: &Path,
-    options: &RunOptions,
+    options: &Options,
 ) -> Result<Prepared, Error> {
     let directory = RunDirectory::open(target)?;
     let mut ledger = Ledger::open(&layout::ledger(target))?;
@@ -197,13 +197,13 @@ pub(crate) fn open_run(directory: RunDirectory, ledger: Option<Ledger>, resumed:
 }
 
 /// Spools and opens the inputs.
-fn open_source(options: &RunOptions, spool: &Path, monitor: &dyn Monitor) -> Result<Source, Error> {
+fn open_source(options: &Options, spool: &Path, monitor: &dyn Monitor) -> Result<Source, Error> {
     Ok(Source::open(&options.inputs, spool, &|bytes| monitor.event(Event::Spooled { bytes }))?)
 }
 
 /// Checks and packs the input; an error if it has defects that are not to be skipped, or no requests.
 fn check(
-    options: &RunOptions,
+    options: &Options,
     source: &Source,
     ids: IdHasher,
     incoming: &Path,

@@ -17,7 +17,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("remote", &["dialect", "storage", "json", "model"]),
     ("results", &["storage", "json", "model", "dialect"]),
     ("ledger", &["storage", "model"]),
-    ("run", &["serve", "ledger", "results", "remote", "input", "dialect", "storage", "json", "model"]),
+    ("run", &["ledger", "results", "remote", "input", "dialect", "storage", "json", "model"]),
     ("serve", &["remote", "dialect", "storage", "json", "model"]),
     ("generate", &[]),
     ("bench", &["generate", "run", "ledger", "results", "remote", "input", "dialect", "storage", "json", "model"]),

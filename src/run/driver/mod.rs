@@ -35,7 +35,7 @@ use crate::model::shard_state::{Recorded, ShardState, Step};
 use crate::remote::{Api, Progress, RemoteError};
 use crate::run::error::Error;
 use crate::run::monitor::{Event, Monitor, ShardCounts};
-use crate::run::options::RunOptions;
+use crate::run::options::Options;
 use crate::run::output::{Merger, Notes};
 use crate::run::steps::{Files, Outcome};
 use admission::Admission;
@@ -54,7 +54,7 @@ pub(crate) struct Driver<A: Api> {
     api: Arc<A>,
     files: Arc<Files>,
     ledger: Ledger,
-    options: RunOptions,
+    options: Options,
     monitor: Arc<dyn Monitor>,
     merger: Merger,
     notes: Notes,
@@ -123,7 +123,7 @@ pub(crate) struct Parts<A: Api> {
     pub(crate) api: Arc<A>,
     pub(crate) files: Arc<Files>,
     pub(crate) ledger: Ledger,
-    pub(crate) options: RunOptions,
+    pub(crate) options: Options,
     pub(crate) monitor: Arc<dyn Monitor>,
     pub(crate) merger: Merger,
     pub(crate) notes: Notes,
