@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::args::BenchArguments;
 use super::exit::{Exit, Failure};
+use super::keys;
 use super::records::count;
 use super::running::runtime;
 use super::settings;
@@ -124,7 +125,7 @@ impl Service {
         command.args(["serve", "--listen", "127.0.0.1:0", "--batch-time", "0ms", "--until-stdin-ends", "--directory"]);
         command.arg(place.path().join("service"));
         // It needs no key, so it gets none.
-        for variable in settings::key_variables() {
+        for variable in keys::key_variables() {
             command.env_remove(variable);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());

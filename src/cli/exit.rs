@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::process::ExitCode;
 
 use batchline::run::error::{Error, ErrorKind, file_hint, remote_kind};
-use batchline::serve::{JournalError, ServeError};
+use batchline::serve::ServeError;
 use serde_json::json;
 
 use super::terminal::{StdoutError, say, say_json, say_line};
@@ -132,7 +132,6 @@ fn serve_kind(error: &ServeError) -> ErrorKind {
     match error {
         ServeError::Locked { .. } => ErrorKind::Locked,
         ServeError::Setup(_) | ServeError::Listen { .. } | ServeError::WantsUpstream { .. } => ErrorKind::Configuration,
-        ServeError::Hopeless(_) => ErrorKind::Provider,
         ServeError::Upstream(error) => remote_kind(error),
         _ => ErrorKind::LocalState,
     }
@@ -141,8 +140,7 @@ fn serve_kind(error: &ServeError) -> ErrorKind {
 fn serve_hint(error: &ServeError) -> Option<String> {
     match error {
         ServeError::Upstream(error) => error.hint().map(str::to_owned),
-        ServeError::File(error) | ServeError::Journal(JournalError::File(error)) => file_hint(error),
-        ServeError::Hopeless(hopeless) => Some(hopeless.hint().to_owned()),
+        ServeError::File(error) => file_hint(error),
         ServeError::WantsUpstream { .. } => {
             Some("pass the same --upstream as before, or name another directory".to_owned())
         }

@@ -8,6 +8,7 @@ mod bench;
 mod cleaning;
 mod exit;
 mod inspect;
+mod keys;
 mod offline;
 mod places;
 mod privacy;

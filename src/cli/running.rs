@@ -35,8 +35,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<Exit, Failure> {
         let terminated = Arc::new(AtomicBool::new(false));
         tokio::spawn(stop_on_signals(stop.clone(), terminated.clone()));
         let ended = async {
-            let run = Run::open(options, monitor, stop.clone()).await?;
-            service.execute(run, outputs, &stop).await
+            let run = Run::open(options, monitor, stop).await?;
+            service.execute(run, outputs).await
         };
         match Box::pin(ended).await {
             Err(Failure::Run(Error::Interrupted)) if terminated.load(Ordering::Relaxed) => Err(Failure::Terminated),

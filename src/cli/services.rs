@@ -3,30 +3,24 @@
 //! In: a provider, with the address and the key that the options or the environment name. Out: a run that was executed. The built-in service
 //! is started here, in the run directory, and stopped when the run has ended.
 
+use std::time::Duration;
+
 use batchline::dialect::provider::Host;
 use batchline::dialect::providers::hosted;
+use batchline::remote::online::{CONCURRENCY, OnlineApi, Upstream, UpstreamOptions};
 use batchline::remote::{Address, HttpApi, Provider, Redactor, Settings, Token};
 use batchline::run::directory::layout;
-use batchline::run::error::Error;
 use batchline::run::{Outputs, Run, ServiceIdentity, Summary};
-use batchline::serve::{ServeOptions, Server, UpstreamOptions};
+use batchline::serve::{ServeOptions, Server};
 use batchline::storage::durable;
-use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
 use super::args::{RunArguments, ServiceArguments};
 use super::exit::Failure;
-use super::settings::{configuration, online_token, variable};
+use super::keys::{configuration, online_token, variable};
 
 /// How long a service without a Batch API may be out of reach, or refuse everything, before the run ends, unless the user says otherwise.
 /// It can be resumed later.
 const PATIENCE: Duration = Duration::from_mins(30);
-
-/// Why a request was sent again that a service without a Batch API may have answered: said in the [`Summary`].
-const CRASHED: &str = "at the service when the process ended";
-
-/// The same, of one whose answer did not get here.
-const LOST: &str = "the answer was lost on its way";
 
 /// The service that answers.
 #[derive(Debug, Clone)]
@@ -36,7 +30,7 @@ pub(crate) enum Service {
         /// Its provider.
         provider: &'static Provider,
     },
-    /// One that has no Batch API, behind the built-in one.
+    /// One that has no Batch API: it is asked request by request.
     Online {
         /// Its provider.
         provider: &'static Provider,
@@ -74,8 +68,7 @@ impl Service {
         let address = Address::parse(typed.as_deref().unwrap_or(provider.base_url))?;
         if provider.host == Host::Online {
             let token = online_token(&address, arguments.api_key_file.as_deref(), provider.key_variable)?;
-            let concurrency = batchline::serve::upstream::CONCURRENCY;
-            return Ok(Self::Online { provider, address, token, concurrency, patience: PATIENCE });
+            return Ok(Self::Online { provider, address, token, concurrency: CONCURRENCY, patience: PATIENCE });
         }
         let token = match (&arguments.api_key_file, variable(provider.key_variable)) {
             (Some(path), _) => Some(Token::from_file(path)),
@@ -129,67 +122,36 @@ impl Service {
     }
 
     /// Has it answer the run.
-    pub(crate) async fn execute(
-        self,
-        run: Run,
-        outputs: Outputs,
-        stop: &CancellationToken,
-    ) -> Result<Summary, Failure> {
-        let settings = Settings { observer: run.observer(), ..Settings::default() };
-        let (provider, token, options) = match self {
+    pub(crate) async fn execute(self, run: Run, outputs: Outputs) -> Result<Summary, Failure> {
+        let observer = run.observer();
+        match self {
             Self::At { provider, address, token } => {
-                let api = HttpApi::new(provider, address, token, settings)?;
-                return Ok(run.execute(api, outputs).await?);
+                let api = HttpApi::new(provider, address, token, Settings { observer, ..Settings::default() })?;
+                Ok(run.execute(api, outputs).await?)
             }
-            Self::BuiltIn { provider } => {
-                let any = Token::new(provider.name).map_err(|error| configuration(error.to_string(), None))?;
-                (provider, any, ServeOptions { dialect: provider.dialect, ..ServeOptions::default() })
-            }
-            Self::Online { provider, address, token, concurrency, patience } => {
-                let observer = settings.observer.clone();
+            Self::Online { address, token, concurrency, patience, .. } => {
                 let give_up_after = Some(patience);
                 let upstream = UpstreamOptions::new(address, token);
-                let upstream = Some(UpstreamOptions { concurrency, give_up_after, observer, ..upstream });
-                // Behind it is a service that may cost money, and others on this machine can reach it.
-                let own = run.own_token();
-                let token = Some(own.clone().into_secret());
-                (provider, own, ServeOptions { token, upstream, ..ServeOptions::default() })
+                let upstream = Upstream::new(UpstreamOptions { concurrency, give_up_after, observer, ..upstream })?;
+                let api = OnlineApi::open(upstream, layout::online(run.path())).await?;
+                Ok(run.execute(api, outputs).await?)
             }
-        };
-        let directory = layout::local(run.path());
-        durable::create_directory(&directory)?;
-        let server = Server::start(ServeOptions { directory, ..options }).await?;
-        let api = HttpApi::new(provider, Address::parse(&server.base_url())?, Some(token), settings)?;
-        let worked = unless_failed(&server, run.execute(api, outputs), stop).await;
-        let again = server.sent_again();
-        let stopped = server.stop().await;
-        let mut summary = worked?;
-        stopped?;
-        for (reason, requests) in [(CRASHED, again.crashed), (LOST, again.lost)] {
-            if requests > 0 {
-                summary.report.sent_again.insert(reason.to_owned(), requests);
+            Self::BuiltIn { provider } => {
+                let directory = layout::local(run.path());
+                durable::create_directory(&directory)?;
+                let dialect = provider.dialect;
+                let server = Server::start(ServeOptions { directory, dialect, ..ServeOptions::default() }).await?;
+                let address = Address::parse(&server.base_url())?;
+                // It takes any key.
+                let token = Token::new(provider.name).map_err(|error| configuration(error.to_string(), None))?;
+                let api = HttpApi::new(provider, address, Some(token), Settings { observer, ..Settings::default() })?;
+                let worked = run.execute(api, outputs).await;
+                let stopped = server.stop().await;
+                let summary = worked?;
+                stopped?;
+                Ok(summary)
             }
         }
-        Ok(summary)
-    }
-}
-
-/// Works until the end, or until the built-in service cannot go on.
-async fn unless_failed(
-    server: &Server,
-    working: impl Future<Output = Result<Summary, Error>>,
-    stop: &CancellationToken,
-) -> Result<Summary, Failure> {
-    let mut working = Box::pin(working);
-    let error = tokio::select! {
-        worked = &mut working => return Ok(worked?),
-        error = server.failed() => error,
-    };
-    // What is under way with it is brought to an end in good order.
-    stop.cancel();
-    match working.await {
-        Err(Error::Interrupted) => Err(error.into()),
-        worked => Ok(worked?),
     }
 }
 

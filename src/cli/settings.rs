@@ -10,24 +10,18 @@ use batchline::input::scan::ScanOptions;
 use batchline::input::source::Input;
 use batchline::model::custom_id::IdHasher;
 use batchline::model::shard::ShardLimits;
-use batchline::remote::{Address, Provider, Token};
-use batchline::run::error::Error;
+use batchline::remote::online::{CONCURRENCY, UpstreamOptions};
+use batchline::remote::{Address, Provider};
 use batchline::run::offline::OfflineOptions;
 use batchline::run::options::{self, MEMORY_SHARE, line_limits};
 use batchline::run::{OnAmbiguous, OnEarlier, Options, OutputTarget, Outputs, RunPlaces};
-use batchline::serve::{UpstreamOptions, upstream::CONCURRENCY};
 use batchline::storage::user_files::{NamedFiles, Role, STDOUT};
 
 use super::args::{DefectArguments, InputArguments, OutputArguments, RunArguments, ServeArguments, ShardArguments};
 use super::exit::Failure;
+use super::keys;
 use super::places;
 use super::services::Service;
-
-/// The key of an OpenAI-compatible service, where it has no variable of its own.
-const OPENAI_KEY_VARIABLE: &str = "OPENAI_API_KEY";
-
-/// The key of `serve`'s upstream.
-const UPSTREAM_KEY_VARIABLE: &str = "BATCHLINE_UPSTREAM_KEY";
 
 /// How long the local service's list is watched before a submission in doubt is repeated. It shows a batch as soon as it
 /// exists, and a call cannot outlive the process that would have answered it.
@@ -111,22 +105,23 @@ pub(crate) fn share(memory: u64) -> usize {
     bytes(memory) / MEMORY_SHARE
 }
 
-/// What the provider takes in one batch, or less, if that was typed.
+/// What is packed into one shard: what was typed, if the provider takes that, or what is usual.
 fn shard_limits(
     provider: &Provider,
     endpoint: &str,
     arguments: Option<&ShardArguments>,
 ) -> Result<ShardLimits, Failure> {
-    let most = options::shard_limits(provider, endpoint);
-    let lower = |typed: Option<u64>, most: u64, option: &str| match typed {
+    let (most, usual) = (options::shard_limits(provider, endpoint), options::usual_shard(provider, endpoint));
+    let lower = |typed: Option<u64>, most: u64, usual: u64, option: &str| match typed {
         Some(typed) if typed > most => {
             Err(Failure::Usage(format!("{option} {typed} is more than the {most} that {} takes", provider.name)))
         }
         Some(typed) => Ok(typed),
-        None => Ok(most),
+        None => Ok(usual),
     };
-    let requests = lower(arguments.and_then(|typed| typed.shard_requests), most.requests, "--shard-requests")?;
-    let bytes = lower(arguments.and_then(|typed| typed.shard_bytes), most.bytes, "--shard-bytes")?;
+    let requests =
+        lower(arguments.and_then(|typed| typed.shard_requests), most.requests, usual.requests, "--shard-requests")?;
+    let bytes = lower(arguments.and_then(|typed| typed.shard_bytes), most.bytes, usual.bytes, "--shard-bytes")?;
     Ok(ShardLimits { requests, bytes, ..most })
 }
 
@@ -209,34 +204,9 @@ fn run_places(arguments: &RunArguments) -> Result<RunPlaces, Failure> {
 pub(crate) fn upstream(arguments: &ServeArguments) -> Result<Option<UpstreamOptions>, Failure> {
     let Some(url) = &arguments.upstream else { return Ok(None) };
     let address = Address::parse(url)?;
-    let token = online_token(&address, arguments.upstream_key_file.as_deref(), UPSTREAM_KEY_VARIABLE)?;
+    let token = keys::online_token(&address, arguments.upstream_key_file.as_deref(), keys::UPSTREAM_KEY_VARIABLE)?;
     let concurrency = arguments.upstream_concurrency.map_or(CONCURRENCY, usize::from);
     Ok(Some(UpstreamOptions { concurrency, ..UpstreamOptions::new(address, token) }))
-}
-
-/// The key of a service that is asked directly: from a file, else from its variable, else OpenAI's, but that one only where it
-/// can be sent: nobody who has it in the environment has asked for it to go to some server in the next room.
-pub(crate) fn online_token(address: &Address, file: Option<&Path>, name: &str) -> Result<Option<Token>, Failure> {
-    let openai = || variable(OPENAI_KEY_VARIABLE).filter(|_| address.is_https() || address.is_loopback());
-    let token = match file {
-        Some(path) => Some(Token::from_file(path)),
-        None => variable(name).or_else(openai).map(|value| Token::new(&value)),
-    };
-    token.transpose().map_err(|error| configuration(error.to_string(), None))
-}
-
-pub(crate) fn configuration(what: String, hint: Option<String>) -> Failure {
-    Failure::Run(Error::Configuration { what, hint })
-}
-
-/// The environment variables that a key may be in.
-pub(crate) fn key_variables() -> impl Iterator<Item = &'static str> {
-    PROVIDERS.iter().map(|row| row.key_variable).chain([OPENAI_KEY_VARIABLE, UPSTREAM_KEY_VARIABLE])
-}
-
-/// An environment variable that is set to something.
-pub(crate) fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
 }
 
 fn bytes(count: u64) -> usize {

@@ -13,10 +13,10 @@
 //! | `earlier` | a run that has paid for some of what another one is about to send |
 //! | [`ledger`](crate::ledger) | the truth about shards, batches and money |
 //! | [`intents`](crate::ledger::intents) | what was sent, once more, in case the Ledger forgets it |
-//! | [`shard_state`](crate::model::shard_state) | where a shard stands and what it needs next |
+//! | [`shard_state`](crate::model::shard_state) | how far a shard is and what it needs next |
 //! | [`incident`](crate::model::incident) | what went wrong |
 //! | `steps` | what is done |
-//! | `indexing` | what replies say, and where each stands |
+//! | `indexing` | what replies say, and where each is |
 //! | `verdict` | whether they are all that the service has answered |
 //! | `rounds` | what is sent again |
 //! | [`held`] | what waits for a decision |
@@ -25,14 +25,14 @@
 //! | `output` | the output as it grows |
 //! | `summary` | how it ended |
 //! | [`inspect`], [`doctor`] | looking at a run from outside |
-//! | [`monitor`] | what is told to whoever runs it |
+//! | [`monitor`] | what the caller is told |
 //!
 //! Invariants: starting and resuming are the same thing, because every step begins from what the Ledger says. Nothing here starts a
 //! service, reads the environment or prints.
 //!
 //! # At a billion requests
 //!
-//! What grows with the input are files, by what stands in each for a line, a shard or a reply:
+//! What grows with the input are files, by what is in each for a line, a shard or a reply:
 //!
 //! | what | for each | at 1,000,000,000 lines in 20,000 shards |
 //! | --- | --- | --- |
@@ -46,16 +46,21 @@
 //! of 20,000 shards was seen with a peak of 214 MiB.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
+use crate::input::check::LineLimits;
 use crate::input::recheck::Recheck;
+use crate::input::request_index::RequestIndex;
+use crate::input::source::Source;
 use crate::ledger::Ledger;
-use crate::remote::{Api, Observer, Token};
+use crate::model::custom_id::IdHasher;
+use crate::model::outcome::Indexed;
+use crate::remote::{Api, Observer};
+use crate::results::normalize::Shape;
 use crate::results::reply_index::ReplyIndex;
 use crate::run::error::Error;
 
@@ -95,12 +100,13 @@ pub use output::Outputs;
 pub use report::Report;
 pub use summary::Summary;
 
-use crate::model::shard_state::ShardState;
+use crate::model::shard_state::{Recorded, ShardState};
 use crate::run::open::Prepared;
 use directory::layout;
 use driver::{Driver, Parts};
-use output::{Ending, Merger, Notes, OpenOutputs};
-use steps::Files;
+use held::HeldShard;
+use output::{Ending, Merger, Notes, OpenOutputs, Written};
+use steps::{Files, ShardPayload};
 
 /// A run that is ready to be driven: its input is checked and packed, or it is an earlier one that is resumed. No other process can work
 /// on it meanwhile.
@@ -145,15 +151,6 @@ impl Run {
         Observer::new(move |notice| monitor.event(Event::Note(&notice.to_string())))
     }
 
-    /// A key that only this run's owner can know: it follows from the run's own key for ids.
-    #[must_use]
-    pub fn own_token(&self) -> Token {
-        let key = self.prepared.ids.key.to_le_bytes();
-        let digest = Sha256::new().chain_update(b"batchline online\0").chain_update(key).finalize();
-        let [half, other] = [0, 16].map(|at| u128::from_le_bytes(digest[at..at + 16].try_into().unwrap_or([0; 16])));
-        Token::new(&format!("{half:032x}{other:032x}")).expect("it is made of digits and letters")
-    }
-
     /// Has every request answered by `api` and writes the replies in input order.
     ///
     /// # Errors
@@ -161,7 +158,34 @@ impl Run {
     pub async fn execute(self, api: impl Api, outputs: Outputs) -> Result<Summary, Error> {
         let Self { prepared, options, monitor, stop, begun } = self;
         outputs.check(&options)?;
-        work(begun, prepared, Arc::new(api), options, outputs, monitor, stop).await
+        let (api, stop, lock) = (Arc::new(api), stop.child_token(), prepared.directory.clone());
+        let working = work(begun, prepared, api.clone(), options, outputs, monitor, stop.clone());
+        let worked = unless_failed(&*api, working, &stop).await;
+        api.close().await;
+        // Until then an `Api` may write into the directory, too.
+        drop(lock);
+        let mut summary = worked?;
+        summary.count_again(api.sent_again());
+        Ok(summary)
+    }
+}
+
+/// Works until the end, or until the service cannot go on.
+async fn unless_failed(
+    api: &impl Api,
+    working: impl Future<Output = Result<Summary, Error>>,
+    stop: &CancellationToken,
+) -> Result<Summary, Error> {
+    let mut working = Box::pin(working);
+    let error = tokio::select! {
+        worked = &mut working => return worked,
+        error = api.failed() => error,
+    };
+    // What is under way is brought to an end in good order.
+    stop.cancel();
+    match working.await {
+        Err(Error::Interrupted) => Err(error.into()),
+        worked => worked,
     }
 }
 
@@ -175,40 +199,20 @@ async fn work<A: Api>(
     monitor: Arc<dyn Monitor>,
     stop: CancellationToken,
 ) -> Result<Summary, Error> {
-    let run = prepared.directory.path().to_owned();
-    let Prepared { ledger, source, requests, ids, line, resumed, directory } = prepared;
-    let replies = ReplyIndex::open_or_create(&layout::replies_index(&run), requests.len())?;
-    let (threads, memory_bytes) = (options.threads, options.memory_bytes / options::MEMORY_SHARE);
-    let packed = ledger.shards()?.into_iter().map(|known| known.shard).filter(|shard| shard.stretch.is_none());
-    let recheck = Recheck::new(source.clone(), requests.clone(), ids, &run, packed);
-    let files = Arc::new(Files {
-        run: run.clone(),
-        source,
-        requests,
-        recheck,
-        replies,
-        ids,
-        envelope: line.envelope,
-        threads,
-        memory_bytes,
-        redactor: options.redactor.clone(),
-    });
+    let Prepared { directory, ledger, source, requests, ids, line, resumed } = prepared;
+    let (run, delete_remote) = (directory.path().to_owned(), options.delete_remote);
+    let files = Arc::new(files(&run, (source, requests, ids, line), &ledger, &options)?);
+    attach(&*api, &files, &ledger)?;
     tell_start(&ledger, &run, resumed, &*monitor)?;
-    let notes = Notes::default();
+
+    let (notes, outputs) = (Notes::default(), open_beside(outputs, &stop).await?);
     let recorded = ledger.reply_checksums()?;
-    let outputs = open_beside(outputs, &stop).await?;
     let merger = Merger::start(files.clone(), recorded, line, notes.clone(), outputs, monitor.clone());
-    let delete_remote = options.delete_remote;
     let parts = Parts { api: api.clone(), files: files.clone(), ledger, options, monitor, merger, notes, stop };
     let (held, mut ledger, merger) = Driver::new(parts)?.drive().await?;
-    let totals = ledger.totals()?;
-    let (lines, looking) = (files.requests.len(), files.clone());
-    let writing = tokio::task::spawn_blocking(move || {
-        let (held, held_lines) = held::look_up(&looking, &held)?;
-        let ending = Ending { lines, held: held_lines, counted: (totals.outputs, totals.errors) };
-        Ok::<_, Error>((held, merger.finish(Some(ending))?))
-    });
-    let written = writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+
+    let lines = files.requests.len();
+    let written = finish(files, held, merger, ledger.totals()?).await?;
     let mut summary = Summary::new(Report::of(&ledger, &run)?, written, lines, resumed, begun.elapsed())?;
     if summary.delivered {
         ledger.delivered()?;
@@ -219,6 +223,53 @@ async fn work<A: Api>(
     }
     drop(directory);
     Ok(summary)
+}
+
+/// What the steps of a run work on.
+fn files(
+    run: &Path,
+    (source, requests, ids, line): (Arc<Source>, Arc<RequestIndex>, IdHasher, LineLimits),
+    ledger: &Ledger,
+    options: &Options,
+) -> Result<Files, Error> {
+    let packed = ledger.shards()?.into_iter().map(|known| known.shard).filter(|shard| shard.stretch.is_none());
+    Ok(Files {
+        run: run.to_owned(),
+        recheck: Recheck::new(source.clone(), requests.clone(), ids, run, packed),
+        replies: ReplyIndex::open_or_create(&layout::replies_index(run), requests.len())?,
+        source,
+        requests,
+        ids,
+        envelope: line.envelope,
+        threads: options.threads,
+        memory_bytes: options.memory_bytes / options::MEMORY_SHARE,
+        redactor: options.redactor.clone(),
+    })
+}
+
+/// Writes the rest of the output, on a thread that may block: of requests that are held, too.
+async fn finish(
+    files: Arc<Files>,
+    held: Vec<Recorded>,
+    merger: Merger,
+    totals: Indexed,
+) -> Result<(Vec<HeldShard>, Written), Error> {
+    let writing = tokio::task::spawn_blocking(move || {
+        let (held, held_lines) = held::look_up(&files, &held)?;
+        let ending = Ending { lines: files.requests.len(), held: held_lines, counted: (totals.outputs, totals.errors) };
+        Ok((held, merger.finish(Some(ending))?))
+    });
+    writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+/// Says which lines the files stand for that earlier processes have uploaded and whose batches have not ended.
+fn attach(api: &impl Api, files: &Arc<Files>, ledger: &Ledger) -> Result<(), Error> {
+    for Recorded { shard, state, file_id, .. } in ledger.shards()? {
+        if let Some(file_id) = file_id.filter(|_| state.ended_batch().is_none()) {
+            api.attach(&file_id, Arc::new(ShardPayload { files: files.clone(), shard }));
+        }
+    }
+    Ok(())
 }
 
 /// Deletes what the run left at the service. One file that is already gone is no error; asking again is harmless.
@@ -239,6 +290,12 @@ impl Options {
 }
 
 impl Outputs {
+    /// All lines into this file, which appears when they are all there.
+    #[must_use]
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self { output: OutputTarget::File(path.into()), errors: None, shape: Shape::Native }
+    }
+
     /// Refuses outputs that cannot be written, or that would replace an input, the report or a file of a run. [`Run::execute`] does the
     /// same; a program that asks before [`Run::open`] does not read gigabytes in vain.
     ///

@@ -2,7 +2,7 @@
 //!
 //! In: the inputs. Out: a locked run directory, new or found again, with its Source, indexes and Ledger open.
 //!
-//! What always holds: a run is found again by what its input says, not by what it is called, so the same data through a pipe goes
+//! Invariants: a run is found again by what its input says, not by what it is called, so the same data through a pipe goes
 //! on with the run that a file began. Nothing of a new run has its name before all of the input is known to be good.
 
 use std::cell::Cell;
@@ -33,7 +33,8 @@ use crate::storage::user_files::OutputFile;
 /// A run directory that is ready to be driven.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    pub(crate) directory: RunDirectory,
+    /// Its lock is held as long as anything here writes into it.
+    pub(crate) directory: Arc<RunDirectory>,
     pub(crate) ledger: Ledger,
     pub(crate) source: Arc<Source>,
     pub(crate) requests: Arc<RequestIndex>,
@@ -193,7 +194,15 @@ pub(crate) fn open_run(directory: RunDirectory, ledger: Option<Ledger>, resumed:
     }
     let places = parts.into_iter().map(|part| (part.name, path.join(part.path), part.spooled));
     let source = Source::reopen(places)?;
-    Ok(Prepared { source: Arc::new(source), requests: Arc::new(requests), ids, line, resumed, ledger, directory })
+    Ok(Prepared {
+        source: Arc::new(source),
+        requests: Arc::new(requests),
+        ids,
+        line,
+        resumed,
+        ledger,
+        directory: Arc::new(directory),
+    })
 }
 
 /// Spools and opens the inputs.

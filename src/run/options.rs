@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::directory::RunPlaces;
+use crate::dialect::provider::Host;
 use crate::dialect::providers::EMBEDDINGS;
 use crate::input::check::LineLimits;
 use crate::input::envelope::Envelope;
@@ -30,6 +31,10 @@ pub const SETTLE: Duration = Duration::from_secs(600);
 
 /// Rounds, unless the user says otherwise.
 pub const ROUNDS: u32 = 3;
+
+/// Requests of a shard at a service that is asked request by request, unless the user says otherwise. The replies of a shard appear when all
+/// of it is done, and smaller batches cost such a service nothing.
+pub const ONLINE_SHARD_REQUESTS: u64 = 5_000;
 
 /// Where runs are kept, unless the user says otherwise.
 const HOME: &str = ".batchline";
@@ -93,7 +98,7 @@ impl fmt::Debug for OutputTarget {
     }
 }
 
-/// What to do with a submission of which nobody knows whether it created a batch, when the service's list shows none.
+/// What to do with a submission whose outcome is unknown, when the service's list shows no batch of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnAmbiguous {
     /// Leave it for somebody to decide. The only choice that never pays twice, whatever the service does.
@@ -120,6 +125,15 @@ pub fn shard_limits(provider: &Provider, endpoint: &str) -> ShardLimits {
         bytes: shard_bytes,
         inputs: embedding_inputs.filter(|_| endpoint == EMBEDDINGS),
     }
+}
+
+/// What is packed into one shard for this endpoint, unless the user says otherwise: as much as the provider takes, or
+/// [`ONLINE_SHARD_REQUESTS`].
+#[must_use]
+pub fn usual_shard(provider: &Provider, endpoint: &str) -> ShardLimits {
+    let most = shard_limits(provider, endpoint);
+    let requests = if provider.host == Host::Online { most.requests.min(ONLINE_SHARD_REQUESTS) } else { most.requests };
+    ShardLimits { requests, ..most }
 }
 
 /// What the provider wants of the lines of such a shard: each must fit it with its line end.
@@ -196,7 +210,7 @@ impl Options {
     #[must_use]
     pub fn new(inputs: impl IntoIterator<Item = impl Into<PathBuf>>, provider: &'static Provider) -> Self {
         let endpoint = provider.endpoint();
-        let shard = shard_limits(provider, endpoint);
+        let shard = usual_shard(provider, endpoint);
         Self {
             inputs: inputs.into_iter().map(|path| Input::File(path.into())).collect(),
             places: RunPlaces { home: PathBuf::from(HOME), others: Vec::new() },

@@ -12,6 +12,7 @@ use super::indexing::ShardIndexed;
 use super::verdict::{FileEvidence, SaidBytes};
 use crate::dialect::retry_class::failed_batch_worth_retrying;
 use crate::input::envelope::Envelope;
+use crate::input::line_table::LineTable;
 use crate::input::recheck::Recheck;
 use crate::input::request_index::RequestIndex;
 use crate::input::shard_reader::ShardReader;
@@ -21,7 +22,7 @@ use crate::model::reply::{ReplyKind, ReplyRole};
 use crate::model::shard::Shard;
 use crate::model::shard_state::{EndedBatch, LeftOver};
 use crate::remote::{
-    Api, Batch, BatchStatus, Listing, Payload, Progress, Redactor, RemoteError, RemoteFile, Submission,
+    Api, Batch, BatchStatus, Lines, Listing, Payload, Progress, Redactor, RemoteError, RemoteFile, Submission,
 };
 use crate::results::index;
 use crate::results::reply_index::{ReplyIndex, Slot};
@@ -78,6 +79,25 @@ impl Payload for ShardPayload {
         let Files { source, requests, envelope, .. } = &*self.files;
         let reader = ShardReader::open(source.clone(), requests.clone(), self.shard.clone(), &self.files.run);
         Ok(Box::new(reader.map_err(|error| error.source)?.with_envelope(*envelope)))
+    }
+
+    fn lines(&self) -> io::Result<Arc<dyn Lines>> {
+        let Files { run, source, requests, envelope, .. } = &*self.files;
+        let table = LineTable::read(source.clone(), requests.clone(), &self.shard, *envelope, run)?;
+        Ok(Arc::new(ShardLines(table)))
+    }
+}
+
+/// The same, line by line.
+struct ShardLines(LineTable);
+
+impl Lines for ShardLines {
+    fn count(&self) -> u64 {
+        self.0.count()
+    }
+
+    fn read(&self, number: u64, line: &mut Vec<u8>) -> io::Result<()> {
+        self.0.line(number, line)
     }
 }
 

@@ -47,11 +47,6 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Bytes of the line.
-    pub(super) fn bytes(self) -> usize {
-        self.length
-    }
-
     /// Reads the line into `line`, in place of what was there.
     pub(super) fn read(self, file: &File, line: &mut Vec<u8>) -> io::Result<()> {
         line.resize(self.length, 0);

@@ -103,7 +103,7 @@ pub use self::faults::{Faults, FaultsError};
 pub use self::guard::host_name;
 pub use self::quota::QuotaChoice;
 pub use self::surfaces::{echo_reply, echo_reply_in};
-pub use self::upstream::{Again, Hopeless, JournalError, UpstreamOptions};
+pub use self::upstream::{Again, UpstreamOptions};
 
 use self::faults::Script;
 use self::progress::Progress;
@@ -233,18 +233,12 @@ pub enum ServeError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The journal of a batch cannot be used.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
     /// The client of the upstream cannot be set up.
     #[error(transparent)]
     Setup(#[from] SetupError),
-    /// The upstream cannot be used.
+    /// The upstream cannot be used, or what is kept about it.
     #[error(transparent)]
     Upstream(RemoteError),
-    /// The upstream is not worth being asked any more.
-    #[error(transparent)]
-    Hopeless(#[from] Hopeless),
     /// Batches in the directory were begun with an upstream, and would now be answered with an echo.
     #[error("batches in {} were begun with an upstream, and none is given now", Name(directory))]
     WantsUpstream {

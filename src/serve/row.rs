@@ -3,14 +3,7 @@
 //! In: what became of one request, and how its dialect writes that. Out: one row, without a newline. Invariants: the `custom_id` stands
 //! there as it was sent, escapes and all, and the body of an answer is the same bytes in every dialect.
 
-/// How a dialect writes its rows.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct RowForm {
-    /// What the row's id begins with.
-    pub(super) prefix: &'static str,
-    /// Whether a row has every member, `null` where there is nothing to say, and a `request_id` in its response.
-    pub(super) has_every_member: bool,
-}
+pub(super) use crate::dialect::row_form::RowForm;
 
 /// Whom a row answers.
 #[derive(Clone, Copy, Debug)]

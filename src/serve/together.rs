@@ -17,7 +17,7 @@ use super::{Limits, ORGANIZATION_ID, PROJECT_ID, Shared, batches, files, upload}
 use crate::dialect::{Dialect, TOGETHER};
 use crate::storage::lines::trim_json_whitespace;
 
-const FORM: RowForm = RowForm { prefix: "br_", has_every_member: false };
+const FORM: RowForm = RowForm::SPARE;
 
 /// See the module.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use crate::serve::surface::{Shape, Surface};
 use crate::serve::{Limits, Shared};
 use crate::storage::lines::trim_json_whitespace;
 
-const FORM: RowForm = RowForm { prefix: "batch_req_", has_every_member: true };
+const FORM: RowForm = RowForm::FULL;
 
 /// The status that a request gets which its model refuses.
 const REFUSED_STATUS: &str = "400";

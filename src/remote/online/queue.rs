@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::remote::RetryPolicy;
+use crate::remote::retry::RetryPolicy;
 
 /// First wait of a request that was refused, unless the service asks for a longer one; each is at least half as long as it could be.
 const REFUSED: Duration = Duration::from_secs(1);

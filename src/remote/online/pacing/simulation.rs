@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::super::queue::{Next, Queue, Tries};
 use super::Pacing;
-use crate::remote::RetryPolicy;
+use crate::remote::retry::RetryPolicy;
 
 /// What a service does with one request.
 enum Act {

@@ -12,9 +12,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::client::{Failed, SMALL_ANSWER_BYTES, Said};
 use super::rows;
-use crate::remote::online::{Failed, SMALL_ANSWER_BYTES, Said};
-use crate::remote::{ErrorKind, RemoteError};
+use crate::remote::error::ErrorKind;
 
 /// So many first answers that are none, without a success among them, mean that the address is wrong.
 pub const FIRST_ANSWERS: usize = 20;
@@ -101,62 +101,10 @@ impl FirstAnswers {
     }
 }
 
-/// An upstream that is not worth being asked any more. Nothing was recorded for the requests that found out.
-#[derive(Debug, thiserror::Error)]
-#[error("{what}")]
-pub struct Hopeless {
-    what: String,
-    hint: String,
-    #[source]
-    source: RemoteError,
-}
-
-impl Hopeless {
-    /// The address is wrong.
-    pub(super) fn wrong_address(address: &impl std::fmt::Display, answers: usize, source: RemoteError) -> Self {
-        let all = if answers == 1 {
-            "the only answer says".to_owned()
-        } else {
-            format!("the first {answers} answers all say")
-        };
-        let what = format!("{all} that there is no API at {address}");
-        let hint = format!(
-            "check the base URL: requests go to {address} and the endpoint, as in {address}/chat/completions; \
-             and that the models that the requests name are there. Nothing is recorded: the same command goes on"
-        );
-        Self { what, hint, source }
-    }
-
-    /// It lets nothing through.
-    pub(super) fn refuses(
-        address: &impl std::fmt::Display,
-        patience: std::time::Duration,
-        source: RemoteError,
-    ) -> Self {
-        let what = format!("{address} has let nothing through for {patience:?}");
-        let hint = "a rate limit or quota is used up: wait, or have it raised, and run the same command to resume; \
-                    --patience TIME sets how long a run waits for it";
-        Self { what, hint: hint.to_owned(), source }
-    }
-
-    /// The account has nothing left.
-    pub(super) fn spent(address: &impl std::fmt::Display, source: RemoteError) -> Self {
-        let what = format!("the account's quota at {address} is used up");
-        let hint =
-            "no waiting helps: look at the plan and the credit of the account, then run the same command to resume";
-        Self { what, hint: hint.to_owned(), source }
-    }
-
-    /// What to do.
-    #[must_use]
-    pub fn hint(&self) -> &str {
-        &self.hint
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::remote::error::RemoteError;
 
     fn failed(status: u16, kind: ErrorKind, body: &str) -> Option<Suspicion> {
         let error = RemoteError::new(kind, "POST http://h/").with_status(status);
