@@ -98,9 +98,8 @@ mod tests {
     fn lines_are_those_that_go_up_and_one_that_has_changed_is_not_given_out() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("in.jsonl");
-        let text: String = (0..50)
-            .map(|n| format!("{{\"custom_id\":\"{n}\",\"body\":{{\"model\":\"m-{}\"}}}}\r\n\n", n % 2))
-            .collect();
+        let line = |n| format!("{{\"custom_id\":\"{n}\",\"body\":{{\"model\":\"m-{}\"}}}}\r\n\n", n % 2);
+        let text = (0..50).map(line).collect::<Vec<_>>().concat();
         durable::publish_bytes(&path, text.as_bytes()).unwrap();
         let source = Arc::new(Source::open(&[Input::File(path.clone())], directory.path(), &|_| ()).unwrap());
         let envelope = Envelope::full("/v1/embeddings").unwrap();

@@ -15,7 +15,7 @@ use crate::remote::testing::{Act, Memory, Server, answer};
 /// So many requests.
 fn requests(count: usize) -> Arc<Memory> {
     let line = |number| format!("{{\"custom_id\":\"r-{number}\",\"body\":{{\"model\":\"m\"}}}}\n");
-    Arc::new(Memory::with((0..count).map(line).collect::<String>().into_bytes()))
+    Arc::new(Memory::with((0..count).map(line).collect::<Vec<_>>().concat().into_bytes()))
 }
 
 /// The batches in `directory`, answered by what is at `url`.

@@ -1,7 +1,7 @@
 //! Writes a journal in groups: what comes while one is being synced, and a little longer, makes up the next.
 //!
-//! A sync takes as long for one record as for hundreds. The more requests are in flight, the longer a group waits for others: until half
-//! of them want to go out with it, but for [`WAIT_EACH`] for each at most. A service that is asked one request at a time waits for nothing.
+//! A sync takes as long for one record as for hundreds. The more requests are in flight, the longer a group waits for others: until one in
+//! [`ONE_IN`] of them wants to go out with it, but for [`WAIT_EACH`] for each at most. With few requests in flight nothing waits.
 //!
 //! In: records, from any number of tasks. Out: to each that waits, that its record is on disk.
 //! Invariant: a failed sync is final. No later record is kept, and all that wait hear of it.
@@ -28,14 +28,17 @@ const WAITING: usize = 1024;
 #[error("the journal takes no more records")]
 pub(super) struct Closed;
 
+/// The part of the requests in flight that a group waits for.
+const ONE_IN: usize = 8;
+
 /// How long a group waits for others, for each request in flight.
-const WAIT_EACH: Duration = Duration::from_micros(80);
+const WAIT_EACH: Duration = Duration::from_micros(40);
 
 /// It does not wait at all for less than this, and no longer than [`WAIT_MAX`].
 const WAIT_MIN: Duration = Duration::from_millis(1);
 
 /// The longest of these waits.
-const WAIT_MAX: Duration = Duration::from_millis(10);
+const WAIT_MAX: Duration = Duration::from_millis(5);
 
 struct Entry {
     line: Vec<u8>,
@@ -143,7 +146,7 @@ async fn gather(first: Entry, queue: &mut mpsc::Receiver<Entry>, crowd: &impl Fn
             group.add(entry);
             continue;
         }
-        let Some(deadline) = deadline.filter(|_| group.going_out * 2 < out) else { break };
+        let Some(deadline) = deadline.filter(|_| group.going_out * ONE_IN < out) else { break };
         match tokio::time::timeout_at(deadline, queue.recv()).await {
             Ok(Some(entry)) => group.add(entry),
             Ok(None) | Err(_) => break,
