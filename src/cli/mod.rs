@@ -9,6 +9,7 @@ mod cleaning;
 mod exit;
 mod inspect;
 mod keys;
+mod numbers;
 mod offline;
 mod places;
 mod privacy;
@@ -16,6 +17,7 @@ mod progress;
 mod providers;
 mod records;
 mod running;
+mod schema;
 mod services;
 mod serving;
 mod settings;
@@ -87,6 +89,7 @@ fn dispatch(command: Command) -> Result<Exit, exit::Failure> {
         Command::Retry(arguments) => tending::retry(&arguments),
         Command::Clean(arguments) => cleaning::clean(&arguments),
         Command::Doctor(arguments) => tending::doctor(&arguments),
+        Command::Schema => schema::schema(),
         Command::Providers(arguments) => providers::providers(&arguments),
         Command::Serve(arguments) => serving::serve(arguments),
         Command::Bench(arguments) => bench::bench(&arguments),

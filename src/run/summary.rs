@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::held::HeldShard;
@@ -18,7 +19,7 @@ const CRASHED: &str = "at the service when the process ended";
 const LOST: &str = "the answer was lost on its way";
 
 /// How a run ended: every line of the input accounted for.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Summary {
     /// What its Ledger says, without the single shards.
     #[serde(flatten)]

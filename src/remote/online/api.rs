@@ -68,7 +68,13 @@ impl OnlineApi {
     pub async fn open(upstream: Upstream, directory: PathBuf) -> Result<Self, RemoteError> {
         let (records, directory) = blocking(move || {
             durable::create_directory(&directory)?;
-            Ok((record::read_all(&directory)?, directory))
+            durable::remove_leftovers(&directory, |_| true);
+            let records = record::read_all(&directory)?;
+            // A kill may have come before the journals of batches that ended were removed.
+            for (id, _) in records.iter().filter(|(_, record)| record.end.is_some()) {
+                durable::remove_file(&journal_path(&directory, id))?;
+            }
+            Ok((records, directory))
         })
         .await?;
         if records.values().any(|record| record.end.as_ref().is_some_and(|end| end.outputs > 0)) {
@@ -207,10 +213,6 @@ impl Shared {
         self.directory.join(format!("{batch}.json"))
     }
 
-    fn journal_path(&self, batch: &str) -> PathBuf {
-        self.directory.join(format!("{batch}.journal"))
-    }
-
     /// Goes on with the batch of a file, if it has one that waits for its lines.
     fn attach(self: &Arc<Self>, file_id: &str, lines: Arc<dyn Payload>) {
         let id = record::batch_id(file_id);
@@ -238,7 +240,7 @@ impl Shared {
             () = entry.cancelled.cancelled() => None,
             admission = self.upstream.admit() => admission,
         };
-        let journal = self.journal_path(id);
+        let journal = journal_path(&self.directory, id);
         let work = blocking(move || {
             let lines = payload.lines().map_err(unreadable)?;
             let count = lines.count();
@@ -266,7 +268,7 @@ impl Shared {
     /// Writes the reply files of a batch and records how it ended.
     async fn end(&self, id: &str, entry: &Entry, work: Work) -> Result<(), RemoteError> {
         let (directory, batch, mut record) = (self.directory.clone(), id.to_owned(), entry.record.clone());
-        let (path, journal) = (self.record_path(id), self.journal_path(id));
+        let (path, journal) = (self.record_path(id), journal_path(&self.directory, id));
         let is_cancelled = entry.cancelled.is_cancelled();
         let record = blocking(move || {
             let (again, [outputs, errors]) = record::publish(&work, &directory, &batch)?;
@@ -319,6 +321,10 @@ impl Entry {
             tag: None,
         }
     }
+}
+
+fn journal_path(directory: &Path, batch: &str) -> PathBuf {
+    directory.join(format!("{batch}.journal"))
 }
 
 /// Reads a payload to its end: only there it is certain that its bytes are those that were promised. Gives how many there are.

@@ -11,6 +11,7 @@ use crate::model::batch::{Batch, BatchStatus, CreateBatch};
 use crate::remote::error::ErrorKind;
 use crate::remote::service::{Again, Api, Progress, Submission};
 use crate::remote::testing::{Act, Memory, Server, answer};
+use crate::storage::durable;
 
 /// So many requests.
 fn requests(count: usize) -> Arc<Memory> {
@@ -74,7 +75,12 @@ async fn a_file_has_one_batch_and_its_replies_are_on_disk_once() {
     api.download(&id, &target, Progress::default()).await.unwrap();
     api.close().await;
 
+    // What a kill leaves behind.
+    let left =
+        [format!("{}.journal", first.id), ".x.jsonl.0123abcd.part".to_owned()].map(|name| directory.path().join(name));
+    left.iter().for_each(|path| drop(durable::open_or_create(path).unwrap()));
     let api = open(directory.path(), &server.url).await;
+    assert!(left.iter().all(|path| !path.exists()));
     assert_eq!(completed(&api, &first.id).await.output_file_id, Some(id.clone()));
     assert_eq!((api.file_bytes(&id).await.unwrap(), api.sent_again()), (Some(bytes), Again::default()));
     api.delete_file(&id).await.unwrap();
