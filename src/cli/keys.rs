@@ -16,8 +16,9 @@ const OPENAI_KEY_VARIABLE: &str = "OPENAI_API_KEY";
 /// The key of `serve`'s upstream.
 pub(crate) const UPSTREAM_KEY_VARIABLE: &str = "BATCHLINE_UPSTREAM_KEY";
 
-/// The key of a service that is asked request by request: from a file, else from its variable, else OpenAI's, but that one only over https or
-/// to this machine: having it in the environment does not mean that it may go to some other server.
+/// The key of a service that is asked request by request: from a file, else from its variable, else OpenAI's, but that
+/// one only over https or to this machine: having it in the environment does not mean that it may go to some other
+/// server.
 pub(crate) fn online_token(address: &Address, file: Option<&Path>, name: &str) -> Result<Option<Token>, Failure> {
     let openai = || variable(OPENAI_KEY_VARIABLE).filter(|_| address.is_https() || address.is_loopback());
     let token = match file {

@@ -1,7 +1,7 @@
 //! The service that answers a run: what was chosen, and the [`Api`](batchline::remote::Api) that reaches it.
 //!
-//! In: a provider, with the address and the key that the options or the environment name. Out: a run that was executed. The built-in service
-//! is started here, in the run directory, and stopped when the run has ended.
+//! In: a provider, with the address and the key that the options or the environment name. Out: a run that was executed.
+//! The built-in service is started here, in the run directory, and stopped when the run has ended.
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use super::args::{RunArguments, ServiceArguments};
 use super::exit::Failure;
 use super::keys::{configuration, online_token, variable};
 
-/// How long a service without a Batch API may be out of reach, or refuse everything, before the run ends, unless the user says otherwise.
-/// It can be resumed later.
+/// How long a service without a Batch API may be out of reach, or refuse everything, before the run ends, unless the
+/// user says otherwise. It can be resumed later.
 const PATIENCE: Duration = Duration::from_mins(30);
 
 /// The service that answers.

@@ -2,8 +2,8 @@
 //!
 //! In: a shard, the request index and the Source. Out: any of its lines, in its envelope, without a line end.
 //!
-//! Invariants: the whole shard is read first and compared with the checksum that was taken when it was packed; each line that is given out is
-//! compared with what it was then. 16 bytes for each line are in memory.
+//! Invariants: the whole shard is read first and compared with the checksum that was taken when it was packed; each
+//! line that is given out is compared with what it was then. 16 bytes for each line are in memory.
 
 use std::io::{self, BufRead};
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! The run: drives shards through the three phases, and keeps what must survive.
 //!
-//! In: [`Options`], an [`Api`] that answers, a place for the output, a [`Monitor`]. Out: a [`Summary`], and one output line for each line
-//! of the input.
+//! In: [`Options`], an [`Api`] that answers, a place for the output, a [`Monitor`]. Out: a [`Summary`], and one output
+//! line for each line of the input.
 //!
 //! | file | what it knows |
 //! | --- | --- |
@@ -27,8 +27,8 @@
 //! | [`inspect`], [`doctor`] | looking at a run from outside |
 //! | [`monitor`] | what the caller is told |
 //!
-//! Invariants: starting and resuming are the same thing, because every step begins from what the Ledger says. Nothing here starts a
-//! service, reads the environment or prints.
+//! Invariants: starting and resuming are the same thing, because every step begins from what the Ledger says. Nothing
+//! here starts a service, reads the environment or prints.
 //!
 //! # At a billion requests
 //!
@@ -42,8 +42,8 @@
 //! | `ledger.sqlite` and `intents.log` | 0.7 kB a shard | 14 MB |
 //! | reply files | what the service sent | paid for, kept until `clean` |
 //!
-//! Memory is `--memory`, and what the driver knows of each shard, and the service's list while it is read: about 8 kB a shard in all. A run
-//! of 20,000 shards was seen with a peak of 214 MiB.
+//! Memory is `--memory`, and what the driver knows of each shard, and the service's list while it is read: about 8 kB a
+//! shard in all. A run of 20,000 shards was seen with a peak of 214 MiB.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -108,8 +108,8 @@ use held::HeldShard;
 use output::{Ending, Merger, Notes, OpenOutputs, Written};
 use steps::{Files, ShardPayload};
 
-/// A run that is ready to be driven: its input is checked and packed, or it is an earlier one that is resumed. No other process can work
-/// on it meanwhile.
+/// A run that is ready to be driven: its input is checked and packed, or it is an earlier one that is resumed. No other
+/// process can work on it meanwhile.
 pub struct Run {
     prepared: Prepared,
     options: Options,
@@ -125,12 +125,14 @@ impl fmt::Debug for Run {
 }
 
 impl Run {
-    /// Checks and packs the inputs, or finds the run that began with them. Nothing is sent. The reading is done on a thread of its own.
+    /// Checks and packs the inputs, or finds the run that began with them. Nothing is sent. The reading is done on a
+    /// thread of its own.
     ///
     /// `stop` interrupts this and what follows: the run can be resumed.
     ///
     /// # Errors
-    /// Whatever keeps the run from beginning: an input that cannot be read or has defects, a run directory that is damaged or in use.
+    /// Whatever keeps the run from beginning: an input that cannot be read or has defects, a run directory that is
+    /// damaged or in use.
     pub async fn open(options: Options, monitor: Arc<dyn Monitor>, stop: CancellationToken) -> Result<Self, Error> {
         let begun = Instant::now();
         options.check_report()?;
@@ -296,8 +298,8 @@ impl Outputs {
         Self { output: OutputTarget::File(path.into()), errors: None, shape: Shape::Native }
     }
 
-    /// Refuses outputs that cannot be written, or that would replace an input, the report or a file of a run. [`Run::execute`] does the
-    /// same; a program that asks before [`Run::open`] does not read gigabytes in vain.
+    /// Refuses outputs that cannot be written, or that would replace an input, the report or a file of a run.
+    /// [`Run::execute`] does the same; a program that asks before [`Run::open`] does not read gigabytes in vain.
     ///
     /// # Errors
     /// Which file it is, and what is wrong with it.
@@ -309,7 +311,8 @@ impl Outputs {
     }
 }
 
-/// Opens the outputs on a thread of its own: a named pipe has to wait for its reader, and an interrupt is heard meanwhile.
+/// Opens the outputs on a thread of its own: a named pipe has to wait for its reader, and an interrupt is heard
+/// meanwhile.
 async fn open_beside(outputs: Outputs, stop: &CancellationToken) -> Result<OpenOutputs, Error> {
     let opening = tokio::task::spawn_blocking(move || OpenOutputs::open(outputs));
     tokio::select! {

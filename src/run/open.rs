@@ -2,8 +2,9 @@
 //!
 //! In: the inputs. Out: a locked run directory, new or found again, with its Source, indexes and Ledger open.
 //!
-//! Invariants: a run is found again by what its input says, not by what it is called, so the same data through a pipe goes
-//! on with the run that a file began. Nothing of a new run has its name before all of the input is known to be good.
+//! Invariants: a run is found again by what its input says, not by what it is called, so the same data through a pipe
+//! goes on with the run that a file began. Nothing of a new run has its name before all of the input is known to be
+//! good.
 
 use std::cell::Cell;
 use std::io::Write;

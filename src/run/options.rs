@@ -26,14 +26,15 @@ pub const MEMORY_SHARE: usize = 4;
 /// Uploads at a time, unless the user says otherwise.
 pub const UPLOADS: usize = 4;
 
-/// How long the list is watched, unless the user says otherwise. How fast Together's list shows a new batch is not known.
+/// How long the list is watched, unless the user says otherwise. How fast Together's list shows a new batch is not
+/// known.
 pub const SETTLE: Duration = Duration::from_secs(600);
 
 /// Rounds, unless the user says otherwise.
 pub const ROUNDS: u32 = 3;
 
-/// Requests of a shard at a service that is asked request by request, unless the user says otherwise. The replies of a shard appear when all
-/// of it is done, and smaller batches cost such a service nothing.
+/// Requests of a shard at a service that is asked request by request, unless the user says otherwise. The replies of a
+/// shard appear when all of it is done, and smaller batches cost such a service nothing.
 pub const ONLINE_SHARD_REQUESTS: u64 = 5_000;
 
 /// Where runs are kept, unless the user says otherwise.
@@ -85,7 +86,8 @@ impl fmt::Display for ServiceIdentity {
 pub enum OutputTarget {
     /// To a writer, as they become final.
     Writer(Box<dyn Write + Send>),
-    /// To a file, which appears whole when the run is done, or to a pipe or device, which gets lines as they become final.
+    /// To a file, which appears whole when the run is done, or to a pipe or device, which gets lines as they become
+    /// final.
     File(PathBuf),
 }
 
@@ -200,11 +202,12 @@ pub struct Options {
 }
 
 impl Options {
-    /// A run of these inputs at `provider`, at its own base URL and with its own limits; everything else as the fields say:
+    /// A run of these inputs at `provider`, at its own base URL and with its own limits; everything else as the fields
+    /// say:
     ///
     /// - runs are kept in `.batchline` below the working directory;
-    /// - every line must be a request, an input without lines is refused, and an earlier run that has paid for some of the lines is asked
-    ///   about;
+    /// - every line must be a request, an input without lines is refused, and an earlier run that has paid for some of
+    ///   the lines is asked about;
     /// - as many threads as there are cores, [`MEMORY_BYTES`], [`UPLOADS`] at a time, [`ROUNDS`];
     /// - a submission whose outcome is unknown is held, once the service's list was watched for [`SETTLE`].
     #[must_use]

@@ -2,8 +2,8 @@
 //!
 //! In: shards, as payloads. Out: batches that are answered here, request by request, and their reply files.
 //!
-//! An upload checks that the lines are those that were packed, and keeps none of them: a batch reads its lines where they are. A reply
-//! file is given out as another name of the same file, so it is on disk once.
+//! An upload checks that the lines are those that were packed, and keeps none of them: a batch reads its lines where
+//! they are. A reply file is given out as another name of the same file, so it is on disk once.
 //!
 //! Invariants:
 //! - Creating a batch is idempotent: a file has one batch, whose record is on disk before the answer.
@@ -60,8 +60,8 @@ struct Entry {
 }
 
 impl OnlineApi {
-    /// Opens the batches in `directory`, which is made when it is not there. Those that have not ended go on when their lines are attached.
-    /// To be called within a tokio runtime.
+    /// Opens the batches in `directory`, which is made when it is not there. Those that have not ended go on when their
+    /// lines are attached. To be called within a tokio runtime.
     ///
     /// # Errors
     /// When the directory cannot be read, or a record in it is damaged.
@@ -327,7 +327,8 @@ fn journal_path(directory: &Path, batch: &str) -> PathBuf {
     directory.join(format!("{batch}.journal"))
 }
 
-/// Reads a payload to its end: only there it is certain that its bytes are those that were promised. Gives how many there are.
+/// Reads a payload to its end: only there it is certain that its bytes are those that were promised. Gives how many
+/// there are.
 fn read_through(payload: &dyn Payload, progress: &Progress) -> Result<u64, RemoteError> {
     let (mut reader, mut bytes) = (payload.open().map_err(unreadable)?, 0);
     loop {

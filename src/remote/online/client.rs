@@ -5,7 +5,8 @@
 //! Invariants:
 //! - The body goes to an endpoint of [`ENDPOINTS`] at the service's own address. No redirect is followed.
 //! - A call is one POST. Whether it is made again, and when, is for others to decide: no throttle is in its way.
-//! - An answer has at most [`ANSWER_BYTES`]. At most [`LARGE_ANSWERS`] at a time are held that exceed [`SMALL_ANSWER_BYTES`].
+//! - An answer has at most [`ANSWER_BYTES`]. At most [`LARGE_ANSWERS`] at a time are held that exceed
+//!   [`SMALL_ANSWER_BYTES`].
 
 use std::time::Duration;
 

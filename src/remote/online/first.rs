@@ -2,13 +2,14 @@
 //!
 //! In: each answer that says that there is nothing to be had here, and each success. Out: whether to go on.
 //!
-//! A base URL with a slip in it answers, too: with 404, with a web page, with something that is not JSON. As long as nothing was answered as
-//! it should be, such answers are **suspects**: they are held back, and are the rows of their requests only when an answer shows that the
-//! address is right. After [`FIRST_ANSWERS`] of them no other request goes out until those that are out have come back: a model takes
-//! longer over its answer than a server over a 404. If they say nothing else, the address is wrong, and no request has been used up.
+//! A base URL with a slip in it answers, too: with 404, with a web page, with something that is not JSON. As long as
+//! nothing was answered as it should be, such answers are **suspects**: they are held back, and are the rows of their
+//! requests only when an answer shows that the address is right. After [`FIRST_ANSWERS`] of them no other request goes
+//! out until those that are out have come back: a model takes longer over its answer than a server over a 404. If they
+//! say nothing else, the address is wrong, and no request has been used up.
 //!
-//! Invariants: nothing is held back once there was a success, in this process or an earlier one. What is held back is at most as much as is
-//! at the upstream at a time and [`FIRST_ANSWERS`], none of it larger than [`SUSPECT_BYTES`].
+//! Invariants: nothing is held back once there was a success, in this process or an earlier one. What is held back is
+//! at most as much as is at the upstream at a time and [`FIRST_ANSWERS`], none of it larger than [`SUSPECT_BYTES`].
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -15,9 +15,9 @@
 //! In: records. Out: the same records, once they are on disk; and after a kill or a power cut, what they say.
 //!
 //! Invariants:
-//! - A group is written and synced as a whole before its records count as kept, and before the next group. So
-//!   only the last group can be torn: it is cut off, and nothing followed from it. A torn group before whole ones is damage,
-//!   and refused.
+//! - A group is written and synced as a whole before its records count as kept, and before the next group. So only the
+//!   last group can be torn: it is cut off, and nothing followed from it. A torn group before whole ones is damage, and
+//!   refused.
 //! - No row has a line end in it.
 //! - A reader holds one group in memory, of at most [`GROUP_BYTES`] and one record.
 
@@ -205,8 +205,8 @@ impl Replay {
     }
 }
 
-/// Opens the journal of a batch of `lines` lines for appending, made when it is not there, and says what it says. A torn
-/// end is cut off.
+/// Opens the journal of a batch of `lines` lines for appending, made when it is not there, and says what it says. A
+/// torn end is cut off.
 pub(super) fn open(path: &Path, lines: u64) -> Result<(File, Replay), JournalError> {
     let existed = path.exists();
     let mut file = durable::open_or_create(path)?;
@@ -245,8 +245,8 @@ pub(super) fn each_record<E: From<JournalError>>(
     }
 }
 
-/// Reads the records of the next group into `records`, and gives the bytes of all of it; `None` when it is not whole, or there
-/// is none.
+/// Reads the records of the next group into `records`, and gives the bytes of all of it; `None` when it is not whole,
+/// or there is none.
 fn read_group(reader: &mut impl BufRead, records: &mut Vec<u8>) -> io::Result<Option<u64>> {
     let mut first = Vec::new();
     reader.by_ref().take(HEAD_BYTES).read_until(b'\n', &mut first)?;

@@ -1,12 +1,12 @@
 //! A service without a Batch API: batches whose requests are asked one by one, with the promises of a Batch API.
 //!
-//! In: the lines of a batch, and the address of an OpenAI-compatible server, the **upstream**. Out: reply files, with what it answered;
-//! [`OnlineApi`] makes an [`Api`](super::Api) of that, and `serve --upstream` a server.
+//! In: the lines of a batch, and the address of an OpenAI-compatible server, the **upstream**. Out: reply files, with
+//! what it answered; [`OnlineApi`] makes an [`Api`](super::Api) of that, and `serve --upstream` a server.
 //!
-//! Each request is `POST {upstream}{endpoint}` with the line's `body` as it is; the answer's body is put into the reply as it
-//! came, but for line ends between its tokens, which become spaces. A request that failed is a reply of the error file with
-//! `"error":{"code":"http_503","message":…}`, and `response.status_code` and `response.body` where there was an answer; in OpenAI's dialect
-//! an answer in JSON speaks for itself, without an `error` beside it.
+//! Each request is `POST {upstream}{endpoint}` with the line's `body` as it is; the answer's body is put into the reply
+//! as it came, but for line ends between its tokens, which become spaces. A request that failed is a reply of the error
+//! file with `"error":{"code":"http_503","message":…}`, and `response.status_code` and `response.body` where there was
+//! an answer; in OpenAI's dialect an answer in JSON speaks for itself, without an `error` beside it.
 //!
 //! | file | what it knows |
 //! | --- | --- |
@@ -23,32 +23,36 @@
 //!
 //! # What is sent, and when
 //!
-//! The requests of at most [`BATCHES`] batches go out together, in input order. How many are in flight adapts to how the upstream
-//! does: up to [`UpstreamOptions::concurrency`], fewer when it is overloaded or slow.
+//! The requests of at most [`BATCHES`] batches go out together, in input order. How many are in flight adapts to how
+//! the upstream does: up to [`UpstreamOptions::concurrency`], fewer when it is overloaded or slow.
 //!
-//! A request that is throttled (429, 503, 529) waits as long as its answer asks for (`Retry-After`), and no other does. When more is
-//! refused than is tolerated, the pace falls to what was let in, and grows again; refusals that do not depend on the pace do not
-//! slow it down. When nothing is let in any more, all requests pause, as long as was asked, and one at a time finds out whether that is
-//! over. A run ends when that takes longer than [`UpstreamOptions::give_up_after`].
+//! A request that is throttled (429, 503, 529) waits as long as its answer asks for (`Retry-After`), and no other does.
+//! When more is refused than is tolerated, the pace falls to what was let in, and grows again; refusals that do not
+//! depend on the pace do not slow it down. When nothing is let in any more, all requests pause, as long as was asked,
+//! and one at a time finds out whether that is over. A run ends when that takes longer than
+//! [`UpstreamOptions::give_up_after`].
 //!
-//! A request that is refused [`REFUSALS`] times while others are answered ends as an error; so does one whose answer does not come, whose
-//! connection breaks, or that the upstream could not answer for another reason, after [`ATTEMPTS`]. An upstream that cannot be
-//! reached, or does not accept the key, is no request's error: one request at a time finds out when that has changed. Nor is an address
-//! that is wrong: [`FIRST_ANSWERS`] first answers that say so end a run.
+//! A request that is refused [`REFUSALS`] times while others are answered ends as an error; so does one whose answer
+//! does not come, whose connection breaks, or that the upstream could not answer for another reason, after
+//! [`ATTEMPTS`]. An upstream that cannot be reached, or does not accept the key, is no request's error: one request at
+//! a time finds out when that has changed. Nor is an address that is wrong: [`FIRST_ANSWERS`] first answers that say so
+//! end a run.
 //!
 //! # Invariants
 //!
-//! - A request is at the upstream once at a time. Before it goes out, that it does is on disk, and before it counts as done, its row is:
-//!   in the batch's journal, which is removed when the reply files are there.
-//! - After a kill or a power cut the next process resumes with what the journal has no row for. What was at the upstream in that moment
-//!   is sent a second time; how many requests that were is counted ([`Again`](super::service::Again)). Nothing else is sent twice, except on
-//!   a refusal, or when an answer was lost on its way, which is counted too.
-//! - A process that stops waits for requests in flight for [`LAST_ANSWERS`]; a batch that is cancelled for as long as they take, and sends
-//!   no other.
+//! - A request is at the upstream once at a time. Before it goes out, that it does is on disk, and before it counts as
+//!   done, its row is: in the batch's journal, which is removed when the reply files are there.
+//! - After a kill or a power cut the next process resumes with what the journal has no row for. What was at the
+//!   upstream in that moment is sent a second time; how many requests that were is counted
+//!   ([`Again`](super::service::Again)). Nothing else is sent twice, except on a refusal, or when an answer was lost on
+//!   its way, which is counted too.
+//! - A process that stops waits for requests in flight for [`LAST_ANSWERS`]; a batch that is cancelled for as long as
+//!   they take, and sends no other.
 //! - The key goes to the upstream's address alone. A batch names an endpoint of [`ENDPOINTS`], never an address.
 //! - No line is copied: it is read where it is when its turn comes near, and again when it is retried.
-//! - Memory does not grow with a batch, but for two bits for each of its lines, and what finding them takes: bodies in flight take
-//!   [`BODY_BYTES`], lines that were read ahead a mebibyte, answers what [`client`] says, whatever their number.
+//! - Memory does not grow with a batch, but for two bits for each of its lines, and what finding them takes: bodies in
+//!   flight take [`BODY_BYTES`], lines that were read ahead a mebibyte, answers what [`client`] says, whatever their
+//!   number.
 
 mod api;
 pub mod client;

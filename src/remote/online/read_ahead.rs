@@ -1,7 +1,7 @@
 //! Reads the lines that come next while others are in flight.
 //!
-//! In: the numbers of the lines, ascending, as they are wanted. Out: the lines. Those that are wanted for the first time were read in
-//! blocks before; one that is wanted once more is read by itself.
+//! In: the numbers of the lines, ascending, as they are wanted. Out: the lines. Those that are wanted for the first
+//! time were read in blocks before; one that is wanted once more is read by itself.
 //!
 //! Invariant: at most two blocks are in memory, each of [`BLOCK_LINES`] and of [`BLOCK_BYTES`] and a line.
 

@@ -83,7 +83,8 @@ pub(super) fn read_all(directory: &Path) -> Result<BTreeMap<String, Record>, Rem
     Ok(records)
 }
 
-/// Writes the rows of a batch into its reply files; one without rows does not exist. Gives what was sent twice, and how many rows each has.
+/// Writes the rows of a batch into its reply files; one without rows does not exist. Gives what was sent twice, and how
+/// many rows each has.
 pub(super) fn publish(work: &Work, directory: &Path, batch: &str) -> Result<(Again, [u64; 2]), RemoteError> {
     let roles = [ReplyRole::Output, ReplyRole::Error];
     let mut files = Vec::new();

@@ -1,9 +1,11 @@
 //! One request: one attempt to have it answered.
 //!
-//! In: a line of the input, and how often it was tried. Out: what came of it ([`Came`]): its row, on disk; or when to retry it.
+//! In: a line of the input, and how often it was tried. Out: what came of it ([`Came`]): its row, on disk; or when to
+//! retry it.
 //!
-//! Invariants: a request is at the upstream once at a time, and what is on disk about it says so: `sent` before it goes, a row, `back`
-//! or `lost` before it goes again. Once it is out, its answer is waited for, whatever happens to the batch.
+//! Invariants: a request is at the upstream once at a time, and what is on disk about it says so: `sent` before it
+//! goes, a row, `back` or `lost` before it goes again. Once it is out, its answer is waited for, whatever happens to
+//! the batch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -192,7 +194,8 @@ impl Asker {
             self.upstream.give_up(failed.error);
             return Next::Again(Duration::ZERO);
         }
-        // A server that is not ready says 503, but so may one that a request is too much for. Not to the one that finds out for all.
+        // A server that is not ready says 503, but so may one that a request is too much for. Not to the one that finds
+        // out for all.
         if failed.error.kind() != ErrorKind::RateLimited && pause.is_none() {
             return Next::Failed(failed);
         }

@@ -2,9 +2,10 @@
 //!
 //! In: what came back for a request. Out: its row, without a line end in it, and the file it belongs to.
 //!
-//! Invariants: a row is JSON, in UTF-8. An answer that is JSON is in its row byte for byte, but that line ends between its tokens
-//! are spaces. One that is not is kept as text, and is an error: it is no reply, but it may have been paid for. Bytes that are not UTF-8
-//! are U+FFFD in the row, and no byte is lost: beside such a `body` there is `body_base64`, the answer as it came.
+//! Invariants: a row is JSON, in UTF-8. An answer that is JSON is in its row byte for byte, but that line ends between
+//! its tokens are spaces. One that is not is kept as text, and is an error: it is no reply, but it may have been paid
+//! for. Bytes that are not UTF-8 are U+FFFD in the row, and no byte is lost: beside such a `body` there is
+//! `body_base64`, the answer as it came.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::json;
@@ -76,7 +77,8 @@ pub(super) fn unsendable(named: Named<'_>, why: &str) -> Vec<u8> {
     row(named, None, Some(&json!({"code": "batch_client_error", "message": why}).to_string()))
 }
 
-/// An error's code, and what to say where the upstream said nothing. Clients tell by the code what is worth sending again.
+/// An error's code, and what to say where the upstream said nothing. Clients tell by the code what is worth sending
+/// again.
 fn describe(error: &RemoteError) -> (String, &'static str) {
     if let Some(status) = error.status().filter(|status| !(200..300).contains(status)) {
         return (format!("http_{status}"), "the upstream gave no reason");

@@ -2,9 +2,9 @@
 //!
 //! In: the lines of a batch that have no row. Out: a row in the journal for each, or the word that not all have one.
 //!
-//! Invariants: new requests go out in the order of the input. What is in hand is bounded by its number and by the bytes of its bodies; a
-//! request that waits until it may be tried again is not in hand. Answers that cast doubt on the upstream's address are held back
-//! until that is settled (see [`first`](super::first)).
+//! Invariants: new requests go out in the order of the input. What is in hand is bounded by its number and by the bytes
+//! of its bodies; a request that waits until it may be tried again is not in hand. Answers that cast doubt on the
+//! upstream's address are held back until that is settled (see [`first`](super::first)).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -185,8 +185,8 @@ impl<I: Iterator<Item = u64> + Clone> Sender<I> {
         if is_sure && !self.asker.upstream.first.is_proven() { self.condemn().await } else { self.believe().await }
     }
 
-    /// The address is right: what was held back are the rows of their requests. But what no API says is asked once more: it may have
-    /// become right just now.
+    /// The address is right: what was held back are the rows of their requests. But what no API says is asked once
+    /// more: it may have become right just now.
     async fn believe(&mut self) -> Result<(), Stop> {
         for (number, suspect) in std::mem::take(&mut self.suspects) {
             if suspect.suspicion == Suspicion::Strong {
@@ -200,7 +200,8 @@ impl<I: Iterator<Item = u64> + Clone> Sender<I> {
         Ok(())
     }
 
-    /// The address is wrong: nothing is recorded, and the requests are tried again if the server is one that does not give up.
+    /// The address is wrong: nothing is recorded, and the requests are tried again if the server is one that does not
+    /// give up.
     async fn condemn(&mut self) -> Result<(), Stop> {
         self.asker.upstream.first.start_over();
         let answers = self.suspects.len();

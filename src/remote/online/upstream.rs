@@ -35,16 +35,19 @@ pub const OPEN_BATCHES: usize = 32;
 /// Bytes of request bodies in memory. A longer line takes all of it.
 pub const BODY_BYTES: usize = 32 << 20;
 
-/// How long a process that stops waits for requests in flight. Those that have no answer by then count as sent again later.
+/// How long a process that stops waits for requests in flight. Those that have no answer by then count as sent again
+/// later.
 pub const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// How often a request is tried before its failure is its error.
 pub const ATTEMPTS: u32 = 4;
 
-/// How often a request is refused, while others are answered, before that is its error: its size may be what is too much.
+/// How often a request is refused, while others are answered, before that is its error: its size may be what is too
+/// much.
 pub const REFUSALS: u32 = 20;
 
-/// An upstream that was never reached is given up after this long, where it is given up at all: its address may be wrong.
+/// An upstream that was never reached is given up after this long, where it is given up at all: its address may be
+/// wrong.
 pub const FIRST_PATIENCE: Duration = Duration::from_secs(15);
 
 /// When requests are retried whose answers said that there is no API, where the upstream is not given up.
@@ -66,8 +69,8 @@ pub struct UpstreamOptions {
     pub timeout: Duration,
     /// How often a request is retried.
     pub patience: RetryPolicy,
-    /// When an upstream cannot be reached for this long, or lets nothing through, it is given up. It is at once when the key is not
-    /// accepted, or there is no API. `None`: it is never given up.
+    /// When an upstream cannot be reached for this long, or lets nothing through, it is given up. It is at once when
+    /// the key is not accepted, or there is no API. `None`: it is never given up.
     pub give_up_after: Option<Duration>,
     /// Hears of pauses and failures, not more than one in ten seconds.
     pub observer: Observer,
@@ -195,7 +198,8 @@ impl Upstream {
         }
     }
 
-    /// The upstream refused a request; `pause` is how long all of them pause, if that is why. Gives whether patience has come to an end.
+    /// The upstream refused a request; `pause` is how long all of them pause, if that is why. Gives whether patience
+    /// has come to an end.
     pub(super) fn refused(&self, pause: Option<Duration>) -> bool {
         let since = *self.trouble_since().get_or_insert_with(Instant::now);
         if let Some(wait) = pause {
@@ -219,7 +223,8 @@ impl Upstream {
 
     /// Whether an answer that raises this suspicion is held back.
     pub(super) fn suspects(&self, suspicion: Suspicion) -> bool {
-        // Where the upstream is never given up, a batch must not wait for ever because of what its own requests ask for.
+        // Where the upstream is never given up, a batch must not wait for ever because of what its own requests ask
+        // for.
         let counts = suspicion == Suspicion::Strong || self.give_up_after.is_some();
         counts && !self.first.is_proven()
     }

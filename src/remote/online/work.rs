@@ -1,7 +1,7 @@
 //! A batch: sends what has no row yet, and gives its rows from the journal.
 //!
-//! In: the lines of a batch, and its journal, if an earlier process began it. Out: a row for each line, though it was cancelled: then for
-//! each that was answered by then.
+//! In: the lines of a batch, and its journal, if an earlier process began it. Out: a row for each line, though it was
+//! cancelled: then for each that was answered by then.
 //!
 //! Invariant: the rows follow from the journal alone; read again after a kill, they are the same.
 
@@ -46,7 +46,8 @@ pub(crate) struct Terms {
 }
 
 impl Work {
-    /// Opens the journal of a batch with these lines, made when it is not there. To be called on a thread that may block.
+    /// Opens the journal of a batch with these lines, made when it is not there. To be called on a thread that may
+    /// block.
     pub(crate) fn open(lines: Arc<dyn Lines>, wanted: u64, path: &Path) -> Result<Self, RemoteError> {
         let (journal, replay) = journal::open(path, lines.count())?;
         Ok(Self { lines, wanted, journal, path: path.to_owned(), replay })
@@ -57,8 +58,8 @@ impl Work {
         self.replay.done.len()
     }
 
-    /// Sends what has no row. Gives whether all is done: every request that is wanted has its row, or the batch was cancelled and what was
-    /// in flight has come back. Otherwise the process stops, or the upstream has failed.
+    /// Sends what has no row. Gives whether all is done: every request that is wanted has its row, or the batch was
+    /// cancelled and what was in flight has come back. Otherwise the process stops, or the upstream has failed.
     pub(crate) async fn answer(
         &self,
         upstream: &Arc<Upstream>,
@@ -91,8 +92,8 @@ impl Work {
         }
     }
 
-    /// Sends until every request has its row, or something speaks against sending more; then waits for what is in flight. Gives whether
-    /// every request has its row.
+    /// Sends until every request has its row, or something speaks against sending more; then waits for what is in
+    /// flight. Gives whether every request has its row.
     async fn send_unless(
         &self,
         asker: Asker,
@@ -142,8 +143,8 @@ impl Work {
         Sender::new(&self.lines, left, asker, on_row, admission).send().await
     }
 
-    /// Shows `visit` each row, with the number of its line from 1 and the file that it belongs to. Gives what was sent twice. To be called
-    /// on a thread that may block.
+    /// Shows `visit` each row, with the number of its line from 1 and the file that it belongs to. Gives what was sent
+    /// twice. To be called on a thread that may block.
     pub(crate) fn each_row<E: From<RemoteError>>(
         &self,
         mut visit: impl FnMut(ReplyRole, u64, &[u8]) -> Result<(), E>,

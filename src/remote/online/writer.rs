@@ -1,7 +1,8 @@
 //! Writes a journal in groups: what comes while one is being synced, and a little longer, makes up the next.
 //!
-//! A sync takes as long for one record as for hundreds. The more requests are in flight, the longer a group waits for others: until one in
-//! [`ONE_IN`] of them wants to go out with it, but for [`WAIT_EACH`] for each at most. With few requests in flight nothing waits.
+//! A sync takes as long for one record as for hundreds. The more requests are in flight, the longer a group waits for
+//! others: until one in [`ONE_IN`] of them wants to go out with it, but for [`WAIT_EACH`] for each at most. With few
+//! requests in flight nothing waits.
 //!
 //! In: records, from any number of tasks. Out: to each that waits, that its record is on disk.
 //! Invariant: a failed sync is final. No later record is kept, and all that wait hear of it.

@@ -1,14 +1,15 @@
-//! When a request may go to the upstream: one after the other they pass a door, and wait there for a pause to end, for room and for
-//! their moment.
+//! When a request may go to the upstream: one after the other they pass a door, and wait there for a pause to end, for
+//! room and for their moment.
 //!
-//! In: requests that want to go, and what came of those that went. Out: a [`Turn`] for each, in the order in which they came.
+//! In: requests that want to go, and what came of those that went. Out: a [`Turn`] for each, in the order in which they
+//! came.
 //!
-//! A throttled request waits, and no other does: [`Rate`] sees to it that there are few. Only when
-//! nothing is let in any more, or the upstream cannot be used at all, all requests pause. After the pause one request, the **probe**,
+//! A throttled request waits, and no other does: [`Rate`] sees to it that there are few. Only when nothing is let in
+//! any more, or the upstream cannot be used at all, all requests pause. After the pause one request, the **probe**,
 //! finds out whether that is over; if not, the next pause is longer.
 //!
-//! Invariants: no turn is given during a pause, or beyond the [`Window`], or more than [`AHEAD`] before its moment; one probe is out at a
-//! time. Nothing here knows what a request is, or how it is sent.
+//! Invariants: no turn is given during a pause, or beyond the [`Window`], or more than [`AHEAD`] before its moment; one
+//! probe is out at a time. Nothing here knows what a request is, or how it is sent.
 
 mod rate;
 mod share;
@@ -29,7 +30,8 @@ use self::window::Window;
 /// How long before its moment a turn is given: time to write down that the request goes out.
 const AHEAD: Duration = Duration::from_millis(20);
 
-/// The first pause that all requests make, unless the upstream asks for a longer one; each is at least half as long as it could be.
+/// The first pause that all requests make, unless the upstream asks for a longer one; each is at least half as long as
+/// it could be.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest of these pauses, which double as long as nothing is let in.
@@ -167,8 +169,9 @@ impl State {
         (!early.is_zero()).then(|| Wait::Until(now + early))
     }
 
-    /// Begins a pause, or a longer one when the turn with this number has found out that the last was not enough. `asked` is how long the
-    /// upstream wants it to be. Gives how long it is from now; what went out before the pause says nothing new.
+    /// Begins a pause, or a longer one when the turn with this number has found out that the last was not enough.
+    /// `asked` is how long the upstream wants it to be. Gives how long it is from now; what went out before the pause
+    /// says nothing new.
     fn pause(&mut self, number: u64, asked: Option<Duration>) -> Duration {
         let now = Instant::now();
         let before = match &self.pause {
@@ -216,8 +219,8 @@ impl Turn<'_> {
         self.let_in(&mut state);
     }
 
-    /// The upstream refused the request, `took` after it went out, because of how many there are; `asked` is when this one may come again.
-    /// Gives how long all requests pause, if this is why they do.
+    /// The upstream refused the request, `took` after it went out, because of how many there are; `asked` is when this
+    /// one may come again. Gives how long all requests pause, if this is why they do.
     pub(super) fn refused(self, took: Duration, asked: Option<Duration>) -> Option<Duration> {
         let mut state = self.pacing.state();
         if state.is_probe(self.number) {
