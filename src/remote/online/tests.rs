@@ -78,7 +78,9 @@ async fn a_file_has_one_batch_and_its_replies_are_on_disk_once() {
     // What a kill leaves behind.
     let left =
         [format!("{}.journal", first.id), ".x.jsonl.0123abcd.part".to_owned()].map(|name| directory.path().join(name));
-    left.iter().for_each(|path| drop(durable::open_or_create(path).unwrap()));
+    for path in &left {
+        durable::open_or_create(path).unwrap();
+    }
     let api = open(directory.path(), &server.url).await;
     assert!(left.iter().all(|path| !path.exists()));
     assert_eq!(completed(&api, &first.id).await.output_file_id, Some(id.clone()));
