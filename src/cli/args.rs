@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use super::values::{bytes, completion_window, dialect, duration, on_ambiguous, shape};
 
 /// The most requests that can be allowed at a service at a time.
-const CONCURRENCY_MAX: i64 = batchline::serve::upstream::CONCURRENCY_MAX as i64;
+const CONCURRENCY_MAX: i64 = batchline::remote::online::CONCURRENCY_MAX as i64;
 
 /// Run a JSONL file of LLM requests through a provider's Batch API and get the replies back in input order.
 #[derive(Debug, Parser)]

@@ -14,6 +14,7 @@ use batchline::storage::durable::FileError;
 
 use super::args::BenchArguments;
 use super::exit::{Exit, Failure};
+use super::keys;
 use super::numbers::count;
 use super::records::{Record, Stage};
 use super::running::runtime;
@@ -123,7 +124,7 @@ impl Service {
         command.args(["serve", "--listen", "127.0.0.1:0", "--batch-time", "0ms", "--until-stdin-ends", "--directory"]);
         command.arg(place.path().join("service"));
         // It needs no key, so it gets none.
-        for variable in settings::key_variables() {
+        for variable in keys::key_variables() {
             command.env_remove(variable);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());

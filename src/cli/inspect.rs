@@ -7,10 +7,9 @@ use batchline::model::shown::Name;
 use batchline::remote::{Api, HttpApi, Settings};
 use batchline::run::error::Error;
 use batchline::run::held::HeldReason;
-use batchline::run::inspect;
+use batchline::run::inspect::{self, Cancelled};
 use batchline::run::options::BUILT_IN;
 use batchline::run::report::{Report, RunState};
-use batchline::run::{ServiceChoice, inspect::Cancelled};
 
 use super::args::{CancelArguments, LsArguments, ServiceArguments, StatusArguments};
 use super::exit::{Exit, Failure, report};
@@ -18,6 +17,7 @@ use super::numbers::{count, moment, plural, size};
 use super::places;
 use super::records::{ListedRun, Record, RunStatus};
 use super::running::runtime;
+use super::services::Service;
 use super::settings;
 use super::terminal::{names, print, print_json, say, say_line};
 
@@ -134,7 +134,7 @@ pub(crate) fn cancel(arguments: &CancelArguments) -> Result<Exit, Failure> {
         base_url: arguments.service.base_url.clone().or(recorded),
         api_key_file: arguments.service.api_key_file.clone(),
     };
-    let ServiceChoice::At { provider, address, token } = settings::service(provider, &service)? else {
+    let Service::At { provider, address, token } = Service::choose(provider, &service)? else {
         let what = "the built-in service runs inside of `batchline run` only: there is nothing to cancel".to_owned();
         return Err(Error::Configuration { what, hint: None }.into());
     };

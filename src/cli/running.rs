@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use batchline::model::shown::Name;
 use batchline::run::error::Error;
 use batchline::run::held::HeldReason;
-use batchline::run::{self, Summary};
+use batchline::run::{Run, Summary};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -22,20 +22,25 @@ use super::terminal::{say_json, say_line};
 const HELD_SHOWN: usize = 5;
 
 pub(crate) fn run(arguments: &RunArguments) -> Result<Exit, Failure> {
-    let options = settings::run(arguments)?;
+    let (options, service) = settings::run(arguments)?;
     let manner = Manner::choose(arguments.quiet, arguments.json);
     let progress = Arc::new(Progress::new(manner));
     let outputs = settings::outputs(&arguments.output);
     settings::spare_key(arguments.service.api_key_file.as_deref(), &outputs, options.report.as_deref())?;
+    outputs.check(&options)?;
     let runtime = runtime()?;
     let monitor: Arc<Progress> = progress.clone();
     let ended = runtime.block_on(async {
         let stop = CancellationToken::new();
         let terminated = Arc::new(AtomicBool::new(false));
         tokio::spawn(stop_on_signals(stop.clone(), terminated.clone()));
-        match Box::pin(run::run(options, outputs, monitor, stop)).await {
-            Err(Error::Interrupted) if terminated.load(Ordering::Relaxed) => Err(Failure::Terminated),
-            ended => ended.map_err(Failure::from),
+        let ended = async {
+            let run = Run::open(options, monitor, stop).await?;
+            service.execute(run, outputs).await
+        };
+        match Box::pin(ended).await {
+            Err(Failure::Run(Error::Interrupted)) if terminated.load(Ordering::Relaxed) => Err(Failure::Terminated),
+            ended => ended,
         }
     });
     progress.finish();

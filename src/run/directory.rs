@@ -12,7 +12,8 @@
 //!     replies/000001-output.again   one that was fetched once more, until the better version is known
 //!     replies/000001-unknown.jsonl  replies set aside, by submission
 //!     spool-0000.jsonl              input that cannot be read again from where it came
-//!     local/                        the state of the built-in service: `--provider local` and `online`
+//!     local/                        the state of the built-in service, with `--provider local`
+//!     online/                       batches that are answered request by request, with `--provider online`
 //!   .incoming-5d1c/                 a run being prepared; without a running process it is a leftover and removed
 //! ```
 //!
@@ -196,6 +197,12 @@ pub mod layout {
     #[must_use]
     pub fn replies(run: &Path) -> PathBuf {
         run.join("replies")
+    }
+
+    /// The batches of a service without a Batch API.
+    #[must_use]
+    pub fn online(run: &Path) -> PathBuf {
+        run.join("online")
     }
 
     /// The state of the local service.

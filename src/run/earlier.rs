@@ -9,7 +9,7 @@ use std::path::Path;
 use super::earlier_run::EarlierRun;
 use super::identity::Identity;
 use super::known::KnownRun;
-use super::options::RunOptions;
+use super::options::Options;
 use crate::input::scan::Scan;
 use crate::input::source::Input;
 use crate::storage::identity::StoredIdentity;
@@ -17,7 +17,7 @@ use crate::storage::identity::StoredIdentity;
 /// The newest existing run that the user has to be asked about, other than the one at `target`.
 pub(crate) fn find<'k>(
     known: impl Iterator<Item = &'k KnownRun>,
-    options: &RunOptions,
+    options: &Options,
     (identity, scan): (&Identity, &Scan),
     target: &Path,
 ) -> Option<EarlierRun> {

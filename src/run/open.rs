@@ -2,8 +2,9 @@
 //!
 //! In: the inputs. Out: a locked run directory, new or found again, with its Source, indexes and Ledger open.
 //!
-//! What always holds: a run is found again by what its input says, not by what it is called, so the same data through a pipe goes
-//! on with the run that a file began. Nothing of a new run has its name before all of the input is known to be good.
+//! Invariants: a run is found again by what its input says, not by what it is called, so the same data through a pipe
+//! goes on with the run that a file began. Nothing of a new run has its name before all of the input is known to be
+//! good.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -25,7 +26,7 @@ use crate::run::identity::Identity;
 use crate::run::known::{KnownRuns, directory_name};
 use crate::run::meta::{BegunIn, RunMeta, record_parts};
 use crate::run::monitor::{Event, Monitor};
-use crate::run::options::{MEMORY_SHARE, OnEarlier, RunOptions};
+use crate::run::options::{MEMORY_SHARE, OnEarlier, Options};
 use crate::run::relocate::relocate;
 use crate::storage::durable::FileError;
 use crate::storage::sink::Sink;
@@ -34,7 +35,8 @@ use crate::storage::user_files::open_output;
 /// A run directory that is ready to be driven.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    pub(crate) directory: RunDirectory,
+    /// Its lock is held as long as anything here writes into it.
+    pub(crate) directory: Arc<RunDirectory>,
     pub(crate) ledger: Ledger,
     pub(crate) source: Arc<Source>,
     pub(crate) requests: Arc<RequestIndex>,
@@ -45,7 +47,7 @@ pub(crate) struct Prepared {
 }
 
 /// Finds the run of these inputs, or makes it.
-pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Prepared, Error> {
+pub(crate) fn prepare(options: &Options, monitor: &dyn Monitor) -> Result<Prepared, Error> {
     let identity = Identity::of(options);
     let known = known_runs(options)?;
     if let Some(run) = known.with_unchanged_inputs(options, &identity) {
@@ -81,7 +83,7 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
     let meta = RunMeta {
         created_at: jiff::Timestamp::now().to_string(),
         fingerprint,
-        service: options.service.identity(),
+        service: options.service.to_string(),
         endpoint: options.endpoint.clone(),
         skip_invalid: options.skip_invalid,
         ids,
@@ -97,7 +99,7 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
 }
 
 /// The runs that may be the one to resume.
-fn known_runs(options: &RunOptions) -> Result<KnownRuns, Error> {
+fn known_runs(options: &Options) -> Result<KnownRuns, Error> {
     match &options.directory {
         Some(directory) => {
             require_own(directory)?;
@@ -109,7 +111,7 @@ fn known_runs(options: &RunOptions) -> Result<KnownRuns, Error> {
 
 /// Asks for confirmation if an earlier run has paid for some of the input.
 fn ask_about_earlier(
-    options: &RunOptions,
+    options: &Options,
     known: &KnownRuns,
     new: (&Identity, &Scan),
     target: &Path,
@@ -193,17 +195,25 @@ pub(crate) fn open_run(directory: RunDirectory, ledger: Option<Ledger>, resumed:
     }
     let places = parts.into_iter().map(|part| (part.name, path.join(part.path)));
     let source = Source::reopen(places)?;
-    Ok(Prepared { source: Arc::new(source), requests: Arc::new(requests), ids, line, resumed, ledger, directory })
+    Ok(Prepared {
+        source: Arc::new(source),
+        requests: Arc::new(requests),
+        ids,
+        line,
+        resumed,
+        ledger,
+        directory: Arc::new(directory),
+    })
 }
 
 /// Spools and opens the inputs.
-fn open_source(options: &RunOptions, spool: &Path, monitor: &dyn Monitor) -> Result<Source, Error> {
+fn open_source(options: &Options, spool: &Path, monitor: &dyn Monitor) -> Result<Source, Error> {
     Ok(Source::open(&options.inputs, spool, &|bytes| monitor.event(Event::Spooled { bytes }))?)
 }
 
 /// Checks and packs the input; an error if it has defects that are not to be skipped, or no requests.
 fn check(
-    options: &RunOptions,
+    options: &Options,
     source: &Source,
     ids: IdHasher,
     incoming: &Path,

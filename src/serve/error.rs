@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::upstream::{Hopeless, JournalError};
 use crate::model::shown::Name;
 use crate::remote::{RemoteError, SetupError};
 use crate::storage::durable::FileError;
@@ -37,18 +36,12 @@ pub enum ServeError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The journal of a batch cannot be used.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
     /// The client of the upstream cannot be set up.
     #[error(transparent)]
     Setup(#[from] SetupError),
-    /// The upstream cannot be used.
+    /// The upstream cannot be used, or what is kept about it.
     #[error(transparent)]
     Upstream(RemoteError),
-    /// The upstream is not worth being asked any more.
-    #[error(transparent)]
-    Hopeless(#[from] Hopeless),
     /// Batches in the directory were begun with an upstream, and would now be answered with an echo.
     #[error("batches in {} were begun with an upstream, and none is given now", Name(directory))]
     WantsUpstream {

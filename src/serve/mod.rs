@@ -75,4 +75,4 @@ pub use self::options::ServeOptions;
 pub use self::server::Server;
 pub use self::store::quota::QuotaChoice;
 pub use self::surfaces::{echo_reply, echo_reply_in};
-pub use self::upstream::{Again, Hopeless, JournalError, UpstreamOptions};
+pub use self::upstream::{Again, UpstreamOptions};

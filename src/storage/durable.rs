@@ -255,6 +255,23 @@ pub fn transfer(from: &Path, to: &Path) -> Result<(), FileError> {
     }
 }
 
+/// Makes `to` another name of the file at `from`, which is whole and synced; an older file of that name is replaced. Where files cannot
+/// have two names, the content is copied.
+pub fn link(from: &Path, to: &Path) -> Result<(), FileError> {
+    let temporary = to.with_file_name(temporary_name(to, fastrand::u32(..)));
+    if fs::hard_link(from, &temporary).is_ok() {
+        let renamed = rename(&temporary, to);
+        // Two names of one file are not renamed into each other.
+        let _ = fs::remove_file(&temporary);
+        renamed?;
+        return sync_parent(to);
+    }
+    let mut pending = PendingFile::create(to)?;
+    let mut file = File::open(from).map_err(FileError::on("open", from))?;
+    io::copy(&mut file, &mut pending).map_err(FileError::on("write", to))?;
+    pending.publish()
+}
+
 /// Renames a whole directory and makes the new name durable. Fails if `to` exists and is not empty.
 pub fn publish_directory(from: &Path, to: &Path) -> Result<(), FileError> {
     sync_directory(from)?;

@@ -95,7 +95,7 @@ async fn play(scenario: &Scenario, crossed: &Crossed) -> Result<Option<String>, 
         envelope: line.envelope,
         threads: 1,
         memory_bytes: 8 << 20,
-        redactor: options.service.redactor(),
+        redactor: options.redactor.clone(),
     });
     let written = Arc::new(Mutex::new(Vec::new()));
     let output = OutputTarget::Writer(Box::new(Written(written.clone())));

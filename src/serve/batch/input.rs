@@ -46,11 +46,6 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Bytes of the line.
-    pub(crate) fn bytes(self) -> usize {
-        self.length
-    }
-
     /// Reads the line into `line`, in place of what was there.
     pub(crate) fn read(self, file: &File, line: &mut Vec<u8>) -> io::Result<()> {
         line.resize(self.length, 0);

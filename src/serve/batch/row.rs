@@ -3,6 +3,8 @@
 //! In: what became of one request, and how its dialect writes that. Out: one row, without a newline. Invariants: the
 //! `custom_id` is there as it was sent, escapes and all, and the body of an answer is the same bytes in every dialect.
 
+use crate::dialect::row_form::RowForm;
+
 /// Which file a row belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -10,15 +12,6 @@ pub(crate) enum Kind {
     Output,
     /// The error file; the request is not billed.
     Error,
-}
-
-/// How a dialect writes its rows.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RowForm {
-    /// What the row's id begins with.
-    pub(crate) prefix: &'static str,
-    /// Whether a row has every member, `null` where there is nothing to say, and a `request_id` in its response.
-    pub(crate) has_every_member: bool,
 }
 
 /// Whom a row answers.

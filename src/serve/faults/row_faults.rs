@@ -8,8 +8,9 @@ use serde::Deserialize;
 
 use super::fields::{FaultsError, Fields};
 use super::selector::is_drawn;
+use crate::dialect::row_form::RowForm;
 use crate::serve::batch::results::Receipt;
-use crate::serve::batch::row::{self, Answered, RowForm};
+use crate::serve::batch::row::{self, Answered};
 
 /// Arrays inside one another that `deep` makes when the script does not say how many.
 const DEPTH: usize = 1_000_000;

@@ -9,8 +9,9 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 use super::row_faults::{Change, Form, RowFault, StrangeId};
 use super::state::FaultState;
 use super::trigger::Trigger;
+use crate::dialect::row_form::RowForm;
 use crate::serve::batch::results::{FileFormat, LineEnds, Receipt, Results};
-use crate::serve::batch::row::{Kind, RowForm};
+use crate::serve::batch::row::Kind;
 use crate::serve::store::batch::Batch;
 use crate::storage::durable::FileError;
 

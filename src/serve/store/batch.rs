@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::records::Record;
+use crate::remote::service::Again;
 use crate::serve::clock;
-use crate::serve::upstream::Again;
 
 /// A batch, as much of it as must survive a restart.
 #[derive(Clone, Debug, Serialize, Deserialize)]

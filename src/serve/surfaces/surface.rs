@@ -10,9 +10,10 @@ use std::fmt::Debug;
 use std::fs::File;
 
 use crate::dialect::Dialect;
+use crate::dialect::row_form::RowForm;
 use crate::serve::api::error::ErrorShape;
 use crate::serve::batch::input::{Checked, Refusal};
-use crate::serve::batch::row::{Answered, RowForm};
+use crate::serve::batch::row::Answered;
 use crate::serve::limits::Limits;
 
 /// See the module.

@@ -16,18 +16,19 @@ use axum::routing::{get, post};
 
 use self::batches::BatchObject;
 use self::files::FileObject;
+use crate::dialect::row_form::RowForm;
 use crate::dialect::{Dialect, OPENAI};
 use crate::json::exact::Object;
 use crate::serve::api::error::ErrorShape;
 use crate::serve::api::state::ApiState;
 use crate::serve::api::{batches as batch_calls, files as file_calls};
 use crate::serve::batch::input::{Checked, Refusal};
-use crate::serve::batch::row::{Answered, RowForm, begin, quoted, write_parts};
+use crate::serve::batch::row::{Answered, begin, quoted, write_parts};
 use crate::serve::limits::Limits;
 use crate::serve::surfaces::surface::Surface;
 use crate::storage::lines::trim_json_whitespace;
 
-const FORM: RowForm = RowForm { prefix: "batch_req_", has_every_member: true };
+const FORM: RowForm = RowForm::FULL;
 
 /// The status that a request gets which its model refuses.
 const REFUSED_STATUS: &str = "400";

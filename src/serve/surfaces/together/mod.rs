@@ -14,18 +14,19 @@ use serde_json::{Value, json};
 
 use self::batches::BatchJob;
 use self::files::FileObject;
+use crate::dialect::row_form::RowForm;
 use crate::dialect::{Dialect, TOGETHER};
 use crate::serve::api::auth::{Account, ORGANIZATION_ID, PROJECT_ID};
 use crate::serve::api::error::ErrorShape;
 use crate::serve::api::state::ApiState;
 use crate::serve::api::{batches as batch_calls, files as file_calls};
 use crate::serve::batch::input::{self, Checked, Refusal};
-use crate::serve::batch::row::{self, Answered, RowForm};
+use crate::serve::batch::row::{self, Answered};
 use crate::serve::limits::Limits;
 use crate::serve::surfaces::surface::Surface;
 use crate::storage::lines::trim_json_whitespace;
 
-const FORM: RowForm = RowForm { prefix: "br_", has_every_member: false };
+const FORM: RowForm = RowForm::SPARE;
 
 /// See the module.
 #[derive(Debug)]

@@ -1,14 +1,15 @@
-//! When a request may go to the upstream: one after the other they pass a door, and wait there for a pause to end, for room and for
-//! their moment.
+//! When a request may go to the upstream: one after the other they pass a door, and wait there for a pause to end, for
+//! room and for their moment.
 //!
-//! In: requests that want to go, and what came of those that went. Out: a [`Turn`] for each, in the order in which they came.
+//! In: requests that want to go, and what came of those that went. Out: a [`Turn`] for each, in the order in which they
+//! came.
 //!
-//! A refusal is the wait of the request that was refused, and nobody else's: [`Rate`] sees to it that there are not many. Only when
-//! nothing is let in any more, or the upstream cannot be used at all, everybody pauses. After the pause one request, the **probe**,
+//! A throttled request waits, and no other does: [`Rate`] sees to it that there are few. Only when nothing is let in
+//! any more, or the upstream cannot be used at all, all requests pause. After the pause one request, the **probe**,
 //! finds out whether that is over; if not, the next pause is longer.
 //!
-//! Invariants: no turn is given during a pause, or beyond the [`Window`], or more than [`AHEAD`] before its moment; one probe is out at a
-//! time. Nothing here knows what a request is, or how it is sent.
+//! Invariants: no turn is given during a pause, or beyond the [`Window`], or more than [`AHEAD`] before its moment; one
+//! probe is out at a time. Nothing here knows what a request is, or how it is sent.
 
 mod rate;
 mod share;
@@ -25,10 +26,12 @@ use tokio::time::Instant;
 
 use self::rate::{Rate, Verdict};
 use self::window::Window;
+
 /// How long before its moment a turn is given: time to write down that the request goes out.
 const AHEAD: Duration = Duration::from_millis(20);
 
-/// The first pause that everybody makes, unless the upstream asks for a longer one; each is at least half as long as it could be.
+/// The first pause that all requests make, unless the upstream asks for a longer one; each is at least half as long as
+/// it could be.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest of these pauses, which double as long as nothing is let in.
@@ -118,7 +121,12 @@ impl Pacing {
 
     /// Whether nothing is out.
     pub(super) fn is_idle(&self) -> bool {
-        self.state().out == 0
+        self.out() == 0
+    }
+
+    /// How many turns were given and have not ended.
+    pub(super) fn out(&self) -> usize {
+        self.state().out
     }
 
     fn give(&self, state: &mut State) -> Turn<'_> {
@@ -161,8 +169,9 @@ impl State {
         (!early.is_zero()).then(|| Wait::Until(now + early))
     }
 
-    /// Begins a pause, or a longer one when the turn with this number has found out that the last was not enough. `asked` is how long the
-    /// upstream wants it to be. Gives how long it is from now; what went out before the pause says nothing new.
+    /// Begins a pause, or a longer one when the turn with this number has found out that the last was not enough.
+    /// `asked` is how long the upstream wants it to be. Gives how long it is from now; what went out before the pause
+    /// says nothing new.
     fn pause(&mut self, number: u64, asked: Option<Duration>) -> Duration {
         let now = Instant::now();
         let before = match &self.pause {
@@ -210,8 +219,8 @@ impl Turn<'_> {
         self.let_in(&mut state);
     }
 
-    /// The upstream refused the request, `took` after it went out, because of how many there are; `asked` is when this one may come again.
-    /// Gives how long everybody pauses, if this is why they do.
+    /// The upstream refused the request, `took` after it went out, because of how many there are; `asked` is when this
+    /// one may come again. Gives how long all requests pause, if this is why they do.
     pub(super) fn refused(self, took: Duration, asked: Option<Duration>) -> Option<Duration> {
         let mut state = self.pacing.state();
         if state.is_probe(self.number) {
@@ -229,7 +238,7 @@ impl Turn<'_> {
         self.let_in(&mut state);
     }
 
-    /// The upstream cannot be used now, to nobody's fault here: everybody pauses. Gives for how long.
+    /// The upstream cannot be used now, whatever is sent: all requests pause. Gives for how long.
     pub(super) fn useless(self) -> Duration {
         let mut state = self.pacing.state();
         state.rate.unsent(self.stretch);
@@ -293,7 +302,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_refusal_is_nobody_elses_wait() {
+    async fn one_refusal_delays_no_other_request() {
         let pacing = Pacing::new(64);
         assert_eq!(refuse(&pacing, 1, Some(Duration::from_secs(3600))).await, None);
         let began = Instant::now();
@@ -306,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn when_nothing_is_let_in_everybody_pauses_as_long_as_was_asked_and_one_finds_out() {
+    async fn when_nothing_is_let_in_all_requests_pause_as_long_as_was_asked_and_one_finds_out() {
         let pacing = Pacing::new(64);
         let (early, began) = (pacing.turn().await, Instant::now());
         let asked = Duration::from_secs(40);

@@ -1,11 +1,12 @@
-//! A service without a Batch API: one request, one answer.
+//! One call: a request to a service without a Batch API, and its answer.
 //!
-//! In: the `body` of a request, as it stands in its line. Out: the body of the answer, as it came, or why there is none.
+//! In: the `body` of a request, as it is in its line. Out: the body of the answer, as it came, or why there is none.
 //!
-//! What always holds:
+//! Invariants:
 //! - The body goes to an endpoint of [`ENDPOINTS`] at the service's own address. No redirect is followed.
 //! - A call is one POST. Whether it is made again, and when, is for others to decide: no throttle is in its way.
-//! - An answer has at most [`ANSWER_BYTES`]. At most [`LARGE_ANSWERS`] at a time are held that exceed [`SMALL_ANSWER_BYTES`].
+//! - An answer has at most [`ANSWER_BYTES`]. At most [`LARGE_ANSWERS`] at a time are held that exceed
+//!   [`SMALL_ANSWER_BYTES`].
 
 use std::time::Duration;
 
@@ -15,15 +16,15 @@ use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::client::{CallHeaders, Http, SetupError};
-use super::error::{ErrorKind, RemoteError, message_in};
-use super::response::{ERROR_BODY_BYTES, Response};
-use super::retry::Observer;
-use super::token::Token;
 use crate::dialect::address::Address;
+use crate::remote::client::{CallHeaders, Http, SetupError};
+use crate::remote::error::{ErrorKind, RemoteError, message_in};
+use crate::remote::response::{ERROR_BODY_BYTES, Response};
+use crate::remote::retry::Observer;
 use crate::remote::timeouts::Timeouts;
+use crate::remote::token::Token;
 
-/// What can be asked, without a version before it: nothing that manages an account, whoever names the endpoint.
+/// What can be asked, without a version before it: nothing that manages an account.
 pub const ENDPOINTS: &[&str] = &[
     "chat/completions",
     "completions",
@@ -93,12 +94,12 @@ pub struct Said<'o> {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Online {
+pub struct Client {
     http: Http,
     large: Semaphore,
 }
 
-impl Online {
+impl Client {
     /// A client of the service at `address`, which waits for an answer for at most `patience`.
     ///
     /// # Errors
@@ -123,7 +124,7 @@ impl Online {
         &self.http.address
     }
 
-    /// What stands in an answer that is no reply at all, as an error: a web page's title, or how it begins.
+    /// What is in an answer that is no reply at all, as an error: a web page's title, or how it begins.
     #[must_use]
     pub fn no_reply(&self, endpoint: &Endpoint, status: u16, body: &[u8]) -> RemoteError {
         let url = self.http.address.join(&endpoint.segments());
@@ -165,17 +166,17 @@ impl Online {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Act, CANARY, Server, answer};
     use super::*;
+    use crate::remote::testing::{Act, CANARY, Server, answer};
 
     /// Asks a server that answers each request with `act`, and gives what it saw, too.
     async fn ask(act: Act) -> (Result<Vec<u8>, Failed>, Server) {
         let server = Server::start(move |_, _| act.clone()).await;
         let address = Address::parse(&server.url).unwrap();
         let token = Some(Token::new(CANARY).unwrap());
-        let online = Online::new(address, token, Duration::from_secs(5), Observer::default()).unwrap();
+        let client = Client::new(address, token, Duration::from_secs(5), Observer::default()).unwrap();
         let endpoint = Endpoint::find("/v1/chat/completions").unwrap();
-        let said = online.ask(&endpoint, Bytes::from_static(b"{\"n\": 1e5}")).await.map(|said| said.body);
+        let said = client.ask(&endpoint, Bytes::from_static(b"{\"n\": 1e5}")).await.map(|said| said.body);
         (said, server)
     }
 

@@ -1,13 +1,15 @@
 //! How many requests may be at the upstream at a time.
 //!
-//! In: how long answers took, and which requests failed as they do when there are too many. Out: a number between 1 and the most that is
-//! allowed.
+//! In: how long answers took, and which requests failed as they do when there are too many. Out: a number between 1 and
+//! the most that is allowed.
 //!
-//! It doubles with each round of answers until the first sign of trouble, then grows by a few with each round. It falls by a third when
-//! more fails than is tolerated (see [`Share`]), and in proportion when the quicker answers take several times as long as they did when
-//! there were few requests: more at a time would only wait longer. The quicker ones, because long answers take long anyway.
+//! It doubles with each round of answers until the first sign of trouble, then grows by a few with each round. It falls
+//! by a third when more fails than is tolerated (see [`Share`]), and in proportion when the quicker answers take
+//! several times as long as they did when there were few requests: more at a time would only wait longer. The quicker
+//! ones, because long answers take long anyway.
 //!
-//! After each fall the next round shows whether it has helped. If not, the upstream is as it is, and the window is what it was.
+//! After each fall the next round shows whether it has helped. If not, the upstream is as it is, and the window is what
+//! it was.
 //!
 //! Invariant: what went out before a fall does not make it fall again.
 
@@ -117,8 +119,8 @@ impl Window {
         self.size as usize
     }
 
-    /// The request with this number was answered after `took`; the next will have the number `next`. `full` says that the
-    /// window was what held others back.
+    /// The request with this number was answered after `took`; the next will have the number `next`. `full` says that
+    /// the window was what held others back.
     pub(super) fn answered(&mut self, number: u64, next: u64, took: Duration, full: bool) {
         if number >= self.fallen_at {
             self.round.seconds.push(took.as_secs_f64());

@@ -1,9 +1,11 @@
 //! One request: one attempt to have it answered.
 //!
-//! In: a line of the input, and how often it was tried. Out: what came of it ([`Came`]): its row, on disk; or when to try it again.
+//! In: a line of the input, and how often it was tried. Out: what came of it ([`Came`]): its row, on disk; or when to
+//! retry it.
 //!
-//! Invariants: a request is at the upstream once at a time, and what is on disk about it says so: `sent` before it goes, a row, `back`
-//! or `lost` before it goes again. Once it is out, its answer is waited for, whatever happens to the batch.
+//! Invariants: a request is at the upstream once at a time, and what is on disk about it says so: `sent` before it
+//! goes, a row, `back` or `lost` before it goes again. Once it is out, its answer is waited for, whatever happens to
+//! the batch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,19 +13,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use xxhash_rust::xxh3::xxh3_128;
 
-use super::Upstream;
+use super::client::{Endpoint, Failed, Said};
 use super::first::{self, Suspicion};
 use super::journal::Record;
 use super::pacing::Turn;
 use super::queue::Tries;
 use super::rows::{self, Named};
+use super::upstream::Upstream;
 use super::writer::{Closed, Journal};
-use crate::remote::online::{Endpoint, Failed, Said};
-use crate::remote::{ErrorKind, Notice, RemoteError};
-use crate::serve::batch::request::{Request, row_id};
-use crate::serve::batch::row::Kind;
-use crate::serve::surfaces::surface::Surface;
+use crate::dialect::row_form::RowForm;
+use crate::json::exact::Object;
+use crate::model::reply::ReplyRole;
+use crate::remote::error::{ErrorKind, RemoteError};
+use crate::remote::retry::Notice;
+use crate::storage::lines::trim_json_whitespace;
 
 /// What services say with a 429 that no waiting ends.
 const SPENT: &[u8] = b"\"insufficient_quota\"";
@@ -33,8 +38,7 @@ const SPENT: &[u8] = b"\"insufficient_quota\"";
 pub(super) struct Asker {
     pub(super) upstream: Arc<Upstream>,
     pub(super) endpoint: Endpoint,
-    /// What rows are written in.
-    pub(super) surface: &'static dyn Surface,
+    pub(super) form: RowForm,
     pub(super) journal: Journal,
     /// No request goes out any more.
     pub(super) quit: CancellationToken,
@@ -45,7 +49,7 @@ pub(super) struct Asker {
 pub(super) enum Came {
     /// The request has its row.
     Done,
-    /// It can be tried again after so long.
+    /// It can be retried after so long.
     Again(Tries, Duration),
     /// There would be a row, if the address of the upstream is right.
     Suspect(Suspect),
@@ -65,9 +69,9 @@ pub(super) struct Suspect {
 
 /// What is to be done about a failure.
 enum Next {
-    /// It is nobody's fault here: the request is tried again, after so long.
+    /// It says nothing about the request, which is retried after so long.
     Again(Duration),
-    /// The request may be tried again, unless it was tried often enough.
+    /// The request may be retried, unless it was tried often enough.
     Failed(Failed),
     /// It is the request's own.
     Final(Failed),
@@ -76,13 +80,13 @@ enum Next {
 impl Asker {
     /// Tries once to have the request in `line` answered, the `number`th of the input from 1.
     pub(super) async fn attempt(&self, number: u64, line: Bytes, mut tries: Tries) -> Result<Came, Closed> {
-        let row_id = row_id(&self.surface.bare(&line));
-        // A batch with a line that does not parse fails before.
-        let Ok(request) = Request::parse(&line) else { return Ok(Came::Stopped) };
-        let named = Named { form: self.surface.row_form(), row_id: &row_id, custom_id: request.custom_id };
-        let Some(body) = request.body else {
+        let row_id = row_id(&line);
+        // A batch with a line that does not parse never begins.
+        let Some((custom_id, body)) = parts(&line) else { return Ok(Came::Stopped) };
+        let named = Named { form: self.form, row_id: &row_id, custom_id };
+        let Some(body) = body else {
             let row = rows::unsendable(named, "missing 'body' field");
-            self.journal.keep(Record::Row(Kind::Error, number, &row)).await?;
+            self.journal.keep(Record::Row(ReplyRole::Error, number, &row)).await?;
             return Ok(Came::Done);
         };
         let body = line.slice_ref(body.as_bytes());
@@ -98,7 +102,7 @@ impl Asker {
             return Ok(Came::Again(tries, Duration::ZERO));
         }
         let began = Instant::now();
-        let failed = match self.upstream.online.ask(&self.endpoint, body).await {
+        let failed = match self.upstream.client.ask(&self.endpoint, body).await {
             Ok(said) => {
                 turn.answered(began.elapsed());
                 self.upstream.reached();
@@ -128,12 +132,12 @@ impl Asker {
     /// The upstream answered.
     async fn answered(&self, number: u64, named: Named<'_>, mut said: Said<'_>, tries: Tries) -> Result<Came, Closed> {
         let suspicion = first::of_answer(&said).filter(|suspicion| self.upstream.suspects(*suspicion));
-        let error = suspicion.map(|_| self.upstream.online.no_reply(&self.endpoint, said.status, &said.body));
+        let error = suspicion.map(|_| self.upstream.client.no_reply(&self.endpoint, said.status, &said.body));
         let (kind, row) = rows::answered(named, std::mem::take(&mut said.body));
         if let (Some(suspicion), Some(error)) = (suspicion, error) {
             return Ok(Came::Suspect(Suspect { row, suspicion, error, tries }));
         }
-        if kind == Kind::Output {
+        if kind == ReplyRole::Output {
             self.upstream.first.prove();
         }
         self.journal.keep(Record::Row(kind, number, &row)).await?;
@@ -146,11 +150,11 @@ impl Asker {
         if let Some(suspicion) = first::of_failure(&failed).filter(|suspicion| self.upstream.suspects(*suspicion)) {
             return Ok(Came::Suspect(Suspect { row, suspicion, error: failed.error, tries }));
         }
-        self.journal.keep(Record::Row(Kind::Error, number, &row)).await?;
+        self.journal.keep(Record::Row(ReplyRole::Error, number, &row)).await?;
         Ok(Came::Done)
     }
 
-    /// Tells everybody whom it concerns that a request failed.
+    /// Tells the pace and the upstream that a request failed.
     fn failed(&self, turn: Turn<'_>, took: Duration, failed: Failed, tries: &mut Tries) -> Next {
         let error = &failed.error;
         match error.kind() {
@@ -190,7 +194,8 @@ impl Asker {
             self.upstream.give_up(failed.error);
             return Next::Again(Duration::ZERO);
         }
-        // A server that is not ready says 503, but so may one that a request is too much for. Not to the one that finds out for all.
+        // A server that is not ready says 503, but so may one that a request is too much for. Not to the one that finds
+        // out for all.
         if failed.error.kind() != ErrorKind::RateLimited && pause.is_none() {
             return Next::Failed(failed);
         }
@@ -205,6 +210,17 @@ impl Asker {
     fn tell(&self, error: &RemoteError, tries: &Tries, wait: Duration) {
         self.upstream.observer.tell(&Notice::Retrying { error, attempt: tries.made(), wait });
     }
+}
+
+/// The raw `custom_id` and `body` of a request line; the last counts of those that are there twice.
+fn parts(line: &[u8]) -> Option<(&str, Option<&str>)> {
+    let [custom_id, body] = Object::read(std::str::from_utf8(line).ok()?).ok()?.last(["custom_id", "body"]);
+    Some((custom_id?, body))
+}
+
+/// What the `id` of a row ends with: it follows from the line, so it is the same at each attempt.
+fn row_id(line: &[u8]) -> String {
+    format!("{:032x}", xxh3_128(trim_json_whitespace(line).0))
 }
 
 /// Whether the upstream refuses the request because of how many there are.

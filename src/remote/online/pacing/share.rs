@@ -1,15 +1,17 @@
 //! Whether the refusals follow from how much is sent.
 //!
-//! In: each request that was sent, each that was refused, and what share of them was refused before and after sending less. Out: whether more
-//! is refused than the upstream refuses anyway, and whether sending less has helped.
+//! In: each request that was sent, each that was refused, and what share of them was refused before and after sending
+//! less. Out: whether more is refused than the upstream refuses anyway, and whether sending less has helped.
 //!
-//! A service that is limited refuses what exceeds the limit, so sending less makes the refusals disappear. Some services refuse a
-//! share of the requests whatever their number; to send less there costs time and changes nothing. That share is the
-//! **background**, and it is learnt by trying: when less was sent and the same share was refused, it is not our doing.
+//! A service that is limited refuses what exceeds the limit, so sending less makes the refusals disappear. Some
+//! services refuse a share of the requests whatever their number; to send less there costs time and changes nothing.
+//! That share is the **background**, and it is learnt by trying: when less was sent and the same share was refused, it
+//! is not our doing.
 //!
 //! The excess is a cumulative sum (CUSUM): each request takes the tolerated share off, each refusal adds one.
 //!
-//! Invariants: the background is at most [`BACKGROUND_MAX`]; where most requests are refused, it is always taken for a limit.
+//! Invariants: the background is at most [`BACKGROUND_MAX`]; where most requests are refused, it is always taken for a
+//! limit.
 
 /// The share of refusals, beyond the background, that does not count.
 const TOLERATED: f64 = 0.04;
@@ -141,7 +143,8 @@ impl Share {
     /// This share of so many requests was refused, which was nothing unusual.
     pub(super) fn usual(&mut self, share: f64, requests: f64) {
         let deviation = (self.background * (1.0 - self.background) / requests.max(1.0)).sqrt();
-        // It follows a falling share however far, but a rising one only within its own noise: a limit that we come near to is none.
+        // It follows a falling share however far, but a rising one only within its own noise: a limit that we come near
+        // to is none.
         if share < self.background + 2.0 * deviation {
             self.background += (share - self.background) * WEIGHT;
         }

@@ -1,7 +1,8 @@
 //! Which request of a batch goes next: one that waited long enough after it failed, else the next of the input.
 //!
 //! In: how many requests there are, and when one of them may be tried again. Out: numbers of requests, from 1.
-//! Invariants: a request is given once, and once more each time it is deferred. What is deferred takes up no memory but its place here.
+//! Invariants: a request is given once, and once more each time it is deferred. What is deferred takes up no memory but
+//! its place here.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,9 +10,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::remote::RetryPolicy;
+use crate::remote::retry::RetryPolicy;
 
-/// First wait of a request that was refused, unless the service asks for a longer one; each is at least half as long as it could be.
+/// First wait of a request that was refused, unless the service asks for a longer one; each is at least half as long as
+/// it could be.
 const REFUSED: Duration = Duration::from_secs(1);
 
 /// The longest of these waits, which double with each refusal of the same request.

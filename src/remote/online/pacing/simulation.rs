@@ -1,6 +1,8 @@
-//! Pacing on a simulated clock against services that refuse, fail and slow down in their own ways, compared with a client that knows them.
+//! Pacing on a simulated clock against services that refuse, fail and slow down in their own ways, compared with a
+//! client that knows them.
 //!
-//! In: a service and a number of requests. Out: how long it takes, as a multiple of the least time, and how many requests it takes.
+//! In: a service and a number of requests. Out: how long it takes, as a multiple of the least time, and how many
+//! requests it takes.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +13,7 @@ use tokio::time::Instant;
 
 use super::super::queue::{Next, Queue, Tries};
 use super::Pacing;
-use crate::remote::RetryPolicy;
+use crate::remote::retry::RetryPolicy;
 
 /// What a service does with one request.
 enum Act {

@@ -14,10 +14,10 @@
 //!
 //! In: records. Out: the same records, once they are on disk; and after a kill or a power cut, what they say.
 //!
-//! What always holds:
-//! - A group is written and synced as a whole before anybody hears that its records are kept, and before the next group. So
-//!   only the last group can be torn: it is cut off, and nobody acted on it. A torn group with whole ones behind it is damage,
-//!   and refused.
+//! Invariants:
+//! - A group is written and synced as a whole before its records count as kept, and before the next group. So only the
+//!   last group can be torn: it is cut off, and nothing followed from it. A torn group before whole ones is damage, and
+//!   refused.
 //! - No row has a line end in it.
 //! - A reader holds one group in memory, of at most [`GROUP_BYTES`] and one record.
 
@@ -27,8 +27,9 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::model::reply::ReplyRole;
 use crate::model::shown::Name;
-use crate::serve::batch::row::Kind;
+use crate::remote::error::{ErrorKind, RemoteError};
 use crate::storage::durable;
 use crate::storage::durable::FileError;
 
@@ -60,13 +61,22 @@ pub enum JournalError {
     },
 }
 
+impl From<JournalError> for RemoteError {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::File(error) => error.into(),
+            damaged @ JournalError::Damaged { .. } => Self::new(ErrorKind::LocalFile, damaged.to_string()),
+        }
+    }
+}
+
 /// What happened to a request, which is known by its line in the input, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Record<'r> {
     Sent(u64),
     Back(u64),
     Lost(u64),
-    Row(Kind, u64, &'r [u8]),
+    Row(ReplyRole, u64, &'r [u8]),
     Crash(u64),
 }
 
@@ -77,8 +87,8 @@ impl<'r> Record<'r> {
             Self::Sent(number) => ("sent", number),
             Self::Back(number) => ("back", number),
             Self::Lost(number) => ("lost", number),
-            Self::Row(Kind::Output, number, _) => ("output", number),
-            Self::Row(Kind::Error, number, _) => ("error", number),
+            Self::Row(ReplyRole::Output, number, _) => ("output", number),
+            Self::Row(ReplyRole::Error, number, _) => ("error", number),
             Self::Crash(number) => ("crash", number),
         };
         text.extend_from_slice(name.as_bytes());
@@ -99,8 +109,8 @@ impl<'r> Record<'r> {
             (b"sent", None) => Self::Sent(number),
             (b"back", None) => Self::Back(number),
             (b"lost", None) => Self::Lost(number),
-            (b"output", Some(row)) => Self::Row(Kind::Output, number, row),
-            (b"error", Some(row)) => Self::Row(Kind::Error, number, row),
+            (b"output", Some(row)) => Self::Row(ReplyRole::Output, number, row),
+            (b"error", Some(row)) => Self::Row(ReplyRole::Error, number, row),
             (b"crash", None) => Self::Crash(number),
             _ => return None,
         })
@@ -114,12 +124,12 @@ pub(super) fn head(records: &[u8]) -> String {
 
 /// A set of lines of the input.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Lines {
+pub(super) struct Numbers {
     words: Vec<u64>,
     len: u64,
 }
 
-impl Lines {
+impl Numbers {
     pub(super) fn has(&self, line: u64) -> bool {
         let (word, bit) = place(line);
         self.words.get(word).is_some_and(|word| word & bit != 0)
@@ -155,11 +165,11 @@ fn place(line: u64) -> (usize, u64) {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Replay {
     /// Requests that have their row.
-    pub(super) done: Lines,
+    pub(super) done: Numbers,
     /// Whether one of them is a row for the output file.
     pub(super) has_output: bool,
     /// Requests that were at the upstream when the last process ended.
-    pub(super) out: Lines,
+    pub(super) out: Numbers,
     /// How many were, in all earlier ends, and so were or will be sent again.
     pub(super) crashed: u64,
     /// Times that an answer was lost on its way, and the request sent again.
@@ -173,7 +183,7 @@ impl Replay {
         else {
             let Record::Crash(number) = record else { return false };
             self.crashed += number;
-            self.out = Lines::default();
+            self.out = Numbers::default();
             return true;
         };
         if number == 0 || number > lines {
@@ -182,7 +192,7 @@ impl Replay {
         match record {
             Record::Sent(_) => self.out.add(number),
             Record::Row(kind, ..) => {
-                self.has_output |= kind == Kind::Output;
+                self.has_output |= kind == ReplyRole::Output;
                 self.done.add(number);
             }
             Record::Lost(_) => self.lost += 1,
@@ -195,8 +205,8 @@ impl Replay {
     }
 }
 
-/// Opens the journal of a batch of `lines` lines for appending, made when it is not there, and says what it says. A torn
-/// end is cut off.
+/// Opens the journal of a batch of `lines` lines for appending, made when it is not there, and says what it says. A
+/// torn end is cut off.
 pub(super) fn open(path: &Path, lines: u64) -> Result<(File, Replay), JournalError> {
     let existed = path.exists();
     let mut file = durable::open_or_create(path)?;
@@ -235,8 +245,8 @@ pub(super) fn each_record<E: From<JournalError>>(
     }
 }
 
-/// Reads the records of the next group into `records`, and gives the bytes of all of it; `None` when it is not whole, or there
-/// is none.
+/// Reads the records of the next group into `records`, and gives the bytes of all of it; `None` when it is not whole,
+/// or there is none.
 fn read_group(reader: &mut impl BufRead, records: &mut Vec<u8>) -> io::Result<Option<u64>> {
     let mut first = Vec::new();
     reader.by_ref().take(HEAD_BYTES).read_until(b'\n', &mut first)?;
@@ -306,8 +316,8 @@ mod tests {
     fn groups() -> [Vec<u8>; 3] {
         [
             group(&[Record::Sent(1), Record::Sent(2), Record::Sent(3)]),
-            group(&[Record::Row(Kind::Output, 1, ROW), Record::Back(2), Record::Sent(2), Record::Lost(3)]),
-            group(&[Record::Sent(3), Record::Row(Kind::Error, 2, b"row with spaces\xff"), Record::Sent(70)]),
+            group(&[Record::Row(ReplyRole::Output, 1, ROW), Record::Back(2), Record::Sent(2), Record::Lost(3)]),
+            group(&[Record::Sent(3), Record::Row(ReplyRole::Error, 2, b"row with spaces\xff"), Record::Sent(70)]),
         ]
     }
 
@@ -329,7 +339,10 @@ mod tests {
             Ok::<_, JournalError>(())
         })
         .unwrap();
-        assert_eq!(rows, [(Kind::Output, 1, ROW.to_vec()), (Kind::Error, 2, b"row with spaces\xff".to_vec())]);
+        assert_eq!(
+            rows,
+            [(ReplyRole::Output, 1, ROW.to_vec()), (ReplyRole::Error, 2, b"row with spaces\xff".to_vec())]
+        );
     }
 
     #[test]

@@ -1,18 +1,19 @@
-//! How the upstream's answers, and its failures, look in result files.
+//! How the upstream's answers, and its failures, look in reply files.
 //!
 //! In: what came back for a request. Out: its row, without a line end in it, and the file it belongs to.
 //!
-//! Invariants: a row is JSON, in UTF-8. An answer that is JSON stands in its row byte for byte, but that line ends between its tokens
-//! are spaces. One that is not is kept as text, and is an error: it is no reply, but it may have been paid for. Bytes that are not UTF-8
-//! are U+FFFD in the row, and no byte is lost: beside such a `body` stands `body_base64`, which is the answer as it came.
+//! Invariants: a row is JSON, in UTF-8. An answer that is JSON is in its row byte for byte, but that line ends between
+//! its tokens are spaces. One that is not is kept as text, and is an error: it is no reply, but it may have been paid
+//! for. Bytes that are not UTF-8 are U+FFFD in the row, and no byte is lost: beside such a `body` there is
+//! `body_base64`, the answer as it came.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::json;
 
-use crate::remote::online::Failed;
-use crate::remote::{ErrorKind, RemoteError};
-use crate::serve::batch::row::Kind;
-use crate::serve::batch::row::RowForm;
+use super::client::Failed;
+use crate::dialect::row_form::RowForm;
+use crate::model::reply::ReplyRole;
+use crate::remote::error::{ErrorKind, RemoteError};
 
 /// A request as rows name it.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +25,7 @@ pub(super) struct Named<'l> {
     pub(super) custom_id: &'l str,
 }
 
-/// What came back, as it stands in a row.
+/// What came back, as it is in a row.
 #[derive(Clone, Copy)]
 struct Response<'r> {
     status: u16,
@@ -35,7 +36,7 @@ struct Response<'r> {
 }
 
 /// The row of an answer with a status of success.
-pub(super) fn answered(named: Named<'_>, body: Vec<u8>) -> (Kind, Vec<u8>) {
+pub(super) fn answered(named: Named<'_>, body: Vec<u8>) -> (ReplyRole, Vec<u8>) {
     let (mut body, exact) = match String::from_utf8(body) {
         Ok(body) => (body.into_bytes(), None),
         Err(error) => {
@@ -48,13 +49,13 @@ pub(super) fn answered(named: Named<'_>, body: Vec<u8>) -> (Kind, Vec<u8>) {
         let error = json!({"code": "not_json", "message": "the upstream's answer is not JSON"});
         let body = json!(String::from_utf8_lossy(&body)).to_string();
         let response = Response { status: 200, body: body.as_bytes(), exact };
-        return (Kind::Error, row(named, Some(response), Some(&error.to_string())));
+        return (ReplyRole::Error, row(named, Some(response), Some(&error.to_string())));
     }
     // In JSON they can only stand between tokens.
     for byte in body.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')) {
         *byte = b' ';
     }
-    (Kind::Output, row(named, Some(Response { status: 200, body: body.trim_ascii(), exact }), None))
+    (ReplyRole::Output, row(named, Some(Response { status: 200, body: body.trim_ascii(), exact }), None))
 }
 
 /// The row of a request that failed.
@@ -76,7 +77,8 @@ pub(super) fn unsendable(named: Named<'_>, why: &str) -> Vec<u8> {
     row(named, None, Some(&json!({"code": "batch_client_error", "message": why}).to_string()))
 }
 
-/// An error's code, and what to say where the upstream said nothing. Clients tell by the code what is worth sending again.
+/// An error's code, and what to say where the upstream said nothing. Clients tell by the code what is worth sending
+/// again.
 fn describe(error: &RemoteError) -> (String, &'static str) {
     if let Some(status) = error.status().filter(|status| !(200..300).contains(status)) {
         return (format!("http_{status}"), "the upstream gave no reason");
@@ -124,8 +126,8 @@ fn row(named: Named<'_>, response: Option<Response<'_>>, error: Option<&str>) ->
 mod tests {
     use super::*;
 
-    const SPARE: RowForm = RowForm { prefix: "br_", has_every_member: false };
-    const FULL: RowForm = RowForm { prefix: "batch_req_", has_every_member: true };
+    const SPARE: RowForm = RowForm::SPARE;
+    const FULL: RowForm = RowForm::FULL;
     const NAMED: Named<'_> = Named { form: SPARE, row_id: "1", custom_id: r#""a\n""# };
 
     fn text(row: Vec<u8>) -> String {
@@ -133,10 +135,10 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_stands_in_its_row_as_it_came() {
+    fn an_answer_is_in_its_row_as_it_came() {
         let ugly = "{\"n\":123456789012345678901234567890,\r\n  \"t\" : \"\\ud800\\n\"}\n";
         let (kind, row) = answered(NAMED, ugly.into());
-        assert_eq!(kind, Kind::Output);
+        assert_eq!(kind, ReplyRole::Output);
         let wanted = concat!(
             r#"{"id":"br_1","custom_id":"a\n","response":{"status_code":200,"body":"#,
             r#"{"n":123456789012345678901234567890,    "t" : "\ud800\n"}}}"#
@@ -149,10 +151,10 @@ mod tests {
         for form in [SPARE, FULL] {
             let named = Named { form, ..NAMED };
             for (body, shown, kind) in [
-                (&b"{\"t\":\"\xff\"}\n"[..], json!({"t": "\u{fffd}"}), Kind::Output),
-                (b"{\"t\":\"\xed\xa0\x80\xe4\"}", json!({"t": "\u{fffd}\u{fffd}\u{fffd}\u{fffd}"}), Kind::Output),
-                (b"caf\xe9", json!("caf\u{fffd}"), Kind::Error),
-                (b"\xff\xfe{\0}\0", json!("\u{fffd}\u{fffd}{\0}\0"), Kind::Error),
+                (&b"{\"t\":\"\xff\"}\n"[..], json!({"t": "\u{fffd}"}), ReplyRole::Output),
+                (b"{\"t\":\"\xed\xa0\x80\xe4\"}", json!({"t": "\u{fffd}\u{fffd}\u{fffd}\u{fffd}"}), ReplyRole::Output),
+                (b"caf\xe9", json!("caf\u{fffd}"), ReplyRole::Error),
+                (b"\xff\xfe{\0}\0", json!("\u{fffd}\u{fffd}{\0}\0"), ReplyRole::Error),
             ] {
                 let (found, row) = answered(named, body.to_vec());
                 let row: serde_json::Value = serde_json::from_slice(&row).unwrap();
@@ -170,7 +172,7 @@ mod tests {
     fn what_is_no_json_is_kept_and_is_an_error() {
         for body in ["", "<html>\n</html>", "data: {}\n\ndata: [DONE]\n", "{\"cut\":"] {
             let (kind, row) = answered(NAMED, body.into());
-            assert!(kind == Kind::Error && !row.contains(&b'\n'));
+            assert!(kind == ReplyRole::Error && !row.contains(&b'\n'));
             let row: serde_json::Value = serde_json::from_slice(&row).unwrap();
             assert_eq!((&row["response"]["body"], &row["error"]["code"]), (&json!(body), &json!("not_json")));
         }

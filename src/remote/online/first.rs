@@ -2,19 +2,20 @@
 //!
 //! In: each answer that says that there is nothing to be had here, and each success. Out: whether to go on.
 //!
-//! A base URL with a slip in it answers, too: with 404, with a web page, with something that is not JSON. As long as nothing was answered as
-//! it should be, such answers are **suspects**: they are held back, and are the rows of their requests only when an answer shows that the
-//! address is right. After [`FIRST_ANSWERS`] of them no other request goes out until those that are out have come back: a model takes
-//! longer over its answer than a server over a 404. If they say nothing else, the address is wrong, and no request has been used up.
+//! A base URL with a slip in it answers, too: with 404, with a web page, with something that is not JSON. As long as
+//! nothing was answered as it should be, such answers are **suspects**: they are held back, and are the rows of their
+//! requests only when an answer shows that the address is right. After [`FIRST_ANSWERS`] of them no other request goes
+//! out until those that are out have come back: a model takes longer over its answer than a server over a 404. If they
+//! say nothing else, the address is wrong, and no request has been used up.
 //!
-//! Invariants: nothing is held back once there was a success, in this process or an earlier one. What is held back is at most as much as is
-//! at the upstream at a time and [`FIRST_ANSWERS`], none of it larger than [`SUSPECT_BYTES`].
+//! Invariants: nothing is held back once there was a success, in this process or an earlier one. What is held back is
+//! at most as much as is at the upstream at a time and [`FIRST_ANSWERS`], none of it larger than [`SUSPECT_BYTES`].
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::client::{Failed, SMALL_ANSWER_BYTES, Said};
 use super::rows;
-use crate::remote::online::{Failed, SMALL_ANSWER_BYTES, Said};
-use crate::remote::{ErrorKind, RemoteError};
+use crate::remote::error::ErrorKind;
 
 /// So many first answers that are none, without a success among them, mean that the address is wrong.
 pub const FIRST_ANSWERS: usize = 20;
@@ -101,62 +102,10 @@ impl FirstAnswers {
     }
 }
 
-/// An upstream that is not worth being asked any more. Nothing was recorded for the requests that found out.
-#[derive(Debug, thiserror::Error)]
-#[error("{what}")]
-pub struct Hopeless {
-    what: String,
-    hint: String,
-    #[source]
-    source: RemoteError,
-}
-
-impl Hopeless {
-    /// The address is wrong.
-    pub(super) fn wrong_address(address: &impl std::fmt::Display, answers: usize, source: RemoteError) -> Self {
-        let all = if answers == 1 {
-            "the only answer says".to_owned()
-        } else {
-            format!("the first {answers} answers all say")
-        };
-        let what = format!("{all} that there is no API at {address}");
-        let hint = format!(
-            "check the base URL: requests go to {address} and the endpoint, as in {address}/chat/completions; \
-             and that the models that the requests name are there. Nothing is recorded: the same command goes on"
-        );
-        Self { what, hint, source }
-    }
-
-    /// It lets nothing through.
-    pub(super) fn refuses(
-        address: &impl std::fmt::Display,
-        patience: std::time::Duration,
-        source: RemoteError,
-    ) -> Self {
-        let what = format!("{address} has let nothing through for {patience:?}");
-        let hint = "a rate limit or quota is used up: wait, or have it raised, and run the same command to resume; \
-                    --patience TIME sets how long a run waits for it";
-        Self { what, hint: hint.to_owned(), source }
-    }
-
-    /// The account has nothing left.
-    pub(super) fn spent(address: &impl std::fmt::Display, source: RemoteError) -> Self {
-        let what = format!("the account's quota at {address} is used up");
-        let hint =
-            "no waiting helps: look at the plan and the credit of the account, then run the same command to resume";
-        Self { what, hint: hint.to_owned(), source }
-    }
-
-    /// What to do.
-    #[must_use]
-    pub fn hint(&self) -> &str {
-        &self.hint
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::remote::error::RemoteError;
 
     fn failed(status: u16, kind: ErrorKind, body: &str) -> Option<Suspicion> {
         let error = RemoteError::new(kind, "POST http://h/").with_status(status);

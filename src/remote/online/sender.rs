@@ -1,28 +1,28 @@
 //! Sends the requests of a batch: which is next, how many are in hand, and what becomes of those that come back.
 //!
-//! In: the places of a batch's requests that have no row. Out: a row in the journal for each, or the word that not all have one.
+//! In: the lines of a batch that have no row. Out: a row in the journal for each, or the word that not all have one.
 //!
-//! Invariants: new requests go out in the order of the input. What is in hand is bounded by its number and by the bytes of its bodies; a
-//! request that waits until it may be tried again is not in hand. Answers that cast doubt on the upstream's address are held back
-//! until that is settled (see [`first`](super::first)).
+//! Invariants: new requests go out in the order of the input. What is in hand is bounded by its number and by the bytes
+//! of its bodies; a request that waits until it may be tried again is not in hand. Answers that cast doubt on the
+//! upstream's address are held back until that is settled (see [`first`](super::first)).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-use super::executor::{Failure, Work};
 use super::first::Suspicion;
 use super::journal::Record;
 use super::queue::{Next, Queue, Tries};
+use super::read_ahead::ReadAhead;
 use super::request::{Asker, Came, Suspect};
+use super::upstream::{Admission, BODY_BYTES, SUSPECTS_AGAIN};
 use super::writer::Closed;
-use super::{BODY_BYTES, SUSPECTS_AGAIN};
-use crate::serve::batch::progress::Progress;
-use crate::serve::batch::row::Kind;
+use crate::model::reply::ReplyRole;
+use crate::remote::error::RemoteError;
+use crate::remote::service::{Lines, unreadable};
 
 /// How often it is looked whether the requests of another batch have come back.
 const OTHERS: Duration = Duration::from_millis(20);
@@ -30,46 +30,57 @@ const OTHERS: Duration = Duration::from_millis(20);
 /// How an attempt ended, and for which request.
 type Ended = (u64, Result<Came, Closed>);
 
+/// Why nothing more is sent.
+pub(super) enum Stop {
+    /// A line cannot be read, or is not what it was.
+    Line(RemoteError),
+    /// The journal takes no more records.
+    Journal(Closed),
+}
+
+impl From<Closed> for Stop {
+    fn from(closed: Closed) -> Self {
+        Self::Journal(closed)
+    }
+}
+
 /// See the module.
-pub(super) struct Sender<'w, I: Iterator<Item = u64>> {
-    work: &'w Work,
+pub(super) struct Sender<I: Iterator<Item = u64>> {
     asker: Asker,
-    progress: Arc<Progress>,
+    /// Called for each row that is on disk.
+    on_row: Arc<dyn Fn() + Send + Sync>,
     queue: Queue<I>,
+    ahead: ReadAhead<I>,
     tasks: JoinSet<Ended>,
     suspects: Vec<(u64, Suspect)>,
     /// Held while there are requests that were never sent: other batches wait for it.
-    turn: Option<OwnedSemaphorePermit>,
+    admission: Option<Admission>,
     all: bool,
 }
 
-/// The requests of `work` that have no row, as far as they are wanted.
-pub(super) fn left(work: &Work) -> impl Iterator<Item = u64> + '_ {
-    (1..=work.wanted as u64).filter(|number| !work.replay.done.has(*number))
-}
-
-impl<'w, I: Iterator<Item = u64>> Sender<'w, I> {
+impl<I: Iterator<Item = u64> + Clone> Sender<I> {
+    /// Sends the lines with these numbers, from 1.
     pub(super) fn new(
-        work: &'w Work,
-        numbers: impl IntoIterator<IntoIter = I>,
+        lines: &Arc<dyn Lines>,
+        numbers: I,
         asker: Asker,
-        progress: &Arc<Progress>,
-        turn: Option<OwnedSemaphorePermit>,
+        on_row: Arc<dyn Fn() + Send + Sync>,
+        admission: Option<Admission>,
     ) -> Self {
         Self {
-            work,
             asker,
-            progress: progress.clone(),
-            queue: Queue::new(numbers),
+            on_row,
+            queue: Queue::new(numbers.clone()),
+            ahead: ReadAhead::new(lines, numbers),
             tasks: JoinSet::new(),
             suspects: Vec::new(),
-            turn,
+            admission,
             all: true,
         }
     }
 
     /// Sends until each request has its row, or none may go out any more. Gives whether all have one.
-    pub(super) async fn send(mut self) -> Result<bool, Failure> {
+    pub(super) async fn send(mut self) -> Result<bool, Stop> {
         loop {
             while let Some(ended) = self.tasks.try_join_next() {
                 self.take(ended).await?;
@@ -100,20 +111,18 @@ impl<'w, I: Iterator<Item = u64>> Sender<'w, I> {
     }
 
     /// Begins an attempt.
-    async fn start(&mut self, number: u64, tries: Tries) -> Result<(), Failure> {
-        let index = usize::try_from(number - 1).unwrap_or(usize::MAX);
-        let Some(place) = self.work.places.get(index).copied() else { return Ok(()) };
-        if self.queue.all_were_given() {
-            self.turn = None;
+    async fn start(&mut self, number: u64, tries: Tries) -> Result<(), Stop> {
+        if let Some(admission) = self.admission.as_mut().filter(|_| self.queue.all_were_given()) {
+            admission.turn = None;
         }
-        let Some(room) = self.room_for(place.bytes()).await else {
+        let line = self.ahead.take(number).await.map_err(|error| Stop::Line(unreadable(error)))?;
+        let Some(room) = self.room_for(line.len()).await else {
             self.all = false;
             return Ok(());
         };
-        let line = self.work.read(place).await?;
         let asker = self.asker.clone();
         self.tasks.spawn(async move {
-            let came = asker.attempt(number, Bytes::from(line), tries).await;
+            let came = asker.attempt(number, line, tries).await;
             drop(room);
             (number, came)
         });
@@ -121,7 +130,7 @@ impl<'w, I: Iterator<Item = u64>> Sender<'w, I> {
     }
 
     /// Waits until an attempt ends, the moment comes, or no request may go out any more.
-    async fn wait(&mut self, until: Option<Instant>) -> Result<(), Failure> {
+    async fn wait(&mut self, until: Option<Instant>) -> Result<(), Stop> {
         let quit = self.asker.quit.clone();
         // Something to wait for where there is no moment; it is not reached.
         let until = until.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
@@ -138,7 +147,7 @@ impl<'w, I: Iterator<Item = u64>> Sender<'w, I> {
     }
 
     /// Takes in what came of an attempt.
-    async fn take(&mut self, ended: Result<Ended, JoinError>) -> Result<(), Failure> {
+    async fn take(&mut self, ended: Result<Ended, JoinError>) -> Result<(), Stop> {
         let (number, came) = match ended {
             Ok(ended) => ended,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -148,7 +157,7 @@ impl<'w, I: Iterator<Item = u64>> Sender<'w, I> {
             }
         };
         match came? {
-            Came::Done => self.progress.count_row(),
+            Came::Done => (self.on_row)(),
             Came::Again(tries, wait) => self.queue.defer(number, tries, Instant::now() + wait),
             Came::Stopped => self.all = false,
             Came::Suspect(suspect) => {
@@ -160,7 +169,7 @@ impl<'w, I: Iterator<Item = u64>> Sender<'w, I> {
     }
 
     /// Finds out whether what is still out says something else than the suspects.
-    async fn settle(&mut self) -> Result<(), Failure> {
+    async fn settle(&mut self) -> Result<(), Stop> {
         if !self.tasks.is_empty() {
             self.wait(None).await
         } else if self.asker.upstream.pacing.is_idle() {
@@ -171,28 +180,29 @@ impl<'w, I: Iterator<Item = u64>> Sender<'w, I> {
     }
 
     /// Nothing is left but suspects: a few requests whose answers all say the same.
-    async fn decide(&mut self) -> Result<(), Failure> {
+    async fn decide(&mut self) -> Result<(), Stop> {
         let is_sure = self.suspects.iter().all(|(_, suspect)| suspect.suspicion == Suspicion::Strong);
         if is_sure && !self.asker.upstream.first.is_proven() { self.condemn().await } else { self.believe().await }
     }
 
-    /// The address is right: what was held back are the rows of their requests. But what no API says is asked once more: it may have
-    /// become right just now.
-    async fn believe(&mut self) -> Result<(), Failure> {
+    /// The address is right: what was held back are the rows of their requests. But what no API says is asked once
+    /// more: it may have become right just now.
+    async fn believe(&mut self) -> Result<(), Stop> {
         for (number, suspect) in std::mem::take(&mut self.suspects) {
             if suspect.suspicion == Suspicion::Strong {
                 self.asker.journal.note(Record::Back(number)).await?;
                 self.queue.defer(number, suspect.tries, Instant::now());
                 continue;
             }
-            self.asker.journal.keep(Record::Row(Kind::Error, number, &suspect.row)).await?;
-            self.progress.count_row();
+            self.asker.journal.keep(Record::Row(ReplyRole::Error, number, &suspect.row)).await?;
+            (self.on_row)();
         }
         Ok(())
     }
 
-    /// The address is wrong: nothing is recorded, and the requests are tried again if the server is one that does not give up.
-    async fn condemn(&mut self) -> Result<(), Failure> {
+    /// The address is wrong: nothing is recorded, and the requests are tried again if the server is one that does not
+    /// give up.
+    async fn condemn(&mut self) -> Result<(), Stop> {
         self.asker.upstream.first.start_over();
         let answers = self.suspects.len();
         let mut error = None;

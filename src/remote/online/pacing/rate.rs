@@ -2,15 +2,16 @@
 //!
 //! In: each request sent, and each that was refused. Out: the moment at which the next may go out.
 //!
-//! Nothing is held back until more is refused than is tolerated (see [`Share`]). Then the pace falls to what was let in: additive
-//! increase, multiplicative decrease (AIMD), but by the measured share. Where that does not make the refusals fewer, they are
-//! not our doing, and the pace is what it was. It grows with time: fast far below the pace that was too much, slowly near it,
-//! faster again when nothing has happened for long.
+//! Nothing is held back until more is refused than is tolerated (see [`Share`]). Then the pace falls to what was let
+//! in: additive increase, multiplicative decrease (AIMD), but by the measured share. Where that does not make the
+//! refusals fewer, they are not our doing, and the pace is what it was. It grows with time: fast far below the pace
+//! that was too much, slowly near it, faster again when nothing has happened for long.
 //!
-//! What is let in is measured in stretches of one pace (see [`Stretch`]), together with the stretch before while the current one is short.
+//! What is let in is measured in stretches of one pace (see [`Stretch`]), together with the stretch before while the
+//! current one is short.
 //!
-//! Invariants: a refusal counts for the pace at which its request was sent, so that a burst of them slows down once. The pace does
-//! not fall below what was let in, nor below [`LOWEST`].
+//! Invariants: a refusal counts for the pace at which its request was sent, so that a burst of them slows down once.
+//! The pace does not fall below what was let in, nor below [`LOWEST`].
 
 use std::time::Duration;
 
@@ -40,7 +41,8 @@ const NEAR: f64 = 0.9;
 /// Growth in a second, far below the pace that was too much: it doubles in half a second.
 const FAST_GROWTH: f64 = 1.4;
 
-/// The most by which it grows from one request to the next there: with few requests a second little is known of what they did.
+/// The most by which it grows from one request to the next there: with few requests a second little is known of what
+/// they did.
 const FAST_STEP: f64 = 0.1;
 
 /// Growth in a second near it.
@@ -158,7 +160,8 @@ impl Rate {
         Duration::from_secs_f64(self.refusal_time)
     }
 
-    /// A request goes out at [`Rate::next`], or at `now` if that is past. Gives that moment, and the number of its stretch.
+    /// A request goes out at [`Rate::next`], or at `now` if that is past. Gives that moment, and the number of its
+    /// stretch.
     pub(super) fn send(&mut self, now: Instant) -> (Instant, u64) {
         let at = self.next.max(now);
         self.roll(at);
@@ -177,8 +180,8 @@ impl Rate {
         (at, self.current.number)
     }
 
-    /// When a request that had its moment at `at` goes out in truth. Many that are late together, because a disk was slow, do
-    /// not make up for it together: to the upstream that would be a burst.
+    /// When a request that had its moment at `at` goes out in truth. Many that are late together, because a disk was
+    /// slow, do not make up for it together: to the upstream that would be a burst.
     pub(super) fn out(&mut self, at: Instant, now: Instant) -> Instant {
         self.due = self.due.saturating_sub(1);
         let Some(pace) = self.pace else { return at.max(now) };
@@ -277,8 +280,8 @@ impl Rate {
         self.set(Some(pace.min(self.pace.unwrap_or(f64::INFINITY))), now);
     }
 
-    /// Compares the share that was refused after the last fall, if it is on trial, with the one before it. Gives whether the pace has
-    /// changed.
+    /// Compares the share that was refused after the last fall, if it is on trial, with the one before it. Gives
+    /// whether the pace has changed.
     fn judge(&mut self, measured: Measured, now: Instant) -> bool {
         if !self.share.is_on_trial() {
             return false;
@@ -369,7 +372,8 @@ mod tests {
 
     const BACK: Duration = Duration::from_millis(5);
 
-    /// Sends as fast as it may for so long, or until nothing is let in; what `refuses` says of the time since the start is refused.
+    /// Sends as fast as it may for so long, or until nothing is let in; what `refuses` says of the time since the start
+    /// is refused.
     fn send(rate: &mut Rate, time: Duration, mut refuses: impl FnMut(Duration) -> bool) -> Vec<Verdict> {
         let start = rate.next();
         let (mut now, mut verdicts) = (start, Vec::new());

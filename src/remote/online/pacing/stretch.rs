@@ -1,7 +1,8 @@
 //! A stretch of sending, and what it shows of what is let in.
 //!
-//! In: how many requests went out at one pace, how many of them were refused, and how long a refusal takes to come back. Out: requests and
-//! refusals in a time. Requests that went out so recently that a refusal could not be back yet are left out.
+//! In: how many requests went out at one pace, how many of them were refused, and how long a refusal takes to come
+//! back. Out: requests and refusals in a time. Requests that went out so recently that a refusal could not be back yet
+//! are left out.
 
 use std::time::Duration;
 
