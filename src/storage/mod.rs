@@ -12,3 +12,4 @@ pub mod ordered;
 pub mod partitions;
 pub(crate) mod path_text;
 pub mod user_files;
+pub(crate) mod zstd;
