@@ -4,8 +4,8 @@ use std::error::Error as StdError;
 use std::process::ExitCode;
 
 use batchline::run::error::{Error, ErrorKind};
-use serde_json::json;
 
+use super::records::{Failed, Record};
 use super::terminal::{StdoutError, say, say_json, say_line};
 
 /// What the exit code says. Scripts rely on the numbers.
@@ -131,10 +131,12 @@ pub(crate) fn report(failure: &Failure, json: bool) -> Exit {
         cause = error.source();
     }
     if json {
-        let record = json!({
-            "schema": 1, "kind": "error", "exit": exit as u8, "message": failure.to_string(), "causes": causes, "hint": failure.hint(),
-        });
-        say_json(&record);
+        say_json(Record::Error(Failed {
+            exit: exit as u8,
+            message: failure.to_string(),
+            causes: &causes,
+            hint: failure.hint(),
+        }));
         return exit;
     }
     let mut line = format!("error: {failure}");

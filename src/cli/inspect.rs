@@ -11,12 +11,12 @@ use batchline::run::inspect;
 use batchline::run::options::BUILT_IN;
 use batchline::run::report::{Report, RunState};
 use batchline::run::{ServiceChoice, inspect::Cancelled};
-use serde_json::json;
 
 use super::args::{CancelArguments, LsArguments, ServiceArguments, StatusArguments};
 use super::exit::{Exit, Failure, report};
+use super::numbers::{count, moment, plural, size};
 use super::places;
-use super::records::{count, moment, plural, size};
+use super::records::{ListedRun, Record, RunStatus};
 use super::running::runtime;
 use super::settings;
 use super::terminal::{names, print, print_json, say, say_line};
@@ -27,10 +27,7 @@ const SHARDS_SHOWN: usize = 20;
 pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
     let status = Report::read(&find(arguments.run.as_deref(), Purpose::Look)?)?;
     if arguments.json {
-        let mut record = json!(status);
-        record["schema"] = json!(1);
-        record["kind"] = json!("status");
-        print_json(&record)?;
+        print_json(Record::Status(RunStatus::from(&status)))?;
         return Ok(Exit::Success);
     }
     print(&format!("run {}", Name(&status.directory)))?;
@@ -113,14 +110,7 @@ pub(crate) fn ls(arguments: &LsArguments) -> Result<Exit, Failure> {
             }
         };
         if arguments.json {
-            let mut record = json!(status);
-            if let Some(record) = record.as_object_mut() {
-                record.remove("incidents");
-            }
-            record["shards"] = json!(status.shards.len());
-            record["schema"] = json!(1);
-            record["kind"] = json!("run");
-            print_json(&record)?;
+            print_json(Record::Run(ListedRun::from(&status)))?;
         } else {
             let (requests, inputs) = (plural(status.requests, "request"), names(&status.inputs));
             let (begun, state) = (moment(&status.created_at), describe(&status));
@@ -150,11 +140,10 @@ pub(crate) fn cancel(arguments: &CancelArguments) -> Result<Exit, Failure> {
     };
     let api = HttpApi::new(provider, address, token, Settings::default())?;
     let cancelled = runtime()?.block_on(cancel_batches(&api, &run))?;
-    for Cancelled { shard, batch_id, status } in &cancelled {
+    for batch in &cancelled {
+        let Cancelled { shard, batch_id, status } = batch;
         if arguments.json {
-            print_json(
-                &json!({"schema": 1, "kind": "cancelled", "shard": shard, "batch_id": batch_id, "status": status}),
-            )?;
+            print_json(Record::Cancelled(batch))?;
         } else {
             print(&format!("shard {shard}: batch {batch_id} is {status}"))?;
         }

@@ -11,10 +11,10 @@ use batchline::results::merge::Merged;
 use batchline::run::monitor::ShardCounts;
 use batchline::run::{EarlierRun, Event, Monitor};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::json;
 
 use super::asking::confirmed;
-use super::records::{count, plural, size};
+use super::numbers::{count, plural, size};
+use super::records::{self, Message, Record, Started};
 use super::terminal::{names, say_json, say_line};
 
 /// Time between two plain lines.
@@ -60,6 +60,7 @@ struct Standing {
     done_at_service: u64,
     said: Option<Instant>,
     last: String,
+    last_record: Option<records::Progress>,
     bars: Vec<(&'static str, ProgressBar)>,
     /// The run has ended; what is still told comes from transfers that were cut off.
     finished: bool,
@@ -138,18 +139,17 @@ impl Progress {
         }
         let Standing { uploaded, upload_total, downloaded, shards, merged, .. } = standing;
         if self.manner == Manner::Json {
-            let record = json!({
-                "uploaded_bytes": *uploaded, "upload_total_bytes": *upload_total, "downloaded_bytes": *downloaded,
-                "shards": {
-                    "waiting": shards.waiting, "uploaded": shards.uploaded, "submitted": shards.submitted,
-                    "ended": shards.ended, "indexed": shards.indexed, "held": shards.held,
-                },
-                "merged_lines": merged.lines(), "requests_done_at_service": standing.done_at_service,
-            });
-            let text = record.to_string();
-            if text != standing.last {
-                standing.last = text;
-                say_record("progress", record);
+            let record = records::Progress {
+                uploaded_bytes: *uploaded,
+                upload_total_bytes: *upload_total,
+                downloaded_bytes: *downloaded,
+                shards: *shards,
+                merged_lines: merged.lines(),
+                requests_done_at_service: standing.done_at_service,
+            };
+            if standing.last_record.as_ref() != Some(&record) {
+                standing.last_record = Some(record.clone());
+                say_json(Record::Progress(record));
             }
         } else {
             let line = if *shards == ShardCounts::default() {
@@ -181,10 +181,10 @@ impl Progress {
         standing.said = Some(Instant::now());
         let (requests, bytes) = (standing.requests, standing.bytes);
         match self.manner {
-            Manner::Json => say_record(
-                "started",
-                json!({"directory": directory.display().to_string(), "requests": requests, "shards": shards, "bytes": bytes, "resumed": resumed, "done": done}),
-            ),
+            Manner::Json => {
+                let counts = (requests, shards as u64, bytes);
+                say_json(Record::Started(Started::new(directory, counts, (resumed, done))));
+            }
             Manner::Quiet => {}
             Manner::Bars | Manner::Plain => {
                 let verb = match (resumed, done) {
@@ -231,13 +231,11 @@ impl Monitor for Progress {
         }
         match event {
             Event::Defect(defect) if self.manner == Manner::Json => {
-                say_record("defect", json!(defect));
+                say_json(Record::Defect(defect));
             }
             Event::Defect(defect) => self.say(&defect.to_string()),
-            Event::Warning(text) | Event::Note(text) if self.manner == Manner::Json => {
-                let kind = if matches!(event, Event::Warning(_)) { "warning" } else { "note" };
-                say_record(kind, json!({ "message": text }));
-            }
+            Event::Warning(message) if self.manner == Manner::Json => say_json(Record::Warning(Message { message })),
+            Event::Note(message) if self.manner == Manner::Json => say_json(Record::Note(Message { message })),
             Event::Warning(text) => self.say(&format!("warning: {text}")),
             Event::Note(_) if self.manner == Manner::Quiet => {}
             Event::Note(text) => self.say(&format!("note: {text}")),
@@ -291,13 +289,6 @@ impl Progress {
             _ => {}
         }
     }
-}
-
-/// Says something as a record.
-fn say_record(kind: &str, mut record: serde_json::Value) {
-    record["schema"] = json!(1);
-    record["kind"] = json!(kind);
-    say_json(&record);
 }
 
 /// The states in which there are shards.

@@ -7,14 +7,14 @@ use batchline::model::shown::Name;
 use batchline::run::error::Error;
 use batchline::run::held::HeldReason;
 use batchline::run::{self, Summary};
-use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::args::RunArguments;
 use super::exit::{Exit, Failure};
+use super::numbers::{count, plural, recognised, seconds, size};
 use super::progress::{Manner, Progress};
-use super::records::{count, plural, recognised, seconds, size};
+use super::records::{Record, RunSummary};
 use super::settings;
 use super::terminal::{say_json, say_line};
 
@@ -43,10 +43,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<Exit, Failure> {
     runtime.shutdown_background();
     let summary = ended?;
     if manner == Manner::Json {
-        let mut record = json!(summary);
-        record["schema"] = json!(1);
-        record["kind"] = json!("summary");
-        say_json(&record);
+        say_json(Record::Summary(RunSummary::from(&summary)));
     } else if manner != Manner::Quiet {
         for line in describe(&summary) {
             say_line(&line);

@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::directory::{RunDirectory, layout};
@@ -28,7 +29,7 @@ use crate::run::open::Prepared;
 use crate::storage::durable;
 
 /// Something that is not what it should be.
-#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+#[derive(Debug, Clone, Serialize, PartialEq, Eq, JsonSchema)]
 pub struct Finding {
     /// The shard that it concerns; none for the run as a whole.
     pub shard: Option<u32>,
@@ -39,7 +40,7 @@ pub struct Finding {
 }
 
 /// What can be done about a [`Finding`].
-#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Remedy {
     /// The next run looks for its batch in the service's list.

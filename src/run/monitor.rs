@@ -1,5 +1,8 @@
 //! What the engine tells whoever runs it. It never prints.
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 use super::earlier_run::EarlierRun;
 use crate::model::defect::PlacedDefect;
 use crate::results::merge::Merged;
@@ -67,7 +70,7 @@ pub enum Event<'e> {
 }
 
 /// How many shards stand where.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ShardCounts {
     /// Not at the service yet.
     pub waiting: usize,

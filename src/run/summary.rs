@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::held::HeldShard;
@@ -11,7 +12,7 @@ use crate::model::outcome::Outcomes;
 use crate::run::error::Error;
 
 /// How a run ended: every line of the input accounted for.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Summary {
     /// What its Ledger says, without the single shards.
     #[serde(flatten)]

@@ -11,6 +11,7 @@
 // What the tests are made of.
 mod between; // a proxy that spoils downloads
 mod program; // the program as a child process
+mod records; // the records of `--json` against their schema
 mod requests; // requests, and the replies that they must get
 mod service; // `batchline serve` as a child process, its calls and its bill
 mod tracing; // the program under strace
