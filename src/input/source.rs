@@ -22,15 +22,15 @@ use crate::storage::lines;
 use crate::storage::lines::Extent;
 use crate::storage::local_file::LocalFile;
 use crate::storage::read_at::ReadAt;
+use crate::storage::zstd;
+use crate::storage::zstd::ZstdDecoder;
 
 /// First bytes of a gzip member (RFC 1952).
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 
-/// First bytes of a Zstandard frame (RFC 8878).
-const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
-
-/// First bytes of a Zstandard skippable frame, with which parallel compressors begin; the low half byte is free.
-const ZSTD_SKIPPABLE: &[u8] = &[0x2a, 0x4d, 0x18];
+/// Largest window of a Zstandard frame that is decoded, in bytes. It is held in memory. `zstd` itself decodes no larger ones unless it is
+/// told to.
+const ZSTD_WINDOW_MAX: u64 = 128 << 20;
 
 /// Bytes read first for a line of unknown length.
 const LINE_GUESS_BYTES: u64 = 4096;
@@ -226,7 +226,7 @@ fn open_part(input: &Input, spool: &Path, spooled: &dyn Fn(u64)) -> Result<Part,
     let mut magic = [0; 4];
     let read = if at_rest { file.read_some_at(&mut magic, 0) } else { read_full(&mut file, &mut magic) };
     let magic = &magic[..read.map_err(failed())?];
-    let compressed = magic.starts_with(GZIP_MAGIC) || magic.starts_with(ZSTD_MAGIC) || magic.ends_with(ZSTD_SKIPPABLE);
+    let compressed = magic.starts_with(GZIP_MAGIC) || zstd::is_frame(magic);
     // Standard input from a file needs no copy now, but a later command could not find it again.
     if at_rest && !compressed && *input != Input::Stdin {
         return Ok(Part { identity, ..Part::new(name, Arc::new(file), path.to_owned()) });
@@ -275,9 +275,7 @@ fn inflate(
     if magic.starts_with(GZIP_MAGIC) {
         copy(name, &mut flate2::bufread::MultiGzDecoder::new(compressed), target, spooled)
     } else {
-        let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed)
-            .map_err(|source| InputError::Unreadable { name: name.to_owned(), source })?;
-        copy(name, &mut decoder, target, spooled)
+        copy(name, &mut ZstdDecoder::new(compressed, ZSTD_WINDOW_MAX), target, spooled)
     }
 }
 

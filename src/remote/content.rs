@@ -6,7 +6,7 @@
 //! What always holds:
 //! - Nobody asked for packed content, but proxies and storages send it: gzip and Zstandard are recognised by their first bytes, Brotli,
 //!   which has none of its own, by the answer's header alone.
-//! - Memory is bounded: windows of at most [`ZSTD_WINDOW_LOG`] bits, and a buffer for each layer.
+//! - Memory is bounded: windows of at most [`ZSTD_WINDOW_MAX`] bytes, and a buffer for each layer.
 //! - No more is written to the disk than the service says that the file has, or [`UNPACKED_RATIO`] times what came where it says nothing.
 
 use std::io::{self, BufRead, BufReader, Write};
@@ -23,6 +23,7 @@ use crate::storage::durable;
 use crate::storage::durable::{FileError, PendingFile};
 use crate::storage::local_file::LocalFile;
 use crate::storage::read_at::ReadAt;
+use crate::storage::zstd::{ZstdDecoder, is_frame as is_zstd};
 
 /// Bytes that are read at a time.
 const READ_BYTES: usize = 256 << 10;
@@ -30,8 +31,8 @@ const READ_BYTES: usize = 256 << 10;
 /// Layers that content is unpacked from: what a proxy has packed once more, and no Russian dolls.
 const LAYERS_MAX: usize = 2;
 
-/// Logarithm of the largest window of a Zstandard frame that is unpacked, in bytes: 8 MiB, as RFC 9659 has it for HTTP.
-const ZSTD_WINDOW_LOG: u32 = 23;
+/// Largest window of a Zstandard frame that is unpacked, in bytes, as RFC 9659 has it for HTTP.
+const ZSTD_WINDOW_MAX: u64 = 8 << 20;
 
 /// Times that the bytes which came may grow where nobody says how many they stand for. Replies shrink to a twentieth at best.
 const UNPACKED_RATIO: u64 = 100;
@@ -87,30 +88,28 @@ impl Packing {
 
     /// What content with these first bytes is packed in.
     fn of_content(first: &[u8]) -> Option<Self> {
-        // The magic numbers of RFC 1952 and RFC 8878, the latter also of the frames that parallel compressors begin with.
         match first {
+            // The magic number of RFC 1952.
             [0x1f, 0x8b, ..] => Some(Self::Gzip),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::Zstd),
-            _ => None,
+            _ => is_zstd(first).then_some(Self::Zstd),
         }
     }
 
-    fn unpack(self, packed: Box<dyn BufRead>) -> io::Result<Box<dyn BufRead>> {
-        Ok(match self {
+    fn unpack(self, packed: Box<dyn BufRead>) -> Box<dyn BufRead> {
+        match self {
             Self::Gzip => {
                 let reader = flate2::bufread::MultiGzDecoder::new(packed);
                 Box::new(BufReader::with_capacity(READ_BYTES, reader))
             }
             Self::Zstd => {
-                let mut reader = zstd::stream::read::Decoder::with_buffer(packed)?;
-                reader.window_log_max(ZSTD_WINDOW_LOG)?;
+                let reader = ZstdDecoder::new(packed, ZSTD_WINDOW_MAX);
                 Box::new(BufReader::with_capacity(READ_BYTES, reader))
             }
             Self::Brotli => {
                 let reader = brotli_decompressor::Decompressor::new(packed, READ_BYTES);
                 Box::new(BufReader::with_capacity(READ_BYTES, reader))
             }
-        })
+        }
     }
 }
 
@@ -179,7 +178,7 @@ pub(super) fn unpack(
         if layer == LAYERS_MAX {
             return Err(Unfit::TooDeep);
         }
-        content = packing.unpack(content).map_err(Unfit::Broken)?;
+        content = packing.unpack(content);
     }
     let mut look = Look::of(id_member);
     let mut pending = BlockWriter::new(PendingFile::create(target)?);

@@ -20,3 +20,4 @@ pub mod read_at;
 pub mod records;
 pub mod sink;
 pub mod user_files;
+pub(crate) mod zstd;

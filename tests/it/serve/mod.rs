@@ -40,6 +40,8 @@ impl Fixture {
         let mut options = ServeOptions { directory: directory.path().to_owned(), seed: 7, ..ServeOptions::default() };
         change(&mut options);
         let server = Server::start(options.clone()).await.unwrap();
+        // As the clients of `remote` do it, none of which may be there yet.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let no_redirects = reqwest::redirect::Policy::none();
         let client = reqwest::Client::builder().redirect(no_redirects).timeout(PATIENCE).no_proxy().build().unwrap();
         Self { directory, options, server, client, token: "test-token" }
