@@ -70,8 +70,10 @@
 //! - **Bad data is a value.** A line that is no request is a [`model::defect::Defect`], a reply that is an error is an outcome; an
 //!   [`run::error::Error`] means that the run cannot go on.
 
+#[cfg(feature = "cli")]
 pub mod bench;
 pub mod dialect;
+#[cfg(feature = "cli")]
 pub mod generate;
 pub mod input;
 pub mod json;
@@ -80,5 +82,6 @@ pub mod model;
 pub mod remote;
 pub mod results;
 pub mod run;
+#[cfg(feature = "serve")]
 pub mod serve;
 pub mod storage;

@@ -11,7 +11,6 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
-use std::ops::Range;
 
 use serde::de::{self, Deserialize, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -83,6 +82,20 @@ impl<'l> Object<'l> {
         })
     }
 
+    /// Where the object begins, in bytes counted from 1.
+    pub(crate) fn column(&self) -> usize {
+        column(self.text)
+    }
+
+    /// Where a part of its text begins, in bytes counted from 1.
+    pub(crate) fn column_of(&self, part: &str) -> usize {
+        part.as_ptr() as usize - self.text.as_ptr() as usize + 1
+    }
+}
+
+/// For the server, which writes lines as a service without some of their members takes them.
+#[cfg(any(feature = "serve", test))]
+impl<'l> Object<'l> {
     /// The text without the members of these names, and otherwise byte for byte.
     pub(crate) fn without(&self, names: &[&str]) -> Cow<'l, str> {
         let cuts = self.cuts(names);
@@ -99,8 +112,8 @@ impl<'l> Object<'l> {
     }
 
     /// Where the members of these names are, each with a comma that goes with it.
-    fn cuts(&self, names: &[&str]) -> Vec<Range<usize>> {
-        let (mut cuts, mut kept) = (Vec::<Range<usize>>::new(), None);
+    fn cuts(&self, names: &[&str]) -> Vec<std::ops::Range<usize>> {
+        let (mut cuts, mut kept) = (Vec::<std::ops::Range<usize>>::new(), None);
         for (number, (key, value)) in self.members.iter().enumerate() {
             let (start, end) = (self.column_of(key.text) - 2, self.column_of(value) - 1 + value.len());
             let is_last = number + 1 == self.members.len();
@@ -116,16 +129,6 @@ impl<'l> Object<'l> {
             }
         }
         cuts
-    }
-
-    /// Where the object begins, in bytes counted from 1.
-    pub(crate) fn column(&self) -> usize {
-        column(self.text)
-    }
-
-    /// Where a part of its text begins, in bytes counted from 1.
-    pub(crate) fn column_of(&self, part: &str) -> usize {
-        part.as_ptr() as usize - self.text.as_ptr() as usize + 1
     }
 }
 

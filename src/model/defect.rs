@@ -5,7 +5,6 @@
 use std::fmt;
 use std::path::Path;
 
-use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 use crate::model::shown::Name;
@@ -168,7 +167,8 @@ pub struct PlacedDefect {
 }
 
 /// A Defect in JSON: a line of the report of all Defects.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct DefectRecord<'d> {
     /// The file, as the user named it.
     file: &'d str,

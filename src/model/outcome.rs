@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::reply::Usage;
@@ -14,7 +13,8 @@ const ERROR_LABELS_MAX: usize = 50;
 pub const OTHER_ERRORS: &str = "other errors";
 
 /// What has become of requests whose batches have come back.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Outcomes {
     /// Requests with an output.
     pub outputs: u64,
@@ -102,7 +102,8 @@ impl Indexed {
 }
 
 /// What was asked of one model, and what came of it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct ModelCounts {
     /// Requests, each counted once.
     pub requests: u64,

@@ -9,7 +9,6 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::directory::{RunDirectory, layout};
@@ -29,7 +28,8 @@ use crate::run::open::Prepared;
 use crate::storage::durable;
 
 /// Something that is not what it should be.
-#[derive(Debug, Clone, Serialize, PartialEq, Eq, JsonSchema)]
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Finding {
     /// The shard that it concerns; none for the run as a whole.
     pub shard: Option<u32>,
@@ -40,7 +40,8 @@ pub struct Finding {
 }
 
 /// What can be done about a [`Finding`].
-#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq, JsonSchema)]
+#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Remedy {
     /// The next run looks for its batch in the service's list.

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::directory::layout;
@@ -20,7 +19,8 @@ use crate::results::reply_index::Slot;
 use crate::run::error::Error;
 
 /// Why a shard waits for a decision.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum HeldReason {
     /// Nobody knows whether its batch was created.
@@ -76,7 +76,8 @@ impl HeldReason {
 }
 
 /// A shard that waits for a decision.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct HeldShard {
     /// Its number.
     pub shard: u32,

@@ -5,7 +5,6 @@
 
 use std::path::{Path, PathBuf};
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::directory::{self, RunDirectory, RunPlaces, layout};
@@ -39,7 +38,8 @@ pub fn newest(places: &RunPlaces, begun_in: Option<&Path>) -> Result<Option<Path
 }
 
 /// A batch that was asked to stop.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Cancelled {
     /// Its shard.
     pub shard: u32,
@@ -66,7 +66,8 @@ pub async fn cancel(api: &impl Api, run: &Path) -> Result<Vec<Cancelled>, Error>
 }
 
 /// What [`retry`] has decided.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Decided {
     /// Requests that will be sent again.
     pub requests: u64,

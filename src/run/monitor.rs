@@ -3,7 +3,6 @@
 
 use std::fmt;
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::earlier_run::EarlierRun;
@@ -152,7 +151,8 @@ impl fmt::Display for Note {
 }
 
 /// How many shards are in which state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct ShardCounts {
     /// Not at the service yet.
     pub waiting: usize,

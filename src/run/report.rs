@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::directory::{self, layout};
@@ -19,7 +18,8 @@ use crate::model::shard_state::{ShardRow, ShardState};
 use crate::run::error::Error;
 
 /// A run, as its Ledger has it.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Report {
     /// The run directory.
     #[serde(serialize_with = "crate::storage::path_text::shown")]
@@ -90,7 +90,8 @@ pub struct Report {
 }
 
 /// Where a run stands as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum RunState {
     /// Nothing was ever submitted: it has cost nothing.
@@ -130,7 +131,8 @@ fn is_queued(known: &ShardRow) -> bool {
 }
 
 /// Where a shard stands.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct ShardStatus {
     /// Its number.
     pub number: u32,

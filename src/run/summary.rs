@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::held::HeldShard;
@@ -19,7 +18,8 @@ const CRASHED: &str = "at the service when the process ended";
 const LOST: &str = "the answer was lost on its way";
 
 /// How a run ended: every line of the input accounted for.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Summary {
     /// What its Ledger says, without the single shards.
     #[serde(flatten)]

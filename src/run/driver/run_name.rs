@@ -1,6 +1,6 @@
 //! What a run is called in the tags of its batches.
 
-use sha2::{Digest, Sha256};
+use ring::digest::{Context, SHA256};
 
 use crate::ledger::{Ledger, LedgerError};
 
@@ -10,11 +10,11 @@ const NAME_BYTES: usize = 12;
 /// A name that follows from what the run's Ledger began with. The key for the hashes of ids is in it, so two runs of
 /// the same input have two names; the key itself cannot be told from it.
 pub(super) fn run_name(ledger: &Ledger) -> Result<String, LedgerError> {
-    let mut digest = Sha256::new();
+    let mut digest = Context::new(&SHA256);
     for key in ["fingerprint", "created_at", "id_key"] {
-        digest.update(ledger.meta(key)?);
-        digest.update("\n");
+        digest.update(ledger.meta(key)?.as_bytes());
+        digest.update(b"\n");
     }
-    let digest = digest.finalize();
-    Ok(digest.iter().take(NAME_BYTES).fold(String::new(), |name, byte| name + &format!("{byte:02x}")))
+    let digest = digest.finish();
+    Ok(digest.as_ref().iter().take(NAME_BYTES).fold(String::new(), |name, byte| name + &format!("{byte:02x}")))
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
+use ring::digest::{Context, SHA256};
 use secrecy::{ExposeSecret, SecretString};
-use sha2::{Digest, Sha256};
 
 use super::error::ApiError;
 use crate::serve::hex::hex;
@@ -79,6 +79,8 @@ pub(crate) fn token_in<'h>(headers: &'h HeaderMap, surface: &dyn Surface) -> &'h
 }
 
 fn account(token: &[u8]) -> String {
-    let digest = Sha256::new().chain_update(CONTEXT).chain_update(token).finalize();
-    hex(&digest[..ACCOUNT_BYTES])
+    let mut digest = Context::new(&SHA256);
+    digest.update(CONTEXT);
+    digest.update(token);
+    hex(&digest.finish().as_ref()[..ACCOUNT_BYTES])
 }

@@ -12,7 +12,7 @@ use axum::extract::multipart::{Field, Multipart, MultipartError};
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use futures::{Stream, StreamExt};
-use sha2::{Digest, Sha256};
+use ring::digest::{Context, SHA256};
 
 use super::error::ApiError;
 use crate::serve::hex::hex;
@@ -172,7 +172,7 @@ pub(crate) fn base_name(path: &str) -> String {
 struct Intake {
     pending: PendingFile,
     target: PathBuf,
-    digest: Sha256,
+    digest: Context,
     bytes: u64,
     newlines: u64,
     last: Option<u8>,
@@ -181,7 +181,8 @@ struct Intake {
 impl Intake {
     fn create(target: &Path) -> Result<Self, FileError> {
         let pending = PendingFile::create(target)?;
-        Ok(Self { pending, target: target.to_owned(), digest: Sha256::new(), bytes: 0, newlines: 0, last: None })
+        let digest = Context::new(&SHA256);
+        Ok(Self { pending, target: target.to_owned(), digest, bytes: 0, newlines: 0, last: None })
     }
 
     fn write(mut self, chunks: &[Bytes]) -> Result<Self, FileError> {
@@ -197,7 +198,7 @@ impl Intake {
 
     fn finish(self) -> (PendingFile, Content) {
         let unended = u64::from(self.last.is_some_and(|last| last != b'\n'));
-        let digest = hex(&self.digest.finalize());
+        let digest = hex(self.digest.finish().as_ref());
         (self.pending, Content { bytes: self.bytes, lines: self.newlines + unended, digest })
     }
 }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use batchline::serve::{ServeOptions, Server};
 use reqwest::{Method, RequestBuilder, Response};
+use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 /// No test waits longer than this for anything.
@@ -149,7 +149,7 @@ fn header(response: &Response, name: &str) -> String {
 
 /// A SHA-256 in lowercase hex.
 fn sha256(content: &[u8]) -> String {
-    Sha256::digest(content).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+    digest(&SHA256, content).as_ref().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 async fn read(response: Response) -> (u16, Value) {
