@@ -8,7 +8,6 @@ use batchline::dialect::providers::{PROVIDERS, default_provider, provider_speaki
 use batchline::input::check::LineLimits;
 use batchline::input::scan::ScanOptions;
 use batchline::input::source::Input;
-use batchline::model::custom_id::IdHasher;
 use batchline::model::shard::ShardLimits;
 use batchline::remote::online::{CONCURRENCY, UpstreamOptions};
 use batchline::remote::{Address, Provider};
@@ -133,22 +132,21 @@ pub(crate) fn offline(
     let provider = chosen(input)?;
     let endpoint = endpoint(provider, input)?;
     let limits = shard_limits(provider, endpoint, shard)?;
-    let line = LineLimits { assign_ids: input.assign_ids, ..line_limits(provider, endpoint, limits) };
+    let by_default = OfflineOptions::new([""; 0], provider);
     Ok(OfflineOptions {
         inputs: inputs(input),
         scan: ScanOptions {
-            line,
+            line: LineLimits { assign_ids: input.assign_ids, ..line_limits(provider, endpoint, limits) },
             shard: limits,
             threads: threads(input.threads),
             memory_bytes: share(input.memory),
-            ids: IdHasher::random(),
             skip_invalid: shard.is_some_and(|shard| shard.skip_invalid),
-            scratch: PathBuf::new(),
+            ..by_default.scan
         },
-        scratch: std::env::temp_dir(),
         report: defects.report.as_deref().map(target),
         max_defects: defects.max_defects,
         allow_empty: input.allow_empty,
+        ..by_default
     })
 }
 

@@ -46,6 +46,30 @@ pub struct Batch {
     pub tag: Option<BatchTag>,
 }
 
+impl Batch {
+    /// A batch of which nothing else is known.
+    #[must_use]
+    pub fn new(id: impl Into<String>, status: BatchStatus) -> Self {
+        Self {
+            id: id.into(),
+            input_file_id: None,
+            status,
+            progress: None,
+            counts: None,
+            output_file_id: None,
+            error_file_id: None,
+            error: None,
+            queue_full: false,
+            endpoint: None,
+            model: None,
+            created_at: None,
+            completed_at: None,
+            deadline: None,
+            tag: None,
+        }
+    }
+}
+
 /// What a batch is created from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreateBatch {

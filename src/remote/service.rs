@@ -15,7 +15,133 @@ use serde::{Deserialize, Serialize};
 use super::error::{ErrorKind, RemoteError};
 use crate::model::batch::{Batch, CreateBatch};
 
-/// The operations of a Batch API.
+/// The operations of a Batch API. [`HttpApi`](super::HttpApi) and [`OnlineApi`](super::OnlineApi) are implementations; this is another,
+/// a service in memory that answers each request with the length of its line:
+///
+/// ```
+/// use std::io::{self, BufRead};
+/// use std::path::Path;
+/// use std::sync::{Arc, Mutex};
+///
+/// use batchline::api::{
+///     Batch, BatchStatus, CreateBatch, Downloaded, ErrorKind, Listing, Payload, Progress, RemoteError, RemoteFile, Submission,
+///     publish_bytes,
+/// };
+/// use batchline::{Api, Options, Outputs, Run, Silent, provider};
+///
+/// /// Its batches, each with its reply file. A batch is over as soon as it is created.
+/// #[derive(Default)]
+/// struct Measuring {
+///     uploads: Mutex<u32>,
+///     batches: Mutex<Vec<(Batch, Vec<u8>)>>,
+/// }
+///
+/// /// The replies to all requests, in whatever order.
+/// fn answer(requests: &dyn Payload) -> io::Result<Vec<u8>> {
+///     let mut replies = Vec::new();
+///     for line in requests.open()?.lines() {
+///         let line = line?;
+///         let request: serde_json::Value = serde_json::from_str(&line)?;
+///         let (id, body) = (&request["custom_id"], serde_json::json!({ "bytes": line.len() }));
+///         replies.push(serde_json::json!({ "custom_id": id, "response": { "status_code": 200, "body": body } }).to_string());
+///     }
+///     replies.reverse();
+///     Ok(replies.join("\n").into_bytes())
+/// }
+///
+/// impl Measuring {
+///     fn find(&self, wanted: impl Fn(&Batch) -> bool) -> Result<(Batch, Vec<u8>), RemoteError> {
+///         let batches = self.batches.lock().unwrap();
+///         let found = batches.iter().find(|(batch, _)| wanted(batch)).cloned();
+///         found.ok_or_else(|| RemoteError::new(ErrorKind::Refused, "look for a batch").with_message("there is none"))
+///     }
+///
+///     fn replies(&self, file_id: &str) -> Result<Vec<u8>, RemoteError> {
+///         Ok(self.find(|batch| batch.output_file_id.as_deref() == Some(file_id))?.1)
+///     }
+/// }
+///
+/// impl Api for Measuring {
+///     async fn ready(&self) {}
+///
+///     async fn upload(&self, payload: Arc<dyn Payload>, _: Progress) -> Result<RemoteFile, RemoteError> {
+///         // The lines come once more when the batch is created: nothing need be kept. No id is used twice.
+///         let mut uploads = self.uploads.lock().unwrap();
+///         *uploads += 1;
+///         Ok(RemoteFile { id: format!("requests-{uploads}"), bytes: Some(payload.bytes()), reused: false })
+///     }
+///
+///     async fn create(&self, request: &CreateBatch, lines: Arc<dyn Payload>) -> Submission {
+///         let answering = tokio::task::spawn_blocking(move || answer(&*lines));
+///         let replies = match answering.await.expect("it does not panic") {
+///             Ok(replies) => replies,
+///             Err(error) => {
+///                 let refused = RemoteError::new(ErrorKind::InputChanged, "read the requests of a batch");
+///                 return Submission::Refused(refused.with_source(error));
+///             }
+///         };
+///         let mut batches = self.batches.lock().unwrap();
+///         let number = batches.len();
+///         let batch = Batch {
+///             input_file_id: Some(request.input_file_id.clone()),
+///             output_file_id: Some(format!("replies-{number}")),
+///             tag: request.tag.clone(),
+///             ..Batch::new(format!("batch-{number}"), BatchStatus::Completed)
+///         };
+///         batches.push((batch.clone(), replies));
+///         Submission::Accepted(batch)
+///     }
+///
+///     async fn batch(&self, id: &str) -> Result<Batch, RemoteError> {
+///         Ok(self.find(|batch| batch.id == id)?.0)
+///     }
+///
+///     async fn batches(&self) -> Result<Listing, RemoteError> {
+///         let batches = self.batches.lock().unwrap().iter().map(|(batch, _)| batch.clone()).collect();
+///         Ok(Listing { batches, ..Listing::default() })
+///     }
+///
+///     async fn cancel(&self, id: &str) -> Result<Batch, RemoteError> {
+///         self.batch(id).await
+///     }
+///
+///     async fn download(&self, file_id: &str, target: &Path, _: Progress) -> Result<Downloaded, RemoteError> {
+///         let replies = self.replies(file_id)?;
+///         let failed = |error| RemoteError::new(ErrorKind::LocalFile, "write a reply file").with_source(error);
+///         publish_bytes(target, &replies).map_err(failed)?;
+///         Ok(Downloaded { bytes: replies.len() as u64, announced: true })
+///     }
+///
+///     async fn file_bytes(&self, file_id: &str) -> Result<Option<u64>, RemoteError> {
+///         Ok(Some(self.replies(file_id)?.len() as u64))
+///     }
+///
+///     async fn delete_file(&self, _: &str) -> Result<(), RemoteError> {
+///         Ok(())
+///     }
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let output = directory.path().join("results.jsonl");
+/// // The provider says how lines look and how large a batch may be.
+/// let mut options = Options::new(["data/prompts.jsonl"], provider("local").expect("it is built in"));
+/// # options.places.home = directory.path().to_owned();
+/// options.shard.requests = 3;
+/// let run = Run::open(options, Arc::new(Silent), Default::default()).await?;
+/// let summary = run.execute(Measuring::default(), Outputs::file(&output)).await?;
+/// assert_eq!(summary.report.outcomes.outputs, summary.lines);
+/// assert!(summary.report.batches > 1);
+/// # let (input, output) = (std::fs::read_to_string("data/prompts.jsonl")?, std::fs::read_to_string(output)?);
+/// # assert_eq!(input.lines().count(), output.lines().count());
+/// # for (request, reply) in input.lines().zip(output.lines()) {
+/// #     let [request, reply] = [request, reply].map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+/// #     assert_eq!(request["custom_id"], reply["custom_id"]);
+/// # }
+/// # Ok(())
+/// # }
+/// ```
 pub trait Api: Send + Sync + 'static {
     /// Waits until the service takes calls: at once, unless it asked for a pause. To be awaited before the intent to
     /// create a batch is written down, so that a crash while waiting does not leave a doubt.

@@ -169,6 +169,41 @@ pub struct ShardCounts {
 }
 
 /// Is told what happens. Called from several threads; must not block for long.
+///
+/// ```
+/// use std::sync::Mutex;
+///
+/// use batchline::offline::{OfflineOptions, check};
+/// use batchline::{Event, Monitor, provider};
+///
+/// /// Keeps what its user should know.
+/// #[derive(Default)]
+/// struct Log(Mutex<Vec<String>>);
+///
+/// impl Monitor for Log {
+///     fn event(&self, event: Event<'_>) {
+///         let line = match event {
+///             Event::Defect(placed) => format!("line {}: {}", placed.line, placed.defect.kind.code()),
+///             Event::Note(note) => note.to_string(),
+///             Event::Warning(incident) => incident.to_string(),
+///             // There are more, and later versions may add some.
+///             _ => return,
+///         };
+///         self.0.lock().unwrap().push(line);
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let input = directory.path().join("input.jsonl");
+/// std::fs::write(&input, r#"{"body":{"model":"m","messages":[]}}"#)?;
+/// let log = Log::default();
+/// // `Run::open` takes one in an `Arc`.
+/// check(&OfflineOptions::new([&input], provider("together").expect("it is built in")), &log)?;
+/// assert_eq!(log.0.into_inner()?, ["line 1: missing-custom-id"]);
+/// # Ok(())
+/// # }
+/// ```
 pub trait Monitor: Send + Sync {
     /// Something happened.
     fn event(&self, event: Event<'_>);

@@ -8,11 +8,13 @@ use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::dialect::provider::Provider;
 use crate::input::InputError;
 use crate::input::request_index::{LineState, RequestIndex};
 use crate::input::scan::{self, Scan, ScanOptions};
 use crate::input::shard_reader::ShardReader;
 use crate::input::source::{self, Input, Source};
+use crate::model::custom_id::IdHasher;
 use crate::model::defect::PlacedDefect;
 use crate::model::outcome::Indexed;
 use crate::model::reply::ReplyRole;
@@ -25,8 +27,9 @@ use crate::results::reply_index::ReplyIndex;
 use crate::results::side_files::{Aside, SideFiles};
 use crate::run::directory::Incoming;
 use crate::run::error::Error;
+use crate::run::options::MEMORY_SHARE;
 use crate::run::output::{OpenOutputs, Unanswering};
-use crate::run::{DefectReport, Event, Monitor, Outputs, targets};
+use crate::run::{DefectReport, Event, Monitor, Options, Outputs, targets};
 use crate::storage::aligned::BlockWriter;
 use crate::storage::directory;
 use crate::storage::durable;
@@ -57,6 +60,18 @@ pub struct OfflineOptions {
     pub max_defects: u64,
     /// Whether an input without lines is as good as any.
     pub allow_empty: bool,
+}
+
+impl OfflineOptions {
+    /// These inputs, by the limits of `provider` at its first endpoint; everything else as for a [run](super::Options::new). Scratch files
+    /// are made in the system's directory for temporary files.
+    #[must_use]
+    pub fn new(inputs: impl IntoIterator<Item = impl Into<PathBuf>>, provider: &'static Provider) -> Self {
+        let Options { inputs, line, shard, threads, memory_bytes, max_defects, .. } = Options::new(inputs, provider);
+        let (ids, memory_bytes, skip_invalid) = (IdHasher::random(), memory_bytes / MEMORY_SHARE, false);
+        let scan = ScanOptions { line, shard, threads, memory_bytes, ids, skip_invalid, scratch: PathBuf::new() };
+        Self { inputs, scan, scratch: std::env::temp_dir(), report: None, max_defects, allow_empty: false }
+    }
 }
 
 /// An input that was read, and what was found in it.
@@ -184,6 +199,32 @@ pub struct MergedReplies {
 /// Merges `replies` into input order, in bounded memory. Replies that answer nobody are kept in files whose names begin with `aside`.
 ///
 /// Files of replies may be compressed, or pipes; `-` is standard input. One that is no file of replies is an error, and nothing is written.
+///
+/// ```
+/// use batchline::offline::{OfflineOptions, merge};
+/// use batchline::{Outputs, Silent, provider};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let path = |name: &str| directory.path().join(name);
+/// let request = |id| format!(r#"{{"custom_id":"{id}","body":{{"model":"m","messages":[]}}}}"#);
+/// let reply = |id| format!(r#"{{"custom_id":"{id}","response":{{"status_code":200,"body":{{"answers":"{id}"}}}}}}"#);
+/// std::fs::write(path("input.jsonl"), [request("a"), request("b"), request("c")].join("\n"))?;
+/// std::fs::write(path("part-1.jsonl"), reply("c"))?;
+/// std::fs::write(path("part-2.jsonl"), [reply("b"), reply("a")].join("\n"))?;
+///
+/// let options = OfflineOptions::new([path("input.jsonl")], provider("together").expect("it is built in"));
+/// let replies = [path("part-1.jsonl"), path("part-2.jsonl")];
+/// let done = merge(&options, &replies, &path("unmatched"), Outputs::file(path("output.jsonl")), &Silent)?;
+/// assert_eq!((done.merged.outputs, done.merged.missing), (3, 0));
+/// let output = std::fs::read_to_string(path("output.jsonl"))?;
+/// assert_eq!(output.lines().collect::<Vec<_>>(), [reply("a"), reply("b"), reply("c")]);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// When a file cannot be read, the input has Defects that are not to be skipped, or the output cannot be written or would replace an input.
 pub fn merge(
     options: &OfflineOptions,
     replies: &[PathBuf],
