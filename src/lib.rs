@@ -148,8 +148,8 @@ pub mod api {
         model::batch::{Batch, BatchStatus, CreateBatch, RequestCounts},
         model::tag::BatchTag,
         remote::{
-            Again, Downloaded, ErrorKind, Lines, Listing, Notice, Observer, Payload, Progress, RemoteError, RemoteFile,
-            RetryPolicy, Settings, SetupError, Submission, Timeouts,
+            Again, Downloaded, ErrorKind, Lines, Listing, Notice, Observer, Payload, Progress, Redactor, RemoteError,
+            RemoteFile, RetryPolicy, Settings, SetupError, Submission, Timeouts,
         },
         storage::durable::{FileError, publish_bytes},
     };

@@ -20,6 +20,9 @@ pub struct Address(Url);
 
 impl Address {
     /// Reads a base URL. A path without a version (`v1`, `v4`, `v1beta`) is given `/v1`; anything else in it stays.
+    ///
+    /// # Errors
+    /// When it is no URL of `http` or `https` with a host, or has credentials, a query or a fragment.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let bad = |why| AddressError { url: text.to_owned(), why };
         let mut url = Url::parse(text.trim()).map_err(|_| bad("it is not a URL"))?;

@@ -38,7 +38,10 @@ pub struct HttpApi {
 
 impl HttpApi {
     /// Prepares to talk to `provider`'s service at `address`; sends nothing yet. Without a token no credentials are
-    /// sent; with one, a plain-http address must be on this machine.
+    /// sent.
+    ///
+    /// # Errors
+    /// When a token would go to another machine over plain http, or TLS cannot be set up.
     pub fn new(
         provider: &'static Provider,
         address: Address,

@@ -55,6 +55,9 @@ pub struct Token(SecretString);
 
 impl Token {
     /// Takes a token from text, such as an environment variable's value. White space around it is dropped.
+    ///
+    /// # Errors
+    /// When it is empty, longer than [`TOKEN_BYTES`], or not of visible ASCII characters. The error does not show it.
     pub fn new(text: &str) -> Result<Self, TokenError> {
         let text = text.trim();
         if text.is_empty() {
@@ -68,6 +71,9 @@ impl Token {
 
     /// Reads a token from a file that nobody but its owner can read. Symbolic links are followed (mounted secrets
     /// are links); what counts is the file that was opened.
+    ///
+    /// # Errors
+    /// When it cannot be read, others than its owner can read it, or what is in it is no token.
     pub fn from_file(path: &Path) -> Result<Self, TokenError> {
         let failed = || FileError::on("read", path);
         let file = LocalFile::open(path)?;

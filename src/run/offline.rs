@@ -85,21 +85,30 @@ pub struct Scanned {
     scratch: Incoming,
 }
 
-/// Checks the inputs. Lines that are no requests are no error.
+/// Checks the inputs: UTF-8, JSON, ids, models, limits. Lines that are no requests are no error; `monitor` is told the first of them, and
+/// [`Scan::defects`] is their number.
+///
+/// # Errors
+/// When an input cannot be read or has no lines, or the report cannot be written or would replace an input.
 pub fn check(options: &OfflineOptions, monitor: &dyn Monitor) -> Result<Scanned, Error> {
     targets::keep_out_of_runs(&named_files(options)?, None)?;
     scan_inputs(options, false, monitor)
 }
 
-/// Checks the inputs and packs them; an error if there are Defects that are not to be skipped.
+/// Checks the inputs and packs them: [`Scan::shards`] are what a run would submit. Nothing is written but scratch files and the report.
+///
+/// # Errors
+/// As for [`check`], and [`Error::Defects`] if there are lines that are no requests, unless they are to be skipped.
 pub fn plan(options: &OfflineOptions, monitor: &dyn Monitor) -> Result<Scanned, Error> {
     refuse_defects(check(options, monitor)?)
 }
 
 /// Writes the shards as files into `directory`, named `shard-000000.jsonl` and so on. Returns their paths.
 ///
-/// With `replace`, the shard files of an earlier split are removed first, once the inputs are known to be good; without it
-/// they are an error.
+/// With `replace`, the shard files of an earlier split are removed first, once the inputs are known to be good.
+///
+/// # Errors
+/// As for [`plan`]; and when a shard file cannot be written, would replace an input, or is there already without `replace`.
 pub fn split(
     options: &OfflineOptions,
     directory: &Path,

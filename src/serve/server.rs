@@ -48,6 +48,9 @@ pub struct Server {
 impl Server {
     /// Opens the directory, listens, and resumes the batches that have not ended. To be called within a tokio runtime,
     /// on which the server then runs.
+    ///
+    /// # Errors
+    /// When the directory cannot be used or another server uses it, or the address cannot be listened at.
     pub async fn start(options: ServeOptions) -> Result<Self, ServeError> {
         let ServeOptions { directory, listen, dialect, token, seed, batch_time, workers, limits, .. } = options;
         let ServeOptions { faults, upstream, hosts, connections, quota, .. } = options;

@@ -92,7 +92,8 @@ impl UpstreamOptions {
     }
 }
 
-/// See the module.
+/// An OpenAI-compatible server that is asked request by request, and how it has fared with that so far. One is shared by all batches that
+/// ask it.
 #[derive(Debug)]
 pub struct Upstream {
     pub(super) client: Client,
