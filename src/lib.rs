@@ -101,8 +101,7 @@ pub mod dialect;
 pub mod generate;
 #[doc(hidden)]
 pub mod input;
-#[doc(hidden)]
-pub mod json;
+mod json;
 #[doc(hidden)]
 pub mod ledger;
 #[doc(hidden)]

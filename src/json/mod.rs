@@ -32,7 +32,7 @@
 //! | a request line that `serve` is given | the last counts | services decode requests with parsers that keep the last (Python's, Go's), and it answers as they do |
 //! | control messages | refused as malformed where a struct is read | they are written by programs that do not repeat keys |
 
-pub mod brackets;
+pub(crate) mod brackets;
 pub(crate) mod exact;
 pub(crate) mod scanner;
 pub(crate) mod tree;

@@ -261,7 +261,7 @@ impl<'f> OpenFile<'f> {
             chunk.found.append(&mut found);
             return Ok(());
         }
-        let end = offset + line.to_end().map_err(self.failed())?;
+        let end = offset + line.skip_to_end().map_err(self.failed())?;
         let mut start = vec![0; LOOK_BYTES_MAX];
         self.file.read_exact_at(&mut start, offset).map_err(self.failed())?;
         self.examine(offset, start.trim_ascii_start(), &[], chunk)?;

@@ -15,16 +15,16 @@ use std::io::{self, BufRead};
 use memchr::{memchr, memchr2};
 
 mod open;
-pub mod whole;
+pub(crate) mod whole;
 
 use crate::json::brackets::open::Open;
 
 /// Most bytes of a key that are kept: no key that anybody looks for is longer, even if every letter is an escape.
-pub const KEY_BYTES_MAX: usize = 256;
+pub(crate) const KEY_BYTES_MAX: usize = 256;
 
 /// Why no value was found.
 #[derive(Debug, thiserror::Error)]
-pub enum Broken {
+pub(crate) enum Broken {
     /// The bytes end too early, or are no JSON by their brackets.
     #[error("not whole JSON")]
     NotWhole,
@@ -35,7 +35,7 @@ pub enum Broken {
 
 impl Broken {
     /// `None` for what is not whole.
-    pub fn found<T>(result: Result<T, Self>) -> io::Result<Option<T>> {
+    pub(crate) fn found<T>(result: Result<T, Self>) -> io::Result<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),
             Err(Self::NotWhole) => Ok(None),
@@ -46,7 +46,7 @@ impl Broken {
 
 /// A value, or as much of it as was asked for.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Captured {
+pub(crate) struct Captured {
     /// Its first bytes, as they stand there.
     pub bytes: Vec<u8>,
     /// Whether that is all of it.
@@ -55,7 +55,7 @@ pub struct Captured {
 
 /// A place in JSON text. See the [module](self).
 #[derive(Debug)]
-pub struct Brackets<R> {
+pub(crate) struct Brackets<R> {
     from: R,
     /// Bytes before this place.
     at: u64,
@@ -69,32 +69,32 @@ pub struct Brackets<R> {
 
 impl<R: BufRead> Brackets<R> {
     /// At the first byte of `from`.
-    pub fn new(from: R) -> Self {
+    pub(crate) fn new(from: R) -> Self {
         Self { from, at: 0, capture: None, key: Vec::new(), lenient: false }
     }
 
     /// The same, but between the brackets of a value anything may stand: for a list in which one odd entry must not hide the others.
-    pub fn lenient(from: R) -> Self {
+    pub(crate) fn lenient(from: R) -> Self {
         Self { lenient: true, ..Self::new(from) }
     }
 
     /// How many bytes are behind us.
-    pub fn at(&self) -> u64 {
+    pub(crate) fn at(&self) -> u64 {
         self.at
     }
 
     /// The next byte, which stays the next one; `None` at the end.
-    pub fn peek(&mut self) -> io::Result<Option<u8>> {
+    pub(crate) fn peek(&mut self) -> io::Result<Option<u8>> {
         Ok(self.from.fill_buf()?.first().copied())
     }
 
     /// Passes over white space.
-    pub fn space(&mut self) -> io::Result<()> {
+    pub(crate) fn space(&mut self) -> io::Result<()> {
         self.pass_while(is_space)
     }
 
     /// Passes over a value of any kind, which begins here.
-    pub fn value(&mut self) -> Result<(), Broken> {
+    pub(crate) fn value(&mut self) -> Result<(), Broken> {
         match self.peek()?.ok_or(Broken::NotWhole)? {
             b'"' => self.string(),
             b'{' | b'[' => self.nested(),
@@ -108,12 +108,12 @@ impl<R: BufRead> Brackets<R> {
     }
 
     /// Passes over an object, which begins here.
-    pub fn object(&mut self) -> Result<(), Broken> {
+    pub(crate) fn object(&mut self) -> Result<(), Broken> {
         if self.peek()? == Some(b'{') { self.nested() } else { Err(Broken::NotWhole) }
     }
 
     /// Passes over a value and keeps its first bytes, at most so many.
-    pub fn captured(&mut self, bytes_max: usize) -> Result<Captured, Broken> {
+    pub(crate) fn captured(&mut self, bytes_max: usize) -> Result<Captured, Broken> {
         let first = self.at;
         self.capture = Some((Vec::new(), bytes_max));
         let passed = self.value();
@@ -124,13 +124,16 @@ impl<R: BufRead> Brackets<R> {
     }
 
     /// Passes over all that is left, and returns how many bytes are behind us then.
-    pub fn to_end(&mut self) -> io::Result<u64> {
+    pub(crate) fn skip_to_end(&mut self) -> io::Result<u64> {
         self.pass_while(|_| true)?;
         Ok(self.at)
     }
 
     /// Passes over an object. `take` is given each key, with its quotes, and has to pass over the value.
-    pub fn members(&mut self, mut take: impl FnMut(&mut Self, &[u8]) -> Result<(), Broken>) -> Result<(), Broken> {
+    pub(crate) fn members(
+        &mut self,
+        mut take: impl FnMut(&mut Self, &[u8]) -> Result<(), Broken>,
+    ) -> Result<(), Broken> {
         self.expect(b'{')?;
         while !self.object_ends()? {
             let key = self.key()?;
@@ -162,7 +165,7 @@ impl<R: BufRead> Brackets<R> {
 
     /// Passes over an array. `take` has to pass over each element. Where commas are too many or too few there are no elements between them,
     /// or two.
-    pub fn elements(&mut self, mut take: impl FnMut(&mut Self) -> Result<(), Broken>) -> Result<(), Broken> {
+    pub(crate) fn elements(&mut self, mut take: impl FnMut(&mut Self) -> Result<(), Broken>) -> Result<(), Broken> {
         self.expect(b'[')?;
         loop {
             self.space()?;
@@ -238,7 +241,7 @@ impl<R: BufRead> Brackets<R> {
     }
 
     /// Passes over this byte, which has to be the next one.
-    pub fn expect(&mut self, wanted: u8) -> Result<(), Broken> {
+    pub(crate) fn expect(&mut self, wanted: u8) -> Result<(), Broken> {
         if self.next_byte()? == wanted { Ok(()) } else { Err(Broken::NotWhole) }
     }
 
@@ -300,13 +303,13 @@ const STRUCTURAL: [bool; 256] = {
 
 /// What JSON calls white space.
 #[must_use]
-pub fn is_space(byte: u8) -> bool {
+pub(crate) fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
 /// Whether a key with its quotes is this one, in whatever spelling.
 #[must_use]
-pub fn is_key(key: &[u8], name: &str) -> bool {
+pub(crate) fn is_key(key: &[u8], name: &str) -> bool {
     if memchr(b'\\', key).is_some() {
         return serde_json::from_slice::<String>(key).is_ok_and(|key| key == name);
     }

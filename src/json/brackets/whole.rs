@@ -7,23 +7,22 @@ use std::ops::Range;
 use crate::json::brackets::{Brackets, is_key};
 
 /// Where the object ends with which `text` begins; `None` when it begins with something else, or ends too early.
-#[must_use]
-pub fn object_end(text: &[u8]) -> Option<usize> {
+#[cfg(test)]
+pub(crate) fn object_end(text: &[u8]) -> Option<usize> {
     let mut brackets = Brackets::new(text);
     brackets.object().ok()?;
     Some(position(brackets.at()))
 }
 
 /// Whether a line is one whole object, with nothing around it but white space.
-#[must_use]
-pub fn is_whole_object(line: &[u8]) -> bool {
+#[cfg(test)]
+pub(crate) fn is_whole_object(line: &[u8]) -> bool {
     let object = line.trim_ascii();
     object_end(object) == Some(object.len())
 }
 
 /// The objects that a line consists of, one or more, with nothing between and around them but white space.
-#[must_use]
-pub fn objects_of(line: &[u8]) -> Option<Vec<Range<usize>>> {
+pub(crate) fn objects_of(line: &[u8]) -> Option<Vec<Range<usize>>> {
     let mut objects = Vec::new();
     let mut brackets = Brackets::new(line);
     loop {
@@ -43,8 +42,7 @@ fn position(at: u64) -> usize {
 }
 
 /// Some members of an object, as they stand there, the first of each name; `None` for what is no whole object, and where anything follows.
-#[must_use]
-pub fn members_of<'l, const N: usize>(object: &'l [u8], names: [&str; N]) -> Option<[Option<&'l [u8]>; N]> {
+pub(crate) fn members_of<'l, const N: usize>(object: &'l [u8], names: [&str; N]) -> Option<[Option<&'l [u8]>; N]> {
     let mut found = [None; N];
     let mut brackets = Brackets::new(object);
     brackets.space().ok()?;
