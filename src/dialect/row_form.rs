@@ -14,6 +14,6 @@ impl RowForm {
     pub(crate) const SPARE: Self = Self { prefix: "br_", has_every_member: false };
 
     /// OpenAI's: every member.
-    #[cfg(feature = "serve")]
+    #[cfg(any(feature = "serve", test))]
     pub(crate) const FULL: Self = Self { prefix: "batch_req_", has_every_member: true };
 }
