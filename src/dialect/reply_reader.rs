@@ -10,7 +10,7 @@
 //! | --- | --- | --- |
 //! | the scanner (`json/scanner/`) | JSON in UTF-8 as services write it, nearly every line | one pass, nothing is built |
 //! | simd-json | all other JSON: escapes in keys, nesting beyond 64 levels | a tape of the line |
-//! | a scan of [brackets](crate::json::brackets) | what is whole and no JSON: half a surrogate pair, `NaN`, bytes that are not UTF-8, nesting beyond 1,024 levels | a pass over each level that is looked at |
+//! | a scan of brackets (`json::brackets`) | what is whole and no JSON: half a surrogate pair, `NaN`, bytes that are not UTF-8, nesting beyond 1,024 levels | a pass over each level that is looked at |
 //!
 //! The last of them also reads what is too large to be held, where it stands in its file (any `Tree`).
 //!
