@@ -1,7 +1,8 @@
-//! Runs a JSONL file of LLM requests of any size through a provider's Batch API and gives the replies back in input order: line N of the
-//! output answers line N of the input. Killed anywhere and started again, a run resumes; no request is paid for twice.
+//! Runs a JSONL file of LLM requests of any size through a provider's Batch API and gives the replies back in input
+//! order: line N of the output answers line N of the input. Killed anywhere and started again, a run resumes.
 //!
-//! A whole program, with the local service in the place of a provider. Another one needs its name, its key, and no server:
+//! A whole program, with the local service in the place of a provider. Another one needs its name, its key, and no
+//! server:
 //!
 #![cfg_attr(feature = "serve", doc = "```")]
 #![cfg_attr(not(feature = "serve"), doc = "```ignore")]
@@ -39,21 +40,24 @@
 //!
 //! # Promises
 //!
-//! - **One outcome for each request.** Outputs, errors, missing, held and invalid lines add up to the lines of the input, or the run ends
-//!   with an error.
-//! - **Nothing is paid for twice.** The intent to create a batch is on disk before the one call that creates it. An answer that is neither
-//!   yes nor no is looked up in the service's list, never sent again on a guess.
-//! - **Resuming is the only path.** A run begins by reading what is known of it, and takes each shard one step further; a new run differs
-//!   only in that nothing is known. One run directory is one process's at a time.
-//! - **Memory does not grow with the input.** [`Options::memory_bytes`] bounds it; what grows are files in the run directory, by about 50
-//!   bytes a request beside the replies themselves.
-//! - **Reply bytes pass through unchanged,** unless the common [`Shape`] is asked for, which changes what is around an answer.
+//! - **One outcome for each request.** Outputs, errors, missing, held and invalid lines add up to the lines of the
+//!   input, or the run ends with an error.
+//! - **Nothing is paid for twice.** The intent to create a batch is on disk before the one call that creates it. An
+//!   answer that is neither yes nor no is looked up in the service's list, never sent again on a guess. Only an
+//!   [`OnlineApi`] sends again what was in flight when the process was killed, and the [`Summary`] counts it.
+//! - **Resuming is the only path.** A run begins by reading what is known of it, and takes each shard one step further;
+//!   a new run differs only in that nothing is known. One run directory is one process's at a time.
+//! - **Memory does not grow with the input.** [`Options::memory_bytes`] bounds it; what grows are files in the run
+//!   directory, by about 50 bytes a request beside the replies themselves.
+//! - **Reply bytes pass through unchanged,** unless the common [`Shape`] is asked for, which changes what is around an
+//!   answer.
 //! - **Nothing is printed, and no environment variable is read.** Options in, events out.
-//! - **Bad data is a value.** A line that is no request is a [`Defect`](report::Defect), a reply that is an error is an outcome; neither is
-//!   an [`Error`].
+//! - **Bad data is a value.** A line that is no request is a [`Defect`](report::Defect), a reply that is an error is an
+//!   outcome; neither is an [`Error`].
 //!
-//! Sizes are in bytes and times are [`Duration`](std::time::Duration)s, unless a name says otherwise; lines are counted from 1 in
-//! messages. Everything asynchronous runs on a tokio runtime with its time and I/O drivers, and what blocks is done on other threads.
+//! Sizes are in bytes and times are [`Duration`](std::time::Duration)s, unless a name says otherwise; lines are counted
+//! from 1 in messages. Everything asynchronous runs on a tokio runtime with its time and I/O drivers, and what blocks
+//! is done on other threads.
 //!
 //! # Features
 //!
@@ -64,8 +68,8 @@
 //!
 //! Both are on by default. Without them nothing of the command line, of progress bars or of an HTTP server is built.
 //!
-//! Modules that this page does not list can be named, because the program and its tests are other crates. They are no part of the
-//! interface and change without notice.
+//! Modules that this page does not list can be named, because the program and its tests are other crates. They are no
+//! part of the interface and change without notice.
 
 // The map of the code, for those who change it.
 //
@@ -73,9 +77,9 @@
 //        read     check      (unique)   pack     upload       submit   poll     download   index    merge
 //     └──────────── input/ ─────────────┘└──────────────── remote/ ─────────────────────┘└────── results/ ────────────┘
 //
-// Three phases, three folders. `input` turns bytes into shards: CPU-bound, synchronous, on all cores. `remote` talks to the service:
-// I/O-bound, asynchronous. `results` turns reply files into one ordered output. None of the three imports another; `run` alone
-// composes them.
+// Three phases, three folders. `input` turns bytes into shards: CPU-bound, synchronous, on all cores. `remote` talks to
+// the service: I/O-bound, asynchronous. `results` turns reply files into one ordered output. None of the three imports
+// another; `run` alone composes them.
 //
 //     model      the words as types: ids, defects, shards, batches, replies, outcomes
 //     json       JSON: a fast scanner, and readers for what it refuses

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::error::{ErrorKind, RemoteError};
 use crate::model::batch::{Batch, CreateBatch};
 
-/// The operations of a Batch API. [`HttpApi`](super::HttpApi) and [`OnlineApi`](super::OnlineApi) are implementations; this is another,
-/// a service in memory that answers each request with the length of its line:
+/// The operations of a Batch API. [`HttpApi`](super::HttpApi) and [`OnlineApi`](super::OnlineApi) are implementations;
+/// this is another, a service in memory that answers each request with the length of its line:
 ///
 /// ```
 /// use std::io::{self, BufRead};

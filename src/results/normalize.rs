@@ -42,8 +42,8 @@ pub enum Shape {
     /// As the service sent them, byte for byte.
     #[default]
     Native,
-    /// The same members in the same order for every service: `custom_id`, `response` with `status_code` and `body`, `error` with `code` and
-    /// `message`. Bodies stay as they are.
+    /// The same members in the same order for every service: `custom_id`, `response` with `status_code` and `body`,
+    /// `error` with `code` and `message`. Bodies stay as they are.
     Common,
 }
 

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-/// An earlier run that has paid for some of what a new one would send: what [`Monitor::sends_again`](super::Monitor::sends_again) decides
-/// by.
+/// An earlier run that has paid for some of what a new one would send: what
+/// [`Monitor::sends_again`](super::Monitor::sends_again) decides by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EarlierRun {
     /// Its directory.

@@ -63,8 +63,8 @@ pub struct OfflineOptions {
 }
 
 impl OfflineOptions {
-    /// These inputs, by the limits of `provider` at its first endpoint; everything else as for a [run](super::Options::new). Scratch files
-    /// are made in the system's directory for temporary files.
+    /// These inputs, by the limits of `provider` at its first endpoint; everything else as for a
+    /// [run](super::Options::new). Scratch files are made in the system's directory for temporary files.
     #[must_use]
     pub fn new(inputs: impl IntoIterator<Item = impl Into<PathBuf>>, provider: &'static Provider) -> Self {
         let Options { inputs, line, shard, threads, memory_bytes, max_defects, .. } = Options::new(inputs, provider);
@@ -85,8 +85,8 @@ pub struct Scanned {
     scratch: Incoming,
 }
 
-/// Checks the inputs: UTF-8, JSON, ids, models, limits. Lines that are no requests are no error; `monitor` is told the first of them, and
-/// [`Scan::defects`] is their number.
+/// Checks the inputs: UTF-8, JSON, ids, models, limits. Lines that are no requests are no error; `monitor` is told the
+/// first of them, and [`Scan::defects`] is their number.
 ///
 /// # Errors
 /// When an input cannot be read or has no lines, or the report cannot be written or would replace an input.
@@ -95,7 +95,8 @@ pub fn check(options: &OfflineOptions, monitor: &dyn Monitor) -> Result<Scanned,
     scan_inputs(options, false, monitor)
 }
 
-/// Checks the inputs and packs them: [`Scan::shards`] are what a run would submit. Nothing is written but scratch files and the report.
+/// Checks the inputs and packs them: [`Scan::shards`] are what a run would submit. Nothing is written but scratch files
+/// and the report.
 ///
 /// # Errors
 /// As for [`check`], and [`Error::Defects`] if there are lines that are no requests, unless they are to be skipped.
@@ -108,7 +109,8 @@ pub fn plan(options: &OfflineOptions, monitor: &dyn Monitor) -> Result<Scanned, 
 /// With `replace`, the shard files of an earlier split are removed first, once the inputs are known to be good.
 ///
 /// # Errors
-/// As for [`plan`]; and when a shard file cannot be written, would replace an input, or is there already without `replace`.
+/// As for [`plan`]; and when a shard file cannot be written, would replace an input, or is there already without
+/// `replace`.
 pub fn split(
     options: &OfflineOptions,
     directory: &Path,
@@ -233,7 +235,8 @@ pub struct MergedReplies {
 /// ```
 ///
 /// # Errors
-/// When a file cannot be read, the input has Defects that are not to be skipped, or the output cannot be written or would replace an input.
+/// When a file cannot be read, the input has Defects that are not to be skipped, or the output cannot be written or
+/// would replace an input.
 pub fn merge(
     options: &OfflineOptions,
     replies: &[PathBuf],

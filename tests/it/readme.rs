@@ -1,4 +1,5 @@
-//! The README's program that uses the library is the one on the library's first page, which is compiled and run as a doctest.
+//! The README's program that uses the library is the one on the library's first page, which is compiled and run as a
+//! doctest.
 
 use std::fs;
 use std::path::Path;

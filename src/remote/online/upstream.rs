@@ -92,8 +92,8 @@ impl UpstreamOptions {
     }
 }
 
-/// An OpenAI-compatible server that is asked request by request, and how it has fared with that so far. One is shared by all batches that
-/// ask it.
+/// An OpenAI-compatible server that is asked request by request, and how it has fared with that so far. One is shared
+/// by all batches that ask it.
 #[derive(Debug)]
 pub struct Upstream {
     pub(super) client: Client,
