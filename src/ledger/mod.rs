@@ -18,6 +18,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, ToSql, params};
 use serde::{Deserialize, Serialize};
 
 pub mod intents;
+mod phases;
 mod replies;
 mod rows;
 mod schema;

@@ -6,9 +6,11 @@
 //! on with the run that a file began. Nothing of a new run has its name before all of the input is known to be good.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::input::InputError;
 use crate::input::check::LineLimits;
@@ -18,6 +20,7 @@ use crate::input::source::Source;
 use crate::ledger::Ledger;
 use crate::model::custom_id::IdHasher;
 use crate::model::defect::PlacedDefect;
+use crate::model::phase::Phase;
 use crate::run::directory::{Incoming, RunDirectory, layout, require_own};
 use crate::run::earlier;
 use crate::run::error::Error;
@@ -59,9 +62,10 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
         None => &options.places.home,
     };
     let incoming = Incoming::create(parent)?;
-    let ids = IdHasher::random();
+    let (ids, begun) = (IdHasher::random(), Instant::now());
     let source = open_source(options, incoming.path(), monitor)?;
     let scan = check(options, &source, ids, incoming.path(), monitor)?;
+    let checked_in = begun.elapsed();
     let fingerprint = identity.fingerprint(&scan);
     let target = match &options.directory {
         Some(directory) => directory.clone(),
@@ -92,7 +96,7 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
     };
     source.sync_spools()?;
     drop(source);
-    publish(incoming, &target, &meta, &scan)
+    publish(incoming, &target, &meta, (&scan, checked_in))
 }
 
 /// The runs that may be the one to resume.
@@ -128,10 +132,17 @@ fn ask_about_earlier(
 }
 
 /// Makes a new run's Ledger, and gives its directory its name.
-fn publish(incoming: Incoming, target: &Path, meta: &RunMeta, scan: &Scan) -> Result<Prepared, Error> {
+fn publish(
+    incoming: Incoming,
+    target: &Path,
+    meta: &RunMeta,
+    (scan, checked_in): (&Scan, Duration),
+) -> Result<Prepared, Error> {
     // Made here, it is its owner's alone; SQLite gives its side files the same mode.
     drop(crate::storage::durable::open_or_create(&layout::ledger(incoming.path()))?);
-    drop(Ledger::create(&layout::ledger(incoming.path()), &meta.rows()?, &scan.shards)?);
+    let mut ledger = Ledger::create(&layout::ledger(incoming.path()), &meta.rows()?, &scan.shards)?;
+    ledger.add_phase_times(&BTreeMap::from([(Phase::Check, checked_in)]))?;
+    drop(ledger);
     crate::storage::durable::create_directory(&layout::replies(incoming.path()))?;
     let directory = match incoming.publish(target) {
         Err(Error::File(error)) if error.source.kind() == std::io::ErrorKind::DirectoryNotEmpty => {

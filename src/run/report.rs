@@ -13,6 +13,7 @@ use super::meta::RunMeta;
 use crate::ledger::Ledger;
 use crate::model::batch::BatchStatus;
 use crate::model::outcome::{Indexed, ModelCounts, Outcomes};
+use crate::model::phase::Phase;
 use crate::model::shard::Shard;
 use crate::model::shard_state::{ShardRow, ShardState};
 use crate::run::error::Error;
@@ -64,6 +65,8 @@ pub struct Report {
     pub prompt_tokens: u64,
     /// Tokens of the answers of all models, as the service counted them.
     pub completion_tokens: u64,
+    /// Time of each phase so far, in seconds, as far as processes worked on the run. Phases overlap; one that has not begun is not here.
+    pub phase_seconds: BTreeMap<Phase, f64>,
     /// Bytes of the batch files that were uploaded; of each once, however often that was tried.
     pub uploaded_bytes: u64,
     /// Rounds so far, counted from 1.
@@ -222,6 +225,7 @@ impl Report {
             rounds: recorded.iter().map(|known| known.shard.round).max().unwrap_or(1),
             batches,
             batches_unsound,
+            phase_seconds: ledger.phase_seconds()?,
             surplus_batches: ledger.surplus()?.into_keys().collect(),
             delivered_at: ledger.delivered_at()?,
             owner: None,

@@ -35,7 +35,7 @@ pub struct Summary {
 impl Summary {
     pub(super) fn new(
         mut report: Report,
-        (held_shards, Written { merged, delivered }): (Vec<HeldShard>, Written),
+        (held_shards, Written { merged, delivered, .. }): (Vec<HeldShard>, Written),
         lines: u64,
         resumed: bool,
         took: Duration,
