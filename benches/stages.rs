@@ -137,7 +137,7 @@ fn results(criterion: &mut Criterion, data: &Data) {
 
     let lines = data.ids.len() as u64;
     let replies = ReplyIndex::open_or_create(&data.directory.path().join("replies.idx"), lines).unwrap();
-    replies.write(0, &slots).unwrap();
+    replies.write(0, slots.iter().copied()).unwrap();
     let unanswered = |_, _| Ok(Unanswered { custom_id: None, code: "missing", message: String::new() });
     let mut group = criterion.benchmark_group("merge");
     group.sample_size(10).throughput(Throughput::Bytes(bytes));

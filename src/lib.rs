@@ -1,6 +1,30 @@
 //! `batchline` runs a JSONL file of LLM requests of any size through a provider's Batch API and gives the replies back in input
 //! order: line N of the output answers line N of the input.
 //!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use batchline::dialect::providers::provider;
+//! use batchline::remote::{Address, HttpApi, Settings, Token};
+//! use batchline::run::{Options, Outputs, Run, Silent};
+//! use batchline::serve::{ServeOptions, Server};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! # let output = directory.path().join("results.jsonl");
+//! let local = provider("local").expect("it is built in");
+//! let mut options = Options::new(["data/prompts.jsonl"], local);
+//! # options.places.home = directory.path().to_owned();
+//! let run = Run::open(options, Arc::new(Silent), Default::default()).await?;
+//! let server = Server::start(ServeOptions { directory: run.path().join("local"), ..Default::default() }).await?;
+//! let api = HttpApi::new(local, Address::parse(&server.base_url())?, Some(Token::new("any")?), Settings::default())?;
+//! let summary = run.execute(api, Outputs::file(&output)).await?;
+//! assert_eq!(summary.report.outcomes.outputs, summary.lines);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # The data's way
 //!
 //! ```text
@@ -22,7 +46,7 @@
 //! | [`storage`] | bytes at rest: durable writes, framing of lines, partitions beyond memory, the files of the user |
 //! | [`dialect`] | where families of services differ, and the providers as data |
 //! | [`input`] | Source, framing, checking, uniqueness, packing, the request index |
-//! | [`remote`] | the client, uploads, submissions, downloads, retries |
+//! | [`remote`] | the client, uploads, submissions, downloads, retries; in [`remote::online`] a service without a Batch API |
 //! | [`results`] | reply files, the reply index, the ordered merge |
 //! | [`ledger`] | the SQLite database that says where each shard stands |
 //! | [`run`] | the driver that takes each shard through the phases, the run directory |

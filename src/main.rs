@@ -2,10 +2,6 @@
 
 mod cli;
 
-/// Threads come and go with every shard. What they free must not stay theirs: the promise is constant memory.
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 fn main() -> std::process::ExitCode {
     cli::main()
 }

@@ -8,12 +8,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::storage::durable;
+use crate::storage::local_file::LocalFile;
 
 /// What a stage took.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
 pub struct Measured {
     /// Its name.
     pub stage: &'static str,
@@ -70,13 +71,13 @@ fn cpu() -> Duration {
 
 /// Makes Linux take the peak anew. Where that cannot be, the peak is that since the start of the process.
 fn forget_peak() {
-    if let Ok(mut file) = durable::append(Path::new("/proc/self/clear_refs")) {
+    if let Ok(mut file) = LocalFile::append(Path::new("/proc/self/clear_refs")) {
         let _ = file.write_all(b"5");
     }
 }
 
 fn peak() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let status = String::from_utf8(LocalFile::read_whole(Path::new("/proc/self/status")).ok()?).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)

@@ -19,7 +19,6 @@
 mod gauge;
 
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +52,7 @@ use crate::run::files::{Files, ShardPayload};
 use crate::run::indexing::{self, Indexing, ShardIndexed, WhenShort};
 use crate::run::step_error::StepError;
 use crate::storage::aligned::{AlignedBuffer, BlockWriter};
+use crate::storage::directory;
 use crate::storage::durable;
 use crate::storage::durable::{FileError, PendingFile};
 use crate::storage::lines::BLOCK_BYTES;
@@ -316,8 +316,8 @@ async fn download(
 /// Size of all reply files.
 fn reply_bytes(files: &Files) -> Result<u64, Error> {
     let replies = layout::replies(&files.run);
-    let entries = std::fs::read_dir(&replies).map_err(FileError::on("read", &replies))?;
-    let sizes: io::Result<Vec<u64>> = entries.map(|entry| Ok(entry?.metadata()?.len())).collect();
+    let sizes = directory::entries(&replies)?.into_iter().map(|path| Ok(path.metadata()?.len()));
+    let sizes: io::Result<Vec<u64>> = sizes.collect();
     Ok(sizes.map_err(FileError::on("read", &replies))?.into_iter().sum())
 }
 

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use super::values::{bytes, completion_window, dialect, duration, on_ambiguous, shape};
 
 /// The most requests that can be allowed at a service at a time.
-const CONCURRENCY_MAX: i64 = batchline::serve::upstream::CONCURRENCY_MAX as i64;
+const CONCURRENCY_MAX: i64 = batchline::remote::online::CONCURRENCY_MAX as i64;
 
 /// Run a JSONL file of LLM requests through a provider's Batch API and get the replies back in input order.
 #[derive(Debug, Parser)]
@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Doctor(DoctorArguments),
     /// List the providers: what they take, and how sure that is
     Providers(ProvidersArguments),
+    /// Print the JSON Schema of the records that --json prints
+    Schema,
     /// Start the local Batch API server
     Serve(ServeArguments),
     /// Write a realistic set of requests
@@ -87,7 +89,7 @@ impl Command {
             Self::Doctor(arguments) => arguments.json,
             Self::Providers(arguments) => arguments.json,
             Self::Bench(arguments) => arguments.json,
-            Self::Split(_) | Self::Clean(_) | Self::Serve(_) | Self::Generate(_) => false,
+            Self::Schema | Self::Split(_) | Self::Clean(_) | Self::Serve(_) | Self::Generate(_) => false,
         }
     }
 }

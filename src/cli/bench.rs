@@ -11,11 +11,12 @@ use batchline::remote::{Address, Token};
 use batchline::run::directory::Incoming;
 use batchline::run::error::Error;
 use batchline::storage::durable::FileError;
-use serde_json::json;
 
 use super::args::BenchArguments;
 use super::exit::{Exit, Failure};
-use super::records::count;
+use super::keys;
+use super::numbers::count;
+use super::records::{Record, Stage};
 use super::running::runtime;
 use super::settings;
 use super::terminal::{print, print_json, say};
@@ -81,13 +82,12 @@ fn show(stages: &[Measured], arguments: &BenchArguments) -> Result<Exit, Failure
         let (cpu, peak) = (measured.cpu_seconds / gigabytes(measured), measured.peak_bytes);
         let rate = measured.requests as f64 / measured.seconds;
         if arguments.json {
-            let mut record = json!(measured);
-            record["schema"] = json!(1);
-            record["kind"] = json!("stage");
-            record["gigabytes_per_second"] = json!(speed(measured));
-            record["cpu_seconds_per_gigabyte"] = json!(cpu);
-            record["times_floor"] = json!(ratio);
-            print_json(&record)?;
+            print_json(Record::Stage(Stage {
+                measured,
+                gigabytes_per_second: speed(measured),
+                cpu_seconds_per_gigabyte: cpu,
+                times_floor: ratio,
+            }))?;
             continue;
         }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive number of requests")]
@@ -124,7 +124,7 @@ impl Service {
         command.args(["serve", "--listen", "127.0.0.1:0", "--batch-time", "0ms", "--until-stdin-ends", "--directory"]);
         command.arg(place.path().join("service"));
         // It needs no key, so it gets none.
-        for variable in settings::key_variables() {
+        for variable in keys::key_variables() {
             command.env_remove(variable);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());

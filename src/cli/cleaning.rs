@@ -17,8 +17,8 @@ use super::args::CleanArguments;
 use super::asking::confirmed;
 use super::exit::{Exit, Failure, report};
 use super::inspect::describe;
+use super::numbers::plural;
 use super::places;
-use super::records::plural;
 use super::terminal::{names, print, say};
 
 /// Under which condition a run is removed.

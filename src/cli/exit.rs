@@ -3,9 +3,10 @@
 use std::error::Error as StdError;
 use std::process::ExitCode;
 
-use batchline::run::error::{Error, ErrorKind};
-use serde_json::json;
+use batchline::run::error::{Error, ErrorKind, file_hint, remote_kind};
+use batchline::serve::ServeError;
 
+use super::records::{Failed, Record};
 use super::terminal::{StdoutError, say, say_json, say_line};
 
 /// What the exit code says. Scripts rely on the numbers.
@@ -38,6 +39,20 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
+    fn of(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::Internal => Self::Internal,
+            ErrorKind::Usage => Self::Usage,
+            ErrorKind::Configuration => Self::Configuration,
+            ErrorKind::Defects => Self::Defects,
+            ErrorKind::Provider => Self::Provider,
+            ErrorKind::LocalState => Self::LocalState,
+            ErrorKind::Locked => Self::Locked,
+            ErrorKind::Interrupted => Self::Interrupted,
+            ErrorKind::ClosedPipe => Self::Success,
+        }
+    }
+
     /// The one that says more of two: what is wrong here rather than what is left to do.
     pub(crate) fn or(self, other: Self) -> Self {
         if (self as u8) >= (other as u8) { self } else { other }
@@ -56,6 +71,9 @@ pub(crate) enum Failure {
     /// The library cannot go on.
     #[error(transparent)]
     Run(#[from] Error),
+    /// The local service cannot go on.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
     /// As [`Error::Interrupted`], by SIGTERM.
     #[error("terminated; the same command goes on from here")]
     Terminated,
@@ -85,7 +103,6 @@ impl NotFailure for batchline::ledger::LedgerError {}
 impl NotFailure for batchline::remote::RemoteError {}
 impl NotFailure for batchline::remote::SetupError {}
 impl NotFailure for batchline::remote::AddressError {}
-impl NotFailure for batchline::serve::ServeError {}
 impl NotFailure for batchline::storage::user_files::TargetError {}
 
 impl Failure {
@@ -95,26 +112,39 @@ impl Failure {
             Self::Terminated => Exit::Terminated,
             Self::Stdout(StdoutError(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Success,
             Self::Stdout(_) => Exit::LocalState,
-            Self::Run(error) => match error.kind() {
-                ErrorKind::Internal => Exit::Internal,
-                ErrorKind::Usage => Exit::Usage,
-                ErrorKind::Configuration => Exit::Configuration,
-                ErrorKind::Defects => Exit::Defects,
-                ErrorKind::Provider => Exit::Provider,
-                ErrorKind::LocalState => Exit::LocalState,
-                ErrorKind::Locked => Exit::Locked,
-                ErrorKind::Interrupted => Exit::Interrupted,
-                ErrorKind::ClosedPipe => Exit::Success,
-            },
+            Self::Serve(error) => Exit::of(serve_kind(error)),
+            Self::Run(error) => Exit::of(error.kind()),
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
             Self::Run(error) => error.hint(),
+            Self::Serve(error) => serve_hint(error),
             Self::Usage(_) => Some("`batchline --help` lists the commands and their options".to_owned()),
             _ => None,
         }
+    }
+}
+
+/// What kind of error of the local service it is.
+fn serve_kind(error: &ServeError) -> ErrorKind {
+    match error {
+        ServeError::Locked { .. } => ErrorKind::Locked,
+        ServeError::Setup(_) | ServeError::Listen { .. } | ServeError::WantsUpstream { .. } => ErrorKind::Configuration,
+        ServeError::Upstream(error) => remote_kind(error),
+        _ => ErrorKind::LocalState,
+    }
+}
+
+fn serve_hint(error: &ServeError) -> Option<String> {
+    match error {
+        ServeError::Upstream(error) => error.hint().map(str::to_owned),
+        ServeError::File(error) => file_hint(error),
+        ServeError::WantsUpstream { .. } => {
+            Some("pass the same --upstream as before, or name another directory".to_owned())
+        }
+        _ => None,
     }
 }
 
@@ -131,10 +161,12 @@ pub(crate) fn report(failure: &Failure, json: bool) -> Exit {
         cause = error.source();
     }
     if json {
-        let record = json!({
-            "schema": 1, "kind": "error", "exit": exit as u8, "message": failure.to_string(), "causes": causes, "hint": failure.hint(),
-        });
-        say_json(&record);
+        say_json(Record::Error(Failed {
+            exit: exit as u8,
+            message: failure.to_string(),
+            causes: &causes,
+            hint: failure.hint(),
+        }));
         return exit;
     }
     let mut line = format!("error: {failure}");

@@ -7,17 +7,17 @@ use batchline::model::shown::Name;
 use batchline::remote::{Api, HttpApi, Settings};
 use batchline::run::error::Error;
 use batchline::run::held::HeldReason;
-use batchline::run::inspect;
+use batchline::run::inspect::{self, Cancelled};
 use batchline::run::options::BUILT_IN;
 use batchline::run::report::{Report, RunState};
-use batchline::run::{ServiceChoice, inspect::Cancelled};
-use serde_json::json;
 
 use super::args::{CancelArguments, LsArguments, ServiceArguments, StatusArguments};
 use super::exit::{Exit, Failure, report};
+use super::numbers::{count, moment, phases, plural, size};
 use super::places;
-use super::records::{count, moment, plural, size};
+use super::records::{ListedRun, Record, RunStatus};
 use super::running::runtime;
+use super::services::Service;
 use super::settings;
 use super::terminal::{names, print, print_json, say, say_line};
 
@@ -27,10 +27,7 @@ const SHARDS_SHOWN: usize = 20;
 pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
     let status = Report::read(&find(arguments.run.as_deref(), Purpose::Look)?)?;
     if arguments.json {
-        let mut record = json!(status);
-        record["schema"] = json!(1);
-        record["kind"] = json!("status");
-        print_json(&record)?;
+        print_json(Record::Status(RunStatus::from(&status)))?;
         return Ok(Exit::Success);
     }
     print(&format!("run {}", Name(&status.directory)))?;
@@ -48,6 +45,9 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
         let (prompt, completion) = (count(counts.prompt_tokens), count(counts.completion_tokens));
         let (requests, outputs) = (plural(counts.requests, "request"), plural(counts.outputs, "output"));
         print(&format!("model    {model}: {requests}, {outputs}, {prompt} prompt + {completion} completion tokens"))?;
+    }
+    if !status.phase_seconds.is_empty() {
+        print(&format!("times    {}", phases(&status.phase_seconds)))?;
     }
     for (state, number) in &status.shards_by_state {
         print(&format!("  {:>8} {state}", count(*number)))?;
@@ -113,14 +113,7 @@ pub(crate) fn ls(arguments: &LsArguments) -> Result<Exit, Failure> {
             }
         };
         if arguments.json {
-            let mut record = json!(status);
-            if let Some(record) = record.as_object_mut() {
-                record.remove("incidents");
-            }
-            record["shards"] = json!(status.shards.len());
-            record["schema"] = json!(1);
-            record["kind"] = json!("run");
-            print_json(&record)?;
+            print_json(Record::Run(ListedRun::from(&status)))?;
         } else {
             let (requests, inputs) = (plural(status.requests, "request"), names(&status.inputs));
             let (begun, state) = (moment(&status.created_at), describe(&status));
@@ -144,17 +137,16 @@ pub(crate) fn cancel(arguments: &CancelArguments) -> Result<Exit, Failure> {
         base_url: arguments.service.base_url.clone().or(recorded),
         api_key_file: arguments.service.api_key_file.clone(),
     };
-    let ServiceChoice::At { provider, address, token } = settings::service(provider, &service)? else {
+    let Service::At { provider, address, token } = Service::choose(provider, &service)? else {
         let what = "the built-in service runs inside of `batchline run` only: there is nothing to cancel".to_owned();
         return Err(Error::Configuration { what, hint: None }.into());
     };
     let api = HttpApi::new(provider, address, token, Settings::default())?;
     let cancelled = runtime()?.block_on(cancel_batches(&api, &run))?;
-    for Cancelled { shard, batch_id, status } in &cancelled {
+    for batch in &cancelled {
+        let Cancelled { shard, batch_id, status } = batch;
         if arguments.json {
-            print_json(
-                &json!({"schema": 1, "kind": "cancelled", "shard": shard, "batch_id": batch_id, "status": status}),
-            )?;
+            print_json(Record::Cancelled(batch))?;
         } else {
             print(&format!("shard {shard}: batch {batch_id} is {status}"))?;
         }

@@ -8,6 +8,8 @@ mod bench;
 mod cleaning;
 mod exit;
 mod inspect;
+mod keys;
+mod numbers;
 mod offline;
 mod places;
 mod privacy;
@@ -15,6 +17,8 @@ mod progress;
 mod providers;
 mod records;
 mod running;
+mod schema;
+mod services;
 mod serving;
 mod settings;
 mod tending;
@@ -85,6 +89,7 @@ fn dispatch(command: Command) -> Result<Exit, exit::Failure> {
         Command::Retry(arguments) => tending::retry(&arguments),
         Command::Clean(arguments) => cleaning::clean(&arguments),
         Command::Doctor(arguments) => tending::doctor(&arguments),
+        Command::Schema => schema::schema(),
         Command::Providers(arguments) => providers::providers(&arguments),
         Command::Serve(arguments) => serving::serve(arguments),
         Command::Bench(arguments) => bench::bench(&arguments),

@@ -10,13 +10,13 @@ use batchline::model::shown::Name;
 use batchline::run::error::Error;
 use batchline::run::offline::{self, MergedReplies};
 use batchline::storage::durable::FileError;
-use batchline::storage::user_files::{NamedFiles, OutputFile, Role};
-use serde_json::json;
+use batchline::storage::user_files::{NamedFiles, Role, open_output};
 
 use super::args::{CheckArguments, GenerateArguments, MergeArguments, PlanArguments, SplitArguments};
 use super::exit::{Exit, Failure};
+use super::numbers::{count, plural, recognised, size};
 use super::progress::{Manner, Progress};
-use super::records::{count, plural, recognised, size};
+use super::records::{CheckTotals, MergeTotals, PlanTotals, PlannedShard, Record};
 use super::settings;
 use super::terminal::{print, print_json, print_path, say, say_json};
 
@@ -33,9 +33,7 @@ pub(crate) fn check(arguments: &CheckArguments) -> Result<Exit, Failure> {
     progress.finish();
     let Scan { lines, blank, requests, defects, bytes, .. } = scanned?.scan;
     if arguments.json {
-        print_json(&json!({
-            "schema": 1, "kind": "check", "lines": lines, "blank": blank, "requests": requests, "defects": defects, "bytes": bytes,
-        }))?;
+        print_json(Record::Check(CheckTotals { lines, blank, requests, defects, bytes }))?;
     } else if !arguments.quiet {
         let shown = arguments.defects.max_defects;
         if defects > shown {
@@ -65,10 +63,7 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result<Exit, Failure> {
         let Shard { number, model, requests, bytes, cut, .. } = shard;
         let (tokens, cut) = (bytes / BYTES_PER_TOKEN, cut.name());
         if arguments.json {
-            print_json(&json!({
-                "schema": 1, "kind": "shard", "number": number, "model": model, "requests": requests, "bytes": bytes,
-                "estimated_tokens": tokens, "cut": cut,
-            }))?;
+            print_json(Record::Shard(PlannedShard::of(shard, tokens)))?;
         } else {
             let (requests, bytes, tokens) = (count(*requests), count(*bytes), count(tokens));
             print(&format!("{number:>5}  {requests:>8}  {bytes:>12}  {tokens:>12}  {cut:<8}  {model}"))?;
@@ -77,10 +72,15 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result<Exit, Failure> {
     let bytes: u64 = scan.shards.iter().map(|shard| shard.bytes).sum();
     let limits = options.scan.shard;
     if arguments.json {
-        print_json(&json!({
-            "schema": 1, "kind": "plan", "shards": scan.shards.len(), "requests": scan.requests, "invalid": scan.defects,
-            "bytes": bytes, "estimated_tokens": bytes / BYTES_PER_TOKEN, "shard_requests_max": limits.requests,
-            "shard_bytes_max": limits.bytes, "shard_inputs_max": limits.inputs,
+        print_json(Record::Plan(PlanTotals {
+            shards: scan.shards.len() as u64,
+            requests: scan.requests,
+            invalid: scan.defects,
+            bytes,
+            estimated_tokens: bytes / BYTES_PER_TOKEN,
+            shard_requests_max: limits.requests,
+            shard_bytes_max: limits.bytes,
+            shard_inputs_max: limits.inputs,
         }))?;
         return Ok(Exit::Success);
     }
@@ -119,13 +119,10 @@ pub(crate) fn merge(arguments: &MergeArguments) -> Result<Exit, Failure> {
     let outputs = settings::outputs(&arguments.output);
     let merged = offline::merge(&options, &arguments.replies, &arguments.aside, outputs, &progress);
     progress.finish();
-    let MergedReplies { merged, indexed, aside } = merged?;
+    let replies = merged?;
+    let MergedReplies { merged, indexed, aside } = &replies;
     if arguments.json {
-        say_json(&json!({
-            "schema": 1, "kind": "merge", "lines": merged.lines(), "outputs": merged.outputs, "errors": merged.errors,
-            "missing": merged.missing, "invalid": merged.invalid, "recognised": indexed.recognised, "duplicates": indexed.duplicates,
-            "conflicts": indexed.conflicts, "unknown": indexed.unknown, "unreadable": indexed.unreadable, "aside": aside,
-        }));
+        say_json(Record::Merge(MergeTotals::from(&replies)));
     } else {
         say!(
             "{}: {}, {}, {} missing, {} invalid; replies: {}, {} duplicate, {} in conflict, {} unknown, {} unreadable",
@@ -143,7 +140,7 @@ pub(crate) fn merge(arguments: &MergeArguments) -> Result<Exit, Failure> {
         if indexed.recognised > 0 {
             say!("{}", recognised(indexed.recognised));
         }
-        for path in &aside {
+        for path in aside {
             say!("set aside: {}", Name(path));
         }
     }
@@ -168,9 +165,9 @@ pub(crate) fn generate(arguments: &GenerateArguments) -> Result<Exit, Failure> {
         files.write_new(Role::Output, &path)?;
     }
     let failed = |error| Failure::Run(Error::File(FileError::on("write", &path)(error)));
-    let mut file = BufWriter::with_capacity(WRITE_BYTES, OutputFile::open(&path)?);
+    let mut file = BufWriter::with_capacity(WRITE_BYTES, open_output(&path)?);
     let generated = batchline::generate::generate(&options, &mut file).map_err(failed)?;
-    file.into_inner().map_err(|error| failed(error.into_error()))?.publish()?;
+    file.into_inner().map_err(|error| failed(error.into_error()))?.finish()?;
     say!("{}, {}", plural(generated.requests, "request"), size(generated.bytes));
     Ok(Exit::Success)
 }

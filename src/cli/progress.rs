@@ -11,10 +11,10 @@ use batchline::results::merge::Merged;
 use batchline::run::monitor::ShardCounts;
 use batchline::run::{EarlierRun, Event, Monitor};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::json;
 
 use super::asking::confirmed;
-use super::records::{count, plural, size};
+use super::numbers::{count, plural, size};
+use super::records::{self, Message, Record, Started};
 use super::terminal::{names, say_json, say_line};
 
 /// Time between two plain lines.
@@ -60,6 +60,7 @@ struct Standing {
     done_at_service: u64,
     said: Option<Instant>,
     last: String,
+    last_record: Option<records::Progress>,
     bars: Vec<(&'static str, ProgressBar)>,
     /// The run has ended; what is still told comes from transfers that were cut off.
     finished: bool,
@@ -103,10 +104,14 @@ impl Progress {
         }
     }
 
-    /// A warning or a note, in the words of the event.
-    fn say_remark(&self, kind: &str, text: &str) {
+    fn say_note(&self, text: &str) {
+        self.say_remark("note", text, |message| Record::Note(Message { message }));
+    }
+
+    /// A warning or a note in words, or as a record.
+    fn say_remark(&self, kind: &str, text: &str, record: fn(&str) -> Record<'_>) {
         if self.manner == Manner::Json {
-            say_record(kind, json!({ "message": text }));
+            say_json(record(text));
         } else {
             self.say(&format!("{kind}: {text}"));
         }
@@ -147,18 +152,17 @@ impl Progress {
         }
         let Standing { uploaded, upload_total, downloaded, shards, merged, .. } = standing;
         if self.manner == Manner::Json {
-            let record = json!({
-                "uploaded_bytes": *uploaded, "upload_total_bytes": *upload_total, "downloaded_bytes": *downloaded,
-                "shards": {
-                    "waiting": shards.waiting, "uploaded": shards.uploaded, "submitted": shards.submitted,
-                    "ended": shards.ended, "indexed": shards.indexed, "held": shards.held,
-                },
-                "merged_lines": merged.lines(), "requests_done_at_service": standing.done_at_service,
-            });
-            let text = record.to_string();
-            if text != standing.last {
-                standing.last = text;
-                say_record("progress", record);
+            let record = records::Progress {
+                uploaded_bytes: *uploaded,
+                upload_total_bytes: *upload_total,
+                downloaded_bytes: *downloaded,
+                shards: *shards,
+                merged_lines: merged.lines(),
+                requests_done_at_service: standing.done_at_service,
+            };
+            if standing.last_record.as_ref() != Some(&record) {
+                standing.last_record = Some(record.clone());
+                say_json(Record::Progress(record));
             }
         } else {
             let line = if *shards == ShardCounts::default() {
@@ -190,10 +194,10 @@ impl Progress {
         standing.said = Some(Instant::now());
         let (requests, bytes) = (standing.requests, standing.bytes);
         match self.manner {
-            Manner::Json => say_record(
-                "started",
-                json!({"directory": directory.display().to_string(), "requests": requests, "shards": shards, "bytes": bytes, "resumed": resumed, "done": done}),
-            ),
+            Manner::Json => {
+                let counts = (requests, shards as u64, bytes);
+                say_json(Record::Started(Started::new(directory, counts, (resumed, done))));
+            }
             Manner::Quiet => {}
             Manner::Bars | Manner::Plain => {
                 let verb = match (resumed, done) {
@@ -240,13 +244,15 @@ impl Monitor for Progress {
         }
         match event {
             Event::Defect(defect) if self.manner == Manner::Json => {
-                say_record("defect", json!(defect));
+                say_json(Record::Defect(defect));
             }
             Event::Defect(defect) => self.say(&defect.to_string()),
-            Event::Warning(incident) => self.say_remark("warning", &incident.to_string()),
+            Event::Warning(incident) => {
+                self.say_remark("warning", &incident.to_string(), |message| Record::Warning(Message { message }));
+            }
             _ if self.manner == Manner::Quiet && !matches!(event, Event::Started { .. }) => {}
-            Event::Note(note) => self.say_remark("note", &note.to_string()),
-            Event::Call(notice) => self.say_remark("note", &notice.to_string()),
+            Event::Note(note) => self.say_note(&note.to_string()),
+            Event::Call(notice) => self.say_note(&notice.to_string()),
             Event::Started { directory, requests, shards, bytes, upload_bytes, resumed, done } => {
                 standing.requests = requests;
                 standing.bytes = bytes;
@@ -296,13 +302,6 @@ impl Progress {
             _ => {}
         }
     }
-}
-
-/// Says something as a record.
-fn say_record(kind: &str, mut record: serde_json::Value) {
-    record["schema"] = json!(1);
-    record["kind"] = json!(kind);
-    say_json(&record);
 }
 
 /// The states in which there are shards.

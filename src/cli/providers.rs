@@ -2,16 +2,16 @@
 
 use batchline::dialect::providers::PROVIDERS;
 use batchline::remote::{Limits, Provider, ReplyShape};
-use serde_json::json;
 
 use super::args::ProvidersArguments;
 use super::exit::{Exit, Failure};
-use super::records::{count, plural, size};
+use super::numbers::{count, plural, size};
+use super::records::{ProviderRow, Record};
 use super::terminal::{print, print_json, say, say_line};
 
 pub(crate) fn providers(arguments: &ProvidersArguments) -> Result<Exit, Failure> {
     if arguments.json {
-        PROVIDERS.iter().try_for_each(|row| print_json(&record(row)))?;
+        PROVIDERS.iter().try_for_each(|row| print_json(record(row)))?;
         return Ok(Exit::Success);
     }
     if arguments.markdown {
@@ -52,17 +52,29 @@ fn markdown() -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-fn record(row: &Provider) -> serde_json::Value {
+fn record(row: &'static Provider) -> Record<'static> {
     let Limits { shard_requests, shard_bytes, line_bytes, custom_id_characters, embedding_inputs, batches_in_flight } =
         row.limits;
-    json!({
-        "schema": 1, "kind": "provider", "name": row.name, "dialect": row.dialect.name(), "base_url": row.base_url,
-        "base_url_variable": row.base_url_variable, "key_variable": row.key_variable, "key_required": row.key_required,
-        "auth": row.auth.to_string(), "purpose": row.purpose, "endpoints": row.endpoints,
-        "completion_window": row.completion_window, "metadata": row.metadata,
-        "flat_replies": row.replies == ReplyShape::Flat, "shard_requests": shard_requests, "shard_bytes": shard_bytes,
-        "line_bytes": line_bytes, "custom_id_characters": custom_id_characters,
-        "embedding_inputs": embedding_inputs, "batches_in_flight": batches_in_flight, "proven": row.confidence.to_string(),
-        "evidence": row.source_note,
+    Record::Provider(ProviderRow {
+        name: row.name,
+        dialect: row.dialect.name(),
+        base_url: row.base_url,
+        base_url_variable: row.base_url_variable,
+        key_variable: row.key_variable,
+        key_required: row.key_required,
+        auth: row.auth.to_string(),
+        purpose: row.purpose,
+        endpoints: row.endpoints,
+        completion_window: row.completion_window,
+        metadata: row.metadata,
+        flat_replies: row.replies == ReplyShape::Flat,
+        shard_requests,
+        shard_bytes,
+        line_bytes,
+        custom_id_characters,
+        embedding_inputs,
+        batches_in_flight,
+        proven: row.confidence.to_string(),
+        evidence: row.source_note,
     })
 }

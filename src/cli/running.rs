@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use batchline::model::shown::Name;
 use batchline::run::error::Error;
 use batchline::run::held::HeldReason;
-use batchline::run::{self, Summary};
-use serde_json::json;
+use batchline::run::{Run, Summary};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::args::RunArguments;
 use super::exit::{Exit, Failure};
+use super::numbers::{count, phases, plural, recognised, seconds, size};
 use super::progress::{Manner, Progress};
-use super::records::{count, plural, recognised, seconds, size};
+use super::records::{Record, RunSummary};
 use super::settings;
 use super::terminal::{say_json, say_line};
 
@@ -22,20 +22,25 @@ use super::terminal::{say_json, say_line};
 const HELD_SHOWN: usize = 5;
 
 pub(crate) fn run(arguments: &RunArguments) -> Result<Exit, Failure> {
-    let options = settings::run(arguments)?;
+    let (options, service) = settings::run(arguments)?;
     let manner = Manner::choose(arguments.quiet, arguments.json);
     let progress = Arc::new(Progress::new(manner));
     let outputs = settings::outputs(&arguments.output);
     settings::spare_key(arguments.service.api_key_file.as_deref(), &outputs, options.report.as_deref())?;
+    outputs.check(&options)?;
     let runtime = runtime()?;
     let monitor: Arc<Progress> = progress.clone();
     let ended = runtime.block_on(async {
         let stop = CancellationToken::new();
         let terminated = Arc::new(AtomicBool::new(false));
         tokio::spawn(stop_on_signals(stop.clone(), terminated.clone()));
-        match Box::pin(run::run(options, outputs, monitor, stop)).await {
-            Err(Error::Interrupted) if terminated.load(Ordering::Relaxed) => Err(Failure::Terminated),
-            ended => ended.map_err(Failure::from),
+        let ended = async {
+            let run = Run::open(options, monitor, stop).await?;
+            service.execute(run, outputs).await
+        };
+        match Box::pin(ended).await {
+            Err(Failure::Run(Error::Interrupted)) if terminated.load(Ordering::Relaxed) => Err(Failure::Terminated),
+            ended => ended,
         }
     });
     progress.finish();
@@ -43,10 +48,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<Exit, Failure> {
     runtime.shutdown_background();
     let summary = ended?;
     if manner == Manner::Json {
-        let mut record = json!(summary);
-        record["schema"] = json!(1);
-        record["kind"] = json!("summary");
-        say_json(&record);
+        say_json(Record::Summary(RunSummary::from(&summary)));
     } else if manner != Manner::Quiet {
         for line in describe(&summary) {
             say_line(&line);
@@ -139,6 +141,7 @@ fn describe(summary: &Summary) -> Vec<String> {
         size(summary.bytes),
         seconds(summary.seconds)
     ));
+    lines.push(format!("times: {}", phases(&summary.report.phase_seconds)));
     for reason in [
         HeldReason::UnresolvedSubmission,
         HeldReason::LostBatch,

@@ -4,32 +4,24 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use batchline::dialect::provider::Host;
-use batchline::dialect::providers::{EMBEDDINGS, PROVIDERS, default_provider, hosted, provider_speaking};
+use batchline::dialect::providers::{PROVIDERS, default_provider, provider_speaking};
 use batchline::input::check::LineLimits;
-use batchline::input::envelope::Envelope;
 use batchline::input::scan::ScanOptions;
 use batchline::input::source::Input;
 use batchline::model::custom_id::IdHasher;
 use batchline::model::shard::ShardLimits;
-use batchline::remote::{Address, Provider, Token};
-use batchline::run::error::Error;
+use batchline::remote::online::{CONCURRENCY, UpstreamOptions};
+use batchline::remote::{Address, Provider};
 use batchline::run::offline::OfflineOptions;
-use batchline::run::options::{MEMORY_SHARE, ONLINE_PATIENCE};
-use batchline::run::{OnAmbiguous, OnEarlier, OutputTarget, Outputs, RunOptions, RunPlaces, ServiceChoice};
-use batchline::serve::{UpstreamOptions, upstream::CONCURRENCY};
+use batchline::run::options::{self, MEMORY_SHARE, line_limits};
+use batchline::run::{OnAmbiguous, OnEarlier, Options, OutputTarget, Outputs, RunPlaces};
 use batchline::storage::user_files::{NamedFiles, Role, STDOUT};
 
-use super::args::{
-    DefectArguments, InputArguments, OutputArguments, RunArguments, ServeArguments, ServiceArguments, ShardArguments,
-};
+use super::args::{DefectArguments, InputArguments, OutputArguments, RunArguments, ServeArguments, ShardArguments};
 use super::exit::Failure;
+use super::keys;
 use super::places;
-
-/// The key of an OpenAI-compatible service, where it has no variable of its own.
-const OPENAI_KEY_VARIABLE: &str = "OPENAI_API_KEY";
-
-/// The key of `serve`'s upstream.
-const UPSTREAM_KEY_VARIABLE: &str = "BATCHLINE_UPSTREAM_KEY";
+use super::services::Service;
 
 /// How long the local service's list is watched before a submission in doubt is repeated. It shows a batch as soon as it
 /// exists, and a call cannot outlive the process that would have answered it.
@@ -113,43 +105,24 @@ pub(crate) fn share(memory: u64) -> usize {
     bytes(memory) / MEMORY_SHARE
 }
 
-/// What lines must keep to in a shard of that size: a line must fit it with its line end.
-fn line_limits(
-    provider: &Provider,
-    endpoint: &'static str,
-    shard: ShardLimits,
-    assign_ids: bool,
-) -> Result<LineLimits, Failure> {
-    let envelope = Envelope::of(provider.line, provider.url_for(endpoint)).ok_or_else(|| {
-        let what = format!("{} has lines with a URL that is not an endpoint", provider.name);
-        Failure::Run(Error::Internal { what })
-    })?;
-    Ok(LineLimits {
-        line_bytes: provider.limits.line_bytes.min(shard.bytes - 1),
-        custom_id_characters: provider.limits.custom_id_characters as usize,
-        envelope,
-        assign_ids,
-        inputs: shard.inputs,
-    })
-}
-
+/// What is packed into one shard: what was typed, if the provider takes that, or what is usual.
 fn shard_limits(
     provider: &Provider,
     endpoint: &str,
     arguments: Option<&ShardArguments>,
 ) -> Result<ShardLimits, Failure> {
-    let most = &provider.limits;
-    let lower = |typed: Option<u64>, most: u64, option: &str| match typed {
+    let (most, usual) = (options::shard_limits(provider, endpoint), options::usual_shard(provider, endpoint));
+    let lower = |typed: Option<u64>, most: u64, usual: u64, option: &str| match typed {
         Some(typed) if typed > most => {
             Err(Failure::Usage(format!("{option} {typed} is more than the {most} that {} takes", provider.name)))
         }
         Some(typed) => Ok(typed),
-        None => Ok(most),
+        None => Ok(usual),
     };
-    let requests = lower(arguments.and_then(|typed| typed.shard_requests), most.shard_requests, "--shard-requests")?;
-    let bytes = lower(arguments.and_then(|typed| typed.shard_bytes), most.shard_bytes, "--shard-bytes")?;
-    let inputs = most.embedding_inputs.filter(|_| endpoint == EMBEDDINGS);
-    Ok(ShardLimits { requests, bytes, inputs })
+    let requests =
+        lower(arguments.and_then(|typed| typed.shard_requests), most.requests, usual.requests, "--shard-requests")?;
+    let bytes = lower(arguments.and_then(|typed| typed.shard_bytes), most.bytes, usual.bytes, "--shard-bytes")?;
+    Ok(ShardLimits { requests, bytes, ..most })
 }
 
 pub(crate) fn offline(
@@ -160,7 +133,7 @@ pub(crate) fn offline(
     let provider = chosen(input)?;
     let endpoint = endpoint(provider, input)?;
     let limits = shard_limits(provider, endpoint, shard)?;
-    let line = line_limits(provider, endpoint, limits, input.assign_ids)?;
+    let line = LineLimits { assign_ids: input.assign_ids, ..line_limits(provider, endpoint, limits) };
     Ok(OfflineOptions {
         inputs: inputs(input),
         scan: ScanOptions {
@@ -179,20 +152,23 @@ pub(crate) fn offline(
     })
 }
 
-pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
+/// What a run is asked to do, and the service that is to answer it.
+pub(crate) fn run(arguments: &RunArguments) -> Result<(Options, Service), Failure> {
     let provider = chosen(&arguments.input)?;
     let endpoint = endpoint(provider, &arguments.input)?;
     let shard = shard_limits(provider, endpoint, Some(&arguments.shard))?;
-    let line = line_limits(provider, endpoint, shard, arguments.input.assign_ids)?;
+    let service = Service::choose(provider, &arguments.service)?.with_online_options(arguments)?;
     let is_ours = provider.host != Host::Remote;
-    Ok(RunOptions {
+    let by_default = Options::new([""; 0], provider);
+    let options = Options {
         inputs: inputs(&arguments.input),
         places: run_places(arguments)?,
         directory: arguments.runs.run_dir.clone(),
-        service: online_options(service(provider, &arguments.service)?, arguments)?,
+        service: service.identity(),
+        redactor: service.redactor(),
         endpoint: endpoint.to_owned(),
-        completion_window: arguments.completion_window.clone().unwrap_or_else(|| provider.completion_window.to_owned()),
-        line,
+        completion_window: arguments.completion_window.clone().unwrap_or(by_default.completion_window),
+        line: LineLimits { assign_ids: arguments.input.assign_ids, ..line_limits(provider, endpoint, shard) },
         shard,
         on_earlier: if arguments.runs.yes { OnEarlier::SendAll } else { OnEarlier::Ask },
         skip_invalid: arguments.shard.skip_invalid,
@@ -202,17 +178,18 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<RunOptions, Failure> {
         threads: threads(arguments.input.threads),
         memory_bytes: bytes(arguments.input.memory),
         uploads: usize::from(arguments.uploads),
-        poll_interval: arguments.poll_interval.unwrap_or(provider.poll_interval),
+        poll_interval: arguments.poll_interval.unwrap_or(by_default.poll_interval),
         on_ambiguous: arguments.on_ambiguous.unwrap_or(if is_ours {
             OnAmbiguous::RetryAfter(LOCAL_SETTLE)
         } else {
-            OnAmbiguous::Hold
+            by_default.on_ambiguous
         }),
-        settle: arguments.settle.unwrap_or(batchline::run::options::SETTLE),
-        max_in_flight_batches: arguments.max_in_flight_batches.or(provider.limits.batches_in_flight),
+        settle: arguments.settle.unwrap_or(by_default.settle),
+        max_in_flight_batches: arguments.max_in_flight_batches.or(by_default.max_in_flight_batches),
         rounds: arguments.rounds,
         delete_remote: arguments.delete_remote,
-    })
+    };
+    Ok((options, service))
 }
 
 /// Where runs are. A run with a directory of its own can do without.
@@ -223,110 +200,15 @@ fn run_places(arguments: &RunArguments) -> Result<RunPlaces, Failure> {
     }
 }
 
-/// The service and its key: from the options, else from the environment, else the provider's own.
-pub(crate) fn service(provider: &'static Provider, arguments: &ServiceArguments) -> Result<ServiceChoice, Failure> {
-    let typed = arguments.base_url.clone().or_else(|| variable(provider.base_url_variable));
-    if provider.host == Host::BuiltIn && typed.is_none() {
-        return Ok(ServiceChoice::BuiltIn { provider });
-    }
-    if typed.is_none() && provider.base_url.is_empty() {
-        let hint = format!("name it: --base-url URL, or set {}", provider.base_url_variable);
-        return Err(configuration(format!("{} has no address of its own", provider.name), Some(hint)));
-    }
-    let address = Address::parse(typed.as_deref().unwrap_or(provider.base_url))?;
-    if provider.host == Host::Online {
-        let token = online_token(&address, arguments.api_key_file.as_deref(), provider.key_variable)?;
-        let (concurrency, patience) = (CONCURRENCY, ONLINE_PATIENCE);
-        return Ok(ServiceChoice::Online { provider, address, token, concurrency, patience });
-    }
-    let token = match (&arguments.api_key_file, variable(provider.key_variable)) {
-        (Some(path), _) => Some(Token::from_file(path)),
-        (None, Some(value)) => Some(Token::new(&value)),
-        // The local service wants a key, but any will do.
-        (None, None) if provider.host == Host::BuiltIn => Some(Token::new(provider.name)),
-        (None, None) => None,
-    };
-    let token = token.transpose().map_err(|error| configuration(error.to_string(), None))?;
-    if token.is_none() && provider.key_required {
-        let hint = format!(
-            "set {} to your key, or try it without one: --provider {}",
-            provider.key_variable,
-            name_of(Host::BuiltIn)
-        );
-        return Err(configuration(format!("there is no API key for {}", provider.name), Some(hint)));
-    }
-    Ok(ServiceChoice::At { provider, address, token })
-}
-
-/// The name of the provider that is hosted so.
-fn name_of(host: Host) -> &'static str {
-    hosted(host).map_or("none", |row| row.name)
-}
-
-/// The service with the options that only one without a Batch API has.
-fn online_options(mut service: ServiceChoice, arguments: &RunArguments) -> Result<ServiceChoice, Failure> {
-    if let ServiceChoice::Online { concurrency, patience, .. } = &mut service {
-        *concurrency = arguments.concurrency.map_or(*concurrency, usize::from);
-        *patience = arguments.patience.unwrap_or(*patience);
-        return Ok(service);
-    }
-    let typed = [("--concurrency", arguments.concurrency.is_some()), ("--patience", arguments.patience.is_some())];
-    match typed.into_iter().find(|(_, is_typed)| *is_typed) {
-        Some((option, _)) => Err(Failure::Usage(format!("{option} is for --provider {}", name_of(Host::Online)))),
-        None => Ok(service),
-    }
-}
-
 /// The upstream of `serve`, if there is one.
 pub(crate) fn upstream(arguments: &ServeArguments) -> Result<Option<UpstreamOptions>, Failure> {
     let Some(url) = &arguments.upstream else { return Ok(None) };
     let address = Address::parse(url)?;
-    let token = online_token(&address, arguments.upstream_key_file.as_deref(), UPSTREAM_KEY_VARIABLE)?;
+    let token = keys::online_token(&address, arguments.upstream_key_file.as_deref(), keys::UPSTREAM_KEY_VARIABLE)?;
     let concurrency = arguments.upstream_concurrency.map_or(CONCURRENCY, usize::from);
     Ok(Some(UpstreamOptions { concurrency, ..UpstreamOptions::new(address, token) }))
 }
 
-/// The key of a service that is asked directly: from a file, else from its variable, else OpenAI's, but that one only where it
-/// can be sent: nobody who has it in the environment has asked for it to go to some server in the next room.
-fn online_token(address: &Address, file: Option<&Path>, name: &str) -> Result<Option<Token>, Failure> {
-    let openai = || variable(OPENAI_KEY_VARIABLE).filter(|_| address.is_https() || address.is_loopback());
-    let token = match file {
-        Some(path) => Some(Token::from_file(path)),
-        None => variable(name).or_else(openai).map(|value| Token::new(&value)),
-    };
-    token.transpose().map_err(|error| configuration(error.to_string(), None))
-}
-
-fn configuration(what: String, hint: Option<String>) -> Failure {
-    Failure::Run(Error::Configuration { what, hint })
-}
-
-/// The environment variables that a key may be in.
-pub(crate) fn key_variables() -> impl Iterator<Item = &'static str> {
-    PROVIDERS.iter().map(|row| row.key_variable).chain([OPENAI_KEY_VARIABLE, UPSTREAM_KEY_VARIABLE])
-}
-
-/// An environment variable that is set to something.
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
-}
-
 fn bytes(count: u64) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_can_name_every_endpoint_of_every_provider() {
-        for row in PROVIDERS {
-            let limits = shard_limits(row, row.endpoint(), None).unwrap();
-            for endpoint in row.endpoints {
-                let line = line_limits(row, endpoint, limits, false).unwrap();
-                assert_eq!(Envelope::read(&line.envelope.to_string()), Some(line.envelope), "{}", row.name);
-            }
-        }
-    }
 }

@@ -3,22 +3,19 @@
 use batchline::model::shown::Name;
 use batchline::run::doctor::{self, Remedy};
 use batchline::run::inspect::{self, Decision};
-use serde_json::json;
 
 use super::args::{DoctorArguments, RetryArguments};
 use super::exit::{Exit, Failure};
 use super::inspect::{Purpose, find};
-use super::records::plural;
+use super::numbers::plural;
+use super::records::Record;
 use super::terminal::{print, print_json, say, say_line};
 
 pub(crate) fn retry(arguments: &RetryArguments) -> Result<Exit, Failure> {
     let run = find(arguments.run.as_deref(), Purpose::Change)?;
     let decided = inspect::retry(&run, decision(arguments))?;
     if arguments.json {
-        print_json(&json!({
-            "schema": 1, "kind": "retry", "requests": decided.requests, "shards": decided.shards, "submissions": decided.submissions,
-            "accepted": decided.accepted, "missing": decided.missing, "held": decided.held,
-        }))?;
+        print_json(Record::Retry(decided))?;
         return Ok(Exit::Success);
     }
     if decided.requests > 0 {
@@ -56,10 +53,7 @@ pub(crate) fn doctor(arguments: &DoctorArguments) -> Result<Exit, Failure> {
     let findings = doctor::examine(&run, arguments.mend)?;
     for finding in &findings {
         if arguments.json {
-            let mut record = json!(finding);
-            record["schema"] = json!(1);
-            record["kind"] = json!("finding");
-            print_json(&record)?;
+            print_json(Record::Finding(finding))?;
             continue;
         }
         let of = finding.shard.map(|shard| format!("shard {shard}: ")).unwrap_or_default();

@@ -13,6 +13,8 @@ use std::path::Path;
 use batchline::model::shown::{self, Name};
 use serde_json::Value;
 
+use super::records::{Record, Versioned};
+
 /// Standard output cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write to standard output")]
@@ -37,8 +39,9 @@ pub(crate) fn say_line(line: &str) {
 }
 
 /// Writes a record to standard error.
-pub(crate) fn say_json(record: &Value) {
-    let _ = writeln!(io::stderr().lock(), "{}", shown::visible_json(&record.to_string()));
+pub(crate) fn say_json(record: Record<'_>) {
+    // What cannot be made JSON cannot be printed either: there is no one left to tell.
+    let _ = json_line(record).and_then(|line| write_line(io::stderr().lock(), line.as_bytes()));
 }
 
 /// Writes a line to standard output.
@@ -49,8 +52,13 @@ pub(crate) fn print(line: &str) -> Result<(), StdoutError> {
 }
 
 /// Writes a record to standard output.
-pub(crate) fn print_json(record: &Value) -> Result<(), StdoutError> {
-    write_line(io::stdout().lock(), shown::visible_json(&record.to_string()).as_bytes())
+pub(crate) fn print_json(record: Record<'_>) -> Result<(), StdoutError> {
+    write_line(io::stdout().lock(), json_line(record)?.as_bytes())
+}
+
+/// Writes a JSON document to standard output, indented for people.
+pub(crate) fn print_document(document: &Value) -> Result<(), StdoutError> {
+    write_line(io::stdout().lock(), format!("{document:#}").as_bytes())
 }
 
 /// Writes a file's name to standard output: for a program that reads it as it is, for people as in messages.
@@ -68,6 +76,11 @@ pub(crate) fn print_path(path: &Path) -> Result<(), StdoutError> {
 pub(crate) fn names(inputs: &[String]) -> String {
     let names: Vec<String> = inputs.iter().map(|input| Name(Path::new(input)).to_string()).collect();
     names.join(", ")
+}
+
+fn json_line(record: Record<'_>) -> Result<String, StdoutError> {
+    let json = serde_json::to_string(&Versioned::from(record)).map_err(|error| StdoutError(error.into()))?;
+    Ok(shown::visible_json(&json).into_owned())
 }
 
 fn write_line(mut out: impl Write, line: &[u8]) -> Result<(), StdoutError> {

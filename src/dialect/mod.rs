@@ -33,6 +33,7 @@ pub mod reply_reader;
 pub mod reply_rule;
 pub mod retry_class;
 pub mod route;
+pub(crate) mod row_form;
 mod together;
 pub mod upload;
 pub(crate) mod wire;

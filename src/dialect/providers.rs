@@ -81,8 +81,8 @@ const LOCAL: Provider = Provider {
     ..OPENAI_LIKE
 };
 
-/// Any server of OpenAI's dialect that has no Batch API: the built-in service asks it, and answers in Together's dialect. The address is
-/// vLLM's.
+/// Any server of OpenAI's dialect that has no Batch API: it is asked request by request, and the replies are written in Together's dialect.
+/// The limits are those of a Batch API, so that the same shards can go to one. The address is vLLM's.
 const ONLINE: Provider = Provider {
     name: "online",
     base_url: "http://127.0.0.1:8000/v1",
@@ -90,8 +90,6 @@ const ONLINE: Provider = Provider {
     host: Host::Online,
     key_variable: "BATCHLINE_ONLINE_KEY",
     endpoints: &[CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES],
-    // Smaller than they could be: a shard's replies appear when all of it is done.
-    limits: Limits { shard_requests: 5_000, ..TOGETHER_LIMITS },
     source_note: "whole runs against a server of the tests; no model server was tried",
     ..LOCAL
 };
@@ -351,7 +349,7 @@ mod tests {
             ("together", "https://api.together.ai/v1", "TOGETHER_API_KEY", 50_000, 100 * MB, "24h"),
             ("local", "http://127.0.0.1:8080/v1", "BATCHLINE_LOCAL_KEY", 50_000, 100 * MB, "24h"),
             ("local:openai", "http://127.0.0.1:8080/v1", "BATCHLINE_LOCAL_KEY", 50_000, 100 * MB, "24h"),
-            ("online", "http://127.0.0.1:8000/v1", "BATCHLINE_ONLINE_KEY", 5_000, 100 * MB, "24h"),
+            ("online", "http://127.0.0.1:8000/v1", "BATCHLINE_ONLINE_KEY", 50_000, 100 * MB, "24h"),
             ("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", 50_000, 200 * MB, "24h"),
             ("azure-openai", "", "AZURE_OPENAI_API_KEY", 50_000, 200 * MB, "24h"),
             ("groq", "https://api.groq.com/openai/v1", "GROQ_API_KEY", 50_000, 100 * MB, "24h"),

@@ -201,7 +201,7 @@ fn is_utf16(part: &Part) -> std::io::Result<bool> {
     if part.bytes < mark.len() as u64 {
         return Ok(false);
     }
-    std::os::unix::fs::FileExt::read_exact_at(part.extent().file, &mut mark, 0)?;
+    part.extent().file.read_exact_at(&mut mark, 0)?;
     Ok(UTF16_MARKS.contains(&mark.as_slice()))
 }
 

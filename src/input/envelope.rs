@@ -10,6 +10,7 @@
 use std::fmt;
 
 use crate::dialect::line::{FULL, LineFormat, METHOD, MINIMAL};
+use crate::dialect::provider::Provider;
 use crate::dialect::providers::{line_format, line_urls};
 use crate::json::scanner::RawString;
 use crate::model::custom_id::assigned_id;
@@ -52,6 +53,13 @@ impl Envelope {
     pub fn of(format: &'static LineFormat, url: &str) -> Option<Self> {
         let url = if format.has_target { line_urls().find(|known| *known == url)? } else { "" };
         Some(Self { format, url })
+    }
+
+    /// That of the lines that go to this endpoint of a provider.
+    #[must_use]
+    pub fn for_provider(provider: &Provider, endpoint: &'static str) -> Self {
+        let url = if provider.line.has_target { provider.url_for(endpoint) } else { "" };
+        Self { format: provider.line, url }
     }
 
     /// The `custom_id`, `"method":"POST"`, and this `url`.

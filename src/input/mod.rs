@@ -21,6 +21,7 @@ mod chunk;
 pub mod embeddings;
 pub mod envelope;
 mod grammar;
+pub mod line_table;
 pub mod pack;
 pub mod recheck;
 pub mod request_index;

@@ -4,37 +4,27 @@
 //! hash of its id.
 //!
 //! ```text
-//! byte  0   6     10    14    15      16        32
-//!       | offset | length | shard | state | check | id hash |      all little-endian, record n at byte 32 n
+//! byte  0   6     10    14    15        31
+//!       | offset | length | shard | state | id hash | check |      all little-endian, in a file of records (see `storage/records`)
 //! ```
 //!
-//! What the line is given on its way up stands in the upper half of the state.
-//!
-//! The check is the exclusive or of the other bytes, and never 0 where they are: a record that the disk has changed is an error,
-//! and never another line.
+//! What the line is given on its way up is in the upper half of the state.
 //!
 //! A billion requests take 32 GB here beside a terabyte of prompts. The index is written front to back in one go and
 //! never changed after.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::check;
 use super::envelope::Lacks;
 use crate::model::custom_id::assigned_id;
-use crate::storage::durable;
 use crate::storage::durable::FileError;
-
-/// Size of a record in bytes.
-pub const RECORD_BYTES: u64 = 32;
+use crate::storage::local_file::LocalFile;
+use crate::storage::records;
+use crate::storage::records::{RecordFile, RecordWriter};
 
 /// Records read at a time.
 const READ_RECORDS: u64 = 4096;
-
-/// Bytes written at a time.
-const WRITE_BYTES: usize = 256 * 1024;
 
 /// Offsets have six bytes.
 const OFFSET_BYTES: usize = 6;
@@ -89,99 +79,84 @@ impl Record {
             LineState::Defective | LineState::Duplicate => None,
         }
     }
+}
 
-    fn to_bytes(self) -> [u8; 32] {
-        let mut bytes = [0; 32];
-        bytes[..6].copy_from_slice(&self.offset.to_le_bytes()[..OFFSET_BYTES]);
-        bytes[6..10].copy_from_slice(&self.length.to_le_bytes());
-        bytes[10..14].copy_from_slice(&self.shard.to_le_bytes());
-        bytes[14] = match self.state {
+impl records::Record for Record {
+    const KIND: &'static str = "requests";
+    const BYTES: usize = 31;
+
+    fn write(self, content: &mut [u8]) {
+        content[..6].copy_from_slice(&self.offset.to_le_bytes()[..OFFSET_BYTES]);
+        content[6..10].copy_from_slice(&self.length.to_le_bytes());
+        content[10..14].copy_from_slice(&self.shard.to_le_bytes());
+        content[14] = match self.state {
             LineState::Request => 0,
             LineState::Defective => 1,
             LineState::Duplicate => 2,
         } | self.lacks.to_bits() << LACKS_SHIFT;
-        bytes[16..].copy_from_slice(&self.id_hash.to_le_bytes());
-        bytes[15] = check(&bytes);
-        bytes
+        content[15..].copy_from_slice(&self.id_hash.to_le_bytes());
     }
 
-    fn from_bytes(bytes: &[u8; 32]) -> io::Result<Self> {
-        let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("a record is damaged: {what}"));
-        if bytes[15] != check(bytes) {
-            return Err(damaged("its check does not fit"));
-        }
+    fn read(content: &[u8]) -> Result<Self, String> {
         let mut offset = [0; 8];
-        offset[..6].copy_from_slice(&bytes[..6]);
-        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        offset[..OFFSET_BYTES].copy_from_slice(&content[..6]);
+        let word = |at: usize| u32::from_le_bytes([content[at], content[at + 1], content[at + 2], content[at + 3]]);
         let mut id_hash = [0; 16];
-        id_hash.copy_from_slice(&bytes[16..]);
+        id_hash.copy_from_slice(&content[15..]);
         Ok(Self {
             offset: u64::from_le_bytes(offset),
             length: word(6),
             shard: word(10),
-            state: match bytes[14] & STATE_MASK {
+            state: match content[14] & STATE_MASK {
                 0 => LineState::Request,
                 1 => LineState::Defective,
                 2 => LineState::Duplicate,
-                other => return Err(damaged(&format!("line state {other} is unknown"))),
+                other => return Err(format!("line state {other} is unknown")),
             },
             id_hash: u128::from_le_bytes(id_hash),
-            lacks: Lacks::from_bits(bytes[14] >> LACKS_SHIFT)
-                .ok_or_else(|| damaged("what its line lacks is unknown"))?,
+            lacks: Lacks::from_bits(content[14] >> LACKS_SHIFT).ok_or("what its line lacks is unknown")?,
         })
     }
-}
-
-/// What a record of zeros does not have, because a lost page must not look like records.
-const CHECK_OF_ZEROS: u8 = 0x5a;
-
-/// The exclusive or of all bytes of a record but the check itself.
-fn check(bytes: &[u8; 32]) -> u8 {
-    bytes.iter().fold(bytes[15] ^ CHECK_OF_ZEROS, |check, byte| check ^ byte)
 }
 
 /// Writes an index front to back.
 #[derive(Debug)]
 pub struct IndexWriter {
-    file: BufWriter<File>,
+    records: RecordWriter<Record, LocalFile>,
     path: PathBuf,
 }
 
 impl IndexWriter {
     /// Starts a new index at `path`.
     pub fn create(path: &Path) -> Result<Self, FileError> {
-        let file = BufWriter::with_capacity(WRITE_BYTES, durable::create_new(path)?);
-        Ok(Self { file, path: path.to_owned() })
+        let records = RecordWriter::new(LocalFile::create_new(path)?).map_err(FileError::on("write", path))?;
+        Ok(Self { records, path: path.to_owned() })
     }
 
     /// Adds the record of the next Seq.
     pub fn push(&mut self, record: Record) -> Result<(), FileError> {
-        self.file.write_all(&record.to_bytes()).map_err(FileError::on("write", &self.path))
+        self.records.push(record).map_err(FileError::on("write", &self.path))
     }
 
     /// Syncs the index and opens it for reading.
     pub fn finish(self) -> Result<RequestIndex, FileError> {
-        let Self { file, path } = self;
-        let file = file.into_inner().map_err(|error| FileError::on("write", &path)(error.into_error()))?;
-        durable::sync(&file, &path)?;
-        RequestIndex::open(&path)
+        self.records.finish().map_err(FileError::on("write", &self.path))?.sync()?;
+        RequestIndex::open(&self.path)
     }
 }
 
 /// A finished index.
 #[derive(Debug)]
 pub struct RequestIndex {
-    file: File,
-    path: PathBuf,
+    file: RecordFile<Record>,
     records: u64,
 }
 
 impl RequestIndex {
     /// Opens the index at `path`.
     pub fn open(path: &Path) -> Result<Self, FileError> {
-        let file = File::open(path).map_err(FileError::on("open", path))?;
-        let bytes = file.metadata().map_err(FileError::on("read", path))?.len();
-        Ok(Self { file, path: path.to_owned(), records: bytes / RECORD_BYTES })
+        let file = RecordFile::open(path)?;
+        Ok(Self { records: file.count()?, file })
     }
 
     /// How many lines it has.
@@ -198,22 +173,12 @@ impl RequestIndex {
 
     /// Reads the records from `first` on into `records`, at most `count` of them, fewer at the end.
     pub fn read(&self, first: u64, count: u64, records: &mut Vec<Record>) -> Result<(), FileError> {
-        let count = count.min(self.records.saturating_sub(first));
-        let mut bytes = vec![0; usize::try_from(count * RECORD_BYTES).unwrap_or(usize::MAX)];
-        self.file.read_exact_at(&mut bytes, first * RECORD_BYTES).map_err(FileError::on("read", &self.path))?;
-        let (chunks, _) = bytes.as_chunks::<32>();
-        records.clear();
-        for chunk in chunks {
-            records.push(Record::from_bytes(chunk).map_err(FileError::on("read", &self.path))?);
-        }
-        Ok(())
+        self.file.read_present(first, count.min(self.records.saturating_sub(first)), records)
     }
 
     /// The record of one Seq.
     pub fn record(&self, seq: u64) -> Result<Record, FileError> {
-        let mut bytes = [0; 32];
-        self.file.read_exact_at(&mut bytes, seq * RECORD_BYTES).map_err(FileError::on("read", &self.path))?;
-        Record::from_bytes(&bytes).map_err(FileError::on("read", &self.path))
+        self.file.read_one(seq)
     }
 
     /// Calls `each` with every Seq from `first` to `last` and its record, in order.
@@ -266,23 +231,5 @@ mod tests {
             })
             .unwrap();
         assert_eq!(seen, 8_996);
-    }
-    #[test]
-    fn a_record_that_the_disk_has_changed_is_an_error() {
-        let record = Record {
-            offset: 5,
-            length: 99,
-            shard: 3,
-            state: LineState::Request,
-            id_hash: 1 << 90,
-            lacks: Lacks::default(),
-        };
-        for bit in 0..8 * 32 {
-            let mut changed = record.to_bytes();
-            changed[bit / 8] ^= 1 << (bit % 8);
-            assert!(Record::from_bytes(&changed).is_err(), "bit {bit}");
-        }
-        assert!(Record::from_bytes(&[0; 32]).is_err());
-        assert_eq!(Record::from_bytes(&record.to_bytes()).unwrap(), record);
     }
 }

@@ -321,6 +321,7 @@ mod tests {
     use super::super::shard_reader::ShardReader;
     use super::super::source::Input;
     use super::*;
+    use crate::storage::local_file::LocalFile;
 
     fn options(scratch: &Path, memory_bytes: usize, skip_invalid: bool) -> ScanOptions {
         ScanOptions {
@@ -446,8 +447,7 @@ mod tests {
             let options = options(directory.path(), 1 << 20, false);
             let scan = scan(&source, &options, Some(&path), &mut |_| Ok(false), &|_| ()).unwrap();
             let Input::File(file) = input else { unreachable!() };
-            let open = durable::open_or_create(&file).unwrap();
-            std::os::unix::fs::FileExt::write_all_at(&open, change, at).unwrap();
+            LocalFile::open_or_create(&file).unwrap().write_all_at(change, at).unwrap();
             let index = Arc::new(RequestIndex::open(&path).unwrap());
             let mut read = Vec::new();
             let error = ShardReader::open(source, index, scan.shards[0].clone(), directory.path())

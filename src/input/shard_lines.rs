@@ -3,20 +3,15 @@
 //! In: a shard. Out: the Seqs of its lines, ascending, with their records.
 //!
 //! A shard packed from the input owns the records that carry its number. A shard of a later round is a range of a list of Seqs, a
-//! file of little-endian `u64`s, because its lines carry the number of the shard that they went up with first. The highest byte of
-//! each is a check, the exclusive or of the others: a Seq that the disk has changed is an error, and never another line.
+//! file of records of seven bytes each, because its lines carry the number of the shard that they went up with first.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::input::request_index::{LineState, Record, RequestIndex};
 use crate::model::shard::{SeqRange, Shard};
 use crate::storage::durable::{FileError, PendingFile};
-
-/// Bytes of a Seq in a list.
-const SEQ_BYTES: u64 = 8;
+use crate::storage::records;
+use crate::storage::records::{RecordFile, RecordWriter};
 
 /// Records, or Seqs of a list, that are read at a time.
 const READ_RECORDS: u64 = 4096;
@@ -36,9 +31,7 @@ pub enum Members {
     /// In a list: the file, and the places that are left in it.
     Listed {
         /// The list.
-        file: File,
-        /// Its path, for messages.
-        path: PathBuf,
+        list: RecordFile<ListedSeq>,
         /// The next place.
         next: u64,
         /// Behind the last place.
@@ -52,9 +45,8 @@ impl Members {
         Ok(match &shard.seq_range {
             None => Self::Packed { next: shard.first, last: shard.last, number: shard.number },
             Some(SeqRange { list, start }) => {
-                let path = list_path(lists, *list);
-                let file = File::open(&path).map_err(FileError::on("open", &path))?;
-                Self::Listed { file, path, next: *start, end: start + shard.requests }
+                let list = RecordFile::open(&list_path(lists, *list))?;
+                Self::Listed { list, next: *start, end: start + shard.requests }
             }
         })
     }
@@ -77,15 +69,14 @@ impl Members {
                     lines.extend((*next..).zip(records.iter().copied()).filter(|(_, record)| own(record)));
                     *next += records.len() as u64;
                 }
-                Self::Listed { file, path, next, end } => {
+                Self::Listed { list, next, end } => {
                     let count = READ_RECORDS.min(*end - *next);
                     if count == 0 {
                         return Ok(false);
                     }
-                    let mut bytes = vec![0; usize::try_from(count * SEQ_BYTES).unwrap_or(usize::MAX)];
-                    file.read_exact_at(&mut bytes, *next * SEQ_BYTES).map_err(FileError::on("read", path))?;
-                    for seq in bytes.as_chunks::<8>().0 {
-                        let seq = read_seq(*seq).map_err(FileError::on("read", path))?;
+                    let mut seqs = Vec::new();
+                    list.read_present(*next, count, &mut seqs)?;
+                    for ListedSeq(seq) in seqs {
                         lines.push((seq, index.record(seq)?));
                     }
                     *next += count;
@@ -109,48 +100,33 @@ impl Members {
 /// Writes a list of Seqs; an older one of that number is replaced.
 pub fn write_list(lists: &Path, list: u32, seqs: impl IntoIterator<Item = u64>) -> Result<(), FileError> {
     let path = list_path(lists, list);
-    let mut file = BufWriter::new(PendingFile::create(&path)?);
+    let failed = || FileError::on("write", &path);
+    let mut file = RecordWriter::new(PendingFile::create(&path)?).map_err(failed())?;
     for seq in seqs {
-        let mut bytes = seq.to_le_bytes();
-        bytes[7] = check(bytes);
-        file.write_all(&bytes).map_err(FileError::on("write", &path))?;
+        file.push(ListedSeq(seq)).map_err(failed())?;
     }
-    file.into_inner().map_err(|error| FileError::on("write", &path)(error.into_error()))?.publish()
+    file.finish().map_err(failed())?.publish()
 }
 
-fn read_seq(mut bytes: [u8; 8]) -> io::Result<u64> {
-    if bytes[7] != check(bytes) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a Seq is damaged"));
-    }
-    bytes[7] = 0;
-    Ok(u64::from_le_bytes(bytes))
-}
+/// A Seq in a list.
+#[derive(Debug, Clone, Copy)]
+pub struct ListedSeq(u64);
 
-/// Of the lower seven bytes, and not 0 where they are.
-fn check(bytes: [u8; 8]) -> u8 {
-    bytes[..7].iter().fold(0x5a, |check, byte| check ^ byte)
+impl records::Record for ListedSeq {
+    const KIND: &'static str = "seqs";
+    const BYTES: usize = 7;
+
+    fn write(self, content: &mut [u8]) {
+        content.copy_from_slice(&self.0.to_le_bytes()[..Self::BYTES]);
+    }
+
+    fn read(content: &[u8]) -> Result<Self, String> {
+        let mut seq = [0; 8];
+        seq[..Self::BYTES].copy_from_slice(content);
+        Ok(Self(u64::from_le_bytes(seq)))
+    }
 }
 
 fn list_path(lists: &Path, list: u32) -> PathBuf {
     lists.join(format!("again-{list:06}.seqs"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_seq_that_the_disk_has_changed_is_an_error() {
-        for seq in [0, 1, (1 << 47) + 5] {
-            let mut bytes = u64::to_le_bytes(seq);
-            bytes[7] = check(bytes);
-            assert_eq!(read_seq(bytes).unwrap(), seq);
-            for bit in 0..64 {
-                let mut changed = bytes;
-                changed[bit / 8] ^= 1 << (bit % 8);
-                assert!(read_seq(changed).is_err(), "bit {bit}");
-            }
-        }
-        assert!(read_seq([0; 8]).is_err());
-    }
 }

@@ -182,7 +182,7 @@ impl BufRead for ShardReader {
 }
 
 /// The error of an input that is not what it was: `InvalidData`, which no upload retries.
-fn changed(shard: &Shard, why: impl std::fmt::Display) -> io::Error {
+pub(super) fn changed(shard: &Shard, why: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the input of shard {} has changed: {why}", shard.number))
 }
 

@@ -2,36 +2,35 @@
 //!
 //! In: paths and standard input, plain or compressed. Out: one space of offsets over all of them.
 //!
-//! What always holds:
+//! Invariants:
 //! - Every byte can be read again, at any offset, until the Source is dropped: what cannot be re-read where it is (a pipe,
 //!   compressed data) is copied to a spool file first, once.
 //! - A part is as long as it was when it was opened; bytes appended later are not seen, and a part that shrinks is an error
 //!   at the read that misses them, never a signal (the reason for `pread` instead of a memory map).
 //! - No line spans two parts.
 
-use std::fs::File;
-use std::io::{self, IsTerminal, Read, Seek, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
-
-use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 use super::InputError;
 use crate::storage::aligned::{AlignedBuffer, BlockWriter};
 use crate::storage::durable;
 use crate::storage::durable::FileError;
+use crate::storage::identity::StoredIdentity;
 use crate::storage::lines;
 use crate::storage::lines::Extent;
+use crate::storage::local_file::LocalFile;
+use crate::storage::read_at::ReadAt;
+use crate::storage::zstd;
+use crate::storage::zstd::ZstdDecoder;
 
 /// First bytes of a gzip member (RFC 1952).
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 
-/// First bytes of a Zstandard frame (RFC 8878).
-const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
-
-/// First bytes of a Zstandard skippable frame, with which parallel compressors begin; the low half byte is free.
-const ZSTD_SKIPPABLE: &[u8] = &[0x2a, 0x4d, 0x18];
+/// Largest window of a Zstandard frame that is decoded, in bytes. It is held in memory. `zstd` itself decodes no larger ones unless it is
+/// told to.
+const ZSTD_WINDOW_MAX: u64 = 128 << 20;
 
 /// Bytes read first for a line of unknown length.
 const LINE_GUESS_BYTES: u64 = 4096;
@@ -62,47 +61,18 @@ impl Input {
     }
 }
 
-/// What identifies the state of a file without reading it. Two equal identities mean, short of a clock set back,
-/// that the content has not changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileIdentity {
-    /// Absolute path.
-    #[serde(with = "crate::storage::path_text")]
-    pub path: PathBuf,
-    /// Device number.
-    pub device: u64,
-    /// Inode number.
-    pub inode: u64,
-    /// Size in bytes.
-    pub bytes: u64,
-    /// Last change of the content, in nanoseconds since 1970.
-    pub modified_ns: i128,
-}
-
-impl FileIdentity {
-    /// The identity of the file at `path` as it is now.
-    pub fn of(path: &Path) -> Result<Self, FileError> {
-        let metadata = std::fs::metadata(path).map_err(FileError::on("read", path))?;
-        Ok(Self {
-            path: std::path::absolute(path).map_err(FileError::on("resolve", path))?,
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            bytes: metadata.size(),
-            modified_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
-        })
-    }
-}
-
 /// One file of the Source.
 #[derive(Debug)]
 pub struct Part {
     /// What messages call it: the path as the user gave it, or `<stdin>`.
     pub name: String,
-    file: File,
+    stored: Arc<dyn ReadAt>,
     /// Where it is on disk: the user's file or the spool.
     pub path: PathBuf,
-    /// Whether `path` is a spool of ours.
-    pub spooled: bool,
+    /// What the user's file was like when it was opened; none for standard input.
+    pub identity: Option<StoredIdentity>,
+    /// The spool of ours at `path`, if it is one.
+    spool: Option<Arc<LocalFile>>,
     /// Offset of its first byte in the Source.
     pub start: u64,
     /// Bytes of a byte order mark, which belong to no line.
@@ -112,10 +82,20 @@ pub struct Part {
 }
 
 impl Part {
+    fn new(name: String, stored: Arc<dyn ReadAt>, path: PathBuf) -> Self {
+        Self { name, stored, path, identity: None, spool: None, start: 0, mark_bytes: 0, bytes: 0 }
+    }
+
+    /// Whether it is a spool of ours.
+    #[must_use]
+    pub fn is_spooled(&self) -> bool {
+        self.spool.is_some()
+    }
+
     /// What is framed into lines, in offsets of the part's file.
     #[must_use]
     pub fn extent(&self) -> Extent<'_> {
-        Extent { file: &self.file, start: self.mark_bytes, end: self.bytes }
+        Extent { file: &*self.stored, start: self.mark_bytes, end: self.bytes }
     }
 }
 
@@ -147,20 +127,18 @@ impl Source {
     }
 
     /// Opens files as they are: parts of a run that was packed before. No detection, no spooling.
-    pub fn reopen(paths: impl IntoIterator<Item = (String, PathBuf, bool)>) -> Result<Self, InputError> {
+    pub fn reopen(paths: impl IntoIterator<Item = (String, PathBuf)>) -> Result<Self, InputError> {
         let mut source = Self { parts: Vec::new(), bytes: 0 };
-        for (name, path, spooled) in paths {
-            let file = File::open(&path).map_err(FileError::on("open", &path))?;
-            source.push(Part { name, file, path, spooled, start: 0, mark_bytes: 0, bytes: 0 })?;
+        for (name, path) in paths {
+            source.push(Part::new(name, Arc::new(LocalFile::open(&path)?), path))?;
         }
         Ok(source)
     }
 
     fn push(&mut self, mut part: Part) -> Result<(), InputError> {
-        let metadata = part.file.metadata().map_err(FileError::on("read", &part.path))?;
-        part.mark_bytes = lines::mark_bytes(&part.file).map_err(FileError::on("read", &part.path))?;
+        part.mark_bytes = lines::mark_bytes(&*part.stored).map_err(FileError::on("read", &part.path))?;
         part.start = self.bytes;
-        part.bytes = metadata.len();
+        part.bytes = part.stored.size().map_err(FileError::on("read", &part.path))?;
         self.bytes += part.bytes;
         self.parts.push(part);
         Ok(())
@@ -168,10 +146,7 @@ impl Source {
 
     /// Waits until what was spooled is on disk.
     pub fn sync_spools(&self) -> Result<(), InputError> {
-        for part in self.parts.iter().filter(|part| part.spooled) {
-            durable::sync(&part.file, &part.path)?;
-        }
-        Ok(())
+        Ok(self.parts.iter().filter_map(|part| part.spool.as_ref()).try_for_each(|spool| spool.sync())?)
     }
 
     /// The files, in input order.
@@ -227,7 +202,7 @@ impl Source {
     /// When the file has become shorter, or the disk fails.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), InputError> {
         let part = self.part_at(offset);
-        part.file.read_exact_at(buffer, offset - part.start).map_err(|source| match source.kind() {
+        part.stored.read_exact_at(buffer, offset - part.start).map_err(|source| match source.kind() {
             io::ErrorKind::UnexpectedEof => InputError::Shrunk { name: part.name.clone() },
             _ => FileError::on("read", &part.path)(source).into(),
         })
@@ -244,110 +219,91 @@ pub fn at_rest(input: &Input, spool: &Path, spooled: &dyn Fn(u64)) -> Result<Pat
 }
 
 fn open_part(input: &Input, spool: &Path, spooled: &dyn Fn(u64)) -> Result<Part, InputError> {
-    let (name, mut file, path) = match input {
-        Input::File(path) => {
-            let file = File::open(path).map_err(FileError::on("open", path))?;
-            if file.metadata().map_err(FileError::on("read", path))?.is_dir() {
-                return Err(InputError::Directory { path: path.clone() });
-            }
-            (path.display().to_string(), file, path.clone())
-        }
-        Input::Stdin => {
-            if io::stdin().is_terminal() {
-                return Err(InputError::StdinIsTerminal);
-            }
-            let stdin = io::stdin().as_fd().try_clone_to_owned();
-            let path = PathBuf::from(STDIN);
-            ("<stdin>".to_owned(), stdin.map(File::from).map_err(FileError::on("open", &path))?, path)
-        }
-    };
-    let seekable = file.metadata().map_err(FileError::on("read", &path))?.is_file()
-        && file.stream_position().map_err(FileError::on("read", &path))? == 0;
+    let (name, mut file, identity) = open_input(input)?;
+    let path = input.path();
+    let failed = || FileError::on("read", path);
+    let at_rest = file.is_at_rest().map_err(failed())?;
     let mut magic = [0; 4];
-    let read = if seekable { read_start(&file, &mut magic) } else { read_full(&mut file, &mut magic) };
-    let magic = &magic[..read.map_err(FileError::on("read", &path))?];
-    let compressed = magic.starts_with(GZIP_MAGIC) || magic.starts_with(ZSTD_MAGIC) || magic.ends_with(ZSTD_SKIPPABLE);
-    let part =
-        |file, path, spooled| Part { name: name.clone(), file, path, spooled, start: 0, mark_bytes: 0, bytes: 0 };
+    let read = if at_rest { file.read_some_at(&mut magic, 0) } else { read_full(&mut file, &mut magic) };
+    let magic = &magic[..read.map_err(failed())?];
+    let compressed = magic.starts_with(GZIP_MAGIC) || zstd::is_frame(magic);
     // Standard input from a file needs no copy now, but a later command could not find it again.
-    if seekable && !compressed && *input != Input::Stdin {
-        return Ok(part(file, path, false));
+    if at_rest && !compressed && *input != Input::Stdin {
+        return Ok(Part { identity, ..Part::new(name, Arc::new(file), path.to_owned()) });
     }
     // A leftover of an attempt that was killed.
     durable::remove_file(spool)?;
-    let target = durable::create_new(spool)?;
+    let mut target = LocalFile::create_new(spool)?;
     let bytes = if compressed {
         let rest: Box<dyn Read> =
-            if seekable { Box::new(file) } else { Box::new(io::Cursor::new(magic.to_vec()).chain(file)) };
-        inflate(&name, magic, rest, &target, spool, spooled)?
+            if at_rest { Box::new(file) } else { Box::new(io::Cursor::new(magic.to_vec()).chain(file)) };
+        inflate(&name, magic, rest, &mut target, spooled)?
     } else {
-        let first = if seekable { &[] } else { magic };
-        copy(&name, &mut first.chain(file), &target, spool, spooled)?
+        let first = if at_rest { &[] } else { magic };
+        copy(&name, &mut first.chain(file), &mut target, spooled)?
     };
     spooled(bytes);
-    Ok(part(target, spool.to_owned(), true))
+    let target = Arc::new(target);
+    Ok(Part { identity, spool: Some(target.clone()), ..Part::new(name, target, spool.to_owned()) })
+}
+
+/// Opens an input as it is: what messages call it, its bytes, and what its file is like.
+fn open_input(input: &Input) -> Result<(String, LocalFile, Option<StoredIdentity>), InputError> {
+    let path = input.path();
+    match input {
+        Input::File(_) => {
+            let file = LocalFile::open(path)?;
+            if file.is_directory().map_err(FileError::on("read", path))? {
+                return Err(InputError::Directory { path: path.to_owned() });
+            }
+            let identity = file.identity().map_err(FileError::on("read", path))?;
+            Ok((path.display().to_string(), file, Some(identity)))
+        }
+        Input::Stdin if io::stdin().is_terminal() => Err(InputError::StdinIsTerminal),
+        Input::Stdin => Ok(("<stdin>".to_owned(), LocalFile::stdin(path)?, None)),
+    }
 }
 
 fn inflate(
     name: &str,
     magic: &[u8],
     compressed: Box<dyn Read + '_>,
-    target: &File,
-    spool: &Path,
+    target: &mut LocalFile,
     spooled: &dyn Fn(u64),
 ) -> Result<u64, InputError> {
     let compressed = io::BufReader::with_capacity(PIPE_BYTES, compressed);
     if magic.starts_with(GZIP_MAGIC) {
-        copy(name, &mut flate2::bufread::MultiGzDecoder::new(compressed), target, spool, spooled)
+        copy(name, &mut flate2::bufread::MultiGzDecoder::new(compressed), target, spooled)
     } else {
-        let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed)
-            .map_err(|source| InputError::Unreadable { name: name.to_owned(), source })?;
-        copy(name, &mut decoder, target, spool, spooled)
+        copy(name, &mut ZstdDecoder::new(compressed, ZSTD_WINDOW_MAX), target, spooled)
     }
 }
 
 /// Copies all of `from` to the spool. A failed read is the input's fault, a failed write the spool's.
-fn copy(
-    name: &str,
-    from: &mut dyn Read,
-    target: &File,
-    spool: &Path,
-    spooled: &dyn Fn(u64),
-) -> Result<u64, InputError> {
+fn copy(name: &str, from: &mut dyn Read, target: &mut LocalFile, spooled: &dyn Fn(u64)) -> Result<u64, InputError> {
     let mut buffer = AlignedBuffer::default();
     buffer.place(0, PIPE_BYTES);
+    let spool = target.path().to_owned();
     let mut writer = BlockWriter::new(target);
     let mut total = 0;
     loop {
         let read = match from.read(&mut buffer) {
             Ok(0) => {
-                writer.flush().map_err(FileError::on("write", spool))?;
+                writer.flush().map_err(FileError::on("write", &spool))?;
                 return Ok(total);
             }
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(source) => return Err(InputError::Unreadable { name: name.to_owned(), source }),
         };
-        writer.write_all(&buffer[..read]).map_err(FileError::on("write", spool))?;
+        writer.write_all(&buffer[..read]).map_err(FileError::on("write", &spool))?;
         total += read as u64;
         spooled(total);
     }
 }
 
-/// Reads the first bytes of a file that can be read at any offset; returns how many there were.
-fn read_start(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut read = 0;
-    while read < buffer.len() {
-        match file.read_at(&mut buffer[read..], read as u64)? {
-            0 => break,
-            more => read += more,
-        }
-    }
-    Ok(read)
-}
-
 /// Fills `buffer` from a pipe; returns how many bytes there were before its end.
-fn read_full(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+fn read_full(file: &mut LocalFile, buffer: &mut [u8]) -> io::Result<usize> {
     let mut read = 0;
     while read < buffer.len() {
         match file.read(&mut buffer[read..])? {

@@ -17,6 +17,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::InputError;
+use crate::storage::ordered::Threads;
 use crate::storage::partitions::Partitions;
 
 /// Bits of an entry that hold the offset: Sources of up to 16 TiB.
@@ -47,7 +48,7 @@ pub type ReadId<'r> = dyn Fn(u64) -> Result<String, InputError> + Sync + 'r;
 #[derive(Debug)]
 pub struct UniqueIds {
     partitions: Partitions<u128>,
-    pool: rayon::ThreadPool,
+    threads: Threads,
     duplicates: Vec<Duplicate>,
 }
 
@@ -58,8 +59,8 @@ impl UniqueIds {
     /// When no thread can be started.
     #[must_use]
     pub fn new(budget_bytes: usize, scratch: &Path, threads: usize) -> Self {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
-        Self { partitions: Partitions::new(PARTITIONS, budget_bytes, scratch), pool, duplicates: Vec::new() }
+        let threads = Threads::borrow(threads).expect("threads can be started");
+        Self { partitions: Partitions::new(PARTITIONS, budget_bytes, scratch), threads, duplicates: Vec::new() }
     }
 
     /// Adds the id of the line at `offset`. `read_id` is [`UniqueIds::finish`]'s.
@@ -78,7 +79,7 @@ impl UniqueIds {
             Ok(duplicates)
         };
         let all = (0..partitions.count()).into_par_iter();
-        let found = self.pool.install(|| all.map(find).collect::<Result<_, InputError>>())?;
+        let found = self.threads.install(|| all.map(find).collect::<Result<_, InputError>>())?;
         self.hold(found)?;
         self.duplicates.sort_unstable_by_key(|duplicate| duplicate.repeat);
         Ok(self.duplicates)
@@ -96,7 +97,7 @@ impl UniqueIds {
             Ok(duplicates)
         };
         let all = self.partitions.in_memory().into_par_iter();
-        let thinned = self.pool.install(|| all.map(find).collect::<Result<_, InputError>>())?;
+        let thinned = self.threads.install(|| all.map(find).collect::<Result<_, InputError>>())?;
         self.hold(thinned)?;
         Ok(self.partitions.spill()?)
     }

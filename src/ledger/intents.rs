@@ -6,18 +6,18 @@
 //! back in time without a word; and what it has forgotten would be sent, and paid for, once more. This file tells. One line for each
 //! submission: a hash, then JSON. It is only ever appended to.
 //!
-//! What always holds: an intent is in the Ledger before it is here, and here before it is sent. So one that is here and not there
+//! Invariants: an intent is in the Ledger before it is here, and here before it is sent. So one that is here and not there
 //! was lost, and one that is there and not here was not sent.
 
-use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::storage::durable;
 use crate::storage::durable::FileError;
+use crate::storage::local_file::LocalFile;
 
 /// Hexadecimal digits of a line's hash, and the space behind it.
 const HASH_BYTES: usize = 17;
@@ -42,38 +42,37 @@ pub struct Intent {
 /// The file, to append to.
 #[derive(Debug)]
 pub struct Intents {
-    file: File,
-    path: PathBuf,
+    file: LocalFile,
 }
 
 impl Intents {
     /// Opens the intents beside a Ledger, new or old, to append to.
     pub fn open(path: &Path) -> Result<Self, FileError> {
         let is_new = !path.exists();
-        let mut file = durable::append(path)?;
+        let mut file = LocalFile::append(path)?;
         if is_new {
             durable::sync_directory(path.parent().unwrap_or(Path::new(".")))?;
         }
-        let whole = std::fs::read(path).map_err(FileError::on("read", path))?.ends_with(b"\n");
-        if !whole && file.metadata().map_err(FileError::on("read", path))?.len() > 0 {
+        let content = LocalFile::read_whole(path)?;
+        if !content.is_empty() && !content.ends_with(b"\n") {
             // A process died in the midst of a line: what comes next begins a new one.
             file.write_all(b"\n").map_err(FileError::on("write", path))?;
         }
-        Ok(Self { file, path: path.to_owned() })
+        Ok(Self { file })
     }
 
     /// Records an intent; when this returns it is on disk.
     pub fn add(&mut self, intent: &Intent) -> Result<(), FileError> {
         let json = serde_json::to_string(intent).expect("numbers and strings always serialize");
         let line = format!("{:016x} {json}\n", xxh3_64(json.as_bytes()));
-        self.file.write_all(line.as_bytes()).map_err(FileError::on("write", &self.path))?;
-        durable::sync(&self.file, &self.path)
+        self.file.write_all(line.as_bytes()).map_err(FileError::on("write", self.file.path()))?;
+        self.file.sync()
     }
 }
 
 /// All intents, and how many lines are none.
 pub fn read(path: &Path) -> Result<(Vec<Intent>, usize), FileError> {
-    let text = std::fs::read(path).map_err(FileError::on("read", path))?;
+    let text = LocalFile::read_whole(path)?;
     let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let (intents, damaged): (Vec<_>, Vec<_>) = lines.map(read_line).partition(Option::is_some);
     Ok((intents.into_iter().flatten().collect(), damaged.len()))

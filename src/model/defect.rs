@@ -5,7 +5,8 @@
 use std::fmt;
 use std::path::Path;
 
-use serde::ser::{Serialize, SerializeStruct, Serializer};
+use schemars::JsonSchema;
+use serde::{Serialize, Serializer};
 
 use crate::model::shown::Name;
 
@@ -166,17 +167,28 @@ pub struct PlacedDefect {
     pub defect: Defect,
 }
 
-/// A line of the report: `file`, `line`, `column`, `code`, `message`, `custom_id`.
+/// A Defect in JSON: a line of the report of all Defects.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct DefectRecord<'d> {
+    /// The file, as the user named it.
+    file: &'d str,
+    /// The line, counted from 1, blank lines included.
+    line: u64,
+    /// Where in the line, in bytes counted from 1.
+    column: usize,
+    /// The rule that it breaks, one of [`DEFECT_CODES`].
+    code: &'static str,
+    /// The rule in words.
+    message: String,
+    /// The line's `custom_id`, where it could be read.
+    custom_id: Option<&'d str>,
+}
+
 impl Serialize for PlacedDefect {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut record = serializer.serialize_struct("Defect", 6)?;
-        record.serialize_field("file", &self.file)?;
-        record.serialize_field("line", &self.line)?;
-        record.serialize_field("column", &self.defect.column)?;
-        record.serialize_field("code", self.defect.kind.code())?;
-        record.serialize_field("message", &self.defect.kind.to_string())?;
-        record.serialize_field("custom_id", &self.defect.custom_id)?;
-        record.end()
+        let Self { file, line, defect: Defect { kind, column, custom_id } } = self;
+        let (code, message, custom_id) = (kind.code(), kind.to_string(), custom_id.as_deref());
+        DefectRecord { file, line: *line, column: *column, code, message, custom_id }.serialize(serializer)
     }
 }
 

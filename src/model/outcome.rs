@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::reply::Usage;
@@ -13,7 +14,7 @@ const ERROR_LABELS_MAX: usize = 50;
 pub const OTHER_ERRORS: &str = "other errors";
 
 /// What has become of requests whose batches have come back.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Outcomes {
     /// Requests with an output.
     pub outputs: u64,
@@ -101,7 +102,7 @@ impl Indexed {
 }
 
 /// What was asked of one model, and what came of it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ModelCounts {
     /// Requests, each counted once.
     pub requests: u64,

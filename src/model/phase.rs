@@ -1,9 +1,10 @@
 //! The phases of a run, as its times are told apart.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// A phase of a run. Phases of different shards overlap, so their times add up to more than the run took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// The input is read, checked and packed.

@@ -1,7 +1,7 @@
 //! Where a shard stands, and what it needs next.
 //!
-//! In: a [`ShardState`]. Out: the [`NextStep`] that takes it further. Nothing here does anything: the driver does the steps and records
-//! what came of them, so starting anew and going on after a crash are the same thing.
+//! In: a [`ShardState`]. Out: the [`NextStep`] that takes it further. Nothing here does anything: the driver does the
+//! steps and records what came of them, so starting anew and going on after a crash are the same thing.
 //!
 //! ```text
 //! packed ─upload─► uploaded ─intend, create─► intended ─► submitted ─poll─► ended ─download─► downloaded ─index─► indexed
@@ -12,8 +12,9 @@
 //!                                                held
 //! ```
 //!
-//! *Held* (nobody knows whether there is a batch) and *incomplete* (its service says that it has answered more than could be fetched)
-//! wait for a decision: what they ask for is not sent again without one. Every run looks once more whether they can be settled.
+//! *Held* (nobody knows whether there is a batch) and *incomplete* (its service says that it has answered more than
+//! could be fetched) wait for a decision: what they ask for is not sent again without one. Every run looks once more
+//! whether they can be settled.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -78,8 +79,8 @@ pub enum ShardState {
         /// The file that the batch would use.
         file_id: String,
     },
-    /// As [`ShardState::Intended`], and reconciling has found nothing. Left as it is until the list shows its batch after all, or
-    /// somebody decides.
+    /// As [`ShardState::Intended`], and reconciling has found nothing. Left as it is until the list shows its batch
+    /// after all, or somebody decides.
     Held {
         /// The submission's row in the Ledger.
         submission: i64,
@@ -93,8 +94,8 @@ pub enum ShardState {
         /// The service's id of the batch.
         batch_id: String,
     },
-    /// As [`ShardState::Submitted`], and the service does not show that batch any more, or not to us. Left as it is until it does, or
-    /// somebody decides.
+    /// As [`ShardState::Submitted`], and the service does not show that batch any more, or not to us. Left as it is
+    /// until it does, or somebody decides.
     Lost {
         /// The submission's row in the Ledger.
         submission: i64,
@@ -115,8 +116,8 @@ pub enum ShardState {
         /// The batch.
         batch: EndedBatch,
     },
-    /// What could be fetched of its replies is in the index, and there is more, as far as anybody knows. Fetched again by the next
-    /// run, or taken as it is if somebody decides so.
+    /// What could be fetched of its replies is in the index, and there is more, as far as anybody knows. Fetched again
+    /// by the next run, or taken as it is if somebody decides so.
     Incomplete {
         /// The submission's row in the Ledger.
         submission: i64,

@@ -6,10 +6,9 @@
 //! What always holds:
 //! - Nobody asked for packed content, but proxies and storages send it: gzip and Zstandard are recognised by their first bytes, Brotli,
 //!   which has none of its own, by the answer's header alone.
-//! - Memory is bounded: windows of at most [`ZSTD_WINDOW_LOG`] bits, and a buffer for each layer.
+//! - Memory is bounded: windows of at most [`ZSTD_WINDOW_MAX`] bytes, and a buffer for each layer.
 //! - No more is written to the disk than the service says that the file has, or [`UNPACKED_RATIO`] times what came where it says nothing.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 
@@ -22,6 +21,9 @@ use crate::dialect::Dialect;
 use crate::storage::aligned::BlockWriter;
 use crate::storage::durable;
 use crate::storage::durable::{FileError, PendingFile};
+use crate::storage::local_file::LocalFile;
+use crate::storage::read_at::ReadAt;
+use crate::storage::zstd::{ZstdDecoder, is_frame as is_zstd};
 
 /// Bytes that are read at a time.
 const READ_BYTES: usize = 256 << 10;
@@ -29,8 +31,8 @@ const READ_BYTES: usize = 256 << 10;
 /// Layers that content is unpacked from: what a proxy has packed once more, and no Russian dolls.
 const LAYERS_MAX: usize = 2;
 
-/// Logarithm of the largest window of a Zstandard frame that is unpacked, in bytes: 8 MiB, as RFC 9659 has it for HTTP.
-const ZSTD_WINDOW_LOG: u32 = 23;
+/// Largest window of a Zstandard frame that is unpacked, in bytes, as RFC 9659 has it for HTTP.
+const ZSTD_WINDOW_MAX: u64 = 8 << 20;
 
 /// Times that the bytes which came may grow where nobody says how many they stand for. Replies shrink to a twentieth at best.
 const UNPACKED_RATIO: u64 = 100;
@@ -86,36 +88,34 @@ impl Packing {
 
     /// What content with these first bytes is packed in.
     fn of_content(first: &[u8]) -> Option<Self> {
-        // The magic numbers of RFC 1952 and RFC 8878, the latter also of the frames that parallel compressors begin with.
         match first {
+            // The magic number of RFC 1952.
             [0x1f, 0x8b, ..] => Some(Self::Gzip),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::Zstd),
-            _ => None,
+            _ => is_zstd(first).then_some(Self::Zstd),
         }
     }
 
-    fn unpack(self, packed: Box<dyn BufRead>) -> io::Result<Box<dyn BufRead>> {
-        Ok(match self {
+    fn unpack(self, packed: Box<dyn BufRead>) -> Box<dyn BufRead> {
+        match self {
             Self::Gzip => {
                 let reader = flate2::bufread::MultiGzDecoder::new(packed);
                 Box::new(BufReader::with_capacity(READ_BYTES, reader))
             }
             Self::Zstd => {
-                let mut reader = zstd::stream::read::Decoder::with_buffer(packed)?;
-                reader.window_log_max(ZSTD_WINDOW_LOG)?;
+                let reader = ZstdDecoder::new(packed, ZSTD_WINDOW_MAX);
                 Box::new(BufReader::with_capacity(READ_BYTES, reader))
             }
             Self::Brotli => {
                 let reader = brotli_decompressor::Decompressor::new(packed, READ_BYTES);
                 Box::new(BufReader::with_capacity(READ_BYTES, reader))
             }
-        })
+        }
     }
 }
 
 /// Whether the content at `path` is packed.
 pub(super) fn is_packed(path: &Path, said: Option<Packing>) -> Result<bool, FileError> {
-    let file = File::open(path).map_err(FileError::on("open", path))?;
+    let file = LocalFile::open(path)?;
     let mut content = BufReader::with_capacity(READ_BYTES, file);
     let first = content.fill_buf().map_err(FileError::on("read", path))?;
     Ok(outermost(first, said).is_some())
@@ -143,8 +143,8 @@ pub(super) async fn said_bytes(http: &Http, dialect: &dyn Dialect, file_id: &str
 
 /// Gives the content at `path`, which is not packed and has replies that name their requests by `id_member`, the name `target`. Returns its size.
 pub(super) fn publish(path: &Path, id_member: &str, target: &Path) -> Result<u64, Unfit> {
-    let file = File::open(path).map_err(FileError::on("open", path))?;
-    let bytes = file.metadata().map_err(FileError::on("read", path))?.len();
+    let file = LocalFile::open(path)?;
+    let bytes = file.size().map_err(FileError::on("read", path))?;
     let mut content = BufReader::with_capacity(READ_BYTES, file);
     let mut look = Look::of(id_member);
     while !look.is_done() {
@@ -169,7 +169,7 @@ pub(super) fn unpack(
     id_member: &str,
     target: &Path,
 ) -> Result<u64, Unfit> {
-    let file = File::open(path).map_err(FileError::on("open", path))?;
+    let file = LocalFile::open(path)?;
     let mut content: Box<dyn BufRead> = Box::new(BufReader::with_capacity(READ_BYTES, file));
     for layer in 0.. {
         let first = content.fill_buf().map_err(Unfit::Broken)?;
@@ -178,7 +178,7 @@ pub(super) fn unpack(
         if layer == LAYERS_MAX {
             return Err(Unfit::TooDeep);
         }
-        content = packing.unpack(content).map_err(Unfit::Broken)?;
+        content = packing.unpack(content);
     }
     let mut look = Look::of(id_member);
     let mut pending = BlockWriter::new(PendingFile::create(target)?);

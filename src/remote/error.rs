@@ -50,6 +50,8 @@ pub enum ErrorKind {
     LocalFile,
     /// This machine lets us open no further file, and a connection is one: nothing was sent.
     OutOfFiles,
+    /// The service is not worth being asked any more: what it said last is the cause.
+    GivenUp,
 }
 
 impl ErrorKind {
@@ -84,6 +86,7 @@ struct Parts {
     message: Option<String>,
     retry_after: Option<Duration>,
     queue_full: bool,
+    hint: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -97,9 +100,16 @@ impl RemoteError {
     #[must_use]
     pub fn new(kind: ErrorKind, target: impl Into<String>) -> Self {
         let target = target.into();
-        let parts =
-            Parts { kind, target, status: None, message: None, retry_after: None, queue_full: false, source: None };
-        Self(Box::new(parts))
+        Self(Box::new(Parts {
+            kind,
+            target,
+            status: None,
+            message: None,
+            retry_after: None,
+            queue_full: false,
+            hint: None,
+            source: None,
+        }))
     }
 
     /// Adds the HTTP status of the answer.
@@ -130,6 +140,11 @@ impl RemoteError {
 
     pub(crate) fn with_queue_full(mut self, queue_full: bool) -> Self {
         self.0.queue_full = queue_full;
+        self
+    }
+
+    pub(super) fn with_hint(mut self, hint: &str) -> Self {
+        self.0.hint = Some(hint.to_owned());
         self
     }
 
@@ -183,7 +198,10 @@ impl RemoteError {
 
     /// What the user can do about it, where that is known.
     #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&str> {
+        if let Some(hint) = &self.0.hint {
+            return Some(hint);
+        }
         Some(match self.0.kind {
             ErrorKind::Unauthorized => "check the API key: it is missing, mistyped, revoked or of another provider",
             ErrorKind::PaymentRequired => "the account has no credit left or has reached its spending limit",
@@ -230,7 +248,7 @@ impl fmt::Display for RemoteError {
             ErrorKind::Protocol => "unexpected answer",
             ErrorKind::Garbled => "what came is not the content of the file",
             ErrorKind::InputChanged => "the input changed",
-            ErrorKind::LocalFile => "",
+            ErrorKind::LocalFile | ErrorKind::GivenUp => "",
             ErrorKind::OutOfFiles => "no connection could be opened",
         };
         formatter.write_str(&parts.target)?;

@@ -1,7 +1,8 @@
 //! What a Batch API can be asked, and what it answers: the [`Api`] trait and its words.
 //!
-//! [`super::HttpApi`] is the real thing; a simulation can stand in for it. All methods but [`Api::create`] may be
-//! called again after an error, an interruption or a crash.
+//! [`super::HttpApi`] speaks to a Batch API, [`super::OnlineApi`] makes one of a service that has none, and a
+//! simulation can take their place. All methods but [`Api::create`] may be called again after an error, an interruption
+//! or a crash.
 
 use std::fmt;
 use std::future::Future;
@@ -9,7 +10,9 @@ use std::io::{self, BufRead};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::error::RemoteError;
+use serde::{Deserialize, Serialize};
+
+use super::error::{ErrorKind, RemoteError};
 use crate::model::batch::{Batch, CreateBatch};
 
 /// The operations of a Batch API.
@@ -26,8 +29,8 @@ pub trait Api: Send + Sync + 'static {
         progress: Progress,
     ) -> impl Future<Output = Result<RemoteFile, RemoteError>> + Send;
 
-    /// Creates a batch: exactly one POST, never repeated here. `lines` is the payload that was uploaded, for services that take it only
-    /// now.
+    /// Creates a batch: exactly one POST, never repeated here. `lines` is the payload that was uploaded, for services
+    /// that take it only now.
     fn create(&self, request: &CreateBatch, lines: Arc<dyn Payload>) -> impl Future<Output = Submission> + Send;
 
     /// Looks at a batch.
@@ -39,10 +42,10 @@ pub trait Api: Send + Sync + 'static {
     /// Asks for a batch to be cancelled. One that has ended already is returned as it is.
     fn cancel(&self, id: &str) -> impl Future<Output = Result<Batch, RemoteError>> + Send;
 
-    /// Fetches a file's content as `target`, which appears whole and durable or not at all, unpacked if it comes packed. A page instead of
-    /// it is an error of [`Garbled`](super::ErrorKind::Garbled). What is on the way
-    /// stands beside it as `<name>.part`. An interrupted transfer goes on where it broke off if the service can prove
-    /// that the content is the same; after a restart of the program it begins anew.
+    /// Fetches a file's content as `target`, which appears whole and durable or not at all, unpacked if it comes
+    /// packed. A page instead of it is an error of [`Garbled`](super::ErrorKind::Garbled). What is on the way stands
+    /// beside it as `<name>.part`. An interrupted transfer goes on where it broke off if the service can prove that the
+    /// content is the same; after a restart of the program it begins anew.
     fn download(
         &self,
         file_id: &str,
@@ -50,11 +53,51 @@ pub trait Api: Send + Sync + 'static {
         progress: Progress,
     ) -> impl Future<Output = Result<Downloaded, RemoteError>> + Send;
 
-    /// How many bytes the service says that a file has; `None` where it does not say, or says 0, which services do that do not count.
+    /// How many bytes the service says that a file has; `None` where it does not say, or says 0, which services do that
+    /// do not count.
     fn file_bytes(&self, file_id: &str) -> impl Future<Output = Result<Option<u64>, RemoteError>> + Send;
 
-    /// Deletes a file. One that is not there is as good as deleted.
+    /// Deletes a file. Idempotent: one that is not there is no error.
     fn delete_file(&self, id: &str) -> impl Future<Output = Result<(), RemoteError>> + Send;
+
+    /// Says which lines a file stands for that an earlier process has uploaded and whose batch, if it has one, has not
+    /// ended. For services that keep no lines and answer within this process; others have nothing to do.
+    fn attach(&self, file_id: &str, lines: Arc<dyn Payload>) {
+        let _ = (file_id, lines);
+    }
+
+    /// Waits until no batch can go on, and says why: the run then ends with that error, to be resumed. Services
+    /// elsewhere never say so.
+    fn failed(&self) -> impl Future<Output = RemoteError> + Send {
+        std::future::pending()
+    }
+
+    /// Brings what is under way in this process to an end, in good order. Called once, after the last call of
+    /// everything else.
+    fn close(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
+    /// What was sent twice for the batches that have ended, as far as that is known here.
+    fn sent_again(&self) -> Again {
+        Again::default()
+    }
+}
+
+/// Requests that were sent a second time although the first may have been answered, and so paid for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// Because they were in flight when the process ended, or just about to go: the next process cannot tell.
+    pub crashed: u64,
+    /// Because the connection broke, or no answer came in time.
+    pub lost: u64,
+}
+
+impl std::ops::AddAssign for Again {
+    fn add_assign(&mut self, other: Self) {
+        self.crashed += other.crashed;
+        self.lost += other.lost;
+    }
 }
 
 /// Bytes to upload. Every attempt opens its own body.
@@ -69,6 +112,32 @@ pub trait Payload: Send + Sync {
     /// [`io::ErrorKind::InvalidData`] or `UnexpectedEof`, at the latest where it ends, says that the bytes are not
     /// those that were promised: the upload is then left incomplete and the error is final.
     fn open(&self) -> io::Result<Box<dyn BufRead + Send>>;
+
+    /// Its lines one by one, for services that are asked request by request. Reads all of them once, on a thread that
+    /// may block; fails like a reader of [`Payload::open`]. A payload that is only ever read through has none:
+    /// [`io::ErrorKind::Unsupported`].
+    fn lines(&self) -> io::Result<Arc<dyn Lines>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// The lines of a payload, each by its number.
+pub trait Lines: Send + Sync {
+    /// How many there are.
+    fn count(&self) -> u64;
+
+    /// Reads the line with this number, from 0, without its end, in place of what is in `line`. Called on a thread that
+    /// may block. One that is not what it was is an error of [`io::ErrorKind::InvalidData`] or `UnexpectedEof`.
+    fn read(&self, number: u64, line: &mut Vec<u8>) -> io::Result<()>;
+}
+
+/// Lines cannot be read, or are not those that were promised.
+pub(crate) fn unreadable(error: io::Error) -> RemoteError {
+    let kind = match error.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => ErrorKind::InputChanged,
+        _ => ErrorKind::LocalFile,
+    };
+    RemoteError::new(kind, "cannot read the requests of a batch").with_source(error)
 }
 
 /// Hears how many bytes of a transfer are done. The count falls back when an attempt starts over.
@@ -129,7 +198,8 @@ pub enum Submission {
 pub struct Listing {
     /// The batches that can be named, in the service's order. Files that cannot be asked for are left out.
     pub batches: Vec<Batch>,
-    /// The files of batches that are there and cannot be named. What the list says about these files is not all there is.
+    /// The files of batches that are there and cannot be named. What the list says about these files is not all there
+    /// is.
     pub unnamed: Vec<String>,
     /// Entries that are nothing that anybody could know again.
     pub odd: u64,

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::http_api::{HttpApi, Settings};
 use super::retry::{Backoff, Observer, RetryPolicy};
-use super::service::Payload;
+use super::service::{Lines, Payload};
 use super::token::Token;
 use crate::dialect::address::Address;
 use crate::dialect::provider::Provider;
@@ -58,6 +58,24 @@ impl Payload for Memory {
             Some(kind) => Box::new(BufReader::new(Read::chain(bytes, Failing(kind)))),
             None => Box::new(bytes),
         })
+    }
+
+    fn lines(&self) -> io::Result<Arc<dyn Lines>> {
+        io::copy(&mut self.open()?, &mut io::sink())?;
+        Ok(Arc::new(self.clone()))
+    }
+}
+
+impl Lines for Memory {
+    fn count(&self) -> u64 {
+        self.bytes.split(|byte| *byte == b'\n').count() as u64 - 1
+    }
+
+    fn read(&self, number: u64, line: &mut Vec<u8>) -> io::Result<()> {
+        let number = usize::try_from(number).map_err(io::Error::other)?;
+        let found = self.bytes.split(|byte| *byte == b'\n').nth(number);
+        found.ok_or(io::ErrorKind::UnexpectedEof)?.clone_into(line);
+        Ok(())
     }
 }
 

@@ -3,9 +3,7 @@
 //! In: the value of an environment variable, or a file that only its owner can read. Out: one sensitive header value.
 //! The token is in no `Debug` output; [`super::redact`] takes it out of what the service says back.
 
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use reqwest::header::{HeaderName, HeaderValue};
@@ -14,6 +12,8 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::dialect::provider::Auth;
 use crate::model::shown::Name;
 use crate::storage::durable::FileError;
+use crate::storage::local_file::LocalFile;
+use crate::storage::read_at::ReadAt;
 
 /// Longest token, in bytes. Real ones are far below it; a file above it is not a key.
 pub const TOKEN_BYTES: u64 = 4096;
@@ -69,18 +69,18 @@ impl Token {
     /// Reads a token from a file that nobody but its owner can read. Symbolic links are followed (mounted secrets
     /// are links); what counts is the file that was opened.
     pub fn from_file(path: &Path) -> Result<Self, TokenError> {
-        let file = File::open(path).map_err(FileError::on("open", path))?;
-        let metadata = file.metadata().map_err(FileError::on("read", path))?;
+        let failed = || FileError::on("read", path);
+        let file = LocalFile::open(path)?;
         let shown = || Name(path).to_string();
-        if !metadata.is_file() || metadata.len() > TOKEN_BYTES {
+        if !file.is_regular().map_err(failed())? || file.size().map_err(failed())? > TOKEN_BYTES {
             return Err(TokenError::NotAKeyFile { path: shown() });
         }
-        let mode = metadata.permissions().mode() & 0o777;
+        let mode = file.mode().map_err(failed())?;
         if mode & OTHERS != 0 {
             return Err(TokenError::Exposed { path: shown(), mode });
         }
         let mut text = String::new();
-        file.take(TOKEN_BYTES).read_to_string(&mut text).map_err(FileError::on("read", path))?;
+        file.take(TOKEN_BYTES).read_to_string(&mut text).map_err(failed())?;
         Self::new(&text)
     }
 
@@ -104,6 +104,7 @@ impl Token {
 mod tests {
     use super::*;
     use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
 
     fn key_file(directory: &tempfile::TempDir, content: &[u8], mode: u32) -> std::path::PathBuf {
         let path = directory.path().join("key");

@@ -3,10 +3,8 @@
 //! In: Seqs. Out: their lines, in order. Memory is a window, and the files that [`ReplyCache`](crate::results::reply_cache::ReplyCache) holds.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,6 +21,8 @@ use crate::results::normalize;
 use crate::results::normalize::Shape;
 use crate::storage::aligned::AlignedBuffer;
 use crate::storage::durable::FileError;
+use crate::storage::local_file::LocalFile;
+use crate::storage::read_at::ReadAt;
 
 /// A window with more bytes than this is copied line by line.
 const WINDOW_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -43,7 +43,7 @@ pub(super) struct Gatherer<'m> {
 
 struct OpenReplies {
     path: PathBuf,
-    file: Arc<File>,
+    file: Arc<dyn ReadAt>,
     bytes: u64,
     /// All of it, for as long as this window lasts.
     held: Option<Arc<AlignedBuffer>>,
@@ -207,8 +207,8 @@ impl<'m> Gatherer<'m> {
                 self.open.pop_first();
             }
             let path = (self.inputs.path)(number)?;
-            let file = File::open(&path).map_err(FileError::on("open", &path))?;
-            let bytes = file.metadata().map_err(FileError::on("read", &path))?.len();
+            let file = LocalFile::open(&path)?;
+            let bytes = file.size().map_err(FileError::on("read", &path))?;
             let held = self.inputs.held.content(number, &file, bytes).map_err(FileError::on("read", &path))?;
             self.open.insert(number, OpenReplies { path, file: Arc::new(file), bytes, held });
         }

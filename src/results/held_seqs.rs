@@ -2,63 +2,63 @@
 //!
 //! In: the Seqs of shards that wait for a decision. Out: for a stretch of Seqs, the shard that holds each.
 //!
-//! A file of one little-endian `u32` for each Seq, the shard's number and one; what is held by none is a hole. It is made when a run has
-//! come to its end, has no name, and goes with the process: the Ledger and the reply index know all that is in it.
+//! One record for each Seq, the number of the shard; what is held by none has none. The file is made when a run has come to its end, has
+//! no name, and goes with the process: the Ledger and the reply index know all that is in it.
 
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::storage::durable;
 use crate::storage::durable::FileError;
+use crate::storage::records::{Record, RecordFile};
 
-/// Bytes of an entry.
-const ENTRY_BYTES: u64 = 4;
+/// The number of the shard that holds a Seq.
+#[derive(Debug, Clone, Copy)]
+struct HeldBy(u32);
+
+impl Record for HeldBy {
+    const KIND: &'static str = "held";
+    const BYTES: usize = size_of::<u32>();
+
+    fn write(self, content: &mut [u8]) {
+        content.copy_from_slice(&self.0.to_le_bytes());
+    }
+
+    fn read(content: &[u8]) -> Result<Self, String> {
+        Ok(Self(u32::from_le_bytes(content.try_into().expect("a content of its width"))))
+    }
+}
 
 /// See the [module](self).
 #[derive(Debug)]
 pub struct HeldSeqs {
-    file: File,
-    /// Where it is made, for messages.
-    directory: PathBuf,
+    file: RecordFile<HeldBy>,
 }
 
 impl HeldSeqs {
     /// For so many Seqs, of which none is held yet; made in `directory`.
     pub fn create(directory: &Path, seqs: u64) -> Result<Self, FileError> {
-        let file = durable::scratch(directory)?;
-        file.set_len(seqs * ENTRY_BYTES).map_err(FileError::on("size a file in", directory))?;
-        Ok(Self { file, directory: directory.to_owned() })
+        Ok(Self { file: RecordFile::scratch(directory, seqs)? })
     }
 
     /// Says that a shard holds these Seqs, which ascend.
     pub fn hold(&self, shard: u32, seqs: impl IntoIterator<Item = u64>) -> Result<(), FileError> {
-        let entry = (shard + 1).to_le_bytes();
-        // Those of a shard mostly stand in rows.
-        let mut row = Vec::new();
-        let mut first = 0;
+        let write = |row: Range<u64>| self.file.write(row.start, row.map(|_| Some(HeldBy(shard))));
+        // Those of a shard are mostly next to each other.
+        let mut row = 0..0;
         for seq in seqs {
-            if first + row.len() as u64 / ENTRY_BYTES != seq {
-                self.write(first, &row)?;
-                row.clear();
-                first = seq;
+            if row.end != seq {
+                write(row)?;
+                row = seq..seq;
             }
-            row.extend_from_slice(&entry);
+            row.end += 1;
         }
-        self.write(first, &row)
-    }
-
-    fn write(&self, first: u64, row: &[u8]) -> Result<(), FileError> {
-        self.file.write_all_at(row, first * ENTRY_BYTES).map_err(FileError::on("write to a file in", &self.directory))
+        write(row)
     }
 
     /// The shards that hold these Seqs.
     pub fn read(&self, seqs: Range<u64>) -> Result<Vec<Option<u32>>, FileError> {
-        let mut bytes = vec![0; usize::try_from((seqs.end - seqs.start) * ENTRY_BYTES).unwrap_or(usize::MAX)];
-        let read = self.file.read_exact_at(&mut bytes, seqs.start * ENTRY_BYTES);
-        read.map_err(FileError::on("read a file in", &self.directory))?;
-        Ok(bytes.as_chunks::<4>().0.iter().map(|entry| u32::from_le_bytes(*entry).checked_sub(1)).collect())
+        let held = self.file.read(seqs.start, seqs.end - seqs.start)?;
+        Ok(held.into_iter().map(|held| held.map(|HeldBy(shard)| shard)).collect())
     }
 }
 

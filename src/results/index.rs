@@ -5,11 +5,10 @@
 //!
 //! A reply whose id is nobody's may have one that is nearly somebody's: it is looked at when all others have their places.
 //!
-//! What always holds: each reply is kept (it fills a slot), a duplicate, in conflict or unknown, and is counted once, as is each line that is
+//! Invariants: each reply is kept (it fills a slot), a duplicate, in conflict or unknown, and is counted once, as is each line that is
 //! unreadable. Replies have any length: more than a few MiB of none is in memory. Which reply wins does not depend on threads: the first in file order, but an output before an error.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::Path;
 
 use super::ResultsError;
@@ -30,6 +29,8 @@ use crate::model::custom_id::IdHasher;
 use crate::storage::durable::FileError;
 use crate::storage::lines;
 use crate::storage::lines::{Block, Extent};
+use crate::storage::local_file::LocalFile;
+use crate::storage::read_at::ReadAt;
 
 /// How to read reply files.
 #[derive(Debug, Clone, Copy)]
@@ -69,8 +70,8 @@ pub fn index<E: From<ResultsError>>(
 
 /// The checksum of a reply file, as the index takes it.
 pub fn file_checksum(path: &Path) -> Result<u128, FileError> {
-    let file = File::open(path).map_err(FileError::on("open", path))?;
-    let end = file.metadata().map_err(FileError::on("read", path))?.len();
+    let file = LocalFile::open(path)?;
+    let end = file.size().map_err(FileError::on("read", path))?;
     let start = lines::mark_bytes(&file).map_err(FileError::on("read", path))?;
     let extent = Extent { file: &file, start, end };
     let (mut block, mut checksum) = (Block::default(), Xxh3Default::new());

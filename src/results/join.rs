@@ -27,14 +27,15 @@ use super::id_table::IdTable;
 use super::index::{Placing, ReplyFile};
 use super::near_ids::{STRANGER_BYTES, STRANGERS_MIN};
 use super::reply_file::{self, Found, Strays};
-use super::reply_index::{ReplyIndex, SLOT_BYTES, Slot};
+use super::reply_index::{ReplyIndex, Slot};
 use super::side_files::SideFiles;
 use crate::model::custom_id::IdHasher;
 use crate::model::outcome::Indexed;
 use crate::model::reply::{Reply, Usage};
 use crate::storage::durable::FileError;
 use crate::storage::ordered::in_order;
-use crate::storage::partitions::{Fixed, Partitions};
+use crate::storage::partitions::Partitions;
+use crate::storage::records::Record;
 
 /// Bits of a request's entry that hold its Seq.
 const SEQ_BITS: u32 = 40;
@@ -204,7 +205,7 @@ impl Join {
                 }
                 Ok::<_, FileError>(())
             })?;
-            slots.write(first, &stretch)?;
+            slots.write(first, stretch.iter().copied())?;
         }
         Ok(())
     }
@@ -248,23 +249,31 @@ impl Candidate {
     }
 }
 
-impl Fixed for Candidate {
-    const BYTES: usize = u128::BYTES + Slot::BYTES + 2 * u64::BYTES;
+impl Record for Candidate {
+    const KIND: &'static str = "found";
+    const BYTES: usize = u128::BYTES + Slot::BYTES + 2 * size_of::<u64>();
 
-    fn write(self, bytes: &mut Vec<u8>) {
-        self.id_hash.write(bytes);
-        self.slot.write(bytes);
-        self.usage.prompt.write(bytes);
-        self.usage.completion.write(bytes);
+    fn write(self, content: &mut [u8]) {
+        let (id_hash, rest) = content.split_at_mut(u128::BYTES);
+        let (slot, usage) = rest.split_at_mut(Slot::BYTES);
+        let (prompt, completion) = usage.split_at_mut(size_of::<u64>());
+        self.id_hash.write(id_hash);
+        self.slot.write(slot);
+        prompt.copy_from_slice(&self.usage.prompt.to_le_bytes());
+        completion.copy_from_slice(&self.usage.completion.to_le_bytes());
     }
 
-    fn read(bytes: &[u8]) -> Self {
-        let (id_hash, rest) = bytes.split_at(u128::BYTES);
+    fn read(content: &[u8]) -> Result<Self, String> {
+        let (id_hash, rest) = content.split_at(u128::BYTES);
         let (slot, usage) = rest.split_at(Slot::BYTES);
-        let (prompt, completion) = usage.split_at(u64::BYTES);
-        let usage = Usage { prompt: u64::read(prompt), completion: u64::read(completion) };
-        Self { id_hash: u128::read(id_hash), slot: Slot::read(slot), usage }
+        let (prompt, completion) = usage.split_at(size_of::<u64>());
+        let usage = Usage { prompt: word(prompt), completion: word(completion) };
+        Ok(Self { id_hash: u128::read(id_hash)?, slot: Slot::read(slot)?, usage })
     }
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(bytes.try_into().expect("eight bytes"))
 }
 
 /// A slot and whose it is.
@@ -274,32 +283,19 @@ struct Placed {
     slot: Slot,
 }
 
-impl Fixed for Placed {
-    const BYTES: usize = u64::BYTES + Slot::BYTES;
+impl Record for Placed {
+    const KIND: &'static str = "placed";
+    const BYTES: usize = size_of::<u64>() + Slot::BYTES;
 
-    fn write(self, bytes: &mut Vec<u8>) {
-        self.seq.write(bytes);
-        self.slot.write(bytes);
+    fn write(self, content: &mut [u8]) {
+        let (seq, slot) = content.split_at_mut(size_of::<u64>());
+        seq.copy_from_slice(&self.seq.to_le_bytes());
+        self.slot.write(slot);
     }
 
-    fn read(bytes: &[u8]) -> Self {
-        let (seq, slot) = bytes.split_at(u64::BYTES);
-        Self { seq: u64::read(seq), slot: Slot::read(slot) }
-    }
-}
-
-const _: () = assert!(Slot::BYTES as u64 == SLOT_BYTES);
-
-impl Fixed for Slot {
-    const BYTES: usize = 16;
-
-    fn write(self, bytes: &mut Vec<u8>) {
-        bytes.extend_from_slice(&Self::to_bytes(Some(self)));
-    }
-
-    fn read(bytes: &[u8]) -> Self {
-        let slot = bytes.try_into().ok().and_then(|bytes| Self::from_bytes(bytes).ok().flatten());
-        slot.expect("only slots with a reply were written")
+    fn read(content: &[u8]) -> Result<Self, String> {
+        let (seq, slot) = content.split_at(size_of::<u64>());
+        Ok(Self { seq: word(seq), slot: Slot::read(slot)? })
     }
 }
 

@@ -6,16 +6,15 @@
 //! that is read once, front to back, and gathered from in memory spares them. Shards are about as large as what may be held, and the
 //! merge goes through them in order.
 //!
-//! What always holds: no more is held than the budget. A file makes room only when it has not been asked for in a while, so that files
+//! Invariants: no more is held than the budget. A file makes room only when it has not been asked for in a while, so that files
 //! that do not fit together do not push each other out in turn.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::storage::aligned::AlignedBuffer;
+use crate::storage::read_at::ReadAt;
 
 /// A file that was not asked for in so many windows makes room for others.
 const IDLE_WINDOWS: u64 = 32;
@@ -55,7 +54,7 @@ impl ReplyCache {
     }
 
     /// The content of a file of `bytes` bytes, if there is room.
-    pub(super) fn content(&self, number: u32, file: &File, bytes: u64) -> io::Result<Option<Arc<AlignedBuffer>>> {
+    pub(super) fn content(&self, number: u32, file: &dyn ReadAt, bytes: u64) -> io::Result<Option<Arc<AlignedBuffer>>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let window = state.windows;
         if let Some(held) = state.files.get_mut(&number) {
@@ -86,13 +85,12 @@ impl ReplyCache {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
+    use crate::storage::local_file::LocalFile;
 
-    fn file(byte: u8, bytes: usize) -> File {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&vec![byte; bytes]).unwrap();
+    fn file(byte: u8, bytes: usize) -> LocalFile {
+        let file = LocalFile::scratch(&std::env::temp_dir()).unwrap();
+        file.write_all_at(&vec![byte; bytes], 0).unwrap();
         file
     }
 

@@ -6,13 +6,11 @@
 //! which had no line end. A line of any length is read; one that is too long to be held is gone through once, in pieces. What else stands
 //! in the place of a reply is unreadable, or shows that the file is none of replies (see [`Form`]).
 //!
-//! What always holds: all of the file is accounted for: each line that is not blank is one thing found or several. What is looked at
+//! Invariants: all of the file is accounted for: each line that is not blank is one thing found or several. What is looked at
 //! more closely is only what the [reader](ReplyReader) refuses.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -31,7 +29,9 @@ use crate::model::reply::{Reply, ReplyRole};
 use crate::storage::durable::FileError;
 use crate::storage::lines;
 use crate::storage::lines::{Block, Extent, Line, RangeReader};
+use crate::storage::local_file::LocalFile;
 use crate::storage::ordered::in_order;
+use crate::storage::read_at::ReadAt;
 
 /// A file of replies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,7 +137,7 @@ struct Chunk {
 struct OpenFile<'f> {
     reply_file: &'f ReplyFile,
     strays: Strays,
-    file: Arc<File>,
+    file: Arc<dyn ReadAt>,
     /// Bytes of a byte order mark, which belong to no reply.
     mark_bytes: u64,
     bytes: u64,
@@ -145,15 +145,15 @@ struct OpenFile<'f> {
 
 impl<'f> OpenFile<'f> {
     fn open(reply_file: &'f ReplyFile, strays: Strays) -> Result<Self, ResultsError> {
-        let failed = |action| FileError::on(action, &reply_file.path);
-        let file = File::open(&reply_file.path).map_err(failed("open"))?;
-        let bytes = file.metadata().map_err(failed("read"))?.len();
-        let mark_bytes = lines::mark_bytes(&file).map_err(failed("read"))?;
+        let failed = || FileError::on("read", &reply_file.path);
+        let file = LocalFile::open(&reply_file.path)?;
+        let bytes = file.size().map_err(failed())?;
+        let mark_bytes = lines::mark_bytes(&file).map_err(failed())?;
         Ok(Self { reply_file, strays, file: Arc::new(file), mark_bytes, bytes })
     }
 
     fn extent(&self) -> Extent<'_> {
-        Extent { file: &self.file, start: self.mark_bytes, end: self.bytes }
+        Extent { file: &*self.file, start: self.mark_bytes, end: self.bytes }
     }
 
     fn failed(&self) -> impl FnOnce(io::Error) -> FileError {
@@ -235,7 +235,7 @@ impl<'f> OpenFile<'f> {
 
     /// A line that is too long to be held: each of its objects is passed over, and read where it stands.
     fn read_long(&self, offset: u64, reader: &mut ReplyReader, chunk: &mut Chunk) -> Result<(), ResultsError> {
-        let mut line = Brackets::new(RangeReader::line(&self.file, offset..self.bytes));
+        let mut line = Brackets::new(RangeReader::line(&*self.file, offset..self.bytes));
         let mut found = Vec::new();
         let whole = loop {
             line.space().map_err(self.failed())?;
@@ -303,7 +303,7 @@ impl<'f> OpenFile<'f> {
     /// The error about a file because of the line that begins at this place.
     fn refused(&self, offset: u64, form: Form) -> ResultsError {
         let path = self.reply_file.path.clone();
-        match lines::lines_before(&self.file, offset) {
+        match lines::lines_before(&*self.file, offset) {
             Ok(before) => ResultsError::NotReplies { path, line: before + 1, form },
             Err(error) => self.failed()(error).into(),
         }
@@ -323,7 +323,7 @@ impl<'f> OpenFile<'f> {
     /// Some bytes from this place on.
     fn next_bytes(&self, offset: u64) -> io::Result<Vec<u8>> {
         let mut next = vec![0; NEXT_BYTES];
-        let length = self.file.read_at(&mut next, offset)?;
+        let length = self.file.read_some_at(&mut next, offset)?;
         next.truncate(length);
         Ok(next)
     }

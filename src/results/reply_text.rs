@@ -2,13 +2,11 @@
 //!
 //! In: a file, a place in it, and a length if it is known. Out: what the reply says, and its bytes, piece by piece.
 //!
-//! What always holds: no more than [`HELD_BYTES_MAX`] of a reply is in memory. A longer one is read where it
+//! Invariants: no more than [`HELD_BYTES_MAX`] of a reply is in memory. A longer one is read where it
 //! stands, and compared and copied in pieces.
 
-use std::fs::File;
 use std::io::{self, BufRead};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +17,8 @@ use crate::json::brackets::{Brackets, Broken};
 use crate::model::reply::{Reply, ReplyRole};
 use crate::storage::durable::FileError;
 use crate::storage::lines::RangeReader;
+use crate::storage::local_file::LocalFile;
+use crate::storage::read_at::ReadAt;
 
 /// Longest line of a reply file that is held in memory, in bytes; each thread that reads replies holds one.
 pub const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -26,7 +26,7 @@ pub const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A reply, or another part of a reply file. See the [module](self).
 #[derive(Debug, Clone)]
 pub(super) struct ReplyText {
-    file: Arc<File>,
+    file: Arc<dyn ReadAt>,
     path: PathBuf,
     range: Range<u64>,
 }
@@ -34,24 +34,23 @@ pub(super) struct ReplyText {
 impl ReplyText {
     /// Opens the file for what stands at `offset`: so many bytes, or an object as far as its brackets go.
     pub(super) fn open(path: &Path, offset: u64, length: Option<u64>) -> Result<Self, FileError> {
-        let file = File::open(path).map_err(FileError::on("open", path))?;
-        let text = Self::at(Arc::new(file), path, offset, length)?;
+        let text = Self::at(Arc::new(LocalFile::open(path)?), path, offset, length)?;
         let cut = || FileError::on("read", path)(io::ErrorKind::UnexpectedEof.into());
         text.ok_or_else(cut)
     }
 
     /// What stands at `offset` of a file that is open: so many bytes, or an object as far as its brackets go. `None` if the file ends before.
     pub(super) fn at(
-        file: Arc<File>,
+        file: Arc<dyn ReadAt>,
         path: &Path,
         offset: u64,
         length: Option<u64>,
     ) -> Result<Option<Self>, FileError> {
         let failed = FileError::on("read", path);
-        let bytes = file.metadata().map_err(FileError::on("read", path))?.len();
+        let bytes = file.size().map_err(FileError::on("read", path))?;
         let end = match length {
             Some(length) => offset.checked_add(length),
-            None => object_end(&file, offset..bytes).map_err(failed)?,
+            None => object_end(&*file, offset..bytes).map_err(failed)?,
         };
         let range = end.filter(|end| *end <= bytes).map(|end| offset..end);
         Ok(range.map(|range| Self { file, path: path.to_owned(), range }))
@@ -82,7 +81,7 @@ impl ReplyText {
     }
 
     fn reader(&self) -> RangeReader<'_> {
-        RangeReader::new(&self.file, self.range.clone())
+        RangeReader::new(&*self.file, self.range.clone())
     }
 
     /// What it says, if it is a reply.
@@ -102,7 +101,7 @@ impl ReplyText {
 
     /// What `question` makes of it where it stands.
     pub(super) fn ask<T>(&self, question: impl FnOnce(StoredValue<'_>) -> T) -> Result<T, FileError> {
-        StoredText::ask(&self.file, self.range.clone(), question).map_err(FileError::on("read", &self.path))
+        StoredText::ask(&*self.file, self.range.clone(), question).map_err(FileError::on("read", &self.path))
     }
 
     /// Hands over all of it, in order.
@@ -139,7 +138,7 @@ impl ReplyText {
 }
 
 /// Where the object ends that begins a range of a file.
-fn object_end(file: &File, range: Range<u64>) -> io::Result<Option<u64>> {
+fn object_end(file: &dyn ReadAt, range: Range<u64>) -> io::Result<Option<u64>> {
     let mut object = Brackets::new(RangeReader::new(file, range.clone()));
     Ok(Broken::found(object.object())?.map(|()| range.start + object.at()))
 }

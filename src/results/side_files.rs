@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::reply_text::ReplyText;
 use crate::storage::durable::FileError;
-use crate::storage::user_files::OutputFile;
+use crate::storage::sink::Sink;
+use crate::storage::user_files::{create_private, open_output};
 
 /// Why a reply is set aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,21 +38,21 @@ impl Aside {
 #[derive(Debug)]
 pub struct SideFiles {
     prefix: PathBuf,
-    files: [Option<OutputFile>; 3],
-    open: fn(&Path) -> Result<OutputFile, FileError>,
+    files: [Option<Box<dyn Sink>>; 3],
+    open: fn(&Path) -> Result<Box<dyn Sink>, FileError>,
 }
 
 impl SideFiles {
     /// Files whose names begin with `prefix`, for their owner alone. Nothing is created yet.
     #[must_use]
     pub fn new(prefix: &Path) -> Self {
-        Self { prefix: prefix.to_owned(), files: [None, None, None], open: OutputFile::private }
+        Self { prefix: prefix.to_owned(), files: [None, None, None], open: create_private }
     }
 
     /// The same for files that the user asked for.
     #[must_use]
     pub fn shared(prefix: &Path) -> Self {
-        Self { open: OutputFile::open, ..Self::new(prefix) }
+        Self { open: open_output, ..Self::new(prefix) }
     }
 
     /// Keeps a reply, or what stands in its place, as it is.
@@ -66,11 +67,13 @@ impl SideFiles {
     }
 
     /// Makes the files appear, those of an earlier attempt replaced. Returns their paths.
-    pub fn finish(self) -> Result<Vec<PathBuf>, FileError> {
+    pub fn finish(mut self) -> Result<Vec<PathBuf>, FileError> {
         let mut paths = Vec::new();
-        for pending in self.files.into_iter().flatten() {
-            paths.push(pending.path().to_owned());
-            pending.publish()?;
+        for aside in Aside::ALL {
+            if let Some(sink) = self.files[aside as usize].take() {
+                sink.finish()?;
+                paths.push(self.path(aside));
+            }
         }
         Ok(paths)
     }

@@ -5,18 +5,18 @@
 //! A reply of any length is judged by the same rule, and brought into the same shape, as one in memory. Each question costs a pass over
 //! the value; there are a handful.
 //!
-//! What always holds: memory is a piece of the file, and [`TEXT_BYTES_MAX`] of a string. What cannot be read is absent to whoever asks,
+//! Invariants: memory is a piece of the file, and [`TEXT_BYTES_MAX`] of a string. What cannot be read is absent to whoever asks,
 //! and an error of the whole once it is done with: see [`StoredText::ask`].
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::ops::Range;
 
 use crate::json::brackets::Broken;
 use crate::json::tree::{Members, Raw, Scalar, Stands, Tree, each_child, find_child, find_members};
 use crate::storage::lines::RangeReader;
+use crate::storage::read_at::ReadAt;
 
 /// Most bytes of a value without children that are looked at. A longer string says what begins it.
 const TEXT_BYTES_MAX: u64 = 64 * 1024;
@@ -27,7 +27,7 @@ const ELLIPSIS: &str = "…";
 /// Text in a file, and what went wrong when it was read.
 #[derive(Debug)]
 pub(super) struct StoredText<'f> {
-    file: &'f File,
+    file: &'f dyn ReadAt,
     failure: RefCell<Option<io::Error>>,
 }
 
@@ -37,7 +37,7 @@ impl<'f> StoredText<'f> {
     /// # Errors
     /// When it could not be read to answer it.
     pub(super) fn ask<T>(
-        file: &'f File,
+        file: &'f dyn ReadAt,
         range: Range<u64>,
         question: impl FnOnce(StoredValue<'_>) -> T,
     ) -> io::Result<T> {
@@ -158,8 +158,6 @@ impl<'t> Stands<'t> for StoredValue<'t> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -169,12 +167,13 @@ mod tests {
     use crate::model::custom_id::IdHasher;
     use crate::model::reply::ReplyRole;
     use crate::results::normalize;
+    use crate::storage::local_file::LocalFile;
 
     const IDS: IdHasher = IdHasher { key: 5 };
 
-    fn stored(text: &[u8]) -> File {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(text).unwrap();
+    fn stored(text: &[u8]) -> LocalFile {
+        let file = LocalFile::scratch(&std::env::temp_dir()).unwrap();
+        file.write_all_at(text, 0).unwrap();
         file
     }
 

@@ -12,30 +12,26 @@
 //!     replies/000001-output.again   one that was fetched once more, until the better version is known
 //!     replies/000001-unknown.jsonl  replies set aside, by submission
 //!     spool-0000.jsonl              input that cannot be read again from where it came
-//!     local/                        the state of the built-in service: `--provider local` and `online`
+//!     local/                        the state of the built-in service, with `--provider local`
+//!     online/                       batches that are answered request by request, with `--provider online`
 //!   .incoming-5d1c/                 a run being prepared; without a running process it is a leftover and removed
 //! ```
 //!
-//! What always holds: a directory under its final name has a whole Ledger and a whole request index; until then it is
+//! Invariants: a directory under its final name has a whole Ledger and a whole request index; until then it is
 //! called `.incoming-…`. A lock never outlives its process. A state directory that belongs to another user, or is a
 //! symbolic link, is refused: its content would be sent, paid for and delivered as ours.
 
-use std::fs::{File, Metadata, TryLockError};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::model::reply::ReplyRole;
 use crate::run::error::{CREATE_HOME, Error};
+use crate::storage::directory;
+use crate::storage::directory::Found;
 use crate::storage::durable;
 use crate::storage::durable::FileError;
-
-/// How often a lock is tried. `status` holds one for a moment when it asks who works on a run.
-const LOCK_ATTEMPTS: u32 = 3;
-
-/// The time between two tries.
-const LOCK_PAUSE: Duration = Duration::from_millis(30);
+use crate::storage::lock;
+use crate::storage::lock::{FileLock, Locking};
 
 const INCOMING_PREFIX: &str = ".incoming-";
 
@@ -66,10 +62,9 @@ impl RunPlaces {
     pub fn each(&self) -> impl Iterator<Item = &Path> {
         let mut seen = Vec::new();
         [&self.home].into_iter().chain(&self.others).map(PathBuf::as_path).filter(move |place| {
-            let Ok(metadata) = std::fs::metadata(place) else { return true };
-            let directory = (metadata.dev(), metadata.ino());
-            let is_new = !seen.contains(&directory);
-            seen.push(directory);
+            let Some(inode) = directory::inode(place) else { return true };
+            let is_new = !seen.contains(&inode);
+            seen.push(inode);
             is_new
         })
     }
@@ -77,21 +72,14 @@ impl RunPlaces {
 
 /// Refuses a state directory that belongs to another user or is a symbolic link. A missing one is accepted.
 pub fn require_own(path: &Path) -> Result<(), Error> {
-    let metadata = match std::fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(FileError::on("look at", path)(error).into()),
-    };
     let user = rustix::process::geteuid().as_raw();
-    let (what, hint) = if metadata.is_symlink() {
-        ("is a symbolic link".to_owned(), "name the directory that it leads to")
-    } else if !metadata.is_dir() {
-        ("is not a directory".to_owned(), "move it away, or name another directory")
-    } else if metadata.uid() != user {
-        let owner = metadata.uid();
-        (format!("belongs to user {owner}, and this is user {user}"), "name a directory of your own")
-    } else {
-        return Ok(());
+    let (what, hint) = match directory::look_at(path)? {
+        Found::SymbolicLink => ("is a symbolic link".to_owned(), "name the directory that it leads to"),
+        Found::NoDirectory => ("is not a directory".to_owned(), "move it away, or name another directory"),
+        Found::DirectoryOf(owner) if owner != user => {
+            (format!("belongs to user {owner}, and this is user {user}"), "name a directory of your own")
+        }
+        Found::Nothing | Found::DirectoryOf(_) => return Ok(()),
     };
     let hint = format!("{hint}: BATCHLINE_HOME for all runs, --run-dir for one");
     Err(Error::NotOurs { path: path.to_owned(), what, hint })
@@ -101,7 +89,7 @@ pub fn require_own(path: &Path) -> Result<(), Error> {
 #[derive(Debug)]
 pub struct RunDirectory {
     path: PathBuf,
-    _lock: File,
+    _lock: FileLock,
 }
 
 impl RunDirectory {
@@ -111,7 +99,7 @@ impl RunDirectory {
     /// [`Error::Locked`] when another process works on it; [`Error::OtherDirectory`] when there is no run in it.
     pub fn open(path: &Path) -> Result<Self, Error> {
         require_run(path)?;
-        Ok(Self { path: path.to_owned(), _lock: lock(path)? })
+        Ok(Self { path: path.to_owned(), _lock: take_lock(path)? })
     }
 
     /// Where it is.
@@ -139,7 +127,7 @@ fn leftover_in(parent: &Path) -> PathBuf {
 #[derive(Debug)]
 pub struct Incoming {
     path: PathBuf,
-    lock: Option<File>,
+    lock: Option<FileLock>,
 }
 
 impl Incoming {
@@ -151,8 +139,8 @@ impl Incoming {
         loop {
             let path = leftover_in(parent);
             durable::create_directory(&path)?;
-            match lock(&path) {
-                Ok(lock) if is_in(&path, &lock) => return Ok(Self { path, lock: Some(lock) }),
+            match take_lock(&path) {
+                Ok(lock) if lock.is_at(&lock_file(&path)) => return Ok(Self { path, lock: Some(lock) }),
                 // Another process took it for a leftover before it was locked. It does so only when it begins a run.
                 Ok(_) | Err(Error::Locked { .. }) => {}
                 Err(error) => return Err(error),
@@ -211,6 +199,12 @@ pub mod layout {
         run.join("replies")
     }
 
+    /// The batches of a service without a Batch API.
+    #[must_use]
+    pub fn online(run: &Path) -> PathBuf {
+        run.join("online")
+    }
+
     /// The state of the local service.
     #[must_use]
     pub fn local(run: &Path) -> PathBuf {
@@ -260,15 +254,13 @@ pub fn require_run(path: &Path) -> Result<(), Error> {
 /// The run directories in `parent`, by name.
 pub fn runs(parent: &Path) -> Result<Vec<PathBuf>, FileError> {
     let mut found = Vec::new();
-    let entries = match std::fs::read_dir(parent) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
-        Err(error) => return Err(FileError::on("read", parent)(error)),
+    let entries = match directory::entries(parent) {
+        Err(error) if error.is_not_found() => return Ok(found),
+        entries => entries?,
     };
-    for entry in entries {
-        let path = entry.map_err(FileError::on("read", parent))?.path();
+    for path in entries {
         // One that cannot be looked into is one: whoever asks is told so.
-        let holds_run = match std::fs::metadata(layout::ledger(&path)) {
+        let holds_run = match layout::ledger(&path).metadata() {
             Ok(ledger) => ledger.is_file(),
             Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
         };
@@ -276,23 +268,12 @@ pub fn runs(parent: &Path) -> Result<Vec<PathBuf>, FileError> {
             found.push(path);
         }
     }
-    found.sort();
     Ok(found)
 }
 
 /// Whether a process works on the run at `path`, and which.
 pub fn owner(path: &Path) -> Result<Option<String>, FileError> {
-    let path = path.join("lock");
-    let mut file = File::open(&path).map_err(FileError::on("open", &path))?;
-    match file.try_lock_shared() {
-        Ok(()) => Ok(None),
-        Err(TryLockError::WouldBlock) => {
-            let mut owner = String::new();
-            file.read_to_string(&mut owner).map_err(FileError::on("read", &path))?;
-            Ok(Some(owner.trim().to_owned()))
-        }
-        Err(TryLockError::Error(error)) => Err(FileError::on("lock", &path)(error)),
-    }
+    lock::owner(&lock_file(path))
 }
 
 fn is_incoming(path: &Path) -> bool {
@@ -300,12 +281,11 @@ fn is_incoming(path: &Path) -> bool {
 }
 
 fn remove_leftovers(parent: &Path) -> Result<(), Error> {
-    for entry in std::fs::read_dir(parent).map_err(FileError::on("read", parent))? {
-        let path = entry.map_err(FileError::on("read", parent))?.path();
+    for path in directory::entries(parent)? {
         // One without a lock file is being made by another process right now, or died in that moment; it is empty.
         if is_incoming(&path)
-            && path.join("lock").exists()
-            && let Ok(_lock) = lock(&path)
+            && lock_file(&path).exists()
+            && let Ok(_lock) = take_lock(&path)
         {
             durable::remove_directory(&path)?;
         }
@@ -313,30 +293,13 @@ fn remove_leftovers(parent: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether this is still the lock of the directory, and the directory still there.
-fn is_in(directory: &Path, lock: &File) -> bool {
-    let named = std::fs::metadata(directory.join("lock"));
-    let same =
-        |named: Metadata| lock.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (named.dev(), named.ino()));
-    named.is_ok_and(same)
+fn lock_file(run: &Path) -> PathBuf {
+    run.join("lock")
 }
 
-fn lock(directory: &Path) -> Result<File, Error> {
-    let path = directory.join("lock");
-    let mut file = durable::open_or_create(&path)?;
-    for _ in 0..LOCK_ATTEMPTS {
-        match file.try_lock() {
-            Ok(()) => {
-                let written =
-                    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
-                written.map_err(FileError::on("write", &path))?;
-                return Ok(file);
-            }
-            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
-            Err(TryLockError::Error(error)) => return Err(FileError::on("lock", &path)(error).into()),
-        }
+fn take_lock(run: &Path) -> Result<FileLock, Error> {
+    match FileLock::take(&lock_file(run))? {
+        Locking::Held(lock) => Ok(lock),
+        Locking::HeldBy(owner) => Err(Error::Locked { path: run.to_owned(), owner: owner.parse().ok() }),
     }
-    let mut owner = String::new();
-    let owner = file.read_to_string(&mut owner).ok().and_then(|_| owner.trim().parse().ok());
-    Err(Error::Locked { path: directory.to_owned(), owner })
 }

@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::directory::{RunDirectory, layout};
@@ -28,7 +29,7 @@ use crate::run::open::Prepared;
 use crate::storage::durable;
 
 /// Something that is not what it should be.
-#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+#[derive(Debug, Clone, Serialize, PartialEq, Eq, JsonSchema)]
 pub struct Finding {
     /// The shard that it concerns; none for the run as a whole.
     pub shard: Option<u32>,
@@ -39,7 +40,7 @@ pub struct Finding {
 }
 
 /// What can be done about a [`Finding`].
-#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Remedy {
     /// The next run looks for its batch in the service's list.
@@ -72,7 +73,7 @@ pub fn examine(path: &Path, mend: bool) -> Result<Vec<Finding>, Error> {
         Ok(prepared) => prepared,
         Err(error) => return Ok(vec![whole("run directory", &error.to_string())]),
     };
-    let replies = ReplyIndex::open_or_create(&layout::replies_index(path), prepared.requests.len())?;
+    let replies = open_replies(path, prepared.requests.len(), mend)?;
     let damaged = replies.damaged()?;
     if mend {
         replies.clear(&damaged)?;
@@ -90,6 +91,22 @@ pub fn examine(path: &Path, mend: bool) -> Result<Vec<Finding>, Error> {
         }
     }
     Ok(findings)
+}
+
+/// Opens the reply index. Of one that is no index of this version nothing is left: with `mend` an empty one takes its place, otherwise one
+/// that is gone with the process.
+fn open_replies(run: &Path, slots: u64, mend: bool) -> Result<ReplyIndex, Error> {
+    let path = layout::replies_index(run);
+    match ReplyIndex::open_or_create(&path, slots) {
+        Err(error) if error.source.kind() == std::io::ErrorKind::InvalidData => {
+            if !mend {
+                return Ok(ReplyIndex::scratch(run, slots)?);
+            }
+            durable::remove_file(&path)?;
+            Ok(ReplyIndex::open_or_create(&path, slots)?)
+        }
+        opened => Ok(opened?),
+    }
 }
 
 /// Submissions that the Ledger has forgotten; with `mend` it takes them up again as ones in doubt.

@@ -1,7 +1,7 @@
 //! The step that fetches the reply files of a batch that has ended.
 //!
-//! In: the batch. Out: its reply files in the run directory, those that could be fetched, and what the service says of their sizes. What
-//! they hold is found out by `indexing`.
+//! In: the batch. Out: its reply files in the run directory, those that could be fetched, and what the service says of
+//! their sizes. What they hold is found out by `indexing`.
 //!
 //! Idempotent: a file that is here is not fetched again unless that is asked for, and then beside the one that is here.
 
@@ -47,8 +47,9 @@ pub(crate) struct Fetched {
     pub(crate) trouble: Option<(ReplyRole, StepError)>,
 }
 
-/// Fetches the files that a batch left, those that are not here yet. With `again` the batch is looked at once more, and the service is
-/// asked how large its files are; a file that is here already is then fetched beside it, for the index to choose between the two.
+/// Fetches the files that a batch left, those that are not here yet. With `again` the batch is looked at once more, and
+/// the service is asked how large its files are; a file that is here already is then fetched beside it, for the index
+/// to choose between the two.
 ///
 /// One file that cannot be fetched does not keep the other from coming. An error is this machine's fault.
 pub(crate) async fn download<A: Api>(
@@ -62,7 +63,7 @@ pub(crate) async fn download<A: Api>(
     for (role, file_id) in batch.reply_files() {
         let target = layout::reply_file(run, layout::reply_number(submission, role));
         // Whole as far as was known then, because it has its name.
-        let here = target.metadata().ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
+        let here = target.metadata().ok().and_then(|metadata| metadata.is_file().then_some(metadata.len()));
         let bytes = if again.is_some() { said_bytes(api, file_id).await } else { SaidBytes::Unasked };
         said.push((role, bytes));
         let is_proven = FileEvidence { role, here, said: bytes }.is_proven();

@@ -9,14 +9,15 @@ use std::path::Path;
 use super::earlier_run::EarlierRun;
 use super::identity::Identity;
 use super::known::KnownRun;
-use super::options::RunOptions;
+use super::options::Options;
 use crate::input::scan::Scan;
-use crate::input::source::{FileIdentity, Input};
+use crate::input::source::Input;
+use crate::storage::identity::StoredIdentity;
 
 /// The newest existing run that the user has to be asked about, other than the one at `target`.
 pub(crate) fn find<'k>(
     known: impl Iterator<Item = &'k KnownRun>,
-    options: &RunOptions,
+    options: &Options,
     (identity, scan): (&Identity, &Scan),
     target: &Path,
 ) -> Option<EarlierRun> {
@@ -43,12 +44,12 @@ pub(crate) fn find<'k>(
 }
 
 /// The files that a run reads.
-struct Files(Vec<FileIdentity>);
+struct Files(Vec<StoredIdentity>);
 
 impl Files {
     fn of(inputs: &[Input]) -> Self {
         let file = |input: &Input| match input {
-            Input::File(path) => FileIdentity::of(path).ok(),
+            Input::File(path) => StoredIdentity::of(path).ok(),
             Input::Stdin => None,
         };
         Self(inputs.iter().filter_map(file).collect())
@@ -56,13 +57,7 @@ impl Files {
 
     /// Whether the run reads one of them: the same path, also through symbolic links, or the same inode.
     fn are_among(&self, run: &KnownRun) -> bool {
-        let real = |file: &FileIdentity| std::fs::canonicalize(&file.path).ok();
-        let same = |one: &FileIdentity, other: &FileIdentity| {
-            one.path == other.path
-                || (one.device, one.inode) == (other.device, other.inode)
-                || real(one).is_some_and(|path| real(other) == Some(path))
-        };
         let mut parts = run.meta.parts.iter().filter_map(|part| part.identity.as_ref());
-        parts.any(|then| self.0.iter().any(|now| same(then, now)))
+        parts.any(|then| self.0.iter().any(|now| then.is_same_place(now)))
     }
 }

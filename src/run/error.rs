@@ -11,8 +11,8 @@ use crate::remote::{AddressError, RemoteError, SetupError};
 use crate::results::ResultsError;
 use crate::run::earlier_run::EarlierRun;
 pub use crate::run::error_kind::ErrorKind;
-use crate::run::step_error::{Origin, StepError};
-use crate::serve::{JournalError, ServeError};
+use crate::run::step_error::Origin;
+pub use crate::run::step_error::StepError;
 use crate::storage::durable;
 use crate::storage::durable::{FileError, is_out_of_files};
 use crate::storage::user_files::TargetError;
@@ -54,9 +54,6 @@ pub enum Error {
     /// A step could not be done, here or on another machine.
     #[error(transparent)]
     Step(#[from] StepError),
-    /// The local service does not start.
-    #[error(transparent)]
-    Serve(#[from] ServeError),
     /// The options do not go together, or a setting is missing.
     #[error("{what}")]
     Configuration {
@@ -189,7 +186,6 @@ impl Error {
     /// What kind of error it is.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
-        use crate::remote::ErrorKind as Remote;
         match self {
             Self::File(FileError { source: error, .. })
             | Self::Input(InputError::File(FileError { source: error, .. }))
@@ -206,22 +202,12 @@ impl Error {
             | Self::Empty { .. }
             | Self::OtherDirectory { .. }
             | Self::PaidBefore(_) => ErrorKind::Usage,
-            Self::Locked { .. } | Self::Raced { .. } | Self::Serve(ServeError::Locked { .. }) => ErrorKind::Locked,
-            Self::Setup(_)
-            | Self::Serve(ServeError::Setup(_) | ServeError::Listen { .. } | ServeError::WantsUpstream { .. })
-            | Self::Configuration { .. } => ErrorKind::Configuration,
-            Self::Serve(ServeError::Hopeless(_)) => ErrorKind::Provider,
-            Self::Remote(error) | Self::Serve(ServeError::Upstream(error)) => match error.kind() {
-                Remote::Unauthorized => ErrorKind::Configuration,
-                Remote::LocalFile | Remote::OutOfFiles | Remote::InputChanged => ErrorKind::LocalState,
-                _ => ErrorKind::Provider,
-            },
-            Self::File(_)
-            | Self::Ledger(_)
-            | Self::Results(_)
-            | Self::Directory { .. }
-            | Self::NotOurs { .. }
-            | Self::Serve(_) => ErrorKind::LocalState,
+            Self::Locked { .. } | Self::Raced { .. } => ErrorKind::Locked,
+            Self::Setup(_) | Self::Configuration { .. } => ErrorKind::Configuration,
+            Self::Remote(error) => remote_kind(error),
+            Self::File(_) | Self::Ledger(_) | Self::Results(_) | Self::Directory { .. } | Self::NotOurs { .. } => {
+                ErrorKind::LocalState
+            }
             Self::Step(error) => error.kind(),
             Self::Defects { .. } => ErrorKind::Defects,
             Self::Internal { .. } => ErrorKind::Internal,
@@ -233,7 +219,7 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Remote(error) | Self::Serve(ServeError::Upstream(error)) => error.hint().map(str::to_owned),
+            Self::Remote(error) => error.hint().map(str::to_owned),
             Self::Step(error) => error.hint().map(str::to_owned),
             Self::Configuration { hint, .. } => hint.clone(),
             Self::Directory { hint, .. } | Self::OtherDirectory { hint, .. } | Self::NotOurs { hint, .. } => {
@@ -266,24 +252,34 @@ impl Error {
             Self::File(error)
             | Self::Results(ResultsError::File(error))
             | Self::Input(InputError::File(error))
-            | Self::Ledger(LedgerError::Intents(error))
-            | Self::Serve(ServeError::File(error) | ServeError::Journal(JournalError::File(error))) => {
-                if error.source.kind() == std::io::ErrorKind::InvalidData {
-                    Some(DOCTOR.to_owned())
-                } else {
-                    durable::remedy(&error.source).map(str::to_owned)
-                }
-            }
-            Self::Serve(ServeError::Hopeless(hopeless)) => Some(hopeless.hint().to_owned()),
-            Self::Serve(ServeError::WantsUpstream { .. }) => {
-                Some("pass the same --upstream as before, or name another directory".to_owned())
-            }
+            | Self::Ledger(LedgerError::Intents(error)) => file_hint(error),
             Self::Results(ResultsError::NotReplies { form, .. }) => Some(form.hint().to_owned()),
             Self::Results(ResultsError::Damaged { .. } | ResultsError::Altered { .. } | ResultsError::Lost { .. })
             | Self::Ledger(LedgerError::Damaged { .. } | LedgerError::Sqlite { .. }) => Some(DOCTOR.to_owned()),
             Self::Ledger(LedgerError::Newer { .. }) => Some("use the program that wrote it, or a newer one".to_owned()),
             _ => None,
         }
+    }
+}
+
+/// What kind of error one of the service's is.
+#[must_use]
+pub fn remote_kind(error: &RemoteError) -> ErrorKind {
+    use crate::remote::ErrorKind as Remote;
+    match error.kind() {
+        Remote::Unauthorized => ErrorKind::Configuration,
+        Remote::LocalFile | Remote::OutOfFiles | Remote::InputChanged => ErrorKind::LocalState,
+        _ => ErrorKind::Provider,
+    }
+}
+
+/// What the user can do about a file of ours.
+#[must_use]
+pub fn file_hint(error: &FileError) -> Option<String> {
+    if error.source.kind() == std::io::ErrorKind::InvalidData {
+        Some(DOCTOR.to_owned())
+    } else {
+        durable::remedy(&error.source).map(str::to_owned)
     }
 }
 

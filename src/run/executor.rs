@@ -1,7 +1,7 @@
 //! Where steps run.
 //!
-//! In: a [`Step`]. Out: its [`StepResult`], or why it could not be done. [`LocalExecutor`] is this process; a cluster is another
-//! implementation, and nothing else.
+//! In: a [`Step`]. Out: its [`StepResult`], or why it could not be done. [`LocalExecutor`] is this process; a cluster
+//! is another implementation, and nothing else.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -19,7 +19,8 @@ use crate::run::error::Error;
 
 /// Does steps. How many are under way at a time is for the driver to decide.
 pub(crate) trait Executor: Send + Sync + 'static {
-    /// Does a step. May be called for any number of steps at a time; one whose future is dropped may be finished all the same.
+    /// Does a step. May be called for any number of steps at a time; one whose future is dropped may be finished all
+    /// the same.
     fn execute(&self, step: Step) -> impl Future<Output = Result<StepResult, StepError>> + Send;
 }
 

@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use super::directory::layout;
 use crate::input::envelope::Envelope;
+use crate::input::line_table::LineTable;
 use crate::input::recheck::Recheck;
 use crate::input::request_index::RequestIndex;
 use crate::input::shard_reader::ShardReader;
 use crate::input::source::Source;
 use crate::model::custom_id::IdHasher;
 use crate::model::shard::Shard;
-use crate::remote::{Payload, Redactor};
+use crate::remote::{Lines, Payload, Redactor};
 use crate::results::index;
 use crate::results::reply_index::{ReplyIndex, Slot};
 use crate::run::error::Error;
@@ -72,5 +73,24 @@ impl Payload for ShardPayload {
         let Files { source, requests, envelope, .. } = &*self.files;
         let reader = ShardReader::open(source.clone(), requests.clone(), self.shard.clone(), &self.files.run);
         Ok(Box::new(reader.map_err(|error| error.source)?.with_envelope(*envelope)))
+    }
+
+    fn lines(&self) -> io::Result<Arc<dyn Lines>> {
+        let Files { run, source, requests, envelope, .. } = &*self.files;
+        let table = LineTable::read(source.clone(), requests.clone(), &self.shard, *envelope, run)?;
+        Ok(Arc::new(ShardLines(table)))
+    }
+}
+
+/// The same, line by line.
+struct ShardLines(LineTable);
+
+impl Lines for ShardLines {
+    fn count(&self) -> u64 {
+        self.0.count()
+    }
+
+    fn read(&self, number: u64, line: &mut Vec<u8>) -> io::Result<()> {
+        self.0.line(number, line)
     }
 }

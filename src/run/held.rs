@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::directory::layout;
@@ -19,7 +20,7 @@ use crate::results::reply_index::Slot;
 use crate::run::error::Error;
 
 /// Why a shard waits for a decision.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum HeldReason {
     /// Nobody knows whether its batch was created.
@@ -75,7 +76,7 @@ impl HeldReason {
 }
 
 /// A shard that waits for a decision.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct HeldShard {
     /// Its number.
     pub shard: u32,

@@ -7,7 +7,7 @@
 //! it. Runs of earlier versions, whose fingerprints depended on more, are recognised by what their Ledgers say.
 
 use super::meta::RunMeta;
-use super::options::{BUILT_IN, RunOptions};
+use super::options::{BUILT_IN, Options};
 use crate::input::scan::Scan;
 use crate::remote::{Address, Provider, provider};
 
@@ -22,8 +22,8 @@ pub(crate) struct Identity {
 
 impl Identity {
     /// The identity of a run with these options.
-    pub(crate) fn of(options: &RunOptions) -> Self {
-        let service = canonical(&options.service.identity());
+    pub(crate) fn of(options: &Options) -> Self {
+        let service = canonical(&options.service.to_string());
         Self { service, endpoint: options.endpoint.clone(), assign_ids: options.line.assign_ids }
     }
 
@@ -63,7 +63,7 @@ impl Identity {
     }
 }
 
-/// The canonical spelling of a service, given what [`ServiceChoice::identity`](super::ServiceChoice::identity) returns.
+/// The canonical spelling of a service, given what a [`ServiceIdentity`](super::ServiceIdentity) writes.
 fn canonical(service: &str) -> String {
     let Some((name, place)) = service.split_once(' ') else { return service.to_owned() };
     let (Some(named), false) = (provider(name), place == BUILT_IN) else { return service.to_owned() };

@@ -1,10 +1,10 @@
 //! The step that puts a shard's replies into the reply index.
 //!
-//! In: a shard, the reply files of its batch, and what the service says of them. Out: slots, counts, and what is left over; or that
-//! what is here is not the answer, and nothing is written.
+//! In: a shard, the reply files of its batch, and what the service says of them. Out: slots, counts, and what is left
+//! over; or that what is here is not the answer, and nothing is written.
 //!
-//! What always holds: of a file that was fetched more than once the version is kept that answers more requests. A request that lacks
-//! its reply while the service says that it has answered more is neither counted nor sent again.
+//! What always holds: of a file that was fetched more than once the version is kept that answers more requests. A
+//! request that lacks its reply while the service says that it has answered more is neither counted nor sent again.
 
 use serde::{Deserialize, Serialize};
 
@@ -97,7 +97,8 @@ pub(crate) fn index(files: &Files, task: &Indexing) -> Result<ShardIndexed, Erro
         slot.take_if(|slot| task.is_own(slot));
     }
     let mut aside = SideFiles::new(&layout::aside(&files.run, task.submission));
-    // What came in the place of a reply file may come right when it is fetched again; if not, what can be read of it counts.
+    // What came in the place of a reply file may come right when it is fetched again; if not, what can be read of it
+    // counts.
     let strays = if task.when_short() == WhenShort::FetchAgain { Strays::RefuseWhole } else { Strays::SetAside };
     let options = IndexOptions { ids: files.ids, threads: files.threads, strays };
     let each_id = |tell: &mut dyn FnMut(u64, &str)| each_id(files, &members, tell);
@@ -165,7 +166,8 @@ fn count_others(
     Ok(())
 }
 
-/// Whether a reply of an incomplete shard is held like one that lacks: an error that may pass, with an output where nobody has seen it.
+/// Whether a reply of an incomplete shard is held like one that lacks: an error that may pass, with an output where
+/// nobody has seen it.
 pub(crate) fn is_held_too(slot: &Slot, submission: i64) -> bool {
     layout::is_of(slot.file, submission) && slot.kind == ReplyKind::Retryable
 }
@@ -246,8 +248,8 @@ fn answers(files: &Files, file: &ReplyFile, members: &[(u64, Record)], table: &I
     Ok(indexed.outputs + indexed.errors)
 }
 
-/// Tells the ids of the requests of a shard, each with its number there, and makes sure that the request index still knows them: before
-/// replies are taken for strangers, and what they answer is sent and paid for again.
+/// Tells the ids of the requests of a shard, each with its number there, and makes sure that the request index still
+/// knows them: before replies are taken for strangers, and what they answer is sent and paid for again.
 fn each_id(files: &Files, members: &[(u64, Record)], tell: &mut dyn FnMut(u64, &str)) -> Result<(), Error> {
     for (number, (seq, record)) in (0..).zip(members) {
         let mut line = vec![0; record.length as usize];

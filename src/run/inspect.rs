@@ -5,6 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 use super::directory::{self, RunDirectory, RunPlaces, layout};
 use super::meta::RunMeta;
 use super::report::{Report, held_requests};
@@ -36,7 +39,7 @@ pub fn newest(places: &RunPlaces, begun_in: Option<&Path>) -> Result<Option<Path
 }
 
 /// A batch that was asked to stop.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Cancelled {
     /// Its shard.
     pub shard: u32,
@@ -63,7 +66,7 @@ pub async fn cancel(api: &impl Api, run: &Path) -> Result<Vec<Cancelled>, Error>
 }
 
 /// What [`retry`] has decided.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Decided {
     /// Requests that will be sent again.
     pub requests: u64,

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use super::directory::{RunPlaces, layout};
 use super::identity::Identity;
 use super::meta::RunMeta;
-use super::options::RunOptions;
+use super::options::Options;
 use crate::input::scan::Scan;
-use crate::input::source::{FileIdentity, Input};
+use crate::input::source::Input;
 use crate::ledger::{Ledger, LedgerError};
 use crate::model::shard_state::{ShardRow, ShardState};
 use crate::run::error::Error;
+use crate::storage::identity::StoredIdentity;
 
 /// An existing run.
 #[derive(Debug)]
@@ -84,12 +85,12 @@ impl KnownRuns {
     }
 
     /// The run whose input files are unchanged by path, inode, size and modification time: they need not be read again.
-    pub(crate) fn with_unchanged_inputs(&self, options: &RunOptions, identity: &Identity) -> Option<&Path> {
-        let wanted: Option<Vec<FileIdentity>> = options
+    pub(crate) fn with_unchanged_inputs(&self, options: &Options, identity: &Identity) -> Option<&Path> {
+        let wanted: Option<Vec<StoredIdentity>> = options
             .inputs
             .iter()
             .map(|input| match input {
-                Input::File(path) => FileIdentity::of(path).ok(),
+                Input::File(path) => StoredIdentity::of(path).ok(),
                 Input::Stdin => None,
             })
             .collect();
@@ -109,8 +110,8 @@ impl KnownRuns {
     }
 
     /// The run with the lines of this scan; or an unreadable one that has its name.
-    pub(crate) fn with_lines(&self, options: &RunOptions, identity: &Identity, scan: &Scan) -> Option<&Path> {
-        let names = identity.names(scan, &options.service.identity());
+    pub(crate) fn with_lines(&self, options: &Options, identity: &Identity, scan: &Scan) -> Option<&Path> {
+        let names = identity.names(scan, &options.service.to_string());
         let has_its_name = |run: &&PathBuf| {
             let name = run.file_name().unwrap_or_default().to_string_lossy();
             names.iter().any(|fingerprint| directory_name(fingerprint) == name)

@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use super::directory::layout;
 use crate::input::check::LineLimits;
 use crate::input::envelope::Envelope;
-use crate::input::source::{FileIdentity, Input, Source};
+use crate::input::source::Source;
 use crate::ledger::{Ledger, LedgerError};
 use crate::model::custom_id::IdHasher;
 use crate::run::error::Error;
 use crate::storage::durable::FileError;
+use crate::storage::identity::StoredIdentity;
 
 /// A run as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +61,7 @@ pub(crate) struct RecordedPart {
     pub(crate) path: PathBuf,
     pub(crate) spooled: bool,
     /// What the user's file was like; none for standard input.
-    pub(crate) identity: Option<FileIdentity>,
+    pub(crate) identity: Option<StoredIdentity>,
 }
 
 impl RunMeta {
@@ -140,7 +141,7 @@ impl RunMeta {
     pub(crate) fn is_of_directory(&self, directory: &Path) -> bool {
         let mut files = self.parts.iter().filter_map(|part| part.identity.as_ref());
         self.begun_in.as_ref().is_some_and(|begun_in| begun_in.0 == directory)
-            || files.any(|file| file.path.starts_with(directory))
+            || files.any(|file| file.is_below(directory))
     }
 
     /// Whether the files that the run reads from are as they were: the user's untouched, the spools there.
@@ -150,7 +151,7 @@ impl RunMeta {
                 if part.spooled {
                     run.join(&part.path).is_file()
                 } else {
-                    part.identity.is_some() && FileIdentity::of(&part.path).ok() == part.identity
+                    part.identity.is_some() && StoredIdentity::of(&part.path).ok() == part.identity
                 }
             })
     }
@@ -161,20 +162,17 @@ pub(crate) fn json_text(value: &impl Serialize) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|error| Error::Internal { what: format!("the Ledger's meta: {error}") })
 }
 
-/// The parts of a Source that was opened from these inputs.
-pub(crate) fn record_parts(inputs: &[Input], source: &Source) -> Result<Vec<RecordedPart>, Error> {
+/// The parts of a Source that was opened from inputs.
+pub(crate) fn record_parts(source: &Source) -> Result<Vec<RecordedPart>, Error> {
     let mut recorded = Vec::new();
-    for (part, input) in source.parts().iter().zip(inputs) {
-        let identity = match input {
-            Input::File(path) => Some(FileIdentity::of(path)?),
-            Input::Stdin => None,
-        };
-        let path = if part.spooled {
+    for part in source.parts() {
+        let path = if part.is_spooled() {
             PathBuf::from(part.path.file_name().unwrap_or_default())
         } else {
             std::path::absolute(&part.path).map_err(FileError::on("resolve", &part.path))?
         };
-        recorded.push(RecordedPart { name: part.name.clone(), path, spooled: part.spooled, identity });
+        let (name, identity) = (part.name.clone(), part.identity.clone());
+        recorded.push(RecordedPart { name, path, spooled: part.is_spooled(), identity });
     }
     Ok(recorded)
 }

@@ -1,24 +1,25 @@
 //! The run: drives shards through the three phases, and keeps what must survive.
 //!
-//! In: [`RunOptions`], a place for the output, a [`Monitor`]. Out: a [`Summary`], and one output line for each line of the input.
+//! In: [`Options`], an [`Api`] that answers, a place for the output, a [`Monitor`]. Out: a [`Summary`], and one output
+//! line for each line of the input.
 //!
 //! | file | what it knows |
 //! | --- | --- |
 //! | [`options`] | what a run is asked to do |
 //! | [`directory`] | where its state lives, and who may work on it |
-//! | `prepare` | from inputs to a run directory, new or found again |
+//! | `open` | from inputs to a run directory, new or found again |
 //! | `identity`, `known`, `relocate` | which run is the same one, which there are, and one whose input has moved |
 //! | `meta` | what the Ledger says of a run as a whole |
 //! | `earlier` | a run that has paid for some of what another one is about to send |
 //! | [`ledger`](crate::ledger) | the truth about shards, batches and money |
 //! | [`intents`](crate::ledger::intents) | what was sent, once more, in case the Ledger forgets it |
-//! | [`shard_state`](crate::model::shard_state) | where a shard stands and what it needs next |
+//! | [`shard_state`](crate::model::shard_state) | how far a shard is and what it needs next |
 //! | [`incident`](crate::model::incident) | what went wrong |
 //! | `step`, `step_error` | what is done, as data |
 //! | `executor` | where it is done |
 //! | `files` | what it is done to |
 //! | `download` | reply files |
-//! | `indexing` | what replies say, and where each stands |
+//! | `indexing` | what replies say, and where each is |
 //! | `verdict` | whether they are all that the service has answered |
 //! | `rounds`, `retry_decision` | what is sent again |
 //! | [`held`] | what waits for a decision |
@@ -27,39 +28,46 @@
 //! | `output` | the output as it grows |
 //! | `summary` | how it ended |
 //! | [`inspect`], [`doctor`] | looking at a run from outside |
-//! | [`monitor`] | what is told to whoever runs it |
+//! | [`monitor`] | what the caller is told |
 //!
-//! What always holds: starting and resuming are the same thing, because every step begins from what the Ledger says.
+//! Invariants: starting and resuming are the same thing, because every step begins from what the Ledger says. Nothing
+//! here starts a service, reads the environment or prints.
 //!
 //! # At a billion requests
 //!
-//! What grows with the input are files, by what stands in each for a line, a shard or a reply:
+//! What grows with the input are files, by what is in each for a line, a shard or a reply:
 //!
 //! | what | for each | at 1,000,000,000 lines in 20,000 shards |
 //! | --- | --- | --- |
 //! | `requests.idx` | 32 bytes a line | 32 GB |
 //! | `replies.idx` | 16 bytes a line | 16 GB |
-//! | scratch for comparing ids, gone after the check | 16 bytes a line | 16 GB |
+//! | scratch for comparing ids, gone after the check | 17 bytes a line | 17 GB |
 //! | `ledger.sqlite` and `intents.log` | 0.7 kB a shard | 14 MB |
 //! | reply files | what the service sent | paid for, kept until `clean` |
 //!
-//! Memory is `--memory`, and what the driver knows of each shard, and the service's list while it is read: about 8 kB a shard in all. A run
-//! of 20,000 shards was seen with a peak of 214 MiB.
+//! Memory is `--memory`, and what the driver knows of each shard, and the service's list while it is read: about 8 kB a
+//! shard in all. A run of 20,000 shards was seen with a peak of 214 MiB.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::input::check::LineLimits;
 use crate::input::recheck::Recheck;
+use crate::input::request_index::RequestIndex;
+use crate::input::source::Source;
 use crate::ledger::Ledger;
 use crate::model::custom_id::IdHasher;
-use crate::remote::{Address, Api, HttpApi, Notice, Observer, Settings};
+use crate::model::outcome::Indexed;
+use crate::model::phase::Phase;
+use crate::remote::{Api, Observer};
+use crate::results::normalize::Shape;
 use crate::results::reply_index::ReplyIndex;
 use crate::run::error::Error;
-use crate::serve::{ServeOptions, Server, UpstreamOptions};
-use crate::storage::durable;
 
 pub mod directory;
 pub mod doctor;
@@ -99,69 +107,96 @@ pub use crate::run::open::DefectReport;
 pub use directory::RunPlaces;
 pub use earlier_run::EarlierRun;
 pub use monitor::{Event, Monitor, Silent};
-pub use options::{OnAmbiguous, OnEarlier, OutputTarget, RunOptions, ServiceChoice};
+pub use options::{OnAmbiguous, OnEarlier, Options, OutputTarget, ServiceIdentity};
 pub use output::Outputs;
 pub use report::Report;
 pub use summary::Summary;
 
-use crate::model::shard_state::ShardState;
+use crate::model::shard_state::{ShardRow, ShardState};
 use crate::run::open::Prepared;
 use directory::layout;
 use driver::{Driver, DriverInputs};
 use executor::LocalExecutor;
-use files::Files;
-use output::{Ending, Merger, OpenOutputs};
+use files::{Files, ShardPayload};
+use held::HeldShard;
+use output::{Ending, Merger, OpenOutputs, Written};
 
-/// Why a request was sent again that a service without a Batch API may have answered: said in the [`Summary`].
-const CRASHED: &str = "at the service when the process ended";
-
-/// The same, of one whose answer did not get here.
-const LOST: &str = "the answer was lost on its way";
-
-/// Runs the inputs through the service and writes the replies in input order; or goes on with the run that began it.
-///
-/// `stop` interrupts the run: it can be gone on with.
-///
-/// # Errors
-/// Whatever keeps the run from going on. Requests that failed or are held are no errors: the [`Summary`] has them.
-pub async fn run(
-    options: RunOptions,
-    outputs: Outputs,
+/// A run that is ready to be driven: its input is checked and packed, or it is an earlier one that is resumed. No other
+/// process can work on it meanwhile.
+pub struct Run {
+    prepared: Prepared,
+    options: Options,
     monitor: Arc<dyn Monitor>,
     stop: CancellationToken,
-) -> Result<Summary, Error> {
-    let begun = Instant::now();
-    check_targets(&options, &outputs)?;
-    let prepared = prepare_beside(&options, &monitor, &stop).await?;
-    let run = prepared.directory.path().to_owned();
-    let (api, server) = connect(&options, &run, prepared.ids, &monitor).await?;
-    let working = work(begun, prepared, Arc::new(api), options, outputs, monitor, stop.child_token());
-    let Some(server) = server else { return working.await };
-    let worked = Box::pin(unless_failed(&server, working, &stop)).await;
-    let again = server.sent_again();
-    let stopped = server.stop().await;
-    let mut summary = worked?;
-    stopped?;
-    for (reason, requests) in [(CRASHED, again.crashed), (LOST, again.lost)] {
-        if requests > 0 {
-            summary.report.sent_again.insert(reason.to_owned(), requests);
-        }
-    }
-    Ok(summary)
+    begun: Instant,
 }
 
-/// Works until the end, or until the built-in service cannot go on.
+impl fmt::Debug for Run {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Run").field("path", &self.path()).finish_non_exhaustive()
+    }
+}
+
+impl Run {
+    /// Checks and packs the inputs, or finds the run that began with them. Nothing is sent. The reading is done on a
+    /// thread of its own.
+    ///
+    /// `stop` interrupts this and what follows: the run can be resumed.
+    ///
+    /// # Errors
+    /// Whatever keeps the run from beginning: an input that cannot be read or has defects, a run directory that is
+    /// damaged or in use.
+    pub async fn open(options: Options, monitor: Arc<dyn Monitor>, stop: CancellationToken) -> Result<Self, Error> {
+        let begun = Instant::now();
+        options.check_report()?;
+        let prepared = prepare_beside(&options, &monitor, &stop).await?;
+        Ok(Self { prepared, options, monitor, stop, begun })
+    }
+
+    /// The run directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.prepared.directory.path()
+    }
+
+    /// Tells this run's [`Monitor`] what a client observes.
+    #[must_use]
+    pub fn observer(&self) -> Observer {
+        let monitor = self.monitor.clone();
+        Observer::new(move |notice| monitor.event(Event::Call(notice)))
+    }
+
+    /// Has every request answered by `api` and writes the replies in input order.
+    ///
+    /// # Errors
+    /// Whatever keeps the run from going on. Requests that failed or are held are no errors: the [`Summary`] has them.
+    pub async fn execute(self, api: impl Api, outputs: Outputs) -> Result<Summary, Error> {
+        let Self { prepared, options, monitor, stop, begun } = self;
+        outputs.check(&options)?;
+        let (api, stop, lock) = (Arc::new(api), stop.child_token(), prepared.directory.clone());
+        let working = work(begun, prepared, api.clone(), options, outputs, monitor, stop.clone());
+        let worked = unless_failed(&*api, working, &stop).await;
+        api.close().await;
+        // Until then an `Api` may write into the directory, too.
+        drop(lock);
+        let mut summary = worked?;
+        summary.count_again(api.sent_again());
+        Ok(summary)
+    }
+}
+
+/// Works until the end, or until the service cannot go on.
 async fn unless_failed(
-    server: &Server,
+    api: &impl Api,
     working: impl Future<Output = Result<Summary, Error>>,
     stop: &CancellationToken,
 ) -> Result<Summary, Error> {
-    tokio::pin!(working);
+    let mut working = Box::pin(working);
     let error = tokio::select! {
         worked = &mut working => return worked,
-        error = server.failed() => error,
+        error = api.failed() => error,
     };
-    // What is under way with it is brought to an end in good order.
+    // What is under way is brought to an end in good order.
     stop.cancel();
     match working.await {
         Err(Error::Interrupted) => Err(error.into()),
@@ -169,51 +204,32 @@ async fn unless_failed(
     }
 }
 
-/// Takes a run from where it stands to its end, whoever the service is.
+/// Takes a run from where it is to its end, whatever the service is.
 async fn work<A: Api>(
     begun: Instant,
     prepared: Prepared,
     api: Arc<A>,
-    options: RunOptions,
+    options: Options,
     outputs: Outputs,
     monitor: Arc<dyn Monitor>,
     stop: CancellationToken,
 ) -> Result<Summary, Error> {
-    let run = prepared.directory.path().to_owned();
-    let Prepared { ledger, source, requests, ids, line, resumed, directory } = prepared;
-    let replies = ReplyIndex::open_or_create(&layout::replies_index(&run), requests.len())?;
-    let (threads, memory_bytes) = (options.threads, options.memory_bytes / options::MEMORY_SHARE);
-    let packed = ledger.shards()?.into_iter().map(|known| known.shard).filter(|shard| shard.seq_range.is_none());
-    let recheck = Recheck::new(source.clone(), requests.clone(), ids, &run, packed);
-    let files = Arc::new(Files {
-        run: run.clone(),
-        source,
-        requests,
-        recheck,
-        replies,
-        ids,
-        envelope: line.envelope,
-        threads,
-        memory_bytes,
-        redactor: options.service.redactor(),
-    });
+    let Prepared { directory, ledger, source, requests, ids, line, resumed } = prepared;
+    let (run, delete_remote) = (directory.path().to_owned(), options.delete_remote);
+    let files = Arc::new(files(&run, (source, requests, ids, line), &ledger, &options)?);
+    attach(&*api, &files, &ledger)?;
     tell_start(&ledger, &run, resumed, &*monitor)?;
-    let recorded = ledger.reply_checksums()?;
-    let outputs = open_beside(outputs, &stop).await?;
+
+    let (recorded, outputs) = (ledger.reply_checksums()?, open_beside(outputs, &stop).await?);
     let merger = Merger::start(files.clone(), recorded, line, outputs, monitor.clone());
-    let delete_remote = options.delete_remote;
     let executor = Arc::new(LocalExecutor::new(api.clone(), files.clone(), &monitor));
     let inputs =
         DriverInputs { api: api.clone(), executor, files: files.clone(), ledger, options, monitor, merger, stop };
     let (held, mut ledger, merger) = Driver::new(inputs)?.drive().await?;
-    let totals = ledger.totals()?;
-    let (lines, looking) = (files.requests.len(), files.clone());
-    let writing = tokio::task::spawn_blocking(move || {
-        let (held, held_lines) = held::look_up(&looking, &held)?;
-        let ending = Ending { lines, held: held_lines, counted: (totals.outputs, totals.errors) };
-        Ok::<_, Error>((held, merger.finish(Some(ending))?))
-    });
-    let written = writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+
+    let lines = files.requests.len();
+    let written = finish(files, held, merger, ledger.totals()?).await?;
+    ledger.add_phase_times(&BTreeMap::from([(Phase::Merge, written.1.took)]))?;
     let mut summary = Summary::new(Report::of(&ledger, &run)?, written, lines, resumed, begun.elapsed())?;
     if summary.delivered {
         ledger.delivered()?;
@@ -226,6 +242,53 @@ async fn work<A: Api>(
     Ok(summary)
 }
 
+/// What the steps of a run work on.
+fn files(
+    run: &Path,
+    (source, requests, ids, line): (Arc<Source>, Arc<RequestIndex>, IdHasher, LineLimits),
+    ledger: &Ledger,
+    options: &Options,
+) -> Result<Files, Error> {
+    let packed = ledger.shards()?.into_iter().map(|known| known.shard).filter(|shard| shard.seq_range.is_none());
+    Ok(Files {
+        run: run.to_owned(),
+        recheck: Recheck::new(source.clone(), requests.clone(), ids, run, packed),
+        replies: ReplyIndex::open_or_create(&layout::replies_index(run), requests.len())?,
+        source,
+        requests,
+        ids,
+        envelope: line.envelope,
+        threads: options.threads,
+        memory_bytes: options.memory_bytes / options::MEMORY_SHARE,
+        redactor: options.redactor.clone(),
+    })
+}
+
+/// Writes the rest of the output, on a thread that may block: of requests that are held, too.
+async fn finish(
+    files: Arc<Files>,
+    held: Vec<ShardRow>,
+    merger: Merger,
+    totals: Indexed,
+) -> Result<(Vec<HeldShard>, Written), Error> {
+    let writing = tokio::task::spawn_blocking(move || {
+        let (held, held_lines) = held::look_up(&files, &held)?;
+        let ending = Ending { lines: files.requests.len(), held: held_lines, counted: (totals.outputs, totals.errors) };
+        Ok((held, merger.finish(Some(ending))?))
+    });
+    writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+/// Says which lines the files stand for that earlier processes have uploaded and whose batches have not ended.
+fn attach(api: &impl Api, files: &Arc<Files>, ledger: &Ledger) -> Result<(), Error> {
+    for ShardRow { shard, state, file_id, .. } in ledger.shards()? {
+        if let Some(file_id) = file_id.filter(|_| state.ended_batch().is_none()) {
+            api.attach(&file_id, Arc::new(ShardPayload { files: files.clone(), shard }));
+        }
+    }
+    Ok(())
+}
+
 /// Deletes what the run left at the service. One file that is already gone is no error; asking again is harmless.
 async fn delete_files(api: &impl Api, ledger: &Ledger) -> Result<(), Error> {
     for file_id in ledger.remote_files()? {
@@ -234,15 +297,37 @@ async fn delete_files(api: &impl Api, ledger: &Ledger) -> Result<(), Error> {
     Ok(())
 }
 
-/// Looks at what is to be written, before anything is read or sent.
-fn check_targets(options: &RunOptions, outputs: &Outputs) -> Result<(), Error> {
-    let mut files = targets::reading(&options.inputs)?;
-    targets::write_outputs(&mut files, outputs)?;
-    targets::write_report(&mut files, options.report.as_deref())?;
-    Ok(targets::keep_out_of_runs(&files, options.directory.as_deref())?)
+impl Options {
+    /// Refuses a report that would replace an input or a file of a run, before anything is read.
+    fn check_report(&self) -> Result<(), Error> {
+        let mut files = targets::reading(&self.inputs)?;
+        targets::write_report(&mut files, self.report.as_deref())?;
+        Ok(targets::keep_out_of_runs(&files, self.directory.as_deref())?)
+    }
 }
 
-/// Opens the outputs on a thread of its own: a named pipe has to wait for its reader, and an interrupt is heard meanwhile.
+impl Outputs {
+    /// All lines into this file, which appears when they are all there.
+    #[must_use]
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self { output: OutputTarget::File(path.into()), errors: None, shape: Shape::Native }
+    }
+
+    /// Refuses outputs that cannot be written, or that would replace an input, the report or a file of a run.
+    /// [`Run::execute`] does the same; a program that asks before [`Run::open`] does not read gigabytes in vain.
+    ///
+    /// # Errors
+    /// Which file it is, and what is wrong with it.
+    pub fn check(&self, options: &Options) -> Result<(), Error> {
+        let mut files = targets::reading(&options.inputs)?;
+        targets::write_outputs(&mut files, self)?;
+        targets::write_report(&mut files, options.report.as_deref())?;
+        Ok(targets::keep_out_of_runs(&files, options.directory.as_deref())?)
+    }
+}
+
+/// Opens the outputs on a thread of its own: a named pipe has to wait for its reader, and an interrupt is heard
+/// meanwhile.
 async fn open_beside(outputs: Outputs, stop: &CancellationToken) -> Result<OpenOutputs, Error> {
     let opening = tokio::task::spawn_blocking(move || OpenOutputs::open(outputs));
     tokio::select! {
@@ -253,7 +338,7 @@ async fn open_beside(outputs: Outputs, stop: &CancellationToken) -> Result<OpenO
 
 /// Reads and checks the input on a thread of its own, so that an interrupt is heard meanwhile.
 async fn prepare_beside(
-    options: &RunOptions,
+    options: &Options,
     monitor: &Arc<dyn Monitor>,
     stop: &CancellationToken,
 ) -> Result<Prepared, Error> {
@@ -263,49 +348,6 @@ async fn prepare_beside(
         prepared = preparing => prepared.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())),
         () = stop.cancelled() => Err(Error::Interrupted),
     }
-}
-
-/// The client, and the built-in service if that is what it talks to.
-async fn connect(
-    options: &RunOptions,
-    run: &Path,
-    ids: IdHasher,
-    monitor: &Arc<dyn Monitor>,
-) -> Result<(HttpApi, Option<Server>), Error> {
-    let monitor = monitor.clone();
-    let observer = Observer::new(move |notice: &Notice<'_>| monitor.event(Event::Call(notice)));
-    let settings = Settings { observer: observer.clone(), ..Settings::default() };
-    match &options.service {
-        ServiceChoice::At { provider, address, token } => {
-            Ok((HttpApi::new(provider, address.clone(), token.clone(), settings)?, None))
-        }
-        ServiceChoice::BuiltIn { provider } => {
-            let server = start(run, ServeOptions { dialect: provider.dialect, ..ServeOptions::default() }).await?;
-            let address = Address::parse(&server.base_url())?;
-            Ok((HttpApi::new(provider, address, Some(options::built_in_token()), settings)?, Some(server)))
-        }
-        ServiceChoice::Online { provider, address, token, concurrency, patience } => {
-            let upstream = UpstreamOptions {
-                concurrency: *concurrency,
-                give_up_after: Some(*patience),
-                observer,
-                ..UpstreamOptions::new(address.clone(), token.clone())
-            };
-            let own = options::own_token(ids.key);
-            let token = Some(own.clone().into_secret());
-            let server =
-                start(run, ServeOptions { token, upstream: Some(upstream), ..ServeOptions::default() }).await?;
-            let address = Address::parse(&server.base_url())?;
-            Ok((HttpApi::new(provider, address, Some(own), settings)?, Some(server)))
-        }
-    }
-}
-
-/// Starts the built-in service in the run directory.
-async fn start(run: &Path, options: ServeOptions) -> Result<Server, Error> {
-    let directory = layout::local(run);
-    durable::create_directory(&directory)?;
-    Ok(Server::start(ServeOptions { directory, ..options }).await?)
 }
 
 fn tell_start(ledger: &Ledger, run: &Path, resumed: bool, monitor: &dyn Monitor) -> Result<(), Error> {

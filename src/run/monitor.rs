@@ -1,6 +1,10 @@
-//! What the engine tells its caller, as typed events. It never prints; whoever shows an event chooses where, and may use its words.
+//! What the engine tells its caller, as typed events. It never prints; whoever shows an event chooses where, and may
+//! use its words.
 
 use std::fmt;
+
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::earlier_run::EarlierRun;
 use crate::model::defect::PlacedDefect;
@@ -148,7 +152,7 @@ impl fmt::Display for Note {
 }
 
 /// How many shards are in which state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ShardCounts {
     /// Not at the service yet.
     pub waiting: usize,
@@ -169,7 +173,8 @@ pub trait Monitor: Send + Sync {
     /// Something happened.
     fn event(&self, event: Event<'_>);
 
-    /// Whether all is to be sent although an earlier run has paid for some of it. May take as long as a user needs to answer.
+    /// Whether all is to be sent although an earlier run has paid for some of it. May take as long as a user needs to
+    /// answer.
     fn sends_again(&self, earlier: &EarlierRun) -> bool {
         let _ = earlier;
         false

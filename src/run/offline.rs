@@ -28,6 +28,7 @@ use crate::run::error::Error;
 use crate::run::output::{OpenOutputs, Unanswering};
 use crate::run::{DefectReport, Event, Monitor, Outputs, targets};
 use crate::storage::aligned::BlockWriter;
+use crate::storage::directory;
 use crate::storage::durable;
 use crate::storage::durable::{FileError, PendingFile};
 use crate::storage::user_files::{NamedFiles, Role, TargetError};
@@ -121,13 +122,11 @@ fn earlier_shards(options: &OfflineOptions, directory: &Path, replace: bool) -> 
     }
     let failed = || FileError::on("read", directory);
     let mut old = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(failed())? {
-        let name = entry.map_err(failed())?.file_name();
-        if name.to_str().is_some_and(is_shard_name) {
-            old.push(directory.join(name));
+    for path in directory::entries(directory)? {
+        if path.file_name().and_then(OsStr::to_str).is_some_and(is_shard_name) {
+            old.push(path);
         }
     }
-    old.sort();
     if let (Some(path), false) = (old.first(), replace) {
         return Err(TargetError::Exists { role: Role::Shard, path: path.clone() }.into());
     }

@@ -2,13 +2,14 @@
 //!
 //! In: the inputs. Out: a locked run directory, new or found again, with its Source, indexes and Ledger open.
 //!
-//! What always holds: a run is found again by what its input says, not by what it is called, so the same data through a pipe goes
-//! on with the run that a file began. Nothing of a new run has its name before all of the input is known to be good.
+//! Invariants: a run is found again by what its input says, not by what it is called, so the same data through a pipe
+//! goes on with the run that a file began. Nothing of a new run has its name before all of the input is known to be
+//! good.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,15 +29,17 @@ use crate::run::identity::Identity;
 use crate::run::known::{KnownRuns, directory_name};
 use crate::run::meta::{BegunIn, RunMeta, record_parts};
 use crate::run::monitor::{Event, Monitor};
-use crate::run::options::{MEMORY_SHARE, OnEarlier, RunOptions};
+use crate::run::options::{MEMORY_SHARE, OnEarlier, Options};
 use crate::run::relocate::relocate;
 use crate::storage::durable::FileError;
-use crate::storage::user_files::OutputFile;
+use crate::storage::sink::Sink;
+use crate::storage::user_files::open_output;
 
 /// A run directory that is ready to be driven.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    pub(crate) directory: RunDirectory,
+    /// Its lock is held as long as anything here writes into it.
+    pub(crate) directory: Arc<RunDirectory>,
     pub(crate) ledger: Ledger,
     pub(crate) source: Arc<Source>,
     pub(crate) requests: Arc<RequestIndex>,
@@ -47,7 +50,7 @@ pub(crate) struct Prepared {
 }
 
 /// Finds the run of these inputs, or makes it.
-pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Prepared, Error> {
+pub(crate) fn prepare(options: &Options, monitor: &dyn Monitor) -> Result<Prepared, Error> {
     let identity = Identity::of(options);
     let known = known_runs(options)?;
     if let Some(run) = known.with_unchanged_inputs(options, &identity) {
@@ -74,7 +77,7 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
     // Another process may have made it meanwhile.
     let there = known.with_lines(options, &identity, &scan).unwrap_or(&target);
     if layout::ledger(there).is_file() {
-        return go_on_with(there, (&identity, &scan), &source, incoming.path(), options);
+        return go_on_with(there, (&identity, &scan), &source, incoming.path());
     }
     if layout::requests(&target).is_file() {
         let hint = "restore the ledger; remove the directory only if nothing of it was submitted".to_owned();
@@ -84,7 +87,7 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
     let meta = RunMeta {
         created_at: jiff::Timestamp::now().to_string(),
         fingerprint,
-        service: options.service.identity(),
+        service: options.service.to_string(),
         endpoint: options.endpoint.clone(),
         skip_invalid: options.skip_invalid,
         ids,
@@ -92,7 +95,7 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
         lines: scan.requests + scan.defects,
         requests: scan.requests,
         begun_in: BegunIn::here(),
-        parts: record_parts(&options.inputs, &source)?,
+        parts: record_parts(&source)?,
     };
     source.sync_spools()?;
     drop(source);
@@ -100,7 +103,7 @@ pub(crate) fn prepare(options: &RunOptions, monitor: &dyn Monitor) -> Result<Pre
 }
 
 /// The runs that may be the one to resume.
-fn known_runs(options: &RunOptions) -> Result<KnownRuns, Error> {
+fn known_runs(options: &Options) -> Result<KnownRuns, Error> {
     match &options.directory {
         Some(directory) => {
             require_own(directory)?;
@@ -112,7 +115,7 @@ fn known_runs(options: &RunOptions) -> Result<KnownRuns, Error> {
 
 /// Asks for confirmation if an earlier run has paid for some of the input.
 fn ask_about_earlier(
-    options: &RunOptions,
+    options: &Options,
     known: &KnownRuns,
     new: (&Identity, &Scan),
     target: &Path,
@@ -161,7 +164,6 @@ fn go_on_with(
     (identity, scan): (&Identity, &Scan),
     source: &Source,
     incoming: &Path,
-    options: &RunOptions,
 ) -> Result<Prepared, Error> {
     let directory = RunDirectory::open(target)?;
     let mut ledger = Ledger::open(&layout::ledger(target))?;
@@ -175,7 +177,7 @@ fn go_on_with(
     }
     if !meta.parts_unchanged(target) {
         // The lines are the same but the file is not where it was: these inputs stand in for it.
-        relocate(&mut ledger, target, incoming, &record_parts(&options.inputs, source)?)?;
+        relocate(&mut ledger, target, incoming, &record_parts(source)?)?;
     }
     open_run(directory, Some(ledger), true)
 }
@@ -202,19 +204,27 @@ pub(crate) fn open_run(directory: RunDirectory, ledger: Option<Ledger>, resumed:
         let (what, hint) = ("has no input", "run its own command again: it finds the input by its lines");
         return Err(Error::Directory { path: path.to_owned(), what: what.to_owned(), hint: hint.to_owned() });
     }
-    let places = parts.into_iter().map(|part| (part.name, path.join(part.path), part.spooled));
+    let places = parts.into_iter().map(|part| (part.name, path.join(part.path)));
     let source = Source::reopen(places)?;
-    Ok(Prepared { source: Arc::new(source), requests: Arc::new(requests), ids, line, resumed, ledger, directory })
+    Ok(Prepared {
+        source: Arc::new(source),
+        requests: Arc::new(requests),
+        ids,
+        line,
+        resumed,
+        ledger,
+        directory: Arc::new(directory),
+    })
 }
 
 /// Spools and opens the inputs.
-fn open_source(options: &RunOptions, spool: &Path, monitor: &dyn Monitor) -> Result<Source, Error> {
+fn open_source(options: &Options, spool: &Path, monitor: &dyn Monitor) -> Result<Source, Error> {
     Ok(Source::open(&options.inputs, spool, &|bytes| monitor.event(Event::Spooled { bytes }))?)
 }
 
 /// Checks and packs the input; an error if it has defects that are not to be skipped, or no requests.
 fn check(
-    options: &RunOptions,
+    options: &Options,
     source: &Source,
     ids: IdHasher,
     incoming: &Path,
@@ -247,15 +257,17 @@ fn check(
 /// Where Defects go: the first few to the monitor, all of them to the report.
 #[derive(Debug)]
 pub struct DefectReport {
-    report: Option<std::io::BufWriter<OutputFile>>,
+    report: Option<std::io::BufWriter<Box<dyn Sink>>>,
+    /// Of the report, for messages.
+    path: PathBuf,
     left: Cell<u64>,
 }
 
 impl DefectReport {
     /// A report at `path`, if there is one; `shown_max` Defects go to the monitor.
     pub fn create(path: Option<&Path>, shown_max: u64) -> Result<Self, FileError> {
-        let report = path.map(OutputFile::open).transpose()?.map(std::io::BufWriter::new);
-        Ok(Self { report, left: Cell::new(shown_max) })
+        let report = path.map(open_output).transpose()?.map(std::io::BufWriter::new);
+        Ok(Self { report, path: path.map(Path::to_owned).unwrap_or_default(), left: Cell::new(shown_max) })
     }
 
     /// Takes a Defect, and says whether more are wanted.
@@ -265,10 +277,9 @@ impl DefectReport {
             monitor.event(Event::Defect(placed));
         }
         if let Some(report) = &mut self.report {
-            let target = report.get_ref().path().to_owned();
             let line = serde_json::to_vec(placed).map_err(std::io::Error::from);
             let written = line.and_then(|line| report.write_all(&line).and_then(|()| report.write_all(b"\n")));
-            written.map_err(FileError::on("write", &target))?;
+            written.map_err(FileError::on("write", &self.path))?;
         }
         Ok(self.left.get() > 0 || self.report.is_some())
     }
@@ -276,7 +287,6 @@ impl DefectReport {
     /// Makes the report appear.
     pub fn finish(self) -> Result<(), FileError> {
         let Some(report) = self.report else { return Ok(()) };
-        let target = report.get_ref().path().to_owned();
-        report.into_inner().map_err(|error| FileError::on("write", &target)(error.into_error()))?.publish()
+        report.into_inner().map_err(|error| FileError::on("write", &self.path)(error.into_error()))?.finish()
     }
 }

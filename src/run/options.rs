@@ -5,13 +5,14 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-
 use super::directory::RunPlaces;
+use crate::dialect::provider::Host;
+use crate::dialect::providers::EMBEDDINGS;
 use crate::input::check::LineLimits;
+use crate::input::envelope::Envelope;
 use crate::input::source::Input;
 use crate::model::shard::ShardLimits;
-use crate::remote::{Address, Provider, Redactor, Token};
+use crate::remote::{Address, Limits, Provider, Redactor};
 
 /// Defects shown, unless the user says otherwise.
 pub const MAX_DEFECTS: u64 = 100;
@@ -25,81 +26,59 @@ pub const MEMORY_SHARE: usize = 4;
 /// Uploads at a time, unless the user says otherwise.
 pub const UPLOADS: usize = 4;
 
-/// How long the list is watched, unless the user says otherwise. How fast Together's list shows a new batch is not known.
+/// How long the list is watched, unless the user says otherwise. How fast Together's list shows a new batch is not
+/// known.
 pub const SETTLE: Duration = Duration::from_secs(600);
 
 /// Rounds, unless the user says otherwise.
 pub const ROUNDS: u32 = 3;
 
+/// Requests of a shard at a service that is asked request by request, unless the user says otherwise. The replies of a
+/// shard appear when all of it is done, and smaller batches cost such a service nothing.
+pub const ONLINE_SHARD_REQUESTS: u64 = 5_000;
+
+/// Where runs are kept, unless the user says otherwise.
+const HOME: &str = ".batchline";
+
 /// Downloads at a time.
 pub const DOWNLOADS: usize = 4;
 
-/// How long a service without a Batch API may be out of reach, or refuse everything, before the run ends, unless the user says otherwise.
-/// It can be resumed later.
-pub const ONLINE_PATIENCE: Duration = Duration::from_mins(30);
-
-/// Where the built-in service is, in [`ServiceChoice::identity`].
+/// The place of the built-in service, in a [`ServiceIdentity`].
 pub const BUILT_IN: &str = "built in";
 
-/// The service that answers.
-#[derive(Debug, Clone)]
-pub enum ServiceChoice {
-    /// The built-in one, started for this run inside of this process.
-    BuiltIn {
-        /// Its provider.
-        provider: &'static Provider,
-    },
-    /// One that has no Batch API, behind the built-in one, which is started for this run inside of this process.
-    Online {
-        /// Its provider.
-        provider: &'static Provider,
-        /// Where it is.
-        address: Address,
-        /// The key, if there is one.
-        token: Option<Token>,
-        /// Most requests that are there at a time.
-        concurrency: usize,
-        /// See [`ONLINE_PATIENCE`].
-        patience: Duration,
-    },
-    /// One that is somewhere.
-    At {
-        /// What it takes and how it speaks.
-        provider: &'static Provider,
-        /// Where it is.
-        address: Address,
-        /// The key, if there is one.
-        token: Option<Token>,
-    },
+/// What tells one service from another in a run's fingerprint: the provider, and where it is.
+///
+/// Written as the provider's name, a space, and the base URL: `together https://api.together.ai/v1`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceIdentity {
+    /// What it takes and how it speaks.
+    pub provider: &'static Provider,
+    place: String,
 }
 
-impl ServiceChoice {
-    /// What tells one service from another in a run's fingerprint: the provider's name, and behind a space its address.
+impl ServiceIdentity {
+    /// The provider at its own base URL. One that has none needs an address: see [`ServiceIdentity::at`].
     #[must_use]
-    pub fn identity(&self) -> String {
-        match self {
-            Self::BuiltIn { provider } => format!("{} {BUILT_IN}", provider.identity()),
-            Self::At { provider, address, .. } | Self::Online { provider, address, .. } => {
-                format!("{} {address}", provider.identity())
-            }
-        }
+    pub fn of(provider: &'static Provider) -> Self {
+        Self { provider, place: provider.base_url.to_owned() }
     }
 
-    /// What takes its key out of texts.
+    /// The provider at this base URL.
     #[must_use]
-    pub fn redactor(&self) -> Redactor {
-        match self {
-            Self::BuiltIn { .. } => Redactor::default(),
-            Self::At { token, .. } | Self::Online { token, .. } => Redactor::of(token.clone()),
-        }
+    pub fn at(provider: &'static Provider, address: &Address) -> Self {
+        Self { provider, place: address.to_string() }
     }
 
-    /// What it takes and how it speaks.
+    /// The provider, answered by a server inside of the process, whose address is another one each time.
     #[must_use]
-    pub fn provider(&self) -> &'static Provider {
-        match self {
-            Self::BuiltIn { provider } | Self::At { provider, .. } | Self::Online { provider, .. } => provider,
-        }
+    pub fn built_in(provider: &'static Provider) -> Self {
+        Self { provider, place: BUILT_IN.to_owned() }
+    }
+}
+
+impl fmt::Display for ServiceIdentity {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {}", self.provider.identity(), self.place)
     }
 }
 
@@ -107,7 +86,8 @@ impl ServiceChoice {
 pub enum OutputTarget {
     /// To a writer, as they become final.
     Writer(Box<dyn Write + Send>),
-    /// To a file, which appears whole when the run is done, or to a pipe or device, which gets lines as they become final.
+    /// To a file, which appears whole when the run is done, or to a pipe or device, which gets lines as they become
+    /// final.
     File(PathBuf),
 }
 
@@ -120,7 +100,7 @@ impl fmt::Debug for OutputTarget {
     }
 }
 
-/// What to do with a submission of which nobody knows whether it created a batch, when the service's list shows none.
+/// What to do with a submission whose outcome is unknown, when the service's list shows no batch of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnAmbiguous {
     /// Leave it for somebody to decide. The only choice that never pays twice, whatever the service does.
@@ -138,30 +118,51 @@ pub enum OnEarlier {
     SendAll,
 }
 
-/// The key for the built-in service, which takes any.
-pub(super) fn built_in_token() -> Token {
-    Token::new("built-in").expect("it is not empty")
+/// What the provider takes in one batch for this endpoint.
+#[must_use]
+pub fn shard_limits(provider: &Provider, endpoint: &str) -> ShardLimits {
+    let Limits { shard_requests, shard_bytes, embedding_inputs, .. } = provider.limits;
+    ShardLimits {
+        requests: shard_requests,
+        bytes: shard_bytes,
+        inputs: embedding_inputs.filter(|_| endpoint == EMBEDDINGS),
+    }
 }
 
-/// The key for the built-in service of one run, where it takes no other: behind it is a service that may cost money, and others
-/// on this machine can reach it. It follows from the run's own key for ids, which stands in the Ledger, for the owner alone.
-pub(super) fn own_token(id_key: u64) -> Token {
-    let digest = Sha256::new().chain_update(b"batchline online\0").chain_update(id_key.to_le_bytes()).finalize();
-    let [half, other] = [0, 16].map(|at| u128::from_le_bytes(digest[at..at + 16].try_into().unwrap_or([0; 16])));
-    Token::new(&format!("{half:032x}{other:032x}")).expect("it is made of digits and letters")
+/// What is packed into one shard for this endpoint, unless the user says otherwise: as much as the provider takes, or
+/// [`ONLINE_SHARD_REQUESTS`].
+#[must_use]
+pub fn usual_shard(provider: &Provider, endpoint: &str) -> ShardLimits {
+    let most = shard_limits(provider, endpoint);
+    let requests = if provider.host == Host::Online { most.requests.min(ONLINE_SHARD_REQUESTS) } else { most.requests };
+    ShardLimits { requests, ..most }
+}
+
+/// What the provider wants of the lines of such a shard: each must fit it with its line end.
+#[must_use]
+pub fn line_limits(provider: &Provider, endpoint: &'static str, shard: ShardLimits) -> LineLimits {
+    LineLimits {
+        line_bytes: provider.limits.line_bytes.min(shard.bytes - 1),
+        custom_id_characters: provider.limits.custom_id_characters as usize,
+        envelope: Envelope::for_provider(provider, endpoint),
+        assign_ids: false,
+        inputs: shard.inputs,
+    }
 }
 
 /// What a run is asked to do.
 #[derive(Debug, Clone)]
-pub struct RunOptions {
+pub struct Options {
     /// The inputs, in order.
     pub inputs: Vec<Input>,
     /// Where runs are kept and looked up.
     pub places: RunPlaces,
     /// This run's directory, if it is not to be named after its fingerprint.
     pub directory: Option<PathBuf>,
-    /// The service.
-    pub service: ServiceChoice,
+    /// The service, as far as the run is named after it. The [`Api`](crate::remote::Api) that reaches it comes later.
+    pub service: ServiceIdentity,
+    /// Takes the key out of what replies say, where it is told or recorded.
+    pub redactor: Redactor,
     /// The endpoint that answers the requests.
     pub endpoint: String,
     /// How long the service may take over a batch, as the service writes it. Batches that exist already keep theirs.
@@ -198,4 +199,76 @@ pub struct RunOptions {
     pub rounds: u32,
     /// Whether the run's files at the service are deleted when every request has an output.
     pub delete_remote: bool,
+}
+
+impl Options {
+    /// A run of these inputs at `provider`, at its own base URL and with its own limits; everything else as the fields
+    /// say:
+    ///
+    /// - runs are kept in `.batchline` below the working directory;
+    /// - every line must be a request, an input without lines is refused, and an earlier run that has paid for some of
+    ///   the lines is asked about;
+    /// - as many threads as there are cores, [`MEMORY_BYTES`], [`UPLOADS`] at a time, [`ROUNDS`];
+    /// - a submission whose outcome is unknown is held, once the service's list was watched for [`SETTLE`].
+    #[must_use]
+    pub fn new(inputs: impl IntoIterator<Item = impl Into<PathBuf>>, provider: &'static Provider) -> Self {
+        let endpoint = provider.endpoint();
+        let shard = usual_shard(provider, endpoint);
+        Self {
+            inputs: inputs.into_iter().map(|path| Input::File(path.into())).collect(),
+            places: RunPlaces { home: PathBuf::from(HOME), others: Vec::new() },
+            directory: None,
+            service: ServiceIdentity::of(provider),
+            redactor: Redactor::default(),
+            endpoint: endpoint.to_owned(),
+            completion_window: provider.completion_window.to_owned(),
+            line: line_limits(provider, endpoint, shard),
+            shard,
+            on_earlier: OnEarlier::Ask,
+            skip_invalid: false,
+            allow_empty: false,
+            report: None,
+            max_defects: MAX_DEFECTS,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_bytes: MEMORY_BYTES,
+            uploads: UPLOADS,
+            poll_interval: provider.poll_interval,
+            on_ambiguous: OnAmbiguous::Hold,
+            settle: SETTLE,
+            max_in_flight_batches: provider.limits.batches_in_flight,
+            rounds: ROUNDS,
+            delete_remote: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::providers::{PROVIDERS, provider};
+
+    #[test]
+    fn lines_can_name_every_endpoint_of_every_provider() {
+        for row in PROVIDERS {
+            let shard = shard_limits(row, row.endpoint());
+            for endpoint in row.endpoints {
+                let envelope = line_limits(row, endpoint, shard).envelope;
+                assert_eq!(Envelope::read(&envelope.to_string()), Some(envelope), "{}", row.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_service_is_named_by_its_provider_and_place() {
+        let [together, local] = ["together", "local"].map(|name| provider(name).unwrap());
+        let address = Address::parse("http://127.0.0.1:9/v1").unwrap();
+        for (identity, text) in [
+            (ServiceIdentity::of(together), "together https://api.together.ai/v1"),
+            (ServiceIdentity::at(together, &address), "together http://127.0.0.1:9/v1"),
+            (ServiceIdentity::built_in(local), "local built in"),
+        ] {
+            assert_eq!(identity.to_string(), text);
+        }
+        assert_eq!(Options::new(["a"], together).service, ServiceIdentity::of(together));
+    }
 }

@@ -1,15 +1,15 @@
 //! The output as it grows: a thread that merges whatever has become final.
 //!
-//! In: the watermark, the first Seq whose outcome may still change. Out: all lines before it, in order; at the end the rest, in which
-//! there may be requests that are held, and the totals.
+//! In: the watermark, the first Seq whose outcome may still change. Out: all lines before it, in order; at the end the
+//! rest, in which there may be requests that are held, and the totals.
 //!
 //! A file appears whole, when all is written; a writer gets the lines as they become final.
 //!
-//! What always holds: a reply file that an earlier process has indexed is compared with its checksum before a line of it is given
+//! Invariants: a reply file that an earlier process has indexed is compared with its checksum before a line of it is given
 //! out, and no output appears as whole that has more or fewer outputs and errors than were counted.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,7 +36,8 @@ use crate::results::{ResultsError, index};
 use crate::run::error::Error;
 use crate::storage::aligned::BlockWriter;
 use crate::storage::durable::FileError;
-use crate::storage::user_files::OutputFile;
+use crate::storage::sink::{Sink, WriterSink};
+use crate::storage::user_files::open_output;
 
 /// How long a run that stops early waits for the thread.
 const LAST_WORK: Duration = Duration::from_secs(1);
@@ -101,7 +102,8 @@ pub(crate) struct Merger {
 }
 
 impl Drop for Merger {
-    /// A run that stops early lets the thread remove what it has begun to write; one that hangs at a pipe is left behind.
+    /// A run that stops early lets the thread remove what it has begun to write; one that hangs at a pipe is left
+    /// behind.
     fn drop(&mut self) {
         self.writer = None;
         let deadline = Instant::now() + LAST_WORK;
@@ -293,8 +295,8 @@ impl Unanswering<'_> {
         })
     }
 
-    /// Looks at the line again. `held` says why its request is held, if it is; `note` tells what became of a shard's batch, where that
-    /// explains it.
+    /// Looks at the line again. `held` says why its request is held, if it is; `note` tells what became of a shard's
+    /// batch, where that explains it.
     pub(crate) fn explain(
         &self,
         seq: u64,
@@ -334,35 +336,29 @@ impl Unanswering<'_> {
     }
 }
 
-/// A writer of the caller's, or a file.
-enum OpenOutput {
-    Writer(BlockWriter<Box<dyn Write + Send>>),
-    File(BlockWriter<OutputFile>),
-}
+/// A sink that is written to in blocks.
+struct OpenOutput(BlockWriter<Box<dyn Sink>>);
 
 impl OpenOutput {
-    fn file(path: &Path) -> Result<Self, FileError> {
-        Ok(Self::File(BlockWriter::new(OutputFile::open(path)?)))
+    fn new(sink: Box<dyn Sink>) -> Self {
+        Self(BlockWriter::new(sink))
     }
 
-    fn sink(&mut self) -> &mut dyn Write {
-        match self {
-            Self::Writer(writer) => writer,
-            Self::File(file) => file,
-        }
+    fn file(path: &Path) -> Result<Self, FileError> {
+        Ok(Self::new(open_output(path)?))
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        self.0.flush().map_err(|error| ResultsError::Output(error).into())
     }
 
     /// Writes the rest, and returns whether it is delivered.
-    fn finish(self) -> Result<bool, Error> {
-        match self {
-            Self::Writer(mut writer) => {
-                writer.flush().map(|()| true).map_err(|error| ResultsError::Output(error).into())
-            }
-            Self::File(file) => {
-                let path = file.get_ref().path().to_owned();
-                Ok(file.into_inner().map_err(FileError::on("write", &path))?.deliver()?)
-            }
+    fn finish(mut self) -> Result<bool, Error> {
+        if let Some(path) = self.0.get_ref().path().map(Path::to_owned) {
+            return Ok(self.0.into_inner().map_err(FileError::on("write", &path))?.deliver()?);
         }
+        self.flush()?;
+        Ok(self.0.into_inner().map_err(ResultsError::Output)?.deliver()?)
     }
 }
 
@@ -375,7 +371,7 @@ pub(crate) struct OpenOutputs {
 impl OpenOutputs {
     pub(crate) fn open(outputs: Outputs) -> Result<Self, FileError> {
         let output = match outputs.output {
-            OutputTarget::Writer(writer) => OpenOutput::Writer(BlockWriter::new(writer)),
+            OutputTarget::Writer(writer) => OpenOutput::new(Box::new(WriterSink(writer))),
             OutputTarget::File(path) => OpenOutput::file(&path)?,
         };
         let errors = outputs.errors.as_deref().map(OpenOutput::file).transpose()?;
@@ -383,12 +379,12 @@ impl OpenOutputs {
     }
 
     pub(crate) fn sinks(&mut self) -> Sinks<'_> {
-        Sinks { outputs: self.output.sink(), errors: self.errors.as_mut().map(OpenOutput::sink) }
+        let errors = self.errors.as_mut().map(|errors| &mut errors.0 as &mut dyn Write);
+        Sinks { outputs: &mut self.output.0, errors }
     }
 
     fn flush(&mut self) -> Result<(), Error> {
-        let flushed: io::Result<()> = self.output.sink().flush();
-        flushed.map_err(|error| ResultsError::Output(error).into())
+        self.output.flush()
     }
 
     /// Writes the rest, and returns whether both are delivered.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::directory::{self, layout};
@@ -19,7 +20,7 @@ use crate::model::shard_state::{ShardRow, ShardState};
 use crate::run::error::Error;
 
 /// A run, as its Ledger has it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Report {
     /// The run directory.
     #[serde(serialize_with = "crate::storage::path_text::shown")]
@@ -83,15 +84,16 @@ pub struct Report {
     pub owner: Option<String>,
     /// How many shards are in each state.
     pub shards_by_state: BTreeMap<&'static str, u64>,
-    /// The shards, by number; none in a summary.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// The shards, by number; none in a [`Summary`](super::Summary). Not in its JSON: whoever renders it decides on them.
+    #[serde(skip)]
     pub shards: Vec<ShardStatus>,
-    /// What went wrong and was dealt with, in the run's whole life.
+    /// What went wrong and was dealt with, in the run's whole life. Not in its JSON either.
+    #[serde(skip)]
     pub incidents: Vec<String>,
 }
 
 /// Where a run stands as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunState {
     /// Nothing was ever submitted: it has cost nothing.
@@ -131,7 +133,7 @@ fn is_queued(known: &ShardRow) -> bool {
 }
 
 /// Where a shard stands.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct ShardStatus {
     /// Its number.
     pub number: u32,

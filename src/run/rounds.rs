@@ -1,11 +1,11 @@
 //! Further rounds: what a round left without an output, and is retryable, goes up again.
 //!
-//! In: shards that are indexed. Out: new shards that hold only those of their requests that are retryable. The driver plans a round from the
-//! Ledger; the step that packs it reads the slots and lines.
+//! In: shards that are indexed. Out: new shards that hold only those of their requests that are retryable. The driver
+//! plans a round from the Ledger; the step that packs it reads the slots and lines.
 //!
-//! Invariants: what is sent again is what was checked, whatever has become of the input. A request is in at most one shard of each round.
-//! The list of a round is on disk, synced, before the Ledger knows its shards; packed again after a crash, it comes out the same. A
-//! shard's requests are in input order.
+//! Invariants: what is sent again is what was checked, whatever has become of the input. A request is in at most one
+//! shard of each round. The list of a round is on disk, synced, before the Ledger knows its shards; packed again after
+//! a crash, it comes out the same. A shard's requests are in input order.
 
 use std::collections::BTreeMap;
 
@@ -111,7 +111,8 @@ pub(crate) fn pack(files: &Files, plan: &RoundPlan) -> Result<NextRound, Error> 
 }
 
 impl ShardLeft {
-    /// Adds its unfinished requests to those that are sent again, and the reasons. Returns the errors that it still counts.
+    /// Adds its unfinished requests to those that are sent again, and the reasons. Returns the errors that it still
+    /// counts.
     fn collect<'s>(
         &'s self,
         files: &Files,

@@ -1,10 +1,11 @@
 //! Steps: the pieces of work that take a run further, as data.
 //!
-//! In: what the driver has decided. Out: for each [`Step`] one [`StepResult`], for the driver to record. Both are serialisable, so a step
-//! can run anywhere that an [`Executor`](super::executor::Executor) takes it.
+//! In: what the driver has decided. Out: for each [`Step`] one [`StepResult`], for the driver to record. Both are
+//! serialisable, so a step can run anywhere that an [`Executor`](super::executor::Executor) takes it.
 //!
-//! Invariants: a step names all that it works on. It is idempotent: cut off by a crash, or done twice, it leaves what doing it once leaves.
-//! None of them may create a batch; that call, and all others about batches, are the driver's own.
+//! Invariants: a step names all that it works on. It is idempotent: cut off by a crash, or done twice, it leaves what
+//! doing it once leaves. None of them may create a batch; that call, and all others about batches, are the driver's
+//! own.
 
 use serde::{Deserialize, Serialize};
 

@@ -2,16 +2,24 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::held::HeldShard;
 use super::output::Written;
 use super::report::Report;
 use crate::model::outcome::Outcomes;
+use crate::remote::Again;
 use crate::run::error::Error;
 
+/// Why a request was sent again that a service without a Batch API may have answered.
+const CRASHED: &str = "at the service when the process ended";
+
+/// The same, of one whose answer did not get here.
+const LOST: &str = "the answer was lost on its way";
+
 /// How a run ended: every line of the input accounted for.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Summary {
     /// What its Ledger says, without the single shards.
     #[serde(flatten)]
@@ -63,6 +71,15 @@ impl Summary {
             resumed,
             seconds: took.as_secs_f64(),
         })
+    }
+
+    /// Adds what a service without a Batch API was sent twice.
+    pub(super) fn count_again(&mut self, again: Again) {
+        for (reason, requests) in [(CRASHED, again.crashed), (LOST, again.lost)] {
+            if requests > 0 {
+                self.report.sent_again.insert(reason.to_owned(), requests);
+            }
+        }
     }
 
     /// Whether every request has an output and no two replies contradict each other.

@@ -2,7 +2,7 @@
 //!
 //! In: paths and bytes. Out: files that are either whole and on disk, or not there at all.
 //!
-//! What always holds:
+//! Invariants:
 //! - A file published here was synced before its rename, and its directory was synced after it: after a
 //!   power cut the name either does not exist or leads to the whole content. One exception: a file of the user's that
 //!   cannot be replaced, such as a mount point, is written over.
@@ -134,12 +134,6 @@ impl PendingFile {
         }
     }
 
-    /// The file to write to, and to read back from.
-    #[must_use]
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
     /// Where the file will appear.
     #[must_use]
     pub fn target(&self) -> &Path {
@@ -259,6 +253,23 @@ pub fn transfer(from: &Path, to: &Path) -> Result<(), FileError> {
         }
         published => published,
     }
+}
+
+/// Makes `to` another name of the file at `from`, which is whole and synced; an older file of that name is replaced. Where files cannot
+/// have two names, the content is copied.
+pub fn link(from: &Path, to: &Path) -> Result<(), FileError> {
+    let temporary = to.with_file_name(temporary_name(to, fastrand::u32(..)));
+    if fs::hard_link(from, &temporary).is_ok() {
+        let renamed = rename(&temporary, to);
+        // Two names of one file are not renamed into each other.
+        let _ = fs::remove_file(&temporary);
+        renamed?;
+        return sync_parent(to);
+    }
+    let mut pending = PendingFile::create(to)?;
+    let mut file = File::open(from).map_err(FileError::on("open", from))?;
+    io::copy(&mut file, &mut pending).map_err(FileError::on("write", to))?;
+    pending.publish()
 }
 
 /// Renames a whole directory and makes the new name durable. Fails if `to` exists and is not empty.
@@ -412,7 +423,7 @@ fn name_in_temporary(temporary: &str) -> Option<&str> {
 }
 
 /// Whether an open file is still what a path leads to.
-fn is_at(path: &Path, file: &File) -> bool {
+pub(super) fn is_at(path: &Path, file: &File) -> bool {
     let same =
         |named: Metadata| file.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (named.dev(), named.ino()));
     fs::symlink_metadata(path).is_ok_and(same)

@@ -2,20 +2,19 @@
 //!
 //! In: a file and the number of a block. Out: the lines that *start* in that block, each whole.
 //!
-//! What always holds:
+//! Invariants:
 //! - A line is what stands between two `\n` bytes; nothing else ends one. A line belongs to the block in which its first
 //!   byte stands, so the blocks can be framed in any order and no line is seen twice or left out.
 //! - A line longer than the limit is reported by its place and never held in memory; a [`RangeReader`] goes through it.
 
-use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
 use memchr::{memchr, memchr_iter};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::storage::aligned::AlignedBuffer;
+use crate::storage::read_at::ReadAt;
 
 /// Bytes of a block. Small enough that a block, its table of lines and the parser's buffers stay in a core's cache;
 /// large enough that a read is no more than a few per mille of the work on it.
@@ -34,7 +33,7 @@ const PIECE_BYTES: u64 = 256 * 1024;
 #[derive(Debug, Clone, Copy)]
 pub struct Extent<'f> {
     /// The file to read from.
-    pub file: &'f File,
+    pub file: &'f dyn ReadAt,
     /// Offset of the first byte.
     pub start: u64,
     /// Offset behind the last byte.
@@ -158,7 +157,7 @@ impl Block {
 /// Bytes of a file in order, piece by piece, whatever their number: a range of it, or one line.
 #[derive(Debug)]
 pub struct RangeReader<'f> {
-    file: &'f File,
+    file: &'f dyn ReadAt,
     /// What is still to be read from the file.
     rest: Range<u64>,
     /// Whether a `\n` ends it.
@@ -173,13 +172,13 @@ pub struct RangeReader<'f> {
 impl<'f> RangeReader<'f> {
     /// The bytes of `range`. To the reader it is an error when the file is shorter.
     #[must_use]
-    pub fn new(file: &'f File, range: Range<u64>) -> Self {
+    pub fn new(file: &'f dyn ReadAt, range: Range<u64>) -> Self {
         Self { file, rest: range, is_line: false, piece: AlignedBuffer::default(), taken: 0, length: 0 }
     }
 
     /// The line that begins with `range`, without its `\n`; at most to the end of `range`.
     #[must_use]
-    pub fn line(file: &'f File, range: Range<u64>) -> Self {
+    pub fn line(file: &'f dyn ReadAt, range: Range<u64>) -> Self {
         Self { is_line: true, ..Self::new(file, range) }
     }
 }
@@ -215,7 +214,7 @@ impl BufRead for RangeReader<'_> {
 }
 
 /// How many lines end before `offset`, and so the number of the line that begins there, from 0.
-pub fn lines_before(file: &File, offset: u64) -> io::Result<u64> {
+pub fn lines_before(file: &dyn ReadAt, offset: u64) -> io::Result<u64> {
     let (mut reader, mut lines) = (RangeReader::new(file, 0..offset), 0);
     loop {
         let piece = reader.fill_buf()?;
@@ -240,7 +239,7 @@ pub fn without_mark(text: &[u8]) -> &[u8] {
 }
 
 /// Bytes of a byte order mark with which a file begins: 3, or 0 without one.
-pub fn mark_bytes(file: &File) -> io::Result<u64> {
+pub fn mark_bytes(file: &dyn ReadAt) -> io::Result<u64> {
     let mut start = [0; UTF8_MARK.len()];
     match file.read_exact_at(&mut start, 0) {
         Ok(()) if start == *UTF8_MARK => Ok(start.len() as u64),
@@ -272,15 +271,19 @@ pub fn is_blank(line: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use proptest::prelude::*;
 
     use super::*;
+    use crate::storage::local_file::LocalFile;
+
+    fn stored(content: &[u8]) -> LocalFile {
+        let file = LocalFile::scratch(&std::env::temp_dir()).unwrap();
+        file.write_all_at(content, 0).unwrap();
+        file
+    }
 
     fn frame(content: &[u8], line_bytes_max: usize) -> Vec<(u64, Option<Vec<u8>>)> {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(content).unwrap();
+        let file = stored(content);
         let extent = Extent { file: &file, start: 0, end: content.len() as u64 };
         let mut block = Block::default();
         let mut lines = Vec::new();
@@ -332,10 +335,9 @@ mod tests {
     fn a_range_and_a_line_are_read_whatever_their_length() {
         let piece = usize::try_from(PIECE_BYTES).unwrap();
         for length in [0, 1, piece - 1, piece, piece + 1, 3 * piece + 7] {
-            let mut file = tempfile::tempfile().unwrap();
             let line: Vec<u8> = (b'a'..=b'z').cycle().take(length).collect();
-            file.write_all(&[b"before\n", line.as_slice(), b"\nafter\n"].concat()).unwrap();
-            let (start, end) = (7, file.metadata().unwrap().len());
+            let file = stored(&[b"before\n", line.as_slice(), b"\nafter\n"].concat());
+            let (start, end) = (7, file.size().unwrap());
             let read = |mut reader: RangeReader<'_>| {
                 let mut bytes = Vec::new();
                 reader.read_to_end(&mut bytes).unwrap();

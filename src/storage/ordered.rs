@@ -2,20 +2,58 @@
 //!
 //! In: a count and a function from a number to a product. Out: the products, one after the other, on the calling thread.
 //!
-//! What always holds:
+//! Invariants:
 //! - `fold` sees product 0, then 1, then 2, whatever order the threads finished in.
 //! - At most `WINDOW_PER_THREAD` pieces a thread are begun and not yet folded: memory does not grow with the count,
 //!   and a slow `fold` slows the threads down.
-//! - The first error, of a piece or of `fold`, stops the work and is returned. A panic stops it, too, and goes on in the caller.
+//! - The first error, of a piece or of `fold`, stops the work and is returned. A panic stops it, too, and resumes in the caller.
+//! - Threads stay for the next call. Were they to end with each one, what they have freed would lie in pools of the allocator's that are
+//!   no thread's any more, and memory would grow with the number of calls.
 //! - Where no threads can be started the work is done on the calling thread.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, PoisonError, mpsc};
+
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
 /// Pieces begun and not yet folded, for each thread. Two keep a thread busy while its last product waits for its turn;
 /// more let the threads run ahead of a piece that takes longer than the others.
 const WINDOW_PER_THREAD: usize = 3;
+
+/// Threads that wait for work: as many pools as calls were ever at work at the same time.
+static IDLE: Mutex<Vec<ThreadPool>> = Mutex::new(Vec::new());
+
+/// Threads of the process, lent to one piece of work at a time.
+#[derive(Debug)]
+pub(crate) struct Threads(Option<ThreadPool>);
+
+impl Threads {
+    /// Borrows `count` threads; starts them if none are idle.
+    pub(crate) fn borrow(count: usize) -> Result<Self, ThreadPoolBuildError> {
+        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = idle.iter().position(|pool| pool.current_num_threads() == count) {
+            return Ok(Self(Some(idle.swap_remove(found))));
+        }
+        drop(idle);
+        Ok(Self(Some(ThreadPoolBuilder::new().num_threads(count).build()?)))
+    }
+}
+
+impl Deref for Threads {
+    type Target = ThreadPool;
+
+    fn deref(&self) -> &ThreadPool {
+        self.0.as_ref().expect("they are given back when this is dropped")
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        IDLE.lock().unwrap_or_else(PoisonError::into_inner).extend(self.0.take());
+    }
+}
 
 /// Runs pieces `0..count` on `threads` threads and folds the products in order on this one.
 ///
@@ -23,7 +61,7 @@ const WINDOW_PER_THREAD: usize = 3;
 /// still runs beside the fold, so that reading and folding overlap.
 ///
 /// # Panics
-/// When a worker panics: the panic goes on in the caller.
+/// When a worker panics: the panic resumes in the caller.
 pub fn in_order<W, T, E>(
     threads: usize,
     count: u64,
@@ -35,11 +73,11 @@ where
     T: Send,
     E: Send,
 {
-    let threads = threads.clamp(1, usize::try_from(count).unwrap_or(usize::MAX).max(1));
-    let Ok(pool) = rayon::ThreadPoolBuilder::new().num_threads(threads).build() else {
+    let Ok(pool) = Threads::borrow(threads.max(1)) else {
         let mut state = worker();
         return (0..count).try_for_each(|number| fold(work(&mut state, number)?));
     };
+    let threads = threads.clamp(1, usize::try_from(count).unwrap_or(usize::MAX).max(1));
     let (permits, taken) = mpsc::sync_channel(threads * WINDOW_PER_THREAD);
     for _ in 0..threads * WINDOW_PER_THREAD {
         permits.send(()).expect("the receiver is in this function");
@@ -132,8 +170,37 @@ mod tests {
         assert_eq!(result, Err("ten"));
         assert!(begun.into_inner() < 100);
     }
+
     #[test]
-    fn a_panic_of_a_worker_goes_on_in_the_caller() {
+    fn threads_of_an_earlier_call_work_for_the_next() {
+        // A number that no other test asks for, so that none takes them in between.
+        const THREADS: usize = 5;
+        let names = || {
+            let barrier = std::sync::Barrier::new(THREADS);
+            let mut ids = Vec::new();
+            let work = |(): &mut (), _| {
+                barrier.wait();
+                Ok::<_, ()>(std::thread::current().id())
+            };
+            in_order(
+                THREADS,
+                THREADS as u64,
+                || (),
+                work,
+                |id| {
+                    ids.push(id);
+                    Ok(())
+                },
+            )
+            .unwrap();
+            ids.into_iter().collect::<std::collections::HashSet<_>>()
+        };
+        let first = names();
+        assert_eq!((first.len(), names()), (THREADS, first));
+    }
+
+    #[test]
+    fn a_panic_of_a_worker_resumes_in_the_caller() {
         let (ended, heard) = mpsc::channel();
         std::thread::spawn(move || {
             let work = |(): &mut (), number: u64| {

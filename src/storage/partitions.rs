@@ -3,63 +3,22 @@
 //! In: records, each with the number of its partition. Out: the records of one partition, in the order in which they came. So what
 //! is too large for memory as a whole is worked on in parts: ids are compared, and replies find their requests, partition by partition.
 //!
-//! What always holds: memory is the budget, whatever the number of records. The scratch file has no name: it is gone with the process.
+//! Invariants: memory is the budget, whatever the number of records. The scratch file has no name: it is gone with the process.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::storage::durable;
 use crate::storage::durable::FileError;
+use crate::storage::records::{Record, RecordFile};
 
 /// Smallest budget, in records for each partition: with less, the scratch file would be written in crumbs.
 const RECORDS_MIN: usize = 4;
 
-/// Bytes gathered before they are written.
-const WRITE_BYTES: usize = 1024 * 1024;
-
-/// A record that can be written down and read back.
-pub trait Fixed: Copy + Send + Sync {
-    /// Bytes that it takes in a file.
-    const BYTES: usize;
-
-    /// Appends it to `bytes`.
-    fn write(self, bytes: &mut Vec<u8>);
-
-    /// Reads it back from [`Fixed::BYTES`] bytes.
-    fn read(bytes: &[u8]) -> Self;
-}
-
-impl Fixed for u128 {
-    const BYTES: usize = 16;
-
-    fn write(self, bytes: &mut Vec<u8>) {
-        bytes.extend_from_slice(&self.to_le_bytes());
-    }
-
-    fn read(bytes: &[u8]) -> Self {
-        Self::from_le_bytes(bytes.try_into().expect("a record of its width"))
-    }
-}
-
-impl Fixed for u64 {
-    const BYTES: usize = 8;
-
-    fn write(self, bytes: &mut Vec<u8>) {
-        bytes.extend_from_slice(&self.to_le_bytes());
-    }
-
-    fn read(bytes: &[u8]) -> Self {
-        Self::from_le_bytes(bytes.try_into().expect("a record of its width"))
-    }
-}
-
 /// Records that went to the scratch file together, partition by partition.
 #[derive(Debug)]
 struct Spill {
-    /// Offset of the first in the scratch file.
-    offset: u64,
-    /// For each partition, how many records stand before its end. Four bytes, because there may be thousands of spills.
+    /// Number of the first in the scratch file.
+    first: u64,
+    /// For each partition, how many records are before its end. Four bytes, because there may be thousands of spills.
     ends: Vec<u32>,
 }
 
@@ -72,11 +31,11 @@ pub struct Partitions<T> {
     budget_records: usize,
     /// Directory in which the scratch file is made.
     directory: PathBuf,
-    scratch: Option<File>,
+    scratch: Option<RecordFile<T>>,
     spills: Vec<Spill>,
 }
 
-impl<T: Fixed> Partitions<T> {
+impl<T: Record> Partitions<T> {
     /// `count` empty partitions that take `budget_bytes` of memory together; the scratch file is made in `directory`, if it is needed.
     #[must_use]
     pub fn new(count: usize, budget_bytes: usize, directory: &Path) -> Self {
@@ -124,32 +83,19 @@ impl<T: Fixed> Partitions<T> {
     pub fn spill(&mut self) -> Result<(), FileError> {
         let file = match &mut self.scratch {
             Some(scratch) => scratch,
-            none => none.insert(durable::scratch(&self.directory)?),
+            none => none.insert(RecordFile::scratch(&self.directory, 0)?),
         };
         let last = self.spills.last();
-        let offset = last.map_or(0, |last| last.offset + Self::bytes(last.ends[last.ends.len() - 1]));
-        let (mut bytes, mut at, mut records) = (Vec::new(), offset, 0);
-        let mut ends = Vec::with_capacity(self.held.len());
-        for partition in &mut self.held {
-            for record in partition.drain(..) {
-                record.write(&mut bytes);
-                records += 1;
-            }
-            ends.push(records);
-            if bytes.len() >= WRITE_BYTES || ends.len() == ends.capacity() {
-                file.write_all_at(&bytes, at).map_err(FileError::on("write a scratch file in", &self.directory))?;
-                at += bytes.len() as u64;
-                bytes.clear();
-            }
-        }
-        self.spills.push(Spill { offset, ends });
+        let first = last.map_or(0, |last| last.first + u64::from(last.ends[last.ends.len() - 1]));
+        let mut end = 0;
+        let ends = self.held.iter().map(|partition| {
+            end += u32::try_from(partition.len()).expect("the budget is below four thousand million records");
+            end
+        });
+        self.spills.push(Spill { first, ends: ends.collect() });
+        file.write(first, self.held.iter_mut().flat_map(|partition| partition.drain(..)).map(Some))?;
         self.in_memory = 0;
         Ok(())
-    }
-
-    /// What that many records take in the scratch file.
-    fn bytes(records: u32) -> u64 {
-        u64::from(records) * T::BYTES as u64
     }
 
     /// Calls `take` with the records of a partition in the order in which they came, some at a time.
@@ -158,16 +104,11 @@ impl<T: Fixed> Partitions<T> {
         partition: usize,
         mut take: impl FnMut(&[T]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let (mut bytes, mut records) = (Vec::new(), Vec::new());
-        for Spill { offset, ends } in &self.spills {
+        let mut records = Vec::new();
+        for Spill { first, ends } in &self.spills {
             let before = if partition == 0 { 0 } else { ends[partition - 1] };
-            let count = (ends[partition] - before) as usize;
-            bytes.resize(count * T::BYTES, 0);
             let file = self.scratch.as_ref().expect("spills are in the scratch file");
-            file.read_exact_at(&mut bytes, offset + Self::bytes(before))
-                .map_err(FileError::on("read a scratch file in", &self.directory))?;
-            records.clear();
-            records.extend(bytes.chunks_exact(T::BYTES).map(T::read));
+            file.read_present(first + u64::from(before), u64::from(ends[partition] - before), &mut records)?;
             take(&records)?;
         }
         take(&self.held[partition])

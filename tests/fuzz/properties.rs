@@ -2,7 +2,7 @@
 //!
 //! In: bytes. Out: nothing, or a panic that says what does not hold. Each function takes what would be read from a disk or a network.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use batchline::dialect::ReplyNames;
 use batchline::dialect::reply_reader::ReplyReader;
 use batchline::input::check::{self, LineLimits};
 use batchline::input::envelope::Envelope;
-use batchline::input::request_index::RequestIndex;
+use batchline::input::request_index::{IndexWriter, RequestIndex};
 use batchline::ledger::Ledger;
 use batchline::ledger::intents;
 use batchline::model::custom_id::IdHasher;
@@ -25,6 +25,7 @@ use batchline::results::reply_file::Strays;
 use batchline::results::reply_index::ReplyIndex;
 use batchline::results::side_files::SideFiles;
 use batchline::storage::lines::{BLOCK_BYTES, Block, Extent, Line};
+use batchline::storage::local_file::LocalFile;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -60,8 +61,8 @@ pub(crate) fn framing(data: &[u8]) {
             break;
         }
     }
-    let mut file = tempfile::tempfile_in(scratch().path()).unwrap();
-    file.write_all(&content).unwrap();
+    let file = LocalFile::scratch(scratch().path()).unwrap();
+    file.write_all_at(&content, 0).unwrap();
     let extent = Extent { file: &file, start: 0, end: content.len() as u64 };
     let (mut block, mut at) = (Block::default(), 0);
     for number in 0..extent.blocks() {
@@ -200,8 +201,12 @@ pub(crate) fn indexing(data: &[u8]) {
 /// Files of records that hold anything are read, or refused with words.
 pub(crate) fn records(data: &[u8]) {
     let directory = scratch();
-    let path = directory.path().join("records");
-    std::fs::write(&path, data).unwrap();
+    let [any, path, replies] = ["any", "requests", "replies"].map(|name| directory.path().join(name));
+    std::fs::write(&any, data).unwrap();
+    // Without a header it is refused, and with a sound one it is read.
+    assert!(RequestIndex::open(&any).is_err() && ReplyIndex::open(&any).is_err());
+    drop(IndexWriter::create(&path).unwrap().finish().unwrap());
+    OpenOptions::new().append(true).open(&path).unwrap().write_all(data).unwrap();
     let requests = RequestIndex::open(&path).unwrap();
     let mut read = Vec::new();
     let all = requests.read(0, u64::MAX, &mut read).is_ok();
@@ -210,7 +215,9 @@ pub(crate) fn records(data: &[u8]) {
     assert!(requests.record(requests.len()).is_err());
 
     let slots = data.len() as u64 / 16;
-    let replies = ReplyIndex::open_or_create(&path, slots).unwrap();
+    drop(ReplyIndex::open_or_create(&replies, 0).unwrap());
+    OpenOptions::new().append(true).open(&replies).unwrap().write_all(data).unwrap();
+    let replies = ReplyIndex::open_or_create(&replies, slots).unwrap();
     let damaged = replies.damaged().unwrap();
     assert_eq!(replies.read(0, slots).is_err(), !damaged.is_empty());
     replies.clear(&damaged).unwrap();
@@ -220,8 +227,7 @@ pub(crate) fn records(data: &[u8]) {
     assert_eq!(replies.read_each(&seqs).unwrap(), read, "slots that are written back");
     assert!(damaged.iter().all(|seq| read[usize::try_from(*seq).unwrap()].is_none()));
 
-    std::fs::write(&path, data).unwrap();
-    let (read, damaged) = intents::read(&path).unwrap();
+    let (read, damaged) = intents::read(&any).unwrap();
     assert!(read.len() + damaged <= data.len());
 }
 

@@ -221,6 +221,45 @@ fn replies_that_a_disk_has_changed_are_never_given_out_and_can_be_made_again() {
 }
 
 #[test]
+fn an_index_that_does_not_begin_as_one_is_made_again_or_refused() {
+    let (place, service, requests, arguments) = finished();
+    let run = place.run_directory();
+    let calls = service.books().calls("create_batch");
+    // A damaged header, and the records alone, as earlier versions wrote them.
+    let broken = |sound: &[u8]| {
+        let mut flipped = sound.to_vec();
+        flipped[20] ^= 1;
+        [flipped, sound[64..].to_vec()]
+    };
+    let replies_index = run.join("replies.idx");
+    for content in broken(&std::fs::read(&replies_index).unwrap()) {
+        std::fs::remove_file(place.path("out.jsonl")).unwrap();
+        std::fs::write(&replies_index, &content).unwrap();
+        place.run(&arguments).with_code(8).saying("hint: `batchline doctor");
+        assert!(!place.has("out.jsonl"));
+        let found = place.run("doctor").with_code(8).text();
+        assert!(found.contains("--mend has it made again"), "{found}");
+        assert_eq!(std::fs::read(&replies_index).unwrap(), content, "looking changes nothing");
+        place.run("doctor --mend").with_code(8);
+        place.run(&arguments).with_code(0);
+        assert_same(&place.read("out.jsonl"), &replies(&requests));
+        place.run("doctor").with_code(0);
+    }
+    // Nothing tells what is in the request index but itself.
+    let index = run.join("requests.idx");
+    let sound = std::fs::read(&index).unwrap();
+    for (content, words) in broken(&sound).iter().zip(["its header is damaged", "another version of the program"]) {
+        std::fs::write(&index, content).unwrap();
+        place.run(&arguments).with_code(8).saying(words);
+        place.run("doctor --mend").with_code(8);
+    }
+    std::fs::write(&index, &sound).unwrap();
+    place.run(&arguments).with_code(0);
+    assert_eq!(service.books().calls("create_batch"), calls, "nothing is submitted for it");
+    service.books().assert_billed_once(&requests);
+}
+
+#[test]
 fn a_request_index_that_a_disk_has_changed_is_refused() {
     let (place, service, _, arguments) = finished();
     let run = place.run_directory();

@@ -11,6 +11,7 @@
 // What the tests are made of.
 mod between; // a proxy that spoils downloads
 mod program; // the program as a child process
+mod records; // the records of `--json` against their schema
 mod requests; // requests, and the replies that they must get
 mod service; // `batchline serve` as a child process, its calls and its bill
 mod tracing; // the program under strace
@@ -61,5 +62,6 @@ mod throttled; // a service without a Batch API that refuses now and then, or fo
 
 // What people and other programs see.
 mod screens; // help, plans, runs, shard files, records in JSON
+mod serve; // the server, started through the library
 mod showing; // texts of others on the way to a terminal
 mod tutorial; // the official SDKs against the local service

@@ -11,7 +11,7 @@ use crate::upstream::{Manner, Upstream};
 const PAGE: &str = "<!doctype html><html><head><title>Welcome to nginx!</title></head></html>";
 const DETAIL: &str = r#"{"detail":"Not Found"}"#;
 
-/// So many first answers are enough: `serve::upstream::FIRST_ANSWERS`.
+/// So many first answers are enough: `remote::online::FIRST_ANSWERS`.
 const FIRST: u32 = 20;
 
 fn broken(status: u16, kind: &'static str, body: &'static str) -> Upstream {

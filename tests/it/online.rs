@@ -1,12 +1,15 @@
 //! `--provider online` and `serve --upstream`: a service without a Batch API is asked request by request, with the same promises.
 
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::program::{Ended, Place, wait_until};
 use crate::requests::{ids, lines, request};
-use crate::service::{Books, Service};
+use crate::service::Service;
 use crate::upstream::{Manner, Upstream, answer};
 
 /// A key that stands nowhere by chance.
@@ -17,6 +20,13 @@ const CONCURRENCY: u64 = 32;
 
 pub(crate) fn requests(count: usize) -> Vec<u8> {
     (0..count).flat_map(|number| (request(&format!("r-{number}"), "m") + "\n").into_bytes()).collect()
+}
+
+/// The files that a run at a service without a Batch API keeps about its batches, by their ending.
+fn files_of(place: &Place, ending: &str) -> Vec<PathBuf> {
+    let directory = place.run_directory().join("online");
+    let paths = crate::program::names_in(&directory).into_iter().map(|name| directory.join(name));
+    paths.filter(|path| path.extension().is_some_and(|found| found == ending)).collect()
 }
 
 /// The last line that was said in JSON: the summary.
@@ -63,8 +73,8 @@ fn answers_come_back_in_order_and_each_failure_in_its_place() {
     assert_eq!(summary["sent_again"], json!({}), "nothing that may have been answered");
     // Once each, but for the one that was told to come again.
     assert_eq!(upstream.total(), 7);
-    assert_eq!(Books::inside(&place.run_directory()).billed().len(), 4);
-    assert!(!place.run_directory().join("local/journal").read_dir().unwrap().any(|_| true), "journals are left");
+    let left = |ending: &str| files_of(&place, ending).len();
+    assert_eq!((left("journal"), left("json"), left("jsonl")), (0, 1, 2), "one batch, which has ended");
     // Again: nothing is sent.
     place.run(&format!("run in.jsonl --provider online --base-url {} -o out.jsonl", upstream.url())).with_code(6);
     assert_eq!(upstream.total(), 7);
@@ -175,7 +185,7 @@ fn kills_cost_what_was_in_flight_and_it_is_said_how_much_that_was() {
     assert!(twice > 0, "the kills hit nothing");
     assert!(said <= KILLS * CONCURRENCY, "{said} in flight");
     assert!(upstream.most_out() as u64 <= CONCURRENCY);
-    assert_eq!(Books::inside(&place.run_directory()).billed().len(), limited.requests);
+    assert_eq!(counts.len(), limited.requests);
 }
 
 #[test]
@@ -189,8 +199,7 @@ fn a_torn_journal_is_gone_on_with_and_a_damaged_one_is_refused() {
     wait_until(|| upstream.total() > 100);
     running.kill();
     assert!(running.end().was_killed());
-    let journals = place.run_directory().join("local/journal");
-    let journal = journals.join(crate::program::names_in(&journals).first().unwrap());
+    let journal = files_of(&place, "journal").remove(0);
     let whole = std::fs::read(&journal).unwrap();
     let mut damaged = whole.clone();
     damaged[30] ^= 1;
@@ -201,6 +210,40 @@ fn a_torn_journal_is_gone_on_with_and_a_damaged_one_is_refused() {
     std::fs::write(&journal, &whole[..whole.len() - 3]).unwrap();
     place.run(&command).with_code(0).saying("at the service when the process ended");
     assert_answered(&place.read("out.jsonl"), &input);
+}
+
+#[test]
+fn neither_the_input_nor_the_replies_are_on_disk_twice() {
+    let (place, upstream) = (Place::new(), Upstream::start(Manner { latency: Duration::ZERO, ..Manner::default() }));
+    // An answer repeats the last message alone.
+    let system = format!(r#""messages":[{{"role":"system","content":"{}"}},"#, "x".repeat(10_000));
+    let line = |number| {
+        let line = request(&format!("r-{number}"), "m").replace("Say", &"say ".repeat(1_500));
+        line.replace(r#""messages":["#, &system) + "\n"
+    };
+    let input: String = (0..300).map(line).collect();
+    place.write("in.jsonl", &input);
+    place.run(&format!("run in.jsonl --provider online --base-url {} -o out.jsonl", upstream.url())).with_code(0);
+    let replies = place.read("out.jsonl").len();
+    assert!(replies > 1_000_000 && input.len() > 2 * replies, "{replies} bytes of replies");
+    let on_disk = disk_usage(&place.run_directory(), &mut BTreeSet::new());
+    // What the Ledger and the indexes take does not depend on how long the lines are.
+    assert!(on_disk < replies as u64 * 13 / 10 + (300 << 10), "{on_disk} bytes for {replies} of replies");
+}
+
+/// Bytes in all files below a directory, each counted once however many names it has.
+fn disk_usage(directory: &Path, seen: &mut BTreeSet<u64>) -> u64 {
+    let usage = |path: PathBuf| {
+        let metadata = path.symlink_metadata().unwrap();
+        if metadata.is_dir() {
+            disk_usage(&path, seen)
+        } else if seen.insert(metadata.ino()) {
+            metadata.len()
+        } else {
+            0
+        }
+    };
+    crate::program::names_in(directory).into_iter().map(|name| directory.join(name)).map(usage).sum()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! In: arguments, perhaps standard input. Out: the exit code and what was printed.
 //!
-//! What always holds: of the environment that the program reads, nothing reaches it unasked. Who waits longer than [`PATIENCE`]
+//! What always holds: of the environment that the program reads, nothing reaches it unasked. The records that it prints are as its schema says. Who waits longer than [`PATIENCE`]
 //! fails. No child, nor a child of its, outlives its test.
 
 use std::fs::File;
@@ -332,6 +332,8 @@ impl Running {
             status.is_some() && self.stdout.listening.is_finished() && self.stderr.listening.is_finished()
         });
         let (stdout, stderr) = (self.stdout_so_far(), self.stderr_so_far());
+        crate::records::assert_as_described(&stdout);
+        crate::records::assert_as_described(stderr.as_bytes());
         Ended { status: status.unwrap(), stdout, stderr }
     }
 }

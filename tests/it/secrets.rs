@@ -187,7 +187,7 @@ fn the_key_of_an_upstream_that_quotes_it_stays_with_the_server() {
     assert!(ended.stderr.contains("no room for Bearer [redacted]"), "{}", ended.stderr);
     assert!(contains(&place.read("out.jsonl"), CANARY));
     let directory = place.run_directory();
-    for replies in ["replies", "local"] {
+    for replies in ["replies", "online"] {
         std::fs::remove_dir_all(directory.join(replies)).unwrap();
     }
     assert_nowhere_below(&directory, CANARY);

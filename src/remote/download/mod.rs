@@ -7,10 +7,8 @@
 //! `ETag`, the next is a 206 with the same one, and it begins with the last [`OVERLAP_BYTES`] that are here already. In
 //! all other cases it starts over. What an earlier process left is never built upon: after a power cut it may have holes.
 
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -31,6 +29,8 @@ use crate::dialect::Dialect;
 use crate::storage::aligned::BlockWriter;
 use crate::storage::durable;
 use crate::storage::durable::FileError;
+use crate::storage::local_file::LocalFile;
+use crate::storage::read_at::ReadAt;
 
 /// Pieces that wait for the disk at most. A piece is what the connection gave at once, below half a MiB.
 const PIECES: usize = 4;
@@ -80,7 +80,7 @@ async fn settle(
     target: &Path,
 ) -> Result<u64, RemoteError> {
     let id_member = dialect.replies().id;
-    let (path, to, said) = (part.path.clone(), target.to_owned(), part.packing);
+    let (path, to, said) = (part.file.path().to_owned(), target.to_owned(), part.packing);
     let looking = path.clone();
     let settled = if blocking(move || content::is_packed(&looking, said)).await? {
         // Without an answer the bytes that came must do.
@@ -109,8 +109,7 @@ async fn blocking<T: Send + 'static>(
 
 /// The file while it is on its way.
 struct Part {
-    file: Arc<File>,
-    path: PathBuf,
+    file: Arc<LocalFile>,
     written: u64,
     /// The size of the whole, if it was announced.
     length: Option<u64>,
@@ -128,13 +127,13 @@ impl Part {
         let mut name = target.file_name().unwrap_or_default().to_owned();
         name.push(".part");
         let path = target.with_file_name(name);
-        let file = Arc::new(durable::open_or_create(&path)?);
-        Ok(Self { file, path, written: 0, length: None, tag: None, packing: None, asked: String::new(), progress })
+        let file = Arc::new(LocalFile::open_or_create(&path)?);
+        Ok(Self { file, written: 0, length: None, tag: None, packing: None, asked: String::new(), progress })
     }
 
     /// What is left is in nobody's way, should this fail; what there is to tell is something else.
     fn remove(&self) {
-        let _ = durable::remove_file(&self.path);
+        let _ = durable::remove_file(self.file.path());
     }
 
     /// One attempt: the rest of the content, or all of it.
@@ -178,7 +177,7 @@ impl Part {
     /// Drops what was written and takes note of what this answer will bring.
     fn start_over(&mut self, answer: &Response<'_>) -> Result<(), RemoteError> {
         self.forget();
-        self.file.set_len(0).map_err(FileError::on("truncate", &self.path))?;
+        self.file.resize(0).map_err(FileError::on("truncate", self.file.path()))?;
         self.length = answer.length();
         self.tag = strong_tag(answer.headers());
         self.progress.tell(0);
@@ -235,8 +234,8 @@ impl Part {
         match writer.await {
             Ok(Ok(Some(written))) => self.written = written,
             Ok(Ok(None)) => return Err(self.of_another(target)),
-            Ok(Err(error)) => return failed(&self.path, error),
-            Err(panic) => return failed(&self.path, io::Error::other(panic)),
+            Ok(Err(error)) => return failed(self.file.path(), error),
+            Err(panic) => return failed(self.file.path(), io::Error::other(panic)),
         }
         received
     }
@@ -268,15 +267,15 @@ impl Part {
 
 /// Writes behind a place in a file.
 struct Behind<'f> {
-    file: &'f File,
+    file: &'f LocalFile,
     offset: u64,
 }
 
 impl Write for Behind<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write_at(bytes, self.offset)?;
-        self.offset += written as u64;
-        Ok(written)
+        self.file.write_all_at(bytes, self.offset)?;
+        self.offset += bytes.len() as u64;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -3,9 +3,11 @@
 //! In: what became of creates and of batches. Out: for each shard that waits for its create, whether it may go ahead.
 //!
 //! Three things hold shards back:
-//! - A create that was refused may have been accepted all the same, so its shard waits until lists have shown nothing of it.
-//! - A service takes so many batches, or so many tokens, at a time. How much that is follows from what it refuses: for each model as many
-//!   batches stay in flight as it has let live, and one more after as many have ended; after twice as many each time that is refused.
+//! - A create that was refused may have been accepted all the same, so its shard waits until lists have shown nothing
+//!   of it.
+//! - A service takes so many batches, or so many tokens, at a time. How much that is follows from what it refuses: for
+//!   each model as many batches stay in flight as it has let live, and one more after as many have ended; after twice
+//!   as many each time that is refused.
 //! - A service that answers a create with another shard's batch is not to be trusted with one more.
 
 use std::collections::BTreeMap;
@@ -15,14 +17,15 @@ use tokio::time::Instant;
 
 use crate::remote::RemoteError;
 
-/// Lists that must show nothing of a create that was answered by 429 before it is sent again. Gateways say so that count calls after they
-/// have passed them on.
+/// Lists that must show nothing of a create that was answered by 429 before it is sent again. Gateways say so that
+/// count calls after they have passed them on.
 const LISTS_AFTER_LIMIT: u32 = 2;
 
 /// The same after any other refusal, and after a restart.
 const LISTS_AFTER_REFUSAL: u32 = 1;
 
-/// How many times over the batches that may be in flight must have ended, at most, before one more is tried after such attempts were refused.
+/// How many times over the batches that may be in flight must have ended, at most, before one more is tried after such
+/// attempts were refused.
 const TURNOVERS_MAX: usize = 16;
 
 /// See the [module](self).
@@ -59,7 +62,8 @@ struct InFlight {
     cap: Option<usize>,
     /// How many have ended with their work done since the cap was set or raised.
     ended: usize,
-    /// How many times over they must have ended before the cap is raised; doubled whenever the service has refused a raise. 0 counts as 1.
+    /// How many times over they must have ended before the cap is raised; doubled whenever the service has refused a
+    /// raise. 0 counts as 1.
     turnovers: usize,
     /// Whether the cap was raised, and nothing refused since.
     is_raised: bool,
@@ -159,7 +163,8 @@ impl Admission {
         }
     }
 
-    /// The service has no room for one more of a model's batches, which is not counted any more. Returns how many it has room for.
+    /// The service has no room for one more of a model's batches, which is not counted any more. Returns how many it
+    /// has room for.
     pub(super) fn full(&mut self, model: &str) -> usize {
         let known = self.by_model.entry(model.to_owned()).or_default();
         if known.is_raised {

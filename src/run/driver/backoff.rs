@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long the service may fail at one thing, again and again, before the run gives up on it. The run can be resumed later.
+/// How long the service may fail at one thing, again and again, before the run gives up on it. The run can be resumed
+/// later.
 pub(super) const UNREACHABLE_MAX: Duration = Duration::from_secs(3600);
 
 /// A shard's next step that must wait.
@@ -32,8 +33,8 @@ impl Delay {
         Self { since: until, until, times: 0 }
     }
 
-    /// Fails once more and waits: `first`, doubled with each time, at most `most`; less by chance, so that many do not come in step.
-    /// Returns since when it has been failing.
+    /// Fails once more and waits: `first`, doubled with each time, at most `most`; less by chance, so that many do not
+    /// come in step. Returns since when it has been failing.
     pub(super) fn lengthen(&mut self, first: Duration, most: Duration) -> Instant {
         let wait = first.saturating_mul(2_u32.saturating_pow(self.times)).min(most);
         self.until = Instant::now() + wait.mul_f64(0.5 + fastrand::f64() / 2.0);

@@ -1,7 +1,7 @@
 //! Collecting results: downloads, the index, further rounds.
 //!
-//! In: batches that have ended. Out: shards that are indexed, and the shards of the next round; or shards that are held, because their
-//! service has answered more than could be fetched.
+//! In: batches that have ended. Out: shards that are indexed, and the shards of the next round; or shards that are
+//! held, because their service has answered more than could be fetched.
 
 use tokio::time::Instant;
 
@@ -35,8 +35,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         self.begin(StepOf::Index(shard), Step::Index(task));
     }
 
-    /// A shard's reply files are on disk, or as much of them as could be fetched. What keeps for a long time from coming does not keep the
-    /// rest from being given out.
+    /// A shard's reply files are on disk, or as much of them as could be fetched. What keeps for a long time from
+    /// coming does not keep the rest from being given out.
     pub(super) fn downloaded(&mut self, shard: u32, fetched: Fetched) -> Result<(), Error> {
         let ShardState::Ended { submission, batch } = self.shards[shard].state.clone() else { return Ok(()) };
         let Fetched { batch: seen, said, trouble } = fetched;
@@ -85,7 +85,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// What is here of a shard's replies is not all of them: its batch is looked at and its files are fetched once more, after a while.
+    /// What is here of a shard's replies is not all of them: its batch is looked at and its files are fetched once
+    /// more, after a while.
     fn fetch_again(&mut self, shard: u32, why: Option<String>, strays: bool) -> Result<(), Error> {
         let ShardState::Downloaded { submission, batch } = self.shards[shard].state.clone() else {
             return Ok(());

@@ -1,10 +1,10 @@
 //! A queue that is full: what the service has no room for goes up again when others have ended.
 //!
-//! In: batches that failed, or creates that were refused, because too much was queued already. Out: their shards, ready to be submitted
-//! again, and how many batches there is room for.
+//! In: batches that failed, or creates that were refused, because too much was queued already. Out: their shards, ready
+//! to be submitted again, and how many batches there is room for.
 //!
-//! Invariants: a batch goes back only if it has done nothing, by its files and by its counts. It is never taken for its shard's batch again,
-//! and costs its requests no round.
+//! Invariants: a batch goes back only if it has done nothing, by its files and by its counts. It is never taken for its
+//! shard's batch again, and costs its requests no round.
 
 use std::time::Duration;
 
@@ -40,8 +40,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         self.no_room(shard, RemoteError::new(ErrorKind::RateLimited, format!("batch {}", batch.id)).with_message(said))
     }
 
-    /// There is no room for a shard's batch: as many as there are stay in flight, and it waits until one of them has ended. Without any of
-    /// them it waits for others to end theirs, or for the user to make smaller shards.
+    /// There is no room for a shard's batch: as many as there are stay in flight, and it waits until one of them has
+    /// ended. Without any of them it waits for others to end theirs, or for the user to make smaller shards.
     pub(super) fn no_room(&mut self, shard: u32, error: RemoteError) -> Result<(), Error> {
         let model = self.shards[shard].shard.model.clone();
         let is_first = !self.admission.has_cap(&model);

@@ -12,7 +12,8 @@ use crate::run::download::Again;
 use crate::run::indexing::WhenShort;
 use crate::run::verdict::SaidBytes;
 
-/// How long the next attempt waits after replies that were not all there, at first; doubled each time. The first attempt follows at once.
+/// How long the next attempt waits after replies that were not all there, at first; doubled each time. The first
+/// attempt follows at once.
 const FETCH_AGAIN: Duration = Duration::from_secs(1);
 
 /// Longest of these waits.
@@ -95,7 +96,8 @@ impl Fetches {
         self.by_shard.get(&shard).filter(|fetching| fetching.times > 0).map(|fetching| fetching.again)
     }
 
-    /// What is done if a shard's replies are not all here. `accepted` says that the user has decided to take them as they are.
+    /// What is done if a shard's replies are not all here. `accepted` says that the user has decided to take them as
+    /// they are.
     pub(super) fn when_short(&self, shard: u32, accepted: bool) -> WhenShort {
         match self.by_shard.get(&shard) {
             _ if accepted => WhenShort::Accept,
@@ -109,8 +111,8 @@ impl Fetches {
         self.by_shard.get(&shard).map(|fetching| fetching.said.clone()).unwrap_or_default()
     }
 
-    /// A shard's files were fetched, as far as they could be: what the service says of their sizes, and the trouble with one of them. After
-    /// one that is `hopeless` what lacks is held at once.
+    /// A shard's files were fetched, as far as they could be: what the service says of their sizes, and the trouble
+    /// with one of them. After one that is `hopeless` what lacks is held at once.
     pub(super) fn fetched(
         &mut self,
         shard: u32,
@@ -128,8 +130,9 @@ impl Fetches {
         }
     }
 
-    /// What is here of a shard's replies is not all of them, for this reason or none that is known; `strays` says that some are not
-    /// understood, so that every file is fetched again. Returns how long the next attempt waits, and why it is made.
+    /// What is here of a shard's replies is not all of them, for this reason or none that is known; `strays` says that
+    /// some are not understood, so that every file is fetched again. Returns how long the next attempt waits, and why
+    /// it is made.
     pub(super) fn short(&mut self, shard: u32, why: Option<String>, strays: bool) -> (Duration, Option<String>) {
         let fetching = self.of(shard);
         let wait = fetching.wait();

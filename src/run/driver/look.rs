@@ -1,8 +1,8 @@
-//! Looking at batches one by one: those that have ended by the list's word, those that it does not show, and from time to time those that
-//! it shows at work, because a list can be stale for ever.
+//! Looking at batches one by one: those that have ended by the list's word, those that it does not show, and from time
+//! to time those that it shows at work, because a list can be stale for ever.
 //!
-//! In: shards whose batches are to be asked for, and what the list shows of the others. Out: what each batch is by its own word; or a shard
-//! that is held, because the service does not show its batch to us.
+//! In: shards whose batches are to be asked for, and what the list shows of the others. Out: what each batch is by its
+//! own word; or a shard that is held, because the service does not show its batch to us.
 
 use std::collections::HashMap;
 
@@ -15,8 +15,8 @@ use crate::run::executor::Executor;
 use crate::run::monitor::Note;
 
 impl<A: Api, E: Executor> Driver<A, E> {
-    /// Takes what a list shows of the batches that are waited for. They are asked themselves where it shows an end or nothing, and where
-    /// they have not been for too long.
+    /// Takes what a list shows of the batches that are waited for. They are asked themselves where it shows an end or
+    /// nothing, and where they have not been for too long.
     pub(super) fn compare_with_list(&mut self, by_id: &HashMap<&str, &Batch>) -> Result<(), Error> {
         self.sightings.listed(by_id);
         let mut overdue = Vec::new();
@@ -95,8 +95,9 @@ impl<A: Api, E: Executor> Driver<A, E> {
         }
     }
 
-    /// The service does not show a batch that it has accepted: it may not be visible everywhere yet, may belong to another key, or be gone.
-    /// It is asked for again, ever later, and for as long as a list is watched its shard is held.
+    /// The service does not show a batch that it has accepted: it may not be visible everywhere yet, may belong to
+    /// another key, or be gone. It is asked for again, ever later, and for as long as a list is watched its shard is
+    /// held.
     fn not_seen(&mut self, shard: u32, error: &RemoteError) -> Result<(), Error> {
         let Some(batch_id) = self.shards[shard].state.batch_id().map(str::to_owned) else { return Ok(()) };
         let (settle, interval) = (self.options.settle, self.options.poll_interval);

@@ -1,21 +1,22 @@
 //! The driver: takes every shard from the state that it is in to its end.
 //!
-//! In: shards as the Ledger has them. Out: shards that are indexed, or held: because it is unknown whether they have a batch, or because
-//! their service has answered more than could be fetched. Steps run at the [`Executor`]; the calls about batches are the driver's own, for
-//! it is the only submitter. It alone owns the Ledger, so what is recorded and what is done next are decided in one place, one after the
-//! other; nothing here blocks.
+//! In: shards as the Ledger has them. Out: shards that are indexed, or held: because it is unknown whether they have a
+//! batch, or because their service has answered more than could be fetched. Steps run at the [`Executor`]; the calls
+//! about batches are the driver's own, for it is the only submitter. It alone owns the Ledger, so what is recorded and
+//! what is done next are decided in one place, one after the other; nothing here blocks.
 //!
 //! Invariants:
 //! - What came of a step is recorded, and synced, before anything that follows from it is begun.
 //! - At most one POST that may create a batch is under way, and its intent is in the Ledger.
-//! - A shard whose submission has an unknown outcome is never submitted again, unless the service's list has been clean for as long as
-//!   [`OnAmbiguous::RetryAfter`](crate::run::OnAmbiguous::RetryAfter) says.
+//! - A shard whose submission has an unknown outcome is never submitted again, unless the service's list has been clean
+//!   for as long as [`OnAmbiguous::RetryAfter`](crate::run::OnAmbiguous::RetryAfter) says.
 //! - Whatever ends the run, the answer to a POST that is under way is waited for and recorded.
 //!
 //! | files | what they know |
 //! | --- | --- |
 //! | `state` | what the driver knows, part by part |
-//! | `shard_table`, `queue`, `backoff`, `admission`, `unresolved`, `poller`, `sightings`, `fetches`, `progress`, `phase_clock`, `watermark` | the parts, each by itself |
+//! | `shard_table`, `queue`, `backoff`, `admission`, `unresolved` | parts: each knows itself alone |
+//! | `poller`, `sightings`, `fetches`, `progress`, `phase_clock`, `watermark` | more of them |
 //! | `submit`, `defer`, `reconcile`, `poll`, `look`, `collect`, `retry` | what is done with them |
 
 mod admission;
@@ -36,8 +37,6 @@ mod shard_table;
 mod sightings;
 mod state;
 mod submit;
-#[cfg(test)]
-mod tests;
 mod unresolved;
 mod watermark;
 
@@ -66,8 +65,8 @@ const INDEXINGS: usize = 1;
 const LAST_ANSWER: Duration = Duration::from_secs(5);
 
 impl<A: Api, E: Executor> Driver<A, E> {
-    /// Works until nothing is left to do. The merger has been told everything that became final. Out: shards that are held, and those that
-    /// are not submitted because of one of them.
+    /// Works until nothing is left to do. The merger has been told everything that became final. Out: shards that are
+    /// held, and those that are not submitted because of one of them.
     pub(crate) async fn drive(mut self) -> Result<(Vec<ShardRow>, Ledger, Merger), Error> {
         let worked = self.work().await;
         let recorded = self.ledger.add_phase_times(&self.phase_clock.take());
@@ -125,7 +124,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// The first list. While nothing is at the service, one that cannot be had ends the run: an unknown outcome could not be settled.
+    /// The first list. While nothing is at the service, one that cannot be had ends the run: an unknown outcome could
+    /// not be settled.
     fn begun_with_list(&self, listed: Result<(), RemoteError>) -> Result<(), Error> {
         let Err(error) = listed else { return Ok(()) };
         let has_batches = self.shards.rows().iter().any(|row| row.state.batch_id().is_some());
@@ -239,7 +239,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         }
     }
 
-    /// Waits a little for the answer to a POST that is under way; what it says is recorded. Without it, its outcome is unknown.
+    /// Waits a little for the answer to a POST that is under way; what it says is recorded. Without it, its outcome is
+    /// unknown.
     async fn await_last_answer(&mut self) {
         let deadline = Instant::now() + LAST_ANSWER;
         while self.is_posting {

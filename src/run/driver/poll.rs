@@ -1,7 +1,7 @@
 //! Watching batches: one look at the service's list serves all shards.
 //!
-//! The list may be stale, abridged or wrong. It is believed when it says that a batch is at work; that one has ended is believed from the
-//! batch itself.
+//! The list may be stale, abridged or wrong. It is believed when it says that a batch is at work; that one has ended is
+//! believed from the batch itself.
 
 use std::collections::HashMap;
 
@@ -28,7 +28,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         }
     }
 
-    /// What the list says about batches that are waited for, about submissions with an unknown outcome, and about batches that are too many.
+    /// What the list says about batches that are waited for, about submissions with an unknown outcome, and about
+    /// batches that are too many.
     pub(super) fn listed(&mut self, result: Result<Listing, RemoteError>) -> Result<(), Error> {
         self.unresolved.looked();
         self.poller.ended(result.as_ref().ok().map(|listing| listing.batches.len()));
@@ -81,8 +82,9 @@ impl<A: Api, E: Executor> Driver<A, E> {
         }
     }
 
-    /// The list cannot be had: the batches that are waited for are asked one by one, and only a long silence of all ends the run. A submission
-    /// with an unknown outcome cannot be settled without it, and is held after as long a time.
+    /// The list cannot be had: the batches that are waited for are asked one by one, and only a long silence of all
+    /// ends the run. A submission with an unknown outcome cannot be settled without it, and is held after as long a
+    /// time.
     fn without_list(&mut self, error: RemoteError) -> Result<(), Error> {
         let without = self.poller.without_list();
         if error.kind().is_final() || without.is_silent {

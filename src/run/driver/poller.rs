@@ -122,8 +122,8 @@ impl Poller {
         WithoutList { is_new, is_silent, is_hopeless }
     }
 
-    /// A batch was seen ended without any file. Whether that is believed now: after some looks, and where what it has not answered
-    /// `is_sent_again` after some time, too, which is at most `settle`.
+    /// A batch was seen ended without any file. Whether that is believed now: after some looks, and where what it has
+    /// not answered `is_sent_again` after some time, too, which is at most `settle`.
     pub(super) fn believes_fileless(&mut self, shard: u32, is_sent_again: bool, settle: Duration) -> bool {
         let (since, looks) = self.fileless.entry(shard).or_insert((Instant::now(), 0));
         *looks += 1;

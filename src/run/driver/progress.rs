@@ -12,7 +12,8 @@ pub(super) struct BatchProgress {
 }
 
 impl BatchProgress {
-    /// The batch of a shard with so many requests is so far. Returns the requests done in all, and those of all batches seen so far.
+    /// The batch of a shard with so many requests is so far. Returns the requests done in all, and those of all batches
+    /// seen so far.
     #[expect(clippy::cast_precision_loss, clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "a bar")]
     pub(super) fn set(&mut self, shard: u32, requests: u64, percent: f64) -> (u64, u64) {
         let done = (requests as f64 * percent / 100.0) as u64;

@@ -43,7 +43,8 @@ impl Queue {
         self.waiting.get(&step).is_some_and(|shards| !shards.is_empty())
     }
 
-    /// Takes the first shard that waits for a step, is due and may begin; it is under way then. None beyond `limit` steps at a time.
+    /// Takes the first shard that waits for a step, is due and may begin; it is under way then. None beyond `limit`
+    /// steps at a time.
     pub(super) fn take(&mut self, step: NextStep, limit: usize, may_begin: impl Fn(u32) -> bool) -> Option<u32> {
         if self.busy(step) >= limit {
             return None;
@@ -91,8 +92,8 @@ impl Queue {
         self.delayed.get(&shard)
     }
 
-    /// A shard's next step has failed, or found no room: it waits twice as long as the last time, and `first` the first time. Returns since
-    /// when it has been waiting.
+    /// A shard's next step has failed, or found no room: it waits twice as long as the last time, and `first` the first
+    /// time. Returns since when it has been waiting.
     pub(super) fn delay_longer(&mut self, shard: u32, first: Duration, most: Duration) -> Duration {
         self.delayed.entry(shard).or_default().lengthen(first, most).elapsed()
     }

@@ -1,8 +1,9 @@
-//! What the service's list says about our files: which batch a POST with an unknown outcome created, and which batches are too many.
+//! What the service's list says about our files: which batch a POST with an unknown outcome created, and which batches
+//! are too many.
 //!
-//! Invariants: a batch is taken for ours only if it is tagged as ours or, without a tag, uses our file; if it works for no other shard, and
-//! cannot have been there before the POST. One with the tag of another run never is. A batch that is too many is recorded once, and stopped
-//! if only this run can have made it.
+//! Invariants: a batch is taken for ours only if it is tagged as ours or, without a tag, uses our file; if it works for
+//! no other shard, and cannot have been there before the POST. One with the tag of another run never is. A batch that
+//! is too many is recorded once, and stopped if only this run can have made it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -16,7 +17,8 @@ use crate::run::error::Error;
 use crate::run::executor::Executor;
 use crate::run::options::OnAmbiguous;
 
-/// How far this machine's clock may be ahead of the service's. A batch that is older than the POST by more than that was there before.
+/// How far this machine's clock may be ahead of the service's. A batch that is older than the POST by more than that
+/// was there before.
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(300);
 
 impl<A: Api, E: Executor> Driver<A, E> {
@@ -43,8 +45,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         self.find_surplus(&by_file)
     }
 
-    /// The file by which a batch is known here: that of the shard that it is tagged for, or else the one that it uses. `None` for the batch
-    /// of another run.
+    /// The file by which a batch is known here: that of the shard that it is tagged for, or else the one that it uses.
+    /// `None` for the batch of another run.
     fn file_of(&self, batch: &Batch) -> Option<String> {
         let Some(tag) = &batch.tag else { return batch.input_file_id.clone() };
         if tag.run != self.run_name {
@@ -54,8 +56,9 @@ impl<A: Api, E: Executor> Driver<A, E> {
         tagged.or_else(|| batch.input_file_id.clone())
     }
 
-    /// A shard without a batch and a list: take the batch that its POST created, or wait, or hold. A list with a batch on one of the files
-    /// that are `unnamed` is not clean; batches that are `taken` work for other shards, or for none.
+    /// A shard without a batch and a list: take the batch that its POST created, or wait, or hold. A list with a batch
+    /// on one of the files that are `unnamed` is not clean; batches that are `taken` work for other shards, or for
+    /// none.
     fn reconcile(
         &mut self,
         shard: u32,
@@ -144,7 +147,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// Batches that use the file of a shard that has its batch: paid for twice, unless they are stopped or another run's.
+    /// Batches that use the file of a shard that has its batch: paid for twice, unless they are stopped or another
+    /// run's.
     fn find_surplus(&mut self, by_file: &HashMap<String, Vec<&Batch>>) -> Result<(), Error> {
         let owned: BTreeSet<&str> = self.shards.rows().iter().filter_map(|known| known.state.batch_id()).collect();
         // Shards of two rounds can have the same content and, where the service knows it again, the same file.
@@ -168,8 +172,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// Records a batch that is too many. It is to be stopped if a POST of ours may have created it; a service that knows content
-    /// again gives other runs the same file, and their batches are not ours to stop.
+    /// Records a batch that is too many. It is to be stopped if a POST of ours may have created it; a service that
+    /// knows content again gives other runs the same file, and their batches are not ours to stop.
     fn report_surplus(&mut self, shard: u32, batch_id: &str, stop: bool) -> Result<(), Error> {
         if self.unresolved.is_surplus(batch_id) {
             return Ok(());
@@ -214,7 +218,8 @@ fn may_be_ours(known: &ShardRow, last: &LastSubmission, batch: &Batch) -> bool {
     !known.file_reused || !last.known.contains(&batch.id) && !was_there_before(last.intended_at, batch.created_at)
 }
 
-/// Whether a batch was created before a POST was intended. The list from which [`LastSubmission::known`] was taken may have left it out.
+/// Whether a batch was created before a POST was intended. The list from which [`LastSubmission::known`] was taken may
+/// have left it out.
 fn was_there_before(intended: Timestamp, created: Option<Timestamp>) -> bool {
     created.is_some_and(|created| intended.duration_since(created) > CLOCK_SKEW)
 }

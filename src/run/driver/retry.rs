@@ -1,7 +1,7 @@
 //! What is retried later, and what is given up.
 //!
-//! A step that fails for the time being is retried later, while everything else continues. One that fails for good ends the run, but not
-//! at once: nothing more is sent, and the results of what is at the service are collected first.
+//! A step that fails for the time being is retried later, while everything else continues. One that fails for good ends
+//! the run, but not at once: nothing more is sent, and the results of what is at the service are collected first.
 
 use std::time::Duration;
 

@@ -7,8 +7,8 @@ use crate::ledger::{Ledger, LedgerError};
 /// Bytes of a run's name.
 const NAME_BYTES: usize = 12;
 
-/// A name that follows from what the run's Ledger began with. The key for the hashes of ids is in it, so two runs of the same input have
-/// two names; the key itself cannot be told from it.
+/// A name that follows from what the run's Ledger began with. The key for the hashes of ids is in it, so two runs of
+/// the same input have two names; the key itself cannot be told from it.
 pub(super) fn run_name(ledger: &Ledger) -> Result<String, LedgerError> {
     let mut digest = Sha256::new();
     for key in ["fingerprint", "created_at", "id_key"] {

@@ -17,7 +17,9 @@ pub(super) struct ShardTable {
 impl ShardTable {
     pub(super) fn new(rows: Vec<ShardRow>) -> Self {
         let mut counts = ShardCounts::default();
-        rows.iter().for_each(|row| *count_of(&mut counts, &row.state) += 1);
+        for row in &rows {
+            *count_of(&mut counts, &row.state) += 1;
+        }
         Self { rows, counts }
     }
 

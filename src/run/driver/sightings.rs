@@ -77,7 +77,8 @@ impl Sightings {
         self.ended.clear();
     }
 
-    /// Takes what a list shows of a batch at work. Returns for how many lists it was not asked itself, if those are too many.
+    /// Takes what a list shows of a batch at work. Returns for how many lists it was not asked itself, if those are too
+    /// many.
     pub(super) fn show(&mut self, shard: u32, batch: &Batch) -> Option<u32> {
         let (status, progress) = (batch.status.clone(), batch.progress);
         let shown = self.shown.entry(shard).or_insert_with(|| Shown {
@@ -98,7 +99,8 @@ impl Sightings {
         overdue.then_some(shown.lists)
     }
 
-    /// Of shards that were not asked themselves for so many lists, those that are now: the longest ones, or all if the list is stale.
+    /// Of shards that were not asked themselves for so many lists, those that are now: the longest ones, or all if the
+    /// list is stale.
     pub(super) fn overdue(&self, mut shards: Vec<(u32, u32)>) -> Vec<u32> {
         shards.sort_unstable_by_key(|(lists, shard)| (Reverse(*lists), *shard));
         if !self.list_is_stale {
@@ -144,8 +146,8 @@ impl Sightings {
         self.failing.entry(shard).or_insert_with(Instant::now).elapsed() > UNREACHABLE_MAX
     }
 
-    /// The service does not show a shard's batch. Whether it is lost now: after some looks, and as long a time as `settle`. Until then it is
-    /// asked for again, less and less often, `interval` after the first time.
+    /// The service does not show a shard's batch. Whether it is lost now: after some looks, and as long a time as
+    /// `settle`. Until then it is asked for again, less and less often, `interval` after the first time.
     pub(super) fn not_shown(&mut self, shard: u32, settle: Duration, interval: Duration) -> bool {
         let now = Instant::now();
         let unseen = self.unseen.entry(shard).or_insert(Unseen { since: now, looks: 0, until: now });

@@ -1,6 +1,7 @@
 //! What the driver knows, part by part, and what changes a shard's state.
 //!
-//! The parts decide nothing about one another: the files with verbs for names (`submit`, `poll`, `collect` ...) let them work together.
+//! The parts decide nothing about one another: the files with verbs for names (`submit`, `poll`, `collect` ...) let
+//! them work together.
 
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ use crate::run::error::Error;
 use crate::run::executor::Executor;
 use crate::run::files::Files;
 use crate::run::monitor::{Event, Monitor, Note};
-use crate::run::options::RunOptions;
+use crate::run::options::Options;
 use crate::run::output::Merger;
 use crate::run::step::{Step, StepResult};
 use crate::run::step_error::StepError;
@@ -38,7 +39,7 @@ pub(crate) struct Driver<A: Api, E: Executor> {
     pub(super) executor: Arc<E>,
     pub(super) files: Arc<Files>,
     pub(super) ledger: Ledger,
-    pub(super) options: RunOptions,
+    pub(super) options: Options,
     pub(super) monitor: Arc<dyn Monitor>,
     pub(super) merger: Merger,
     pub(super) stop: CancellationToken,
@@ -70,7 +71,7 @@ pub(crate) struct DriverInputs<A: Api, E: Executor> {
     pub(crate) executor: Arc<E>,
     pub(crate) files: Arc<Files>,
     pub(crate) ledger: Ledger,
-    pub(crate) options: RunOptions,
+    pub(crate) options: Options,
     pub(crate) monitor: Arc<dyn Monitor>,
     pub(crate) merger: Merger,
     pub(crate) stop: CancellationToken,

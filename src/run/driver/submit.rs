@@ -1,7 +1,7 @@
 //! Uploading and submitting: the calls that cost money.
 //!
-//! Intent first, then one POST. Its answer is yes, no, or unknown; the last is settled from the service's list, by adopting what the POST
-//! created, and otherwise by holding the shard, unless the user has chosen differently.
+//! Intent first, then one POST. Its answer is yes, no, or unknown; the last is settled from the service's list, by
+//! adopting what the POST created, and otherwise by holding the shard, unless the user has chosen differently.
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use crate::run::executor::Executor;
 use crate::run::files::ShardPayload;
 use crate::run::step::Step;
 
-/// How often a service that turned a batch away because it does not find the file is asked again: files become visible late.
+/// How often a service that turned a batch away because it does not find the file is asked again: files become visible
+/// late.
 const FILE_LOOKUPS: u32 = 5;
 
 impl<A: Api, E: Executor> Driver<A, E> {
@@ -37,8 +38,9 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// Begins a submission: waits until the service takes calls, so that a crash meanwhile leaves no unknown outcome. A file that the
-    /// service had before may be in use by batches that are not ours: those are listed first, before our first POST.
+    /// Begins a submission: waits until the service takes calls, so that a crash meanwhile leaves no unknown outcome. A
+    /// file that the service had before may be in use by batches that are not ours: those are listed first, before our
+    /// first POST.
     pub(super) fn begin_create(&mut self, shard: u32) {
         let known = &self.shards[shard];
         let wants_list = known.file_reused && known.last_submission.is_none();
@@ -163,8 +165,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// The service answered with a batch that is not this shard's: it is unknown what it did with the shard, and it would do the same with
-    /// the next one.
+    /// The service answered with a batch that is not this shard's: it is unknown what it did with the shard, and it
+    /// would do the same with the next one.
     fn hold_mistaken(&mut self, shard: u32, submission: i64, batch_id: &str, owner: Option<u32>) -> Result<(), Error> {
         let Some(file_id) = self.shards[shard].file_id.clone() else { return Ok(()) };
         let incident = Incident::BatchOfAnother { shard, batch_id: batch_id.to_owned(), owner };

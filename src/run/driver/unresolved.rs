@@ -1,6 +1,7 @@
 //! Submissions whose outcome is unknown, and batches that no shard may be given.
 //!
-//! In: what the service's lists do not show, and batches that are too many or were deferred. Out: when a submission counts as settled.
+//! In: what the service's lists do not show, and batches that are too many or were deferred. Out: when a submission
+//! counts as settled.
 //!
 //! Invariant: a batch that is surplus or deferred is never taken for a shard's.
 
@@ -41,8 +42,8 @@ impl Unresolved {
         self.looks_at_held = false;
     }
 
-    /// A list shows no batch for a shard's submission. Whether it is settled now that there is none: after some lists, and as long a time as
-    /// `settle`; the shard is forgotten then.
+    /// A list shows no batch for a shard's submission. Whether it is settled now that there is none: after some lists,
+    /// and as long a time as `settle`; the shard is forgotten then.
     pub(super) fn not_listed(&mut self, shard: u32, settle: Duration) -> bool {
         let (since, lists) = self.clean.entry(shard).or_insert((Instant::now(), 0));
         *lists += 1;

@@ -1,7 +1,7 @@
 //! What can go wrong at the simulated service, and how often it does.
 //!
-//! In: a seed. Out: for each chance to go wrong, whether it does. Each seed plays some of the faults only, those more often, so that
-//! rare combinations come up, too.
+//! In: a seed. Out: for each chance to go wrong, whether it does. Each seed plays some of the faults only, those more
+//! often, so that rare combinations come up, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

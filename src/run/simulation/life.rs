@@ -1,8 +1,8 @@
 //! One run from its beginning to its end, through as many lives of the process as it takes.
 //!
-//! In: a seed and a mode. Out: how it ended, what each life wrote, and the world with its record. The driver, the Ledger, the indexes
-//! and the merge are the real ones; a life ends when the future that drives it is dropped, at any of the places where it waits,
-//! or when the Ledger can no longer be written.
+//! In: a seed and a mode. Out: how it ended, what each life wrote, and the world with its record. The driver, the
+//! Ledger, the indexes and the merge are the real ones; a life ends when the future that drives it is dropped, at any
+//! of the places where it waits, or when the Ledger can no longer be written.
 
 use std::future::poll_fn;
 use std::path::{Path, PathBuf};
@@ -23,15 +23,15 @@ use crate::input::source::Input;
 use crate::ledger::{Ledger, fuse};
 use crate::model::incident::Incident;
 use crate::model::shard::ShardLimits;
-use crate::remote::Address;
+use crate::remote::{Address, Redactor};
 use crate::results::normalize::Shape;
 use crate::run;
 use crate::run::directory::layout;
-use crate::run::error::Error;
+use crate::run::error::{Error, ErrorKind};
 use crate::run::held::HeldReason;
 use crate::run::inspect::{self, Decision};
 use crate::run::{
-    Event, Monitor, OnAmbiguous, OnEarlier, OutputTarget, Outputs, RunOptions, RunPlaces, ServiceChoice, Silent,
+    Event, Monitor, OnAmbiguous, OnEarlier, Options, OutputTarget, Outputs, RunPlaces, ServiceIdentity, Silent,
     Summary, open,
 };
 use crate::storage::durable;
@@ -60,7 +60,7 @@ pub(super) struct Scenario {
     pub(super) seed: u64,
     pub(super) mode: Mode,
     pub(super) requests: u64,
-    pub(super) options: RunOptions,
+    pub(super) options: Options,
     /// Lives that are cut off.
     pub(super) deaths: u32,
     /// For the first life: the change to the Ledger that is the last one.
@@ -120,21 +120,18 @@ impl Scenario {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x5ce0);
         let requests = rng.u64(3..30);
         let provider = provider(["local", "local:openai"][usize::from(seed % 2 == 1)]).expect("it is known");
-        let service = ServiceChoice::At {
-            provider,
-            address: Address::parse("http://127.0.0.1:9/v1").expect("it is an address"),
-            token: None,
-        };
+        let address = Address::parse("http://127.0.0.1:9/v1").expect("it is an address");
         let envelope = Envelope::of(provider.line, provider.endpoint()).expect("it is an endpoint");
         let on_ambiguous = match rng.u8(..3) {
             0 => OnAmbiguous::RetryAfter(Duration::from_secs(rng.u64(60..1200))),
             _ => OnAmbiguous::Hold,
         };
-        let options = RunOptions {
+        let options = Options {
             inputs: vec![Input::File(directory.join("input.jsonl"))],
             places: RunPlaces { home: directory.join("runs"), others: Vec::new() },
             directory: None,
-            service,
+            service: ServiceIdentity::at(provider, &address),
+            redactor: Redactor::default(),
             endpoint: "/v1/chat/completions".to_owned(),
             completion_window: "24h".to_owned(),
             line: LineLimits {
@@ -178,7 +175,7 @@ impl Scenario {
             Mode::Safety => None,
             Mode::Liveness => Some(World::BEGINNING + Duration::from_secs(rng.u64(1..20_000))),
         };
-        let dialect = self.options.service.provider().dialect;
+        let dialect = self.options.service.provider.dialect;
         Arc::new(Mutex::new(World::new(self.seed, dialect, Faults::new(self.seed, dialect, until))))
     }
 
@@ -228,7 +225,7 @@ impl Scenario {
                 End::Failed(Error::Internal { what }) => panic!("{what}"),
                 End::Failed(Error::Ledger(_)) => world.count("ledger failed"),
                 End::Failed(Error::Interrupted) => world.count("interrupted"),
-                End::Failed(Error::Remote(_)) => world.count("gave up"),
+                End::Failed(error) if error.kind() == ErrorKind::Provider => world.count("gave up"),
                 End::Failed(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
                 End::Died if life == 1 => world.count("died"),
                 End::Died => world.count("died during recovery"),

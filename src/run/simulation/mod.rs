@@ -1,9 +1,10 @@
 //! A deterministic simulation of whole runs: the real driver, Ledger, indexes and merge against a service that lies.
 //!
-//! In: seeds. Out: proof, as far as thousands of runs prove something, of the two promises, each judged by the service's own record:
+//! In: seeds. Out: proof, as far as thousands of runs prove something, of the two promises, each judged by the
+//! service's own record:
 //!
-//! - *Safety*, with faults for ever: no shard is accepted twice, no row is lost or swapped, nothing that the service has answered is paid
-//!   for again, whether the answer has come or not.
+//! - *Safety*, with faults for ever: no shard is accepted twice, no row is lost or swapped, nothing that the service
+//!   has answered is paid for again, whether the answer has come or not.
 //! - *Liveness*, with faults that stop: the run finishes, and every request is answered as it deserves.
 //!
 //! The seeds are shared out among the dialects.
@@ -19,12 +20,16 @@
 //! | `faults` | what can go wrong, and how often |
 //! | `world` | the service's state and its record |
 //! | `rows` | reply files |
+//! | `ends` | how batches end, and what they leave |
 //! | `service` | the service as the driver sees it |
 //! | `life` | processes, and how they die |
 //! | `oracle` | what must hold |
+//! | `crossing` | runs whose steps are done elsewhere |
 #![expect(clippy::print_stdout, reason = "what a campaign did, for those who ask the harness to show it")]
 #![expect(clippy::unchecked_time_subtraction, reason = "simulated time goes forward only")]
 
+mod crossing;
+mod ends;
 mod faults;
 mod life;
 mod oracle;

@@ -111,8 +111,9 @@ impl<'o> Oracle<'o> {
         }
     }
 
-    /// Whether one may be accepted after it: it failed for want of room; or it was one too many, and asked to stop, until the other one failed
-    /// for want of room; or the service refused it, and some list that was begun later and before the next one did not show it.
+    /// Whether one may be accepted after it: it failed for want of room; or it was one too many, and asked to stop,
+    /// until the other one failed for want of room; or the service refused it, and some list that was begun later and
+    /// before the next one did not show it.
     fn is_excused(&self, accepted: &Accepted) -> bool {
         let Accepted { file, batch, at, refused, .. } = *accepted;
         let later = self.world.accepted.iter().filter(|other| other.file == file && other.at > at);

@@ -1,26 +1,19 @@
-//! How the simulated service answers the requests of a batch.
+//! The lines of reply files, each with what it means, so that the oracle need not parse them.
 //!
-//! In: the lines of a batch's file and how the batch ends. Out: the lines of its output and its error file, each with what it means, so
-//! that the oracle need not parse them.
-//!
-//! What a request deserves depends on the seed and its id alone: an output, or an error of its own fault. The faults decide whether
-//! it gets that.
+//! The expected outcome of a request depends on the seed and its id alone: an output, or an error of its own fault.
 
 use std::collections::BTreeSet;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::faults::Fault;
-use super::world::World;
 use crate::model::reply::ReplyKind;
-use crate::remote::BatchStatus;
 
 /// A line of a reply file.
 #[derive(Debug, Clone)]
 pub(super) struct ReplyLine {
     /// Without its end.
     pub(super) bytes: Vec<u8>,
-    ending: &'static [u8],
+    pub(super) ending: &'static [u8],
     /// Whom it answers, and how; `None` for nobody.
     pub(super) means: Option<(u64, ReplyKind)>,
 }
@@ -45,7 +38,7 @@ pub(super) fn seqs_of(content: &[u8]) -> impl Iterator<Item = u64> {
     content.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(seq_of)
 }
 
-/// What a request deserves.
+/// The expected outcome of a request.
 pub(super) fn fate(seed: u64, seq: u64) -> ReplyKind {
     let tenth = xxh3_64_with_seed(&seq.to_le_bytes(), seed).is_multiple_of(10);
     if tenth { ReplyKind::Error } else { ReplyKind::Output }
@@ -91,75 +84,8 @@ pub(super) fn tally(outputs: &ReplyLines, errors: &ReplyLines) -> Tally {
     tally
 }
 
-/// The output and the error lines of a batch.
-pub(super) fn answer(world: &mut World, batch: usize, content: &[u8], status: &BatchStatus) -> [ReplyLines; 2] {
-    let mut seqs: Vec<u64> = seqs_of(content).collect();
-    let mut files = [Vec::new(), Vec::new()];
-    if *status != BatchStatus::Completed {
-        let tried = world.faults.rng.usize(..=seqs.len());
-        let rest = seqs.split_off(tried);
-        if *status == BatchStatus::Expired && world.faults.rng.bool() {
-            files[1].extend(rest.into_iter().map(|seq| error(seq, "batch_expired", "too late", ReplyKind::Retryable)));
-        }
-    }
-    for seq in seqs {
-        answer_one(world, batch, seq, &mut files);
-    }
-    for lines in &mut files {
-        world.faults.rng.shuffle(lines);
-        if world.faults.rng.bool()
-            && let Some(last) = lines.last_mut()
-        {
-            last.ending = b"";
-        }
-    }
-    files
-}
-
-fn answer_one(world: &mut World, batch: usize, seq: u64, [outputs, errors]: &mut [ReplyLines; 2]) {
-    if world.happens(Fault::RowDropped) {
-        return;
-    }
-    if world.happens(Fault::RowUnknown) {
-        let stranger = output(seq, batch, "stranger");
-        let bytes = String::from_utf8_lossy(&stranger.bytes).replace("\"r-", "\"R-").into_bytes();
-        outputs.push(ReplyLine { bytes, means: None, ..stranger });
-    }
-    if world.happens(Fault::RowUnreadable) {
-        let lines = if world.faults.rng.bool() { &mut *outputs } else { &mut *errors };
-        lines.push(ReplyLine { bytes: b"<html>502 Bad Gateway".to_vec(), ending: b"\r\n", means: None });
-    }
-    if world.happens(Fault::RowRetryable) {
-        errors.push(error(seq, "batch_client_error", "Internal Server Error", ReplyKind::Retryable));
-        return;
-    }
-    if fate(world.seed, seq) == ReplyKind::Error {
-        errors.push(error(seq, "batch_client_error", "Maximum four stop sequences allowed", ReplyKind::Error));
-        return;
-    }
-    let mut reply = output(seq, batch, "answer");
-    if world.happens(Fault::RowUgly) {
-        let ugly: &[u8] = match world.faults.rng.u8(..3) {
-            0 => br"half a pair: \ud83d",
-            1 => b"no UTF-8: \xff\xfe",
-            _ => "\u{2028}\u{0}".as_bytes(),
-        };
-        let at = reply.bytes.windows(6).position(|window| window == b"answer").expect("it is in there");
-        reply.bytes.splice(at..at, ugly.iter().copied());
-    }
-    if world.happens(Fault::RowDuplicated) {
-        outputs.push(reply.clone());
-    }
-    if world.happens(Fault::RowConflict) {
-        outputs.push(output(seq, batch, "another answer"));
-    }
-    if world.happens(Fault::RowInBoth) {
-        errors.push(error(seq, "batch_client_error", "Internal Server Error", ReplyKind::Retryable));
-    }
-    outputs.push(reply);
-}
-
-fn output(seq: u64, batch: usize, text: &str) -> ReplyLine {
+/// An output.
+pub(super) fn output(seq: u64, batch: usize, text: &str) -> ReplyLine {
     let id = custom_id(seq);
     let line = format!(
         r#"{{"id":"{batch}","custom_id":"{id}","response":{{"status_code":200,"body":{{"text":"{text}","usage":{{"prompt_tokens":1,"completion_tokens":2}}}}}}}}"#
@@ -167,7 +93,8 @@ fn output(seq: u64, batch: usize, text: &str) -> ReplyLine {
     ReplyLine { bytes: line.into_bytes(), ending: b"\n", means: Some((seq, ReplyKind::Output)) }
 }
 
-fn error(seq: u64, code: &str, message: &str, kind: ReplyKind) -> ReplyLine {
+/// An error.
+pub(super) fn error(seq: u64, code: &str, message: &str, kind: ReplyKind) -> ReplyLine {
     let id = custom_id(seq);
     let line = format!(r#"{{"custom_id":"{id}","error":{{"code":"{code}","message":"{message}"}}}}"#);
     ReplyLine { bytes: line.into_bytes(), ending: b"\n", means: Some((seq, kind)) }

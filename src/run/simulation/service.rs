@@ -1,7 +1,7 @@
 //! The simulated service as a process sees it: [`Api`] on a clock that is only turned on.
 //!
-//! In: calls. Out: answers, late, wrong or none, as the [`World`] decides; and the death of the process at any point of a call,
-//! before its effect or after it.
+//! In: calls. Out: answers, late, wrong or none, as the [`World`] decides; and the death of the process at any point of
+//! a call, before its effect or after it.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -383,7 +383,8 @@ impl Api for Service {
         Ok(match stored.says {
             Says::Truth => Some(bytes),
             Says::Nothing => None,
-            // Never, by chance, exactly what a cut leaves: two lies that agree with each other cannot be told from the truth.
+            // Never, by chance, exactly what a cut leaves: two lies that agree with each other cannot be told from the
+            // truth.
             Says::TooLittle => {
                 let is_cut = |lines: usize| rows::bytes_of(&stored.lines[..lines]).len() as u64 == bytes / 2;
                 Some(bytes / 2 + u64::from((0..stored.lines.len()).any(is_cut)))
@@ -396,7 +397,8 @@ impl Api for Service {
     }
 }
 
-/// A batch that another run has marked for its shard of the same number as one of ours. Whoever takes it for ours fails.
+/// A batch that another run has marked for its shard of the same number as one of ours. Whoever takes it for ours
+/// fails.
 fn stranger(world: &mut World) -> Option<Batch> {
     let number = world.batches.len().checked_sub(1)?;
     let tag = world.batches[number].tag.clone().filter(|_| world.happens(Fault::ListStranger))?;

@@ -1,7 +1,7 @@
 //! The simulated service: what it has, what it took money for, and how time passes there.
 //!
-//! In: what the [`Service`](super::service::Service) is asked. Out: files and batches, and a record for the oracle of all that was accepted
-//! and given out. The service outlives the processes that talk to it.
+//! In: what the [`Service`](super::service::Service) is asked. Out: files and batches, and a record for the oracle of
+//! all that was accepted and given out. The service outlives the processes that talk to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::faults::{Fault, Faults};
-use super::rows::{self, ReplyLines};
+use super::rows::ReplyLines;
 use crate::dialect::Dialect;
 use crate::remote::{BatchStatus, BatchTag, RequestCounts};
 
@@ -45,8 +45,8 @@ pub(super) struct StoredBatch {
     pub(super) frozen: Duration,
     /// Until when nobody finds it who asks for it.
     pub(super) vanished: Duration,
-    ends: Duration,
-    end: (BatchStatus, Option<&'static str>),
+    pub(super) ends: Duration,
+    pub(super) end: (BatchStatus, Option<&'static str>),
     /// From when on the batch names its files.
     pub(super) files_shown: Duration,
     /// Whether it fails for want of room.
@@ -86,8 +86,8 @@ pub(super) struct StoredReplies {
     /// What is wrong with its downloads, and until when.
     pub(super) trouble: Option<(Fault, Duration)>,
     pub(super) says: Says,
-    /// Whether something tells when a download that looks whole is not: its size, the batch's counts, or that the batch has completed and
-    /// nobody says anything.
+    /// Whether something tells when a download that looks whole is not: its size, the batch's counts, or that the batch
+    /// has completed and nobody says anything.
     pub(super) is_witnessed: bool,
 }
 
@@ -125,7 +125,8 @@ pub(super) struct World {
     pub(super) faults: Faults,
     /// What time it was when the present process began, and what its clock said.
     begun: (Duration, Option<Instant>),
-    last_seen: Duration,
+    /// What time it was when the service was asked last.
+    pub(super) last_seen: Duration,
     pub(super) life: u32,
     pub(super) files: Vec<StoredFile>,
     pub(super) batches: Vec<StoredBatch>,
@@ -293,67 +294,6 @@ impl World {
             batch.files_shown = ends;
             batch.end = (BatchStatus::Cancelled, None);
         }
-    }
-
-    /// Lets the batches end whose time has come.
-    pub(super) fn catch_up(&mut self) {
-        for number in 0..self.batches.len() {
-            let batch = &self.batches[number];
-            if batch.left.is_some() || batch.ends > self.last_seen {
-                continue;
-            }
-            let left = self.end(number);
-            self.note(format!("batch {number} ends as {}", left.status));
-            self.batches[number].left = Some(left);
-        }
-    }
-
-    fn end(&mut self, number: usize) -> Left {
-        let (status, error) = self.batches[number].end.clone();
-        if let Some(error) = error {
-            return Left { status, error: Some(error.to_owned()), files: [None, None], counts: None };
-        }
-        let content = self.files[self.batches[number].file].content.clone();
-        let [outputs, errors] = rows::answer(self, number, &content, &status);
-        let (counts, tells) = self.counts(&content, &outputs, &errors);
-        // With an error at hand, nothing tells of an output that has not come.
-        let silence_tells = status == BatchStatus::Completed && counts.is_none() && !rows::has_both(&outputs, &errors);
-        let mut store = |lines: ReplyLines| {
-            (!lines.is_empty()).then(|| {
-                let says = match () {
-                    () if self.happens(Fault::SizeAbsent) => Says::Nothing,
-                    () if self.happens(Fault::SizeLow) => Says::TooLittle,
-                    () => Says::Truth,
-                };
-                let is_witnessed = says == Says::Truth || tells || silence_tells && says == Says::Nothing;
-                self.replies.push(StoredReplies { lines, given: None, trouble: None, says, is_witnessed });
-                self.replies.len() - 1
-            })
-        };
-        let files = [store(outputs), store(errors)];
-        Left { status, error: None, files, counts }
-    }
-
-    /// What the service counts of a batch, and whether that tells what it has answered.
-    fn counts(&mut self, content: &[u8], outputs: &ReplyLines, errors: &ReplyLines) -> (Option<RequestCounts>, bool) {
-        if !self.dialect.carries_tag() || self.happens(Fault::CountsAbsent) {
-            return (None, false);
-        }
-        let total = rows::seqs_of(content).count() as u64;
-        let tally = rows::tally(outputs, errors);
-        let mut counts = RequestCounts { total, completed: tally.outputs, failed: tally.errors };
-        if self.faults.rng.bool() {
-            counts.failed += tally.untried;
-        }
-        let dropped = total - tally.outputs - tally.errors - tally.untried;
-        if dropped > 0 && self.happens(Fault::CountsDropped) {
-            counts.completed += dropped;
-        }
-        let low = self.happens(Fault::CountsLow);
-        if low {
-            counts.completed /= 2;
-        }
-        (Some(counts), !low)
     }
 
     /// What is wrong with a download of a reply file.

@@ -1,24 +1,22 @@
 //! Faults in how a batch ends: expired, failed, or never.
 //!
-//! In: the number of a batch. Out: how it ends, when not in good order.
-//! What always holds: requests that a batch did not come to are not billed; those that it answered are, and their rows
+//! In: a script. Out: how batches end, if not in good order.
+//! Invariants: requests that a batch did not come to are not billed; those that it answered are, and their rows
 //! are in its output file.
 
-use crate::serve::ORGANIZATION_ID;
-use crate::serve::faults::fields::{FaultsError, Fields};
-use crate::serve::faults::{Script, Verb};
-use crate::serve::store::{Batch, Store};
-use crate::storage::durable::FileError;
+use super::fields::{FaultsError, Fields};
+use crate::serve::api::auth::ORGANIZATION_ID;
+use crate::serve::store::Store;
 
 /// How a batch ends.
 #[derive(Clone, Debug)]
-pub(in crate::serve) enum Ending {
+pub(crate) enum BatchFault {
     /// `expire`: EXPIRED after that share of its rows.
     Expire { share: f64 },
     /// `fail`: FAILED after that share of its rows.
     Fail { share: f64, message: String },
-    /// `never`: `IN_PROGRESS` until somebody cancels it.
-    Never,
+    /// `never`: `IN_PROGRESS` until it is cancelled.
+    Stuck,
     /// `no_room`: FAILED before anything of it is done while as many `batches` that are older are at work.
     NoRoom { batches: usize },
 }
@@ -26,7 +24,7 @@ pub(in crate::serve) enum Ending {
 /// The names of these faults, for messages.
 pub(super) const NAMES: &[&str] = &["expire", "fail", "never", "no_room"];
 
-impl Ending {
+impl BatchFault {
     /// Reads the fault called `verb`, if it is one of these.
     pub(super) fn read(verb: &str, fields: &mut Fields<'_>) -> Result<Option<Self>, FaultsError> {
         Ok(Some(match verb {
@@ -37,17 +35,17 @@ impl Ending {
                     .take("message")?
                     .unwrap_or_else(|| "Internal error: the batch could not be finished (a scripted fault)".to_owned()),
             },
-            "never" => Self::Never,
+            "never" => Self::Stuck,
             "no_room" => Self::NoRoom { batches: room(fields)? },
             _ => return Ok(None),
         }))
     }
 
     /// The share of its rows that a batch comes to.
-    pub(in crate::serve) fn share(&self) -> f64 {
+    pub(crate) fn share(&self) -> f64 {
         match self {
             Self::Expire { share } | Self::Fail { share, .. } => *share,
-            Self::Never | Self::NoRoom { .. } => 1.0,
+            Self::Stuck | Self::NoRoom { .. } => 1.0,
         }
     }
 }
@@ -58,7 +56,7 @@ pub(super) fn room(fields: &mut Fields<'_>) -> Result<usize, FaultsError> {
 }
 
 /// What the service says when there is no room for one more.
-pub(super) fn is_full(batches: usize) -> String {
+pub(super) fn queue_is_full(batches: usize) -> String {
     format!(
         "Enqueued token limit reached for this model in organization {ORGANIZATION_ID}. Limit: {batches} batches. Please try again once \
          some in_progress batches have been completed."
@@ -68,30 +66,4 @@ pub(super) fn is_full(batches: usize) -> String {
 /// How many batches are at work, of those that are older than the one with that number.
 pub(super) fn at_work(store: &Store, number: u64) -> usize {
     store.batches.select(|batch| batch.number < number && !batch.status.is_terminal()).len()
-}
-
-impl Script {
-    /// What is said of a batch for which there is no room.
-    pub(in crate::serve) fn lacks_room(&self, store: &Store, id: &str) -> Option<String> {
-        let batch = store.batches.get(id)?;
-        match self.ending(&batch)? {
-            Ending::NoRoom { batches } if at_work(store, batch.number) >= *batches => Some(is_full(*batches)),
-            _ => None,
-        }
-    }
-
-    /// How `batch` ends, when not in good order: as the first such fault that picks it says.
-    pub(in crate::serve) fn ending(&self, batch: &Batch) -> Option<&Ending> {
-        self.rules().find_map(|rule| match &rule.verb {
-            Verb::Ending(ending) if self.picks_batch(rule, batch.number) => Some(ending),
-            _ => None,
-        })
-    }
-
-    /// Records that it ended, or goes on, as [`Script::ending`] says.
-    pub(in crate::serve) fn record_ending(&self, batch: &Batch) -> Result<(), FileError> {
-        let rule =
-            self.rules().find(|rule| matches!(rule.verb, Verb::Ending(_)) && self.picks_batch(rule, batch.number));
-        rule.map_or(Ok(()), |rule| self.record(rule, &batch.id, None))
-    }
 }

@@ -1,7 +1,7 @@
 //! The connection under a call, so that a fault can cut it without an answer.
 //!
 //! In: connections as they are accepted. Out: the same, each with a handle that its calls carry.
-//! What always holds: a cut connection is closed and writes nothing more, so what came before the cut is all that the
+//! Invariants: a cut connection is closed and writes nothing more, so what came before the cut is all that the
 //! client gets. hyper alone cannot do that: whatever a handler returns becomes a response. (This is HTTP/1 only, so a
 //! connection carries one call at a time.)
 
@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 /// How a connection ends before its time.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-pub(in crate::serve) enum Cut {
+pub(crate) enum Cut {
     /// With a FIN, as when a proxy goes away in good order.
     #[default]
     Close,
@@ -37,21 +37,21 @@ const RESET: u8 = 4;
 
 /// The handle on a connection.
 #[derive(Clone, Debug, Default)]
-pub(in crate::serve) struct Wire(Arc<AtomicU8>);
+pub(crate) struct ConnectionHandle(Arc<AtomicU8>);
 
-impl Wire {
+impl ConnectionHandle {
     /// Cuts the connection at once.
-    pub(super) fn cut(&self, how: Cut) {
+    pub(crate) fn cut(&self, how: Cut) {
         self.set(CUT, how);
     }
 
     /// Cuts the connection as soon as everything written so far has gone out.
-    pub(super) fn cut_when_flushed(&self, how: Cut) {
+    pub(crate) fn cut_when_flushed(&self, how: Cut) {
         self.set(CUT_WHEN_FLUSHED, how);
     }
 
     /// Whether no answer can go out.
-    pub(in crate::serve) fn is_cut(&self) -> bool {
+    pub(crate) fn is_cut(&self) -> bool {
         self.0.load(SeqCst) & CUT != 0
     }
 
@@ -75,22 +75,22 @@ impl Wire {
 
 /// The listener whose connections can be cut.
 #[derive(Debug)]
-pub(in crate::serve) struct Lines(pub(in crate::serve) TcpListener);
+pub(crate) struct CuttableListener(pub(crate) TcpListener);
 
 /// A connection that can be cut.
 #[derive(Debug)]
-pub(in crate::serve) struct Line {
+pub(crate) struct CuttableStream {
     stream: TcpStream,
-    wire: Wire,
+    handle: ConnectionHandle,
 }
 
-impl Listener for Lines {
-    type Io = Line;
+impl Listener for CuttableListener {
+    type Io = CuttableStream;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Line, SocketAddr) {
+    async fn accept(&mut self) -> (CuttableStream, SocketAddr) {
         let (stream, address) = Listener::accept(&mut self.0).await;
-        (Line { stream, wire: Wire::default() }, address)
+        (CuttableStream { stream, handle: ConnectionHandle::default() }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -98,37 +98,37 @@ impl Listener for Lines {
     }
 }
 
-impl Line {
+impl CuttableStream {
     /// The handle on it.
-    pub(in crate::serve) fn wire(&self) -> Wire {
-        self.wire.clone()
+    pub(crate) fn handle(&self) -> ConnectionHandle {
+        self.handle.clone()
     }
 
     /// The address here that it came to.
-    pub(in crate::serve) fn local(&self) -> Option<IpAddr> {
+    pub(crate) fn local(&self) -> Option<IpAddr> {
         self.stream.local_addr().ok().map(|address| address.ip())
     }
 }
 
-impl Drop for Line {
+impl Drop for CuttableStream {
     fn drop(&mut self) {
-        if self.wire.0.load(SeqCst) & RESET != 0 {
+        if self.handle.0.load(SeqCst) & RESET != 0 {
             // Refused only for a socket that is closed already.
             let _ = self.stream.set_zero_linger();
         }
     }
 }
 
-impl AsyncRead for Line {
+impl AsyncRead for CuttableStream {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.wire.check()?;
+        self.handle.check()?;
         Pin::new(&mut self.stream).poll_read(context, into)
     }
 }
 
-impl AsyncWrite for Line {
+impl AsyncWrite for CuttableStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.wire.check()?;
+        self.handle.check()?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -137,7 +137,7 @@ impl AsyncWrite for Line {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.wire.check()?;
+        self.handle.check()?;
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
@@ -147,7 +147,7 @@ impl AsyncWrite for Line {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         std::task::ready!(Pin::new(&mut self.stream).poll_flush(context))?;
-        Poll::Ready(self.wire.flushed())
+        Poll::Ready(self.handle.flushed())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,7 +1,7 @@
 //! Reads one `[[fault]]` table, member by member, and says on which line something is wrong with it.
 //!
 //! In: a table of a TOML document. Out: typed values.
-//! What always holds: a member that nobody asked for is an error, never ignored; an error names the file, the line and
+//! Invariants: an unknown member is an error, never ignored; an error names the file, the line and
 //! the member.
 
 use std::path::{Path, PathBuf};
@@ -40,21 +40,21 @@ pub enum FaultsError {
 
 /// The text of a script, and where it comes from.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Source<'t> {
-    pub(super) path: &'t Path,
-    pub(super) text: &'t str,
+pub(crate) struct Source<'t> {
+    pub(crate) path: &'t Path,
+    pub(crate) text: &'t str,
 }
 
 impl Source<'_> {
     /// What is wrong at the byte `offset`.
-    pub(super) fn error(&self, offset: usize, what: impl Into<String>) -> FaultsError {
+    pub(crate) fn error(&self, offset: usize, what: impl Into<String>) -> FaultsError {
         let before = &self.text.as_bytes()[..offset.min(self.text.len())];
         let line = memchr::memchr_iter(b'\n', before).count() + 1;
         FaultsError::Invalid { path: self.path.to_owned(), line, what: what.into() }
     }
 
     /// The same, for an error of the TOML parser; `offset` is where it happened if the parser does not know.
-    pub(super) fn toml_error(&self, offset: usize, about: &str, error: &toml::de::Error) -> FaultsError {
+    pub(crate) fn toml_error(&self, offset: usize, about: &str, error: &toml::de::Error) -> FaultsError {
         let offset = error.span().map_or(offset, |span| span.start);
         self.error(offset, format!("{about}{}", error.message()))
     }
@@ -65,7 +65,7 @@ type Member<'t> = toml::Spanned<DeValue<'t>>;
 
 /// The members of one `[[fault]]` that have not been read yet.
 #[derive(Debug)]
-pub(super) struct Fields<'t> {
+pub(crate) struct Fields<'t> {
     source: Source<'t>,
     table: DeTable<'t>,
     /// The byte where the table begins.
@@ -77,29 +77,29 @@ pub(super) struct Fields<'t> {
 }
 
 impl<'t> Fields<'t> {
-    pub(super) fn new(source: Source<'t>, offset: usize, table: DeTable<'t>) -> Self {
+    pub(crate) fn new(source: Source<'t>, offset: usize, table: DeTable<'t>) -> Self {
         Self { source, table, offset, verb: "the fault".to_owned(), asked: Vec::new() }
     }
 
     /// Reads `do`: which fault it is.
-    pub(super) fn verb(&mut self) -> Result<String, FaultsError> {
+    pub(crate) fn verb(&mut self) -> Result<String, FaultsError> {
         let verb: String = self.need("do")?;
         self.verb.clone_from(&verb);
         Ok(verb)
     }
 
     /// The value of a member, if it is there.
-    pub(super) fn take<T: DeserializeOwned>(&mut self, name: &'static str) -> Result<Option<T>, FaultsError> {
+    pub(crate) fn take<T: DeserializeOwned>(&mut self, name: &'static str) -> Result<Option<T>, FaultsError> {
         self.checked(name, Ok)
     }
 
     /// The value of a member that must be there.
-    pub(super) fn need<T: DeserializeOwned>(&mut self, name: &'static str) -> Result<T, FaultsError> {
+    pub(crate) fn need<T: DeserializeOwned>(&mut self, name: &'static str) -> Result<T, FaultsError> {
         self.take(name)?.ok_or_else(|| self.missing(name))
     }
 
     /// A length of time, such as `"200ms"`, `"5s"` or `"1m 30s"`.
-    pub(super) fn time(&mut self, name: &'static str) -> Result<Option<Duration>, FaultsError> {
+    pub(crate) fn time(&mut self, name: &'static str) -> Result<Option<Duration>, FaultsError> {
         self.checked(name, |text: String| {
             let time = text.parse::<SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
             time.ok_or_else(|| format!("{text:?} is not a duration; write it like \"200ms\", \"5s\" or \"2m\""))
@@ -107,12 +107,12 @@ impl<'t> Fields<'t> {
     }
 
     /// A length of time that must be there.
-    pub(super) fn need_time(&mut self, name: &'static str) -> Result<Duration, FaultsError> {
+    pub(crate) fn need_time(&mut self, name: &'static str) -> Result<Duration, FaultsError> {
         self.time(name)?.ok_or_else(|| self.missing(name))
     }
 
     /// A share, from 0 to 1.
-    pub(super) fn share(&mut self, name: &'static str) -> Result<Option<f64>, FaultsError> {
+    pub(crate) fn share(&mut self, name: &'static str) -> Result<Option<f64>, FaultsError> {
         self.checked(name, |share: f64| {
             let fits = (0.0..=1.0).contains(&share);
             if fits { Ok(share) } else { Err(format!("{share} is not a share; it goes from 0 to 1")) }
@@ -120,12 +120,12 @@ impl<'t> Fields<'t> {
     }
 
     /// A number of at least 1.
-    pub(super) fn count(&mut self, name: &'static str) -> Result<Option<u64>, FaultsError> {
+    pub(crate) fn count(&mut self, name: &'static str) -> Result<Option<u64>, FaultsError> {
         self.checked(name, |count: u64| if count == 0 { Err("it counts from 1".to_owned()) } else { Ok(count) })
     }
 
     /// One number of at least 1, or a list of them.
-    pub(super) fn counts(&mut self, name: &'static str) -> Result<Option<Vec<u64>>, FaultsError> {
+    pub(crate) fn counts(&mut self, name: &'static str) -> Result<Option<Vec<u64>>, FaultsError> {
         self.checked(name, |some: OneOrMore<u64>| {
             let counts = some.into_vec();
             let fits = !counts.is_empty() && !counts.contains(&0);
@@ -134,7 +134,7 @@ impl<'t> Fields<'t> {
     }
 
     /// A member whose value `check` accepts; its error says what is wrong.
-    pub(super) fn checked<T: DeserializeOwned, U>(
+    pub(crate) fn checked<T: DeserializeOwned, U>(
         &mut self,
         name: &'static str,
         check: impl FnOnce(T) -> Result<U, String>,
@@ -150,7 +150,7 @@ impl<'t> Fields<'t> {
     }
 
     /// Makes sure that nothing is left.
-    pub(super) fn finish(self) -> Result<(), FaultsError> {
+    pub(crate) fn finish(self) -> Result<(), FaultsError> {
         match self.table.keys().min_by_key(|key| key.span().start) {
             None => Ok(()),
             Some(key) => {
@@ -162,12 +162,12 @@ impl<'t> Fields<'t> {
     }
 
     /// What is wrong with the fault as a whole.
-    pub(super) fn error(&self, what: impl Into<String>) -> FaultsError {
+    pub(crate) fn error(&self, what: impl Into<String>) -> FaultsError {
         self.source.error(self.offset, what)
     }
 
     /// That a member is not there.
-    pub(super) fn missing(&self, name: &str) -> FaultsError {
+    pub(crate) fn missing(&self, name: &str) -> FaultsError {
         self.error(format!("{} needs `{name}`", self.verb))
     }
 }
@@ -175,13 +175,13 @@ impl<'t> Fields<'t> {
 /// A value, or a list of such values.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "expected one value of the right kind, or a list of them")]
-pub(super) enum OneOrMore<T> {
+pub(crate) enum OneOrMore<T> {
     One(T),
     More(Vec<T>),
 }
 
 impl<T> OneOrMore<T> {
-    pub(super) fn into_vec(self) -> Vec<T> {
+    pub(crate) fn into_vec(self) -> Vec<T> {
         match self {
             Self::One(one) => vec![one],
             Self::More(more) => more,

@@ -1,7 +1,7 @@
 //! The requests that had their one error.
 //!
 //! In: digests of requests, batch by batch. Out: whether a batch is the first to have a request.
-//! What always holds: a batch that is executed again after a kill gets the same answers as the first time; a request
+//! Invariants: a batch that is executed again after a kill gets the same answers as the first time; a request
 //! costs 24 bytes of memory, and 16 of disk in `faults/BATCH.seen`.
 
 use std::collections::HashMap;
@@ -13,13 +13,13 @@ use crate::storage::durable;
 use crate::storage::durable::FileError;
 
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct FailedOnce {
     directory: PathBuf,
     /// The first batch of each request.
     first: Mutex<HashMap<u128, u64>>,
 }
 
-impl Seen {
+impl FailedOnce {
     /// Reads back what is in `directory`; `number_of` gives a batch's number.
     pub(super) fn open(directory: PathBuf, number_of: impl Fn(&str) -> Option<u64>) -> Result<Self, FileError> {
         let mut first = HashMap::new();
@@ -72,10 +72,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("faults");
         let number_of = |id: &str| id.strip_prefix("batch-")?.parse().ok();
-        let seen = Seen::open(path.clone(), number_of).unwrap();
+        let seen = FailedOnce::open(path.clone(), number_of).unwrap();
         assert!(seen.is_first_in(5, 1));
         seen.keep("batch-1", 1, &[5, 6]).unwrap();
-        for seen in [seen, Seen::open(path, number_of).unwrap()] {
+        for seen in [seen, FailedOnce::open(path, number_of).unwrap()] {
             assert!(seen.is_first_in(5, 1) && !seen.is_first_in(5, 2) && seen.is_first_in(7, 2));
         }
     }

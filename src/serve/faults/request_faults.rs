@@ -1,10 +1,10 @@
 //! Faults in how a call is answered: not at all, late, wrongly, elsewhere.
 //!
 //! In: a call. Out: its answer, or a cut connection.
-//! What always holds: what the server did is done as without the fault; only what the client gets to know of it
+//! Invariants: what the server did is done as without the fault; only what the client gets to know of it
 //! differs. `drop_before`, `status`, `redirect` and `quote_key` do nothing at all.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::body::{self, Body};
@@ -17,35 +17,37 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::serve::access_log::Endpoint;
-use crate::serve::auth;
-use crate::serve::faults::answer::Answer;
-use crate::serve::faults::batch_faults;
-use crate::serve::faults::batch_faults::room;
-use crate::serve::faults::connection::{Cut, Wire};
-use crate::serve::faults::fields::{FaultsError, Fields};
-use crate::serve::faults::selector::CallName;
-use crate::serve::faults::transfer;
-use crate::serve::faults::transfer::Transfer;
-use crate::serve::faults::{Fired, Rule};
-use crate::serve::reply::Refused;
-use crate::serve::{FORM_BYTES, Shared};
+use super::batch_faults;
+use super::connection::{ConnectionHandle, Cut};
+use super::fields::{FaultsError, Fields};
+use super::scripted_response::ScriptedResponse;
+use super::selector::CallName;
+use super::state::{FaultNames, FaultState};
+use super::transfer_faults::{self, Transfer};
+use super::trigger::{Trigger, id_in};
+use crate::serve::api::auth;
+use crate::serve::api::endpoint::Endpoint;
+use crate::serve::api::error::ApiError;
+use crate::serve::background::Background;
+use crate::serve::limits::FORM_BYTES;
+use crate::serve::store::Store;
+use crate::serve::surfaces::surface::Surface;
 
 /// A fault in how a call is answered.
 #[derive(Clone, Debug)]
-pub(super) enum Conduct {
+pub(super) enum RequestFault {
     /// `accept_then_drop`: done, and the connection cut.
     AcceptThenDrop { how: Cut },
     /// `accept_then_status`: done, and answered with something else.
-    AcceptThenStatus { answer: Answer },
+    AcceptThenStatus { answer: ScriptedResponse },
     /// `accept_slow`: done at once, answered after `delay`.
     AcceptSlow { delay: Duration },
     /// `drop_before`: nothing done, and the connection cut.
     DropBefore { how: Cut },
     /// `late_commit`: nothing done yet, and answered with an error; done after `delay`.
-    LateCommit { delay: Duration, answer: Answer },
+    LateCommit { delay: Duration, answer: ScriptedResponse },
     /// `status`: nothing done, and answered with something else.
-    Status { answer: Answer },
+    Status { answer: ScriptedResponse },
     /// `turn_away`: nothing done, and refused with words about a full queue, while as many `batches` are at work.
     TurnAway { batches: usize, status: StatusCode },
     /// `redirect`: nothing done, and sent elsewhere.
@@ -123,23 +125,23 @@ pub(super) const NAMES: &[&str] = &[
     "visibility_lag",
 ];
 
-impl Conduct {
+impl RequestFault {
     /// Reads the fault called `verb`, if it is one of these, and gives the calls that it usually and possibly acts on.
     pub(super) fn read(verb: &str, fields: &mut Fields<'_>) -> Result<Option<Self>, FaultsError> {
         Ok(Some(match verb {
             "accept_then_drop" => Self::AcceptThenDrop { how: fields.take("how")?.unwrap_or_default() },
             "accept_then_status" => {
-                Self::AcceptThenStatus { answer: Answer::read(fields, Some(StatusCode::BAD_GATEWAY))? }
+                Self::AcceptThenStatus { answer: ScriptedResponse::read(fields, Some(StatusCode::BAD_GATEWAY))? }
             }
             "accept_slow" => Self::AcceptSlow { delay: fields.need_time("delay")? },
             "drop_before" => Self::DropBefore { how: fields.take("how")?.unwrap_or_default() },
             "late_commit" => Self::LateCommit {
                 delay: fields.need_time("delay")?,
-                answer: Answer::read(fields, Some(StatusCode::GATEWAY_TIMEOUT))?,
+                answer: ScriptedResponse::read(fields, Some(StatusCode::GATEWAY_TIMEOUT))?,
             },
-            "status" => Self::Status { answer: Answer::read(fields, None)? },
+            "status" => Self::Status { answer: ScriptedResponse::read(fields, None)? },
             "turn_away" => Self::TurnAway {
-                batches: room(fields)?,
+                batches: batch_faults::room(fields)?,
                 status: client_error(fields)?.unwrap_or(StatusCode::TOO_MANY_REQUESTS),
             },
             "redirect" => Self::redirect(fields)?,
@@ -193,8 +195,8 @@ impl Conduct {
     }
 
     /// Answers a call, the rule having picked it.
-    pub(super) async fn act(&self, call: Acting<'_>, mut request: Request, next: Next) -> Response {
-        let (path, surface) = (request.uri().path().to_owned(), call.shared.surface);
+    pub(super) async fn act(&self, call: InterceptedCall<'_>, mut request: Request, next: Next) -> Response {
+        let (path, surface) = (request.uri().path().to_owned(), call.surface);
         match self {
             Self::AcceptThenDrop { how } => {
                 let response = next.run(request).await;
@@ -203,12 +205,12 @@ impl Conduct {
             }
             Self::AcceptThenStatus { answer } => {
                 next.run(request).await;
-                call.fire();
+                call.act();
                 answer.response(&path, surface)
             }
             Self::AcceptSlow { delay } => {
                 let response = next.run(request).await;
-                call.fire();
+                call.act();
                 tokio::time::sleep(*delay).await;
                 response
             }
@@ -217,40 +219,42 @@ impl Conduct {
                 StatusCode::NO_CONTENT.into_response()
             }
             Self::Status { answer } => {
-                call.fire();
+                call.act();
                 answer.response(&path, surface)
             }
-            Self::TurnAway { batches, .. } if batch_faults::at_work(&call.shared.store, u64::MAX) < *batches => {
+            Self::TurnAway { batches, .. } if batch_faults::at_work(call.store, u64::MAX) < *batches => {
                 next.run(request).await
             }
             Self::TurnAway { batches, status } => {
-                call.fire();
-                Refused::object(*status, batch_faults::is_full(*batches)).shaped_for(&path, surface).into_response()
+                call.act();
+                ApiError::object(*status, batch_faults::queue_is_full(*batches))
+                    .shaped(surface.error_shape(&path))
+                    .into_response()
             }
             Self::LateCommit { delay, answer } => match whole_body(request).await {
                 Ok((request, _)) => {
-                    call.fire();
-                    commit_later(call.shared, request, next, *delay);
+                    call.act();
+                    commit_later(call.background, request, next, *delay);
                     answer.response(&path, surface)
                 }
                 Err(refused) => refused.into_response(),
             },
             Self::QuoteKey { status, form } => {
-                call.fire();
+                call.act();
                 let (kind, words) = form.words(auth::token_in(request.headers(), surface));
                 (*status, [(header::CONTENT_TYPE, kind)], words).into_response()
             }
             Self::Redirect { to, status } => redirect(to, *status, call, request, next).await,
             Self::VisibilityLag { calls, status } => {
-                let file = match named_file(&mut request, call.endpoint).await {
+                let file = match named_file(&mut request, call.call.endpoint).await {
                     Ok(file) => file,
                     Err(refused) => return refused.into_response(),
                 };
-                match file.filter(|file| call.shared.faults.look(call.rule, file) <= *calls) {
+                match file.filter(|file| call.state.count_look(call.trigger, file) <= *calls) {
                     Some(file) => {
-                        call.fire();
-                        Refused::object(*status, format!("Cannot find file {file}"))
-                            .shaped_for(&path, surface)
+                        call.act();
+                        ApiError::object(*status, format!("Cannot find file {file}"))
+                            .shaped(surface.error_shape(&path))
                             .into_response()
                     }
                     None => next.run(request).await,
@@ -261,26 +265,40 @@ impl Conduct {
     }
 }
 
-/// A fault that acts on a call.
-#[derive(Debug)]
-pub(super) struct Acting<'c> {
-    pub(super) shared: &'c Arc<Shared>,
-    pub(super) rule: &'c Rule,
-    pub(super) endpoint: Endpoint,
-    /// The number of the call among those that the fault looks at.
-    pub(super) number: u64,
-    pub(super) wire: &'c Wire,
-    pub(super) fired: &'c Fired,
+/// A call on its way to the server, as faults see it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call<'c> {
+    pub(crate) endpoint: Endpoint,
+    /// Where the server listens.
+    pub(crate) server: SocketAddr,
+    /// What it came through.
+    pub(crate) connection: &'c ConnectionHandle,
+    /// The faults that acted on it.
+    pub(crate) names: &'c FaultNames,
 }
 
-impl Acting<'_> {
-    fn fire(&self) {
-        self.fired.add(&self.rule.name);
+/// A call that a fault acts on.
+#[derive(Debug)]
+pub(super) struct InterceptedCall<'c> {
+    pub(super) call: Call<'c>,
+    pub(super) trigger: &'c Trigger,
+    /// The number of the call among those that the fault looks at.
+    pub(super) number: u64,
+    pub(super) store: &'c Store,
+    pub(super) state: &'c FaultState,
+    pub(super) surface: &'static dyn Surface,
+    pub(super) background: &'c Background,
+}
+
+impl InterceptedCall<'_> {
+    /// The fault acts.
+    fn act(&self) {
+        self.call.names.add(self.trigger);
     }
 
     fn cut(&self, how: Cut) {
-        self.fire();
-        self.wire.cut(how);
+        self.act();
+        self.call.connection.cut(how);
     }
 }
 
@@ -293,34 +311,32 @@ fn client_error(fields: &mut Fields<'_>) -> Result<Option<StatusCode>, FaultsErr
 }
 
 /// Takes a call in whole, so that it can be passed on after its connection is gone.
-async fn whole_body(request: Request) -> Result<(Request, body::Bytes), Refused> {
+async fn whole_body(request: Request) -> Result<(Request, body::Bytes), ApiError> {
     let (parts, body) = request.into_parts();
     let bytes = body::to_bytes(body, FORM_BYTES)
         .await
-        .map_err(|error| Refused::text(StatusCode::BAD_REQUEST, format!("the body broke off: {error}")))?;
+        .map_err(|error| ApiError::text(StatusCode::BAD_REQUEST, format!("the body broke off: {error}")))?;
     Ok((Request::from_parts(parts, Body::from(bytes.clone())), bytes))
 }
 
 /// Does what a call asks for, later. A server that is stopped before never does it.
-fn commit_later(shared: &Arc<Shared>, request: Request, next: Next, delay: Duration) {
-    let stopping = shared.stopping.clone();
-    shared.tasks.spawn(async move {
-        tokio::select! {
-            biased;
-            () = stopping.cancelled() => {}
-            () = tokio::time::sleep(delay) => drop(next.run(request).await),
+fn commit_later(background: &Background, request: Request, next: Next, delay: Duration) {
+    let waiting = background.clone();
+    background.spawn(async move {
+        if waiting.unless_stopping(tokio::time::sleep(delay)).await.is_ok() {
+            next.run(request).await;
         }
     });
 }
 
 /// The id of the file that a call is about.
-async fn named_file(request: &mut Request, endpoint: Endpoint) -> Result<Option<String>, Refused> {
+async fn named_file(request: &mut Request, endpoint: Endpoint) -> Result<Option<String>, ApiError> {
     #[derive(Deserialize)]
     struct New {
         input_file_id: String,
     }
     if endpoint != Endpoint::CreateBatch {
-        return Ok(crate::serve::faults::id_in(request.uri().path()).map(str::to_owned));
+        return Ok(id_in(request.uri().path()).map(str::to_owned));
     }
     let (whole, bytes) = whole_body(std::mem::take(request)).await?;
     *request = whole;
@@ -329,11 +345,17 @@ async fn named_file(request: &mut Request, endpoint: Endpoint) -> Result<Option<
 
 /// Sends a call elsewhere. The announcement of an upload is a redirect already: it stays as it is but for where it
 /// leads to.
-async fn redirect(to: &Target, status: StatusCode, call: Acting<'_>, request: Request, next: Next) -> Response {
+async fn redirect(
+    to: &Target,
+    status: StatusCode,
+    call: InterceptedCall<'_>,
+    request: Request,
+    next: Next,
+) -> Response {
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
     let mut response = status.into_response();
-    let mut origin = format!("http://{}/v1{path}", call.shared.address);
-    if call.endpoint == Endpoint::CreateFile {
+    let mut origin = format!("http://{}/v1{path}", call.call.server);
+    if call.call.endpoint == Endpoint::CreateFile {
         response = next.run(request).await;
         match response.headers().get(header::LOCATION).and_then(|location| location.to_str().ok()) {
             Some(location) if response.status().is_redirection() => origin = location.to_owned(),
@@ -351,20 +373,20 @@ async fn redirect(to: &Target, status: StatusCode, call: Acting<'_>, request: Re
     };
     match HeaderValue::try_from(location) {
         Ok(location) => {
-            call.fire();
+            call.act();
             response.headers_mut().insert(header::LOCATION, location);
             response
         }
-        Err(error) => Refused::object(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Err(error) => ApiError::object(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
-async fn transfer_call(fault: &Transfer, call: Acting<'_>, mut request: Request, next: Next) -> Response {
-    let is_upload = matches!(call.endpoint, Endpoint::PutContent | Endpoint::UploadFile);
+async fn transfer_call(fault: &Transfer, call: InterceptedCall<'_>, mut request: Request, next: Next) -> Response {
+    let is_upload = matches!(call.call.endpoint, Endpoint::PutContent | Endpoint::UploadFile);
     if is_upload && fault.acts_on_uploads() {
-        let response = next.run(fault.upload(request, call.wire)).await;
-        if call.wire.is_cut() || !fault.cuts() {
-            call.fire();
+        let response = next.run(fault.upload(request, call.call.connection)).await;
+        if call.call.connection.is_cut() || !fault.cuts() {
+            call.act();
         }
         return response;
     }
@@ -372,14 +394,14 @@ async fn transfer_call(fault: &Transfer, call: Acting<'_>, mut request: Request,
     if !fault.prepare(request.headers_mut()) {
         return next.run(request).await;
     }
-    let (response, fires) = fault.answer(next.run(request).await, asked.as_ref(), call.wire);
+    let (response, fires) = fault.answer(next.run(request).await, asked.as_ref(), call.call.connection);
     if fires {
-        call.fire();
+        call.act();
     }
     response
 }
 
 /// The names of all faults that act on calls, for messages.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    NAMES.iter().chain(transfer::NAMES).copied()
+    NAMES.iter().chain(transfer_faults::NAMES).copied()
 }

@@ -1,23 +1,20 @@
 //! The script of faults as a file: TOML with one `[[fault]]` after the other.
 //!
 //! In: the text of a file. Out: its rules, all of them checked.
-//! What always holds: nothing in the file is ignored.
+//! Invariants: nothing in the file is ignored.
 
 use std::fs;
 use std::path::Path;
 
-use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
+use super::batch_faults::{self, BatchFault};
 use super::fields::{FaultsError, Fields, Source};
-use super::rows::{self, RowFault};
-use crate::serve::faults::batch_faults;
-use crate::serve::faults::batch_faults::Ending;
-use crate::serve::faults::request_faults;
-use crate::serve::faults::request_faults::Conduct;
-use crate::serve::faults::selector::{CallName, Calls, Picks};
-use crate::serve::faults::view_faults;
-use crate::serve::faults::view_faults::Show;
+use super::request_faults::{self, RequestFault};
+use super::row_faults::{self, RowFault};
+use super::selector::{CallName, CallSet, Selector};
+use super::trigger::Trigger;
+use super::view_faults::{self, ViewFault};
 use crate::storage::durable::FileError;
 
 /// A script of faults: what goes wrong in a [`Server`](crate::serve::Server), and when. The module's documentation has
@@ -30,32 +27,21 @@ pub struct Faults {
 /// One `[[fault]]`.
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
-    /// Its place in the script, from 0.
-    pub(super) index: usize,
-    /// What its `do` says: the name in the logs.
-    pub(super) name: String,
-    pub(super) picks: Picks,
-    pub(super) batches: Option<Vec<u64>>,
-    pub(super) file: Option<Role>,
-    pub(super) verb: Verb,
+    pub(super) trigger: Trigger,
+    pub(super) fault: Fault,
 }
 
-/// What a fault does.
+/// What goes wrong.
 #[derive(Clone, Debug)]
-pub(super) enum Verb {
-    Conduct(Calls, Conduct),
-    Show(Calls, Show),
-    Rows(RowFault),
-    Ending(Ending),
-}
-
-/// What a file is to a batch.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Role {
-    Input,
-    Output,
-    Error,
+pub(super) enum Fault {
+    /// In how these calls are answered.
+    Request(CallSet, RequestFault),
+    /// In what the answers to these calls show of batches.
+    View(CallSet, ViewFault),
+    /// In the rows of a batch.
+    Row(RowFault),
+    /// In how a batch ends.
+    Batch(BatchFault),
 }
 
 impl Faults {
@@ -101,37 +87,37 @@ impl Faults {
 impl Rule {
     fn read(index: usize, mut fields: Fields<'_>) -> Result<Self, FaultsError> {
         let name = fields.verb()?;
-        let picks = Picks::read(&mut fields)?;
+        let selector = Selector::read(&mut fields)?;
         let batches = fields.counts("batch")?;
-        let verb = Verb::read(&name, &mut fields)?;
-        let file = match &verb {
-            Verb::Conduct(..) => fields.take("file")?,
+        let fault = Fault::read(&name, &mut fields)?;
+        let file = match &fault {
+            Fault::Request(..) => fields.take("file")?,
             _ => None,
         };
-        if batches.is_some() && matches!(&verb, Verb::Rows(_) | Verb::Ending(_)) && picks != Picks::default() {
+        if batches.is_some() && matches!(&fault, Fault::Row(_) | Fault::Batch(_)) && selector != Selector::default() {
             return Err(fields.error("`batch` and `nth` both choose batches here; give one of them"));
         }
         fields.finish()?;
-        Ok(Self { index, name, picks, batches, file, verb })
+        Ok(Self { trigger: Trigger { index, fault: name, selector, batches, file }, fault })
     }
 }
 
-impl Verb {
+impl Fault {
     fn read(name: &str, fields: &mut Fields<'_>) -> Result<Self, FaultsError> {
         let calls = |fields: &mut Fields<'_>, (usual, possible): (&[CallName], Option<&[CallName]>)| {
-            Calls::read(fields, usual, possible)
+            CallSet::read(fields, usual, possible)
         };
-        if let Some(fault) = Conduct::read(name, fields)? {
-            return Ok(Self::Conduct(calls(fields, fault.calls())?, fault));
+        if let Some(fault) = RequestFault::read(name, fields)? {
+            return Ok(Self::Request(calls(fields, fault.calls())?, fault));
         }
-        if let Some(fault) = Show::read(name, fields)? {
-            return Ok(Self::Show(calls(fields, fault.calls())?, fault));
+        if let Some(fault) = ViewFault::read(name, fields)? {
+            return Ok(Self::View(calls(fields, fault.calls())?, fault));
         }
         if let Some(fault) = RowFault::read(name, fields)? {
-            return Ok(Self::Rows(fault));
+            return Ok(Self::Row(fault));
         }
-        if let Some(fault) = Ending::read(name, fields)? {
-            return Ok(Self::Ending(fault));
+        if let Some(fault) = BatchFault::read(name, fields)? {
+            return Ok(Self::Batch(fault));
         }
         let known: Vec<_> = names().collect();
         Err(fields.error(format!("there is no fault {name:?}; there are {}", known.join(", "))))
@@ -139,6 +125,7 @@ impl Verb {
 }
 
 /// The names of all faults.
-pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    request_faults::names().chain([view_faults::NAMES, rows::NAMES, batch_faults::NAMES].into_iter().flatten().copied())
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    request_faults::names()
+        .chain([view_faults::NAMES, row_faults::NAMES, batch_faults::NAMES].into_iter().flatten().copied())
 }

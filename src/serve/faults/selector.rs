@@ -1,17 +1,17 @@
 //! When a fault acts: on which calls, or on which batches.
 //!
 //! In: the members `call`, `nth`, `from`, `to`, `every`, `probability`, `batch` and `file` of a fault. Out: yes or no.
-//! What always holds: the answer follows from the script, the seed and the number asked about alone.
+//! Invariants: the answer follows from the script, the seed and the number asked about alone.
 
 use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::serve::access_log::Endpoint;
-use crate::serve::faults::fields::{FaultsError, Fields, OneOrMore};
+use super::fields::{FaultsError, Fields, OneOrMore};
+use crate::serve::api::endpoint::Endpoint;
 
 /// Which of the numbered calls, or batches, a fault picks. All that is given must hold.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Picks {
+pub(crate) struct Selector {
     nth: Option<Vec<u64>>,
     from: Option<u64>,
     to: Option<u64>,
@@ -19,23 +19,23 @@ pub(super) struct Picks {
     probability: Option<f64>,
 }
 
-impl Picks {
-    pub(super) fn read(fields: &mut Fields<'_>) -> Result<Self, FaultsError> {
-        let picks = Self {
+impl Selector {
+    pub(crate) fn read(fields: &mut Fields<'_>) -> Result<Self, FaultsError> {
+        let selector = Self {
             nth: fields.counts("nth")?,
             from: fields.count("from")?,
             to: fields.count("to")?,
             every: fields.count("every")?,
             probability: fields.share("probability")?,
         };
-        if picks.from.zip(picks.to).is_some_and(|(from, to)| from > to) {
+        if selector.from.zip(selector.to).is_some_and(|(from, to)| from > to) {
             return Err(fields.error("`from` comes after `to`, so the fault would never act"));
         }
-        Ok(picks)
+        Ok(selector)
     }
 
     /// Whether the `number`th, counted from 1, is picked. `seed` is another one for each fault.
-    pub(super) fn pick(&self, number: u64, seed: u64) -> bool {
+    pub(super) fn picks(&self, number: u64, seed: u64) -> bool {
         self.nth.as_ref().is_none_or(|nth| nth.contains(&number))
             && self.from.is_none_or(|from| number >= from)
             && self.to.is_none_or(|to| number <= to)
@@ -45,7 +45,7 @@ impl Picks {
 }
 
 /// Draws: of many different `what`s, about the given share is drawn; the same ones each time.
-pub(super) fn is_drawn(share: f64, what: &[u8], seed: u64) -> bool {
+pub(crate) fn is_drawn(share: f64, what: &[u8], seed: u64) -> bool {
     // One of 2^32 draws: a float holds each of them exactly.
     let bits = (xxh3_64_with_seed(what, seed) >> 32) as u32;
     let draw = f64::from(bits) / 4_294_967_296.0;
@@ -55,7 +55,7 @@ pub(super) fn is_drawn(share: f64, what: &[u8], seed: u64) -> bool {
 /// The calls, as a script names them.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum CallName {
+pub(crate) enum CallName {
     /// `POST /files` and `POST /files/upload`
     Upload,
     /// `PUT /storage/{id}`
@@ -81,11 +81,11 @@ pub(super) enum CallName {
 
 /// The calls that a fault acts on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Calls(Vec<CallName>);
+pub(crate) struct CallSet(Vec<CallName>);
 
-impl Calls {
+impl CallSet {
     /// Reads `call`, which may be left out when there are `usual` ones, and must be among the `possible` ones.
-    pub(super) fn read(
+    pub(crate) fn read(
         fields: &mut Fields<'_>,
         usual: &[CallName],
         possible: Option<&[CallName]>,
@@ -108,7 +108,7 @@ impl Calls {
         }
     }
 
-    pub(super) fn contain(&self, endpoint: Endpoint) -> bool {
+    pub(crate) fn contain(&self, endpoint: Endpoint) -> bool {
         self.0.iter().any(|call| call.is(endpoint))
     }
 }
@@ -144,25 +144,25 @@ fn text(calls: &[CallName]) -> String {
 mod tests {
     use super::*;
 
-    fn picked(picks: &Picks) -> Vec<u64> {
-        (1..=8).filter(|number| picks.pick(*number, 1)).collect()
+    fn picked(picks: &Selector) -> Vec<u64> {
+        (1..=8).filter(|number| picks.picks(*number, 1)).collect()
     }
 
     #[test]
     fn everything_that_is_given_must_hold() {
-        let all = Picks::default();
+        let all = Selector::default();
         assert_eq!(picked(&all), [1, 2, 3, 4, 5, 6, 7, 8]);
-        assert_eq!(picked(&Picks { nth: Some(vec![2, 5]), ..all.clone() }), [2, 5]);
-        assert_eq!(picked(&Picks { every: Some(3), ..all.clone() }), [3, 6]);
-        assert_eq!(picked(&Picks { from: Some(3), to: Some(6), every: Some(2), ..all.clone() }), [4, 6]);
-        assert_eq!(picked(&Picks { probability: Some(0.0), ..all.clone() }), [0; 0]);
-        assert_eq!(picked(&Picks { probability: Some(1.0), ..all }).len(), 8);
+        assert_eq!(picked(&Selector { nth: Some(vec![2, 5]), ..all.clone() }), [2, 5]);
+        assert_eq!(picked(&Selector { every: Some(3), ..all.clone() }), [3, 6]);
+        assert_eq!(picked(&Selector { from: Some(3), to: Some(6), every: Some(2), ..all.clone() }), [4, 6]);
+        assert_eq!(picked(&Selector { probability: Some(0.0), ..all.clone() }), [0; 0]);
+        assert_eq!(picked(&Selector { probability: Some(1.0), ..all }).len(), 8);
     }
 
     #[test]
     fn a_share_is_drawn_evenly_and_by_seed() {
-        let picks = Picks { probability: Some(0.3), ..Picks::default() };
-        let drawn = |seed| -> Vec<u64> { (1..=10_000).filter(|number| picks.pick(*number, seed)).collect() };
+        let picks = Selector { probability: Some(0.3), ..Selector::default() };
+        let drawn = |seed| -> Vec<u64> { (1..=10_000).filter(|number| picks.picks(*number, seed)).collect() };
         let (one, other) = (drawn(1), drawn(2));
         assert!((2_800..3_200).contains(&one.len()), "{}", one.len());
         assert_eq!(one, drawn(1));

@@ -1,7 +1,7 @@
 //! Faults in what is shown of batches: in one, and in the list of them.
 //!
 //! In: the JSON of an answer about batches. Out: the same with the fault in it, and whether there was anything to act
-//! on. What always holds: the batches themselves are not touched, so the next look may show the truth.
+//! on. Invariants: the batches themselves are not touched, so the next look may show the truth.
 
 use std::time::Duration;
 
@@ -11,17 +11,18 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::serve::Shared;
-use crate::serve::faults::Rule;
-use crate::serve::faults::fields::{FaultsError, Fields};
-use crate::serve::faults::selector::CallName;
+use super::fields::{FaultsError, Fields};
+use super::selector::CallName;
+use super::state::FaultState;
+use super::trigger::Trigger;
+use crate::serve::store::Store;
 
 /// Made-up entries that a huge list sends at once.
 const ENTRIES_AT_ONCE: u64 = 64;
 
 /// A fault in what is shown of batches.
 #[derive(Clone, Debug)]
-pub(super) enum Show {
+pub(super) enum ViewFault {
     /// `list_lag`: batches younger than `delay` are not listed.
     ListLag { delay: Duration },
     /// `list_omit`: the `newest` batches are not listed.
@@ -30,9 +31,9 @@ pub(super) enum Show {
     ListDuplicate,
     /// `list_null`: `null`, as if there were no batches.
     ListNull,
-    /// `list_huge`: `entries` batches of somebody else follow.
+    /// `list_huge`: `entries` batches of another account follow.
     ListHuge { entries: u64 },
-    /// `list_foreign`: `entries` of others stand before and behind our own.
+    /// `list_foreign`: foreign `entries` come before and after our own.
     ListForeign { entries: Vec<Value> },
     /// `show`: members are set or left out, at the first `looks` looks at a batch, while it has the status `while`.
     Members { set: Map<String, Value>, unset: Vec<String>, looks: Option<u64>, status: Option<String> },
@@ -90,7 +91,15 @@ impl BadId {
     }
 }
 
-impl Show {
+/// What a fault in an answer about batches acts by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View<'v> {
+    pub(super) trigger: &'v Trigger,
+    pub(super) store: &'v Store,
+    pub(super) state: &'v FaultState,
+}
+
+impl ViewFault {
     /// Reads the fault called `verb`, if it is one of these.
     pub(super) fn read(verb: &str, fields: &mut Fields<'_>) -> Result<Option<Self>, FaultsError> {
         Ok(Some(match verb {
@@ -143,7 +152,7 @@ impl Show {
     }
 
     /// Puts the fault into an answer. Gives whether there was anything to act on.
-    pub(super) fn change(&self, shown: &mut Value, rule: &Rule, shared: &Shared) -> bool {
+    pub(super) fn change(&self, shown: &mut Value, view: View<'_>) -> bool {
         match (self, shown) {
             (Self::Members { .. } | Self::Regress { .. } | Self::SameId, shown) => {
                 let batches = match shown {
@@ -155,7 +164,7 @@ impl Show {
                 };
                 let mut fires = false;
                 for batch in batches.into_iter().filter_map(Value::as_object_mut) {
-                    fires |= self.change_one(batch, rule, shared);
+                    fires |= self.change_one(batch, view);
                 }
                 fires
             }
@@ -192,16 +201,16 @@ impl Show {
         }
     }
 
-    fn change_one(&self, batch: &mut Map<String, Value>, rule: &Rule, shared: &Shared) -> bool {
+    fn change_one(&self, batch: &mut Map<String, Value>, view: View<'_>) -> bool {
         let id = batch.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
         let status = batch.get("status").and_then(Value::as_str).unwrap_or_default();
-        if !rule.is_about(&shared.store, &id) {
+        if !view.trigger.is_about(view.store, &id) {
             return false;
         }
         match self {
             Self::Members { set, unset, looks, status: wanted } => {
                 if wanted.as_ref().is_some_and(|wanted| !wanted.eq_ignore_ascii_case(status))
-                    || looks.is_some_and(|looks| shared.faults.look(rule, &id) > looks)
+                    || looks.is_some_and(|looks| view.state.count_look(view.trigger, &id) > looks)
                 {
                     return false;
                 }
@@ -210,14 +219,14 @@ impl Show {
                 true
             }
             Self::SameId => {
-                let first = shared.store.batches.select(|batch| batch.number == 1 && batch.id != id).pop();
+                let first = view.store.batches.select(|batch| batch.number == 1 && batch.id != id).pop();
                 let Some(first) = first else { return false };
                 batch.insert("id".to_owned(), first.id.clone().into());
                 true
             }
             Self::Regress { looks } => {
                 let is_completed = status.eq_ignore_ascii_case("COMPLETED");
-                if !is_completed || !(2..=looks + 1).contains(&shared.faults.look(rule, &id)) {
+                if !is_completed || !(2..=looks + 1).contains(&view.state.count_look(view.trigger, &id)) {
                     return false;
                 }
                 let before = if status == "COMPLETED" { "IN_PROGRESS" } else { "in_progress" };
@@ -285,7 +294,7 @@ fn age(batch: &Value) -> Option<Duration> {
     Duration::try_from(Timestamp::now().duration_since(created)).ok()
 }
 
-/// Entries as nobody here would write them: ids and files that are no names, of every length and type, and things that are no batches.
+/// Malformed entries: ids and files that are no names, of every length and type, and values that are no batches.
 fn foreign() -> Vec<Value> {
     let batch = |id: Value, file: Value| json!({"id": id, "input_file_id": file, "output_file_id": file, "status": "IN_PROGRESS"});
     let mut entries = vec![
@@ -322,7 +331,7 @@ fn foreign() -> Vec<Value> {
     entries
 }
 
-/// A batch that nobody here created.
+/// A batch that was not created here.
 fn stranger(number: u64) -> Value {
     json!({
         "id": format!("00000000-0000-4000-8000-{number:012x}"),

@@ -1,9 +1,9 @@
 //! The files of the user: those that a command was told to read, and those that it was told to write.
 //!
 //! In: paths as they were typed, each with its [`Role`]. Out: a [`TargetError`] before anything is read, and
-//! [`OutputFile`]s.
+//! [sinks](crate::storage::sink::Sink).
 //!
-//! What always holds:
+//! Invariants:
 //! - No file is written that is read as well, or written twice, under whatever names ([`NamedFiles`]).
 //! - What is written to is known to be there and to be writable before the work begins.
 //! - A regular file appears whole, by a rename. One that was there keeps its mode and, where we may, its owner; a new one
@@ -18,7 +18,7 @@ mod taken;
 mod target;
 
 pub use crate::storage::user_files::named::{NamedFiles, Written};
-pub use crate::storage::user_files::output_file::OutputFile;
+pub use crate::storage::user_files::output_file::{create_private, open_output};
 pub use crate::storage::user_files::target::{Role, TargetError};
 
 /// The path of standard output. It stands for the descriptor, whether there is a `/dev` or not.

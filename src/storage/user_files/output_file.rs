@@ -1,6 +1,6 @@
 //! A file that the user asked for, while it is written.
 //!
-//! In: a path, and bytes. Out: a file that appears whole, or what was written to a pipe or a device.
+//! In: a path. Out: the [`Sink`] that writes there: a file that appears whole, or a pipe or a device that is written to as it is.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -8,79 +8,90 @@ use std::path::{Path, PathBuf};
 
 use crate::storage::durable;
 use crate::storage::durable::{FileError, PendingFile};
+use crate::storage::sink::Sink;
 use crate::storage::user_files::place;
 use crate::storage::user_files::place::Place;
 use crate::storage::user_files::taken::is_taken;
 
-/// A file that the user asked for, while it is written. See the [module](super).
-#[derive(Debug)]
-pub struct OutputFile {
+/// Opens what is at `path` for writing, following symbolic links. A named pipe is waited for until somebody reads from it.
+///
+/// # Errors
+/// When it cannot be written to.
+pub fn open_output(path: &Path) -> Result<Box<dyn Sink>, FileError> {
+    let stream = match Place::of(path).map_err(FileError::on("open", path))? {
+        Place::Descriptor(number) => place::open_descriptor(number).map_err(FileError::on("open", path))?,
+        Place::Stream(stream) => durable::open_stream(&stream)?,
+        Place::File(target) | Place::Free(target) => {
+            durable::remove_leftovers_of(&target);
+            let pending = PendingFile::create_shared(&target)?;
+            return Ok(Box::new(WholeFile { path: path.to_owned(), pending }));
+        }
+    };
+    Ok(Box::new(Stream { path: path.to_owned(), stream }))
+}
+
+/// Starts a file of the program's own, for its owner alone.
+///
+/// # Errors
+/// When it cannot be created.
+pub fn create_private(path: &Path) -> Result<Box<dyn Sink>, FileError> {
+    Ok(Box::new(WholeFile { path: path.to_owned(), pending: PendingFile::create(path)? }))
+}
+
+/// A file that appears whole, by a rename.
+struct WholeFile {
+    /// As the user called it.
     path: PathBuf,
-    sink: Sink,
+    pending: PendingFile,
 }
 
-#[derive(Debug)]
-enum Sink {
-    Whole(PendingFile),
-    Stream(File),
-}
-
-impl OutputFile {
-    /// Opens what is at `path`, following symbolic links. A named pipe is waited for until somebody reads from it.
-    pub fn open(path: &Path) -> Result<Self, FileError> {
-        let sink = match Place::of(path).map_err(FileError::on("open", path))? {
-            Place::Descriptor(number) => {
-                Sink::Stream(place::open_descriptor(number).map_err(FileError::on("open", path))?)
-            }
-            Place::Stream(stream) => Sink::Stream(durable::open_stream(&stream)?),
-            Place::File(target) | Place::Free(target) => {
-                durable::remove_leftovers_of(&target);
-                Sink::Whole(PendingFile::create_shared(&target)?)
-            }
-        };
-        Ok(Self { path: path.to_owned(), sink })
+impl Sink for WholeFile {
+    fn path(&self) -> Option<&Path> {
+        Some(&self.path)
     }
 
-    /// A file of the program's own, for its owner alone.
-    pub fn private(path: &Path) -> Result<Self, FileError> {
-        Ok(Self { path: path.to_owned(), sink: Sink::Whole(PendingFile::create(path)?) })
-    }
-
-    /// Where it is, as the user called it.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Makes it appear, and returns whether it is delivered: it is a file, or its reader has read to the end.
-    pub fn deliver(self) -> Result<bool, FileError> {
-        match self.sink {
-            Sink::Whole(pending) => pending.publish().map(|()| true),
-            Sink::Stream(stream) => is_taken(&stream, &self.path),
-        }
-    }
-
-    /// Makes it appear, if it has not appeared while it was written.
-    pub fn publish(self) -> Result<(), FileError> {
-        match self.sink {
-            Sink::Whole(pending) => pending.publish(),
-            Sink::Stream(_) => Ok(()),
-        }
+    fn finish(self: Box<Self>) -> Result<(), FileError> {
+        self.pending.publish()
     }
 }
 
-impl Write for OutputFile {
+impl Write for WholeFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.sink {
-            Sink::Whole(pending) => pending.write(bytes),
-            Sink::Stream(stream) => stream.write(bytes),
-        }
+        self.pending.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match &mut self.sink {
-            Sink::Whole(pending) => pending.flush(),
-            Sink::Stream(stream) => stream.flush(),
-        }
+        self.pending.flush()
+    }
+}
+
+/// A pipe, a device, a descriptor: what is written has appeared.
+struct Stream {
+    /// As the user called it.
+    path: PathBuf,
+    stream: File,
+}
+
+impl Sink for Stream {
+    fn path(&self) -> Option<&Path> {
+        Some(&self.path)
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), FileError> {
+        Ok(())
+    }
+
+    fn deliver(self: Box<Self>) -> Result<bool, FileError> {
+        is_taken(&self.stream, &self.path)
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
     }
 }

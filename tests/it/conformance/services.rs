@@ -4,6 +4,7 @@
 //! the bill where there is one.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use batchline::dialect::{Dialect, OPENAI};
@@ -13,7 +14,7 @@ use serde_json::Value;
 use crate::aibrix::{Aibrix, CONCURRENCY};
 use crate::program::Place;
 use crate::requests::bodies;
-use crate::service::{Books, Service};
+use crate::service::Service;
 use crate::upstream::{Manner, Upstream, answer};
 
 /// How a service is to behave.
@@ -177,7 +178,11 @@ impl Spoken for Upstream {
     }
 
     fn batches(&self, place: &Place) -> usize {
-        place.runs().iter().map(|run| Books::inside(run).accepted()).sum()
+        let records = |run: PathBuf| {
+            let names = crate::program::names_in(&run.join("online")).into_iter();
+            names.filter(|name| Path::new(name).extension().is_some_and(|ending| ending == "json")).count()
+        };
+        place.runs().into_iter().map(records).sum()
     }
 
     fn paid_again_by_a_kill(&self) -> usize {

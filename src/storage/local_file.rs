@@ -1,0 +1,141 @@
+//! A file of this machine that is open, with the path that messages call it by.
+//!
+//! In: a path. Out: reads and writes, in order or at any offset.
+//!
+//! What creates one does so through [`durable`]; what is to appear whole is a [`PendingFile`](durable::PendingFile).
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::storage::durable;
+use crate::storage::durable::FileError;
+use crate::storage::identity::StoredIdentity;
+use crate::storage::read_at::ReadAt;
+
+/// A file that is open. See the [module](self).
+#[derive(Debug)]
+pub struct LocalFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl LocalFile {
+    /// Opens a file for reading. A named pipe waits for a writer.
+    pub fn open(path: &Path) -> Result<Self, FileError> {
+        let file = File::open(path).map_err(FileError::on("open", path))?;
+        Ok(Self::new(file, path))
+    }
+
+    /// Creates a new file for reading and writing. Fails if the name is taken.
+    pub fn create_new(path: &Path) -> Result<Self, FileError> {
+        Ok(Self::new(durable::create_new(path)?, path))
+    }
+
+    /// Opens a file for reading and writing, creating it when it is not there; the content stays.
+    pub fn open_or_create(path: &Path) -> Result<Self, FileError> {
+        Ok(Self::new(durable::open_or_create(path)?, path))
+    }
+
+    /// Opens a file for appending, creating it when it is not there.
+    pub fn append(path: &Path) -> Result<Self, FileError> {
+        Ok(Self::new(durable::append(path)?, path))
+    }
+
+    /// A new file in `directory` that has no name: it is gone with the process.
+    pub fn scratch(directory: &Path) -> Result<Self, FileError> {
+        // Messages say where it is; it has no name.
+        Ok(Self::new(durable::scratch(directory)?, directory))
+    }
+
+    /// Standard input once more, which messages call `path`.
+    pub fn stdin(path: &Path) -> Result<Self, FileError> {
+        let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(FileError::on("open", path))?;
+        Ok(Self::new(stdin.into(), path))
+    }
+
+    /// What messages call `path`.
+    pub(super) fn new(file: File, path: &Path) -> Self {
+        Self { file, path: path.to_owned() }
+    }
+
+    /// What messages call it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is a directory.
+    pub fn is_directory(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.is_dir())
+    }
+
+    /// Whether it is a regular file.
+    pub fn is_regular(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.is_file())
+    }
+
+    /// Whether it is a regular file of which nothing has been read in order.
+    pub fn is_at_rest(&self) -> io::Result<bool> {
+        Ok(self.is_regular()? && (&self.file).stream_position()? == 0)
+    }
+
+    /// The permission bits.
+    pub fn mode(&self) -> io::Result<u32> {
+        Ok(self.file.metadata()?.permissions().mode() & 0o777)
+    }
+
+    /// Reads all of it, from its beginning.
+    pub fn read_whole(path: &Path) -> Result<Vec<u8>, FileError> {
+        let mut content = Vec::new();
+        Self::open(path)?.read_to_end(&mut content).map_err(FileError::on("read", path))?;
+        Ok(content)
+    }
+
+    /// Writes all of `bytes` at `offset`; what is skipped is a hole.
+    pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    /// Cuts it, or adds a hole.
+    pub fn resize(&self, bytes: u64) -> io::Result<()> {
+        self.file.set_len(bytes)
+    }
+
+    /// Waits until the content is on disk. See [`durable`] on failures.
+    pub fn sync(&self) -> Result<(), FileError> {
+        durable::sync(&self.file, &self.path)
+    }
+}
+
+impl ReadAt for LocalFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+
+    fn identity(&self) -> io::Result<StoredIdentity> {
+        StoredIdentity::new(&self.path, &self.file.metadata()?).map_err(|error| error.source)
+    }
+}
+
+impl Read for LocalFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buffer)
+    }
+}
+
+impl Write for LocalFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
