@@ -225,10 +225,10 @@ fn somebody_may_decide_that_what_came_is_all() {
         assert_eq!((&summary["held"], &summary["missing"]), (&held.into(), &0.into()));
         assert_eq!(summary["held_shards"].as_array().unwrap().len(), 3);
         assert_eq!(summary["held_shards"][0]["reason"], "incomplete-answer");
-        place.run("retry").with_code(0).saying("3 shards held still").saying("nothing to send again");
+        place.run("retry").with_code(0).saying("3 shards still held").saying("nothing to retry");
         let decided = place.run("retry --accept-incomplete").with_code(0).text();
         assert!(
-            decided.contains(&format!("3 incomplete shards taken as complete: {held} requests missing")),
+            decided.contains(&format!("3 incomplete shards accepted as complete: {held} requests missing")),
             "{decided}"
         );
         // With one round they are missing, and no longer held; nothing was sent for that.

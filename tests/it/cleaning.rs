@@ -58,7 +58,12 @@ fn what_is_delivered_whole_goes_after_a_yes() {
 
         let shown = place.run("clean --dry-run").with_code(0).text();
         assert_eq!(shown, format!("would remove {}: done; 20 requests of in.jsonl\n", run.display()));
-        place.run("clean").with_code(2).saying("no terminal to ask on").saying("--yes").saying(run.to_str().unwrap());
+        place
+            .run("clean")
+            .with_code(2)
+            .saying("no terminal to ask for confirmation")
+            .saying("--yes")
+            .saying(run.to_str().unwrap());
         for no in ["n\n", "\n", "\u{4}"] {
             let told = place.program("clean").typing(no).run().with_code(6);
             told.saying("done; 20 requests of in.jsonl").saying("Remove 1 run, with all replies? [y/N]");
@@ -149,7 +154,7 @@ fn a_run_with_errors_or_missing_requests_says_so_and_stays() {
         assert_eq!(told["state"], json!("done"));
         let words = format!("done with {errors} errors, {missing} missing, {aside} set aside");
         listed(&place, &words);
-        place.run("clean --yes").with_code(6).saying(&words).saying("--unfinished removes it all the same");
+        place.run("clean --yes").with_code(6).saying(&words).saying("--unfinished removes it anyway");
         place.run("clean --dry-run").with_code(6);
         assert_eq!(place.runs().len(), 1);
         place.run("clean --unfinished").with_code(2);
@@ -192,7 +197,7 @@ fn a_delivery_counts_until_another_reply_comes() {
     place.run(&format!("{command} -o out.jsonl")).with_code(0);
     let replies = place.run_directory().join("replies");
     std::fs::remove_file(replies.join(&names_in(&replies)[0])).unwrap();
-    place.run("doctor --mend").with_code(8);
+    place.run("doctor --repair").with_code(8);
     listed(&place, "2 of 3 shards done");
     place.run("clean --yes").with_code(6);
     place.shell(&format!("\"$BATCHLINE\" {command} > /dev/null")).run().with_code(0);
@@ -210,7 +215,7 @@ fn what_was_never_sent_goes_without_a_word() {
     let run = place.run_directory();
     // Not while a process works on it.
     let name = run.file_name().unwrap().to_str().unwrap();
-    place.run("clean").with_code(6).saying("works on it");
+    place.run("clean").with_code(6).saying("in use by process");
     place.run(&format!("clean {name} --unfinished --yes")).with_code(9).saying("locked by another process");
     begun.kill();
     begun.end();

@@ -16,7 +16,7 @@ fn a_signal_ends_the_run_with_its_code_and_the_same_command_goes_on() {
         let running = place.program(&command).start();
         wait_until(|| service.books().calls("create_batch") >= 3);
         running.signal(signal);
-        running.end().with_code(code).saying(words).saying("the same command goes on from here");
+        running.end().with_code(code).saying(words).saying("run the same command to resume");
         assert!(!place.has("out.jsonl"));
         place.run(&command).with_code(0).saying("going on with 60 requests");
         assert_same(&place.read("out.jsonl"), &replies(&requests));

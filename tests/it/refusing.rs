@@ -141,13 +141,13 @@ fn a_second_process_on_the_same_run_is_turned_away_and_told_which_one_works_on_i
     let first = place.program(&command).start();
     wait_until(|| service.books().calls("create_batch") == 3);
     let owner = format!("process {}", first.id());
-    for command in [&command, "retry", "doctor --mend"] {
+    for command in [&command, "retry", "doctor --repair"] {
         place.run(command).with_code(9).saying("is locked by another process").saying(&owner).saying("hint: wait");
     }
-    assert!(place.run("status").with_code(0).text().contains(&format!("{owner} works on it")));
+    assert!(place.run("status").with_code(0).text().contains(&format!("in use by process {owner}")));
     first.signal(Signal::INT);
     first.end().with_code(130);
-    assert!(!place.run("status").with_code(0).text().contains("works on it"));
+    assert!(!place.run("status").with_code(0).text().contains("in use by"));
     assert_eq!(service.books().calls("create_batch"), 3);
 }
 
