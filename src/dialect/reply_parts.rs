@@ -43,7 +43,7 @@ impl ReplyNames {
     };
 }
 
-/// The members of a reply. What says nothing (see [`Tree::says_something`]) is among them.
+/// The members of a reply. What says nothing (see [`Tree::has_content`]) is among them.
 ///
 /// They lie in one another, and not behind options: a walk fills them in where they are.
 #[derive(Debug)]
@@ -144,7 +144,7 @@ impl<'l, T: Tree<'l>> Parts<'l, T> {
             .into_iter()
             .flatten()
             .flatten()
-            .find(|error| error.says_something())
+            .find(|error| error.has_content())
             .copied()
     }
 
@@ -228,7 +228,7 @@ impl<'l, T: Tree<'l>> Response<T> {
     /// Of what is no object.
     fn of_other(response: T) -> Self {
         let whole = Some(response).filter(|response| !response.is_null());
-        Self { whole, answers: response.says_something(), ..Self::NONE }
+        Self { whole, answers: response.has_content(), ..Self::NONE }
     }
 }
 
@@ -243,7 +243,7 @@ impl<'l, T: Tree<'l>> Body<T> {
 impl<'l, T: Tree<'l>> RowResult<T> {
     fn of(result: T, names: &ReplyNames) -> Self {
         let Some(Members { found, others }) = result.members(["type", "message", "error"]) else {
-            let answer = Some(result).filter(|result| result.says_something());
+            let answer = Some(result).filter(|result| result.has_content());
             return Self { kind: None, answer, error: None, usage: None };
         };
         let [kind, message, error] = found;

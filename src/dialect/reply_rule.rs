@@ -88,7 +88,7 @@ impl<'l, T: Tree<'l>> Failure<T> {
 
     fn within(error: T, levels: u32) -> Self {
         let names = ["code", "type", "message", "error"];
-        let says = |value: Option<T>| value.filter(|value| value.says_something());
+        let says = |value: Option<T>| value.filter(|value| value.has_content());
         let Some(members) = error.members(names) else { return Self::of_other(error, levels) };
         let [code, kind, message, inner] = members.found.map(says);
         match inner {
@@ -107,7 +107,7 @@ impl<'l, T: Tree<'l>> Failure<T> {
             Scalar::Integer(_) => Self { code: Some(error), kind: None, message: None },
             _ if levels == 0 => Self { code: None, kind: None, message: None },
             _ => {
-                let first = error.find_child(Tree::says_something);
+                let first = error.find_child(Tree::has_content);
                 first.map_or(Self { code: None, kind: None, message: None }, |first| Self::within(first, levels - 1))
             }
         }

@@ -32,7 +32,7 @@ use crate::dialect::ReplyNames;
 use crate::dialect::reply_parts;
 use crate::dialect::reply_parts::Parts;
 use crate::dialect::reply_rule::{Failure, NO_ANSWER, NO_ANSWER_MESSAGE, Why};
-use crate::json::tree::{Raw, Stands};
+use crate::json::tree::{Raw, RawTree};
 use crate::model::reply::ReplyRole;
 use crate::results::normalize::Piece::{Json, Made, Text, Value};
 
@@ -75,7 +75,7 @@ pub(super) fn write_common(line: &[u8], failed: bool, out: &mut Vec<u8>) -> Opti
 }
 
 /// Writes a reply, of which these are the parts, in the common shape. `None`, and nothing is written, if it is none.
-pub(super) fn write_parts<'l, T: Stands<'l>>(
+pub(super) fn write_parts<'l, T: RawTree<'l>>(
     parts: &Parts<'l, T>,
     failed: bool,
     out: &mut (impl Write + ?Sized),
@@ -113,7 +113,7 @@ enum Piece<T> {
 }
 
 /// The status as a number, or else as the service has it.
-fn status<'l, T: Stands<'l>>(parts: &Parts<'l, T>, failed: bool) -> Piece<T> {
+fn status<'l, T: RawTree<'l>>(parts: &Parts<'l, T>, failed: bool) -> Piece<T> {
     let said = parts.response.status.as_ref().map(|status| status.said).filter(|said| !said.is_null());
     match (parts.status(), said) {
         (Some(status), _) => Made(status.to_string().into_bytes()),
@@ -124,7 +124,7 @@ fn status<'l, T: Stands<'l>>(parts: &Parts<'l, T>, failed: bool) -> Piece<T> {
 }
 
 /// The code and the message of an error, both as JSON.
-fn code_and_message<'l, T: Stands<'l>>(why: Why<'l, T>, status: Option<u64>) -> [Piece<T>; 2] {
+fn code_and_message<'l, T: RawTree<'l>>(why: Why<'l, T>, status: Option<u64>) -> [Piece<T>; 2] {
     let of_status = || status.map(|status| Made(quoted(&format!("http_{status}"))));
     let failing_status = || of_status().filter(|_| status.is_some_and(|status| (400..600).contains(&status)));
     let (code, message) = match why {
@@ -153,7 +153,7 @@ fn quoted(text: &str) -> Vec<u8> {
     serde_json::to_vec(text).expect("a string is always JSON")
 }
 
-fn put<'l, T: Stands<'l>>(out: &mut (impl Write + ?Sized), pieces: &[Piece<T>]) -> io::Result<()> {
+fn put<'l, T: RawTree<'l>>(out: &mut (impl Write + ?Sized), pieces: &[Piece<T>]) -> io::Result<()> {
     for piece in pieces {
         match piece {
             Json(json) => out.write_all(json)?,
@@ -166,7 +166,7 @@ fn put<'l, T: Stands<'l>>(out: &mut (impl Write + ?Sized), pieces: &[Piece<T>]) 
 }
 
 /// Writes what a value says as a JSON string.
-fn put_quoted<'l>(out: &mut (impl Write + ?Sized), value: impl Stands<'l>) -> io::Result<()> {
+fn put_quoted<'l>(out: &mut (impl Write + ?Sized), value: impl RawTree<'l>) -> io::Result<()> {
     let mut begun = Vec::new();
     out.write_all(b"\"")?;
     value.each_piece(|piece| {

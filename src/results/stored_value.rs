@@ -15,7 +15,7 @@ use std::io::{self, BufRead, Read};
 use std::ops::Range;
 
 use crate::json::brackets::Broken;
-use crate::json::tree::{Members, Raw, Scalar, Stands, Tree, each_child, find_child, find_members};
+use crate::json::tree::{Members, Raw, RawTree, Scalar, Tree, each_child, find_child, find_members};
 use crate::storage::lines::RangeReader;
 
 /// Most bytes of a value without children that are looked at. A longer string says what begins it.
@@ -133,7 +133,7 @@ impl<'t> Tree<'t> for StoredValue<'t> {
     }
 }
 
-impl<'t> Stands<'t> for StoredValue<'t> {
+impl<'t> RawTree<'t> for StoredValue<'t> {
     fn is_string(self) -> bool {
         self.first_byte() == Some(b'"')
     }
@@ -185,7 +185,7 @@ mod tests {
 
     /// What a value says, as far as the rule asks.
     fn said<'l>(value: impl Tree<'l>) -> (Scalar<'static>, bool, bool) {
-        (value.scalar().into_owned(), value.is_null(), value.says_something())
+        (value.scalar().into_owned(), value.is_null(), value.has_content())
     }
 
     #[test]
