@@ -4,13 +4,13 @@
 //!
 //! Each id is one `u128`: the upper 84 bits of its hash, then the offset of its line in 44 bits, so that sorting groups equal
 //! hashes in input order. The entries are spread over partitions by their first byte. While they fit the budget all stay in
-//! memory; when they do not, each partition is sorted, thinned and appended to one scratch file, and at the end the partitions
-//! are read back one by one. A hash hit is only a suspicion: the ids are read from the Source and compared.
+//! memory; when they do not, each partition is sorted, deduplicated and appended to one scratch file, and at the end the
+//! partitions are read back one by one. Equal hashes are only candidates: the ids are read from the Source and compared.
 //!
-//! What always holds:
-//! - A request is reported exactly once if an earlier one has its id, whatever the hashes do (a test runs with 8-bit hashes).
-//! - Memory is the budget plus one partition for each thread. Thinning keeps one entry for each distinct id of a partition, so
-//!   an input that repeats one id for ever does not grow a partition.
+//! Invariants:
+//! - A request is reported exactly once if an earlier one has its id, even if hashes collide (a test uses 8-bit hashes).
+//! - Memory is the budget plus one partition per thread. Deduplication keeps one entry per distinct id of a partition, so an
+//!   input that repeats one id endlessly does not grow a partition.
 
 use std::path::Path;
 
@@ -28,7 +28,7 @@ pub const SOURCE_BYTES_MAX: u64 = 1 << OFFSET_BITS;
 /// Number of partitions.
 const PARTITIONS: usize = 256;
 
-/// Most repeated ids that are kept for the report. An input with more has no ids; it is refused as a whole.
+/// Maximum duplicate ids that are kept for the report. An input with more is rejected as a whole.
 pub const DUPLICATES_MAX: usize = 4 * 1024 * 1024;
 
 /// A request whose id was used before.

@@ -1,13 +1,14 @@
-//! What came, taken for what it is: unpacked where it is packed, and never a page that something on the way sent instead.
+//! The content of a download: decompressed if necessary, and never an HTML page that a proxy sent instead.
 //!
-//! In: the bytes of a transfer, whole, in a file, and what the answer said that they are packed in. Out: the file that they stand for,
-//! whole and durable, or not at all.
+//! In: the received bytes, complete, in a file, and the response's content encoding. Out: the decompressed file, complete and
+//! durable, or none at all.
 //!
-//! What always holds:
-//! - Nobody asked for packed content, but proxies and storages send it: gzip and Zstandard are recognised by their first bytes, Brotli,
-//!   which has none of its own, by the answer's header alone.
-//! - Memory is bounded: windows of at most [`ZSTD_WINDOW_LOG`] bits, and a buffer for each layer.
-//! - No more is written to the disk than the service says that the file has, or [`UNPACKED_RATIO`] times what came where it says nothing.
+//! Invariants:
+//! - Compression is never requested, but proxies and storage services use it: gzip and Zstandard are recognized by their magic
+//!   numbers; Brotli, which has none, only by the response's header.
+//! - Memory is bounded: windows of at most [`ZSTD_WINDOW_LOG`] bits, and one buffer per layer.
+//! - No more is written to disk than the size that the service reports, or [`UNPACKED_RATIO`] times the received bytes if it
+//!   reports none.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -26,19 +27,19 @@ use crate::storage::durable::{FileError, PendingFile};
 /// Bytes that are read at a time.
 const READ_BYTES: usize = 256 << 10;
 
-/// Layers that content is unpacked from: what a proxy has packed once more, and no Russian dolls.
+/// Maximum layers of compression: enough for a proxy that compresses again, but not for a decompression bomb.
 const LAYERS_MAX: usize = 2;
 
 /// Logarithm of the largest window of a Zstandard frame that is unpacked, in bytes: 8 MiB, as RFC 9659 has it for HTTP.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
-/// Times that the bytes which came may grow where nobody says how many they stand for. Replies shrink to a twentieth at best.
+/// Maximum factor by which the received bytes may grow if the size is unknown. Replies compress to a twentieth at best.
 const UNPACKED_RATIO: u64 = 100;
 
 /// Bytes that they may have in any case.
 const UNPACKED_BYTES: u64 = 64 << 20;
 
-/// Bytes of a page that are looked at for its title.
+/// Bytes of a page that are searched for its title.
 const PAGE_BYTES: usize = 4 << 10;
 
 /// What content is packed in.
@@ -126,14 +127,14 @@ fn outermost(first: &[u8], said: Option<Packing>) -> Option<Packing> {
     if said == Some(Packing::Brotli) && !first.is_empty() { said } else { Packing::of_content(first) }
 }
 
-/// Most bytes that `packed` bytes may stand for, of a file that has `said` bytes as far as the service says.
+/// Maximum decompressed size of `packed` bytes, of a file whose size is `said` according to the service.
 pub(super) fn unpacked_max(packed: u64, said: Option<u64>) -> u64 {
     // A file that has as many bytes as came is one that is packed at the service, which then says nothing of what is in it.
     said.filter(|said| *said != packed).unwrap_or_else(|| packed.saturating_mul(UNPACKED_RATIO).max(UNPACKED_BYTES))
 }
 
-/// How many bytes the service says that a file has; `None` where it does not say. An empty one says nothing: services that do not count
-/// say 0.
+/// The size of a file according to the service, in bytes; `None` if unknown. 0 counts as unknown, because services that do not
+/// track sizes report 0.
 pub(super) async fn said_bytes(http: &Http, dialect: &dyn Dialect, file_id: &str) -> Result<Option<u64>, RemoteError> {
     let Some(route) = &dialect.routes().file else { return Ok(None) };
     let file = http.call(route, file_id, |request| request).await?.successful().await?.file("status").await?;
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_it_is_packed_in_the_file_is_found() {
+    fn every_supported_compression_is_unpacked() {
         use Packing::{Brotli, Gzip, Zstd};
         let file: Vec<u8> = REPLY.repeat(20_000);
         let max = file.len() as u64;
@@ -334,14 +335,14 @@ mod tests {
         }
         let titled = settle(page, None, 0).unwrap_err();
         assert!(matches!(titled, Unfit::Page(text) if text.contains("502 Bad Gateway")));
-        // A page among replies that were paid for is one more line that answers nobody.
+        // A page among replies that were paid for is one more unmatched line.
         let mixed = [b"<html>\n".as_slice(), &b" ".repeat(READ_BYTES - 10), REPLY].concat();
         assert_eq!(settle(&mixed, None, 0).unwrap(), mixed);
         assert_eq!(settle(&gzip(&mixed), None, u64::MAX).unwrap(), mixed);
     }
 
     #[test]
-    fn what_cannot_be_unpacked_is_never_published() {
+    fn corrupt_compressed_content_is_never_published() {
         let file = REPLY.repeat(2000);
         for (packed, said) in [(gzip(&file), None), (zstd(&file), None), (brotli(&file), Some(Packing::Brotli))] {
             for cut in [5, packed.len() / 2, packed.len() - 1] {
@@ -356,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_unpacked_than_the_service_says_that_there_is() {
+    fn unpacking_is_limited_by_the_reported_size() {
         let file = REPLY.repeat(20_000);
         let max = file.len() as u64;
         for packed in [gzip(&file), zstd(&file)] {

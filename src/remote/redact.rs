@@ -1,11 +1,11 @@
-//! The one place where keys are taken out of what a service says.
+//! The one place where API keys are removed from what a service sends.
 //!
-//! In: texts and JSON of a service. Out: the same with `[redacted]` wherever a key stood: as it is, with characters
-//! escaped as in JSON or in URLs, or in base64. What only looks like part of a key, as services show it (`sk-…1234`), stays; so does the
-//! beginning of a key that is too short to be of use to anybody.
+//! In: texts and JSON of a service. Out: the same with `[redacted]` in place of each key: verbatim, escaped as in JSON or URLs,
+//! or in base64. Abbreviated keys, as services display them (`sk-…1234`), are kept; so is the beginning of a key that is too
+//! short to be useful.
 //!
-//! Invariants: every text that leaves `super::answer` has passed here, so no message, no record and no id has a key in it. Reply
-//! files do not pass: their bytes are the user's data, delivered as they came.
+//! Invariants: every text that leaves `super::response` has been redacted, so no message, record or id contains a key. Reply files
+//! are not redacted: their bytes are the user's data, delivered as received.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::model::shown::REDACTED;
 /// Shorter words are no secrets (`local`, `EMPTY`), and would be found in the midst of others.
 const SECRET_BYTES_MIN: usize = 8;
 
-/// Takes keys out of texts. Without keys it changes nothing.
+/// Removes keys from texts. Without keys it changes nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Redactor(Arc<[Secret]>);
 
@@ -31,7 +31,7 @@ pub struct Redactor(Arc<[Secret]>);
 struct Secret([SecretString; 7]);
 
 impl Redactor {
-    /// Takes out these keys.
+    /// Removes these keys.
     #[must_use]
     pub fn of(tokens: impl IntoIterator<Item = Token>) -> Self {
         let secrets = tokens.into_iter().map(Token::into_secret);

@@ -1,4 +1,4 @@
-//! Answers: what a status means, and how a body is read without trusting its length, its pace or its words.
+//! Responses: what a status means, and how a body is read without trusting its length, its speed or its text.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -40,7 +40,7 @@ const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Buffer between the connection and the parser of a list, in bytes.
 const PARSE_BUFFER_BYTES: usize = 64 << 10;
 
-/// Who answered.
+/// The sender of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     /// The API: what it says is the service's word.
@@ -49,7 +49,7 @@ pub(super) enum Origin {
     Storage,
 }
 
-/// What an answer is read by: where it comes from, how long it may take, and what must not be in its words.
+/// How to read a response: its sender, its timeouts, and the redaction of its texts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms<'a> {
     pub(super) address: &'a Address,
@@ -57,7 +57,7 @@ pub(super) struct Terms<'a> {
     pub(super) redactor: &'a Redactor,
 }
 
-/// An answer whose body has not been read yet.
+/// A response whose body has not been read yet.
 pub(super) struct Response<'a> {
     terms: Terms<'a>,
     inner: HttpResponse,
@@ -101,12 +101,12 @@ impl<'a> Response<'a> {
             .map_err(|why| self.nonsense(why))
     }
 
-    /// The answer, if its status says success; the error it stands for otherwise. Its body may be packed.
+    /// The response, if its status is a success; otherwise the error it represents. Its body may be compressed.
     pub(super) async fn with_success(self) -> Result<Self, RemoteError> {
         if self.inner.status().is_success() { Ok(self) } else { Err(self.into_error().await) }
     }
 
-    /// The answer, if its status says success and its body is not packed; the error it stands for otherwise.
+    /// The response, if its status is a success and its body is not compressed; otherwise the error it represents.
     pub(super) async fn successful(self) -> Result<Self, RemoteError> {
         let answer = self.with_success().await?;
         answer.not_packed()
@@ -126,7 +126,7 @@ impl<'a> Response<'a> {
         RemoteError::new(ErrorKind::Protocol, &*self.target).with_status(self.status()).with_message(&message)
     }
 
-    /// The error that this answer stands for, with the service's own words.
+    /// The error that this response represents, with the service's message.
     pub(super) async fn into_error(self) -> RemoteError {
         self.into_error_and_body().await.0
     }
@@ -167,9 +167,8 @@ impl<'a> Response<'a> {
         file.ok_or_else(|| RemoteError::malformed(&target)(Malformed::object()).with_status(code))
     }
 
-    /// Lets `read` read a body of at most [`LIST_BYTES`] while it comes in, on a thread that may block; what it takes out of it has yet
-    /// to pass the redactor. An error of the connection is the
-    /// one that it gets as an I/O error; see [`broken_off`].
+    /// Streams a body of at most [`LIST_BYTES`] to `read`, on a thread that may block; what it extracts has yet to be redacted.
+    /// It receives an error of the connection as an I/O error; see [`broken_off`].
     pub(super) async fn streamed<T: Send + 'static>(
         self,
         read: impl FnOnce(Box<dyn BufRead>) -> T + Send + 'static,
@@ -207,7 +206,7 @@ impl<'a> Response<'a> {
     }
 }
 
-/// Watches that a body comes in neither too slowly nor without end.
+/// Enforces the minimum speed and the maximum size of a body.
 struct Pace {
     timeouts: Timeouts,
     window_began: Instant,
@@ -260,7 +259,7 @@ fn is_from_the_edge(body: &[u8]) -> bool {
     text.is_empty() || text.starts_with(b"<") || memchr::memmem::find(body, b"error code: 1010").is_some()
 }
 
-/// As much of an error's body as comes soon and fits.
+/// As much of an error's body as arrives in time and fits.
 async fn beginning(mut response: HttpResponse) -> Vec<u8> {
     let mut body = Vec::new();
     let reading = async {
@@ -272,7 +271,7 @@ async fn beginning(mut response: HttpResponse) -> Vec<u8> {
             }
         }
     };
-    // Out of time is as good as the end: what has come is all that there is to tell.
+    // A timeout counts as the end: what has been received is used.
     let _ = tokio::time::timeout(ERROR_BODY_TIMEOUT, reading).await;
     body
 }
@@ -301,7 +300,7 @@ pub(super) fn transport_error(redactor: &Redactor, error: reqwest::Error, target
     } else {
         ErrorKind::Interrupted
     };
-    // Its URL may hold a signature.
+    // Its URL may contain a signature.
     let error = error.without_url();
     let words = in_full(&error);
     match redactor.text(&words) {
@@ -322,7 +321,7 @@ fn in_full(error: &dyn StdError) -> String {
     words
 }
 
-/// Whether one of the I/O errors behind `error` is such.
+/// Whether one of the I/O errors that caused `error` matches.
 fn comes_from(error: &reqwest::Error, is_such: impl Fn(&io::Error) -> bool) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {

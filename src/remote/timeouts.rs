@@ -1,4 +1,4 @@
-//! How long things may take on the network.
+//! Network timeouts.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_mins(2);
 /// The least that must come in during [`IDLE_TIMEOUT`], in bytes per second.
 pub const LEAST_BYTES_PER_SECOND: u32 = 1024;
 
-/// How long things may take. The default is made of the constants of this module.
+/// The timeouts of operations. The default consists of the constants of this module.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
     /// See [`CONNECT_TIMEOUT`].

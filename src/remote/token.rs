@@ -1,7 +1,8 @@
-//! The key to the service.
+//! The API key of a service.
 //!
 //! In: the value of an environment variable, or a file that only its owner can read. Out: one sensitive header value.
-//! The token is in no `Debug` output; [`super::redact`] takes it out of what the service says back.
+//!
+//! Invariants: the token is in no `Debug` output; [`super::redact`] removes it from what the service sends back.
 
 use std::fs::File;
 use std::io::Read;
@@ -27,7 +28,7 @@ pub enum TokenError {
     /// Nothing but white space.
     #[error("the API key is empty")]
     Empty,
-    /// Not something that can stand in a header. The value is not shown.
+    /// Not a valid header value. The value is not shown.
     #[error("the API key has characters that no key has (white space inside, control characters, or not ASCII)")]
     Malformed,
     /// The file is not a plain file, or too long for a key.
@@ -66,8 +67,8 @@ impl Token {
         Ok(Self(SecretString::from(text)))
     }
 
-    /// Reads a token from a file that nobody but its owner can read. Symbolic links are followed (mounted secrets
-    /// are links); what counts is the file that was opened.
+    /// Reads a token from a file that only its owner can read. Symbolic links are followed (mounted secrets are links); the
+    /// checks apply to the file that was opened.
     pub fn from_file(path: &Path) -> Result<Self, TokenError> {
         let file = File::open(path).map_err(FileError::on("open", path))?;
         let metadata = file.metadata().map_err(FileError::on("read", path))?;

@@ -1,6 +1,6 @@
-//! One shape for the replies of every service.
+//! Normalizes the replies of all services to one format, the common shape.
 //!
-//! In: a reply as its service shaped it. Out: the same reply, for a reader that need not know who answered:
+//! In: a reply in its service's format. Out: the same reply, in a format that does not depend on the service:
 //!
 //! ```text
 //! {"custom_id":"a","response":{"status_code":200,"body":{…}},"error":null}
@@ -11,18 +11,18 @@
 //! | member | is |
 //! | --- | --- |
 //! | `custom_id` | the request's, as the service sent it, a number as a string; `null` for a line of the input that has none |
-//! | `response` | `null` where nobody answered |
-//! | `response.status_code` | what the service says, as a number; 200 for an output of a service that says nothing, else `null` |
+//! | `response` | `null` if there is no answer |
+//! | `response.status_code` | the service's status, as a number; without one, 200 for an output, else `null` |
 //! | `response.body` | the answer, byte for byte; where `response` itself is the answer (see [`ReplyShape`]), that; the message of Anthropic's `result` |
 //! | `error` | `null` for an output, and only there |
-//! | `error.code` | a string: the service's, or `http_400` where there is only a status, or the error's type, or `no_answer` for a reply that says nothing; `null` where there is none of them |
-//! | `error.message` | a string: the service's, or what it says instead of one, or that it gave no reason |
+//! | `error.code` | a string: the service's, or `http_400` if there is only a status, or the error's type, or `no_answer` for a reply without content; `null` without any of these |
+//! | `error.message` | a string: the service's, or what it sends instead of one, or that it gave no reason |
 //!
-//! Where an error is looked for, and what is one, is the [rule](crate::dialect::reply_rule)'s: a reply is here what it was counted as. What a service
-//! puts around an answer besides (`id`, `request_id`, members of its error) is left away: the native shape has it.
+//! The [rule](crate::dialect::reply_rule) decides what is an error and where it is: a reply is written as it was counted. Other
+//! members around an answer (`id`, `request_id`, members of its error) are omitted: the native shape has them.
 //!
-//! What always holds: the same members in the same order; a reply in this shape stays as it is. The values of a reply are not judged: what
-//! is no JSON inside of a body is none here either. What is in memory of a reply is up to whoever gives its parts.
+//! Invariants: the same members in the same order; normalizing is idempotent. The values of a reply are not validated: a body that
+//! is not JSON stays so. How much of a reply is in memory depends on the parts that the caller passes.
 //!
 //! [`ReplyShape`]: crate::remote::ReplyShape
 
@@ -36,7 +36,7 @@ use crate::json::tree::{Raw, RawTree};
 use crate::model::reply::ReplyRole;
 use crate::results::normalize::Piece::{Json, Made, Text, Value};
 
-/// What lines of the output look like.
+/// The format of output lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Shape {
     /// As the service sent them, byte for byte.
@@ -59,28 +59,28 @@ impl Shape {
         }
     }
 
-    /// The shape of that name.
+    /// The shape of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|shape| shape.name() == name)
     }
 }
 
-/// Appends the reply `line`, which is given without its line end, in the common shape. `failed` says that its request has no output.
-/// `None`, and nothing is appended, if the line is no reply.
+/// Appends the reply `line`, without its terminator, in the common shape. `failed` means that its request has no output. Returns
+/// `None`, and appends nothing, if the line is not a reply.
 pub(super) fn write_common(line: &[u8], failed: bool, out: &mut Vec<u8>) -> Option<()> {
     let names = &ReplyNames::COMMON;
     let parts = reply_parts::scanned(line, names).or_else(|| Parts::of(Raw(line), names))?;
     write_parts(&parts, failed, out)?.ok()
 }
 
-/// Writes a reply, of which these are the parts, in the common shape. `None`, and nothing is written, if it is none.
+/// Writes a reply with these parts in the common shape. Returns `None`, and writes nothing, if it is not a reply.
 pub(super) fn write_parts<'l, T: RawTree<'l>>(
     parts: &Parts<'l, T>,
     failed: bool,
     out: &mut (impl Write + ?Sized),
 ) -> Option<io::Result<()>> {
-    let custom_id = parts.id.as_ref()?.said;
+    let custom_id = parts.id.as_ref()?.raw;
     let mut write = || {
         put(out, &[Json(br#"{"custom_id":"#), Text(custom_id), Json(br#","response":"#)])?;
         if parts.responds() {
@@ -106,15 +106,15 @@ enum Piece<T> {
     Json(&'static [u8]),
     /// JSON that was made.
     Made(Vec<u8>),
-    /// A value of the reply, as it stands there.
+    /// A raw value of the reply.
     Value(T),
-    /// A value of the reply as a JSON string: itself, if it is one, else what it says.
+    /// A value of the reply as a JSON string: itself if it is one, else its text in quotes.
     Text(T),
 }
 
 /// The status as a number, or else as the service has it.
 fn status<'l, T: RawTree<'l>>(parts: &Parts<'l, T>, failed: bool) -> Piece<T> {
-    let said = parts.response.status.as_ref().map(|status| status.said).filter(|said| !said.is_null());
+    let said = parts.response.status.as_ref().map(|status| status.raw).filter(|raw| !raw.is_null());
     match (parts.status(), said) {
         (Some(status), _) => Made(status.to_string().into_bytes()),
         (None, Some(status)) => Value(status),
@@ -165,7 +165,7 @@ fn put<'l, T: RawTree<'l>>(out: &mut (impl Write + ?Sized), pieces: &[Piece<T>])
     Ok(())
 }
 
-/// Writes what a value says as a JSON string.
+/// Writes a value's text as a JSON string.
 fn put_quoted<'l>(out: &mut (impl Write + ?Sized), value: impl RawTree<'l>) -> io::Result<()> {
     let mut begun = Vec::new();
     out.write_all(b"\"")?;

@@ -1,12 +1,12 @@
-//! A JSON value where it stands in a file, too large to be held.
+//! A JSON value in a file, too large for memory.
 //!
-//! In: a place in a file. Out: what a [`Tree`] says, read anew whenever it is asked for, and the value's bytes in pieces.
+//! In: a range of a file. Out: a [`Tree`], read again for each query, and the value's bytes in pieces.
 //!
-//! A reply of any length is judged by the same rule, and brought into the same shape, as one in memory. Each question costs a pass over
-//! the value; there are a handful.
+//! A reply of any length is classified by the same rule, and normalized in the same way, as one in memory. Each query costs a pass
+//! over the value; there are a handful.
 //!
-//! What always holds: memory is a piece of the file, and [`TEXT_BYTES_MAX`] of a string. What cannot be read is absent to whoever asks,
-//! and an error of the whole once it is done with: see [`StoredText::ask`].
+//! Invariants: memory is a piece of the file, and [`TEXT_BYTES_MAX`] of a string. A value that cannot be read is absent to the
+//! caller, and the read error is reported at the end: see [`StoredText::ask`].
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -18,7 +18,7 @@ use crate::json::brackets::Broken;
 use crate::json::tree::{Members, Raw, RawTree, Scalar, Tree, each_child, find_child, find_members};
 use crate::storage::lines::RangeReader;
 
-/// Most bytes of a value without children that are looked at. A longer string says what begins it.
+/// Maximum bytes of a scalar that are read. A longer string is truncated.
 const TEXT_BYTES_MAX: u64 = 64 * 1024;
 
 /// Stands for a string that begins with so much white space.
