@@ -195,9 +195,7 @@ impl<'l, T: Tree<'l>> ReplyId<'l, T> {
         match raw.scalar() {
             Scalar::Text(text) => Some(Self { raw, text, is_string: true }),
             // As it is written: `1.0` may be the request "1.0", and is not 1.
-            Scalar::Integer(_) | Scalar::Number(_) => {
-                Some(Self { raw, text: raw.written_number()?, is_string: false })
-            }
+            Scalar::Integer(_) | Scalar::Number(_) => Some(Self { raw, text: raw.written_number()?, is_string: false }),
             _ => None,
         }
     }

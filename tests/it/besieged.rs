@@ -40,7 +40,7 @@ fn answer(mut connection: TcpStream, head: &[u8], piece: &[u8], sent: &AtomicU64
 }
 
 #[test]
-fn an_answer_without_end_is_given_up_within_the_memory_that_was_promised() {
+fn an_endless_response_is_aborted_within_the_memory_limit() {
     let repeated = |text: &str| text.repeat((1 << 16) / text.len() + 1).into_bytes();
     let cases: [(&str, &'static [u8], Vec<u8>); 6] = [
         ("the smallest batches", b"HTTP/1.1 200 OK\r\n\r\n[", repeated(r#"{"id":"b"},"#)),
@@ -120,7 +120,7 @@ fn compressed_zeros_long_lists_and_deep_replies_cost_neither_memory_nor_a_reply(
 }
 
 #[test]
-fn ids_that_would_like_to_be_paths_lead_nowhere() {
+fn hostile_ids_never_become_paths() {
     let requests = generated(60);
     for field in ["output_file_id", "error_file_id", "id", "input_file_id"] {
         for id in ["dots", "encoded_dots", "newline", "nul", "long"] {

@@ -41,7 +41,7 @@ fn listed(place: &Place, words: &str) {
 }
 
 #[test]
-fn what_is_delivered_whole_goes_after_a_yes() {
+fn delivered_runs_are_removed_after_confirmation() {
     for dialect in DIALECTS {
         let service = Service::speaking(dialect, "--batch-time 0ms");
         let (place, command) = place_for(&service, generated(20));
@@ -81,7 +81,7 @@ fn what_is_delivered_whole_goes_after_a_yes() {
 }
 
 #[test]
-fn what_was_never_delivered_whole_stays() {
+fn undelivered_runs_are_kept() {
     for dialect in DIALECTS {
         // Small enough to be in the pipe, all of it, before its reader is gone; and too large.
         for (number, requests) in [(5, generated(5)), (60, generated(60)), (2000, generated(2000))] {
@@ -134,7 +134,7 @@ fn errors_that_could_not_be_written_are_not_delivered() {
 }
 
 #[test]
-fn a_run_with_errors_or_missing_requests_says_so_and_stays() {
+fn runs_with_errors_or_missing_requests_are_kept() {
     for dialect in DIALECTS {
         let script =
             "[[fault]]\ndo = \"drop_rows\"\nrows = 2\n[[fault]]\ndo = \"duplicate_rows\"\nrows = 1\ndifferent = true\n";
@@ -166,7 +166,7 @@ fn a_run_with_errors_or_missing_requests_says_so_and_stays() {
 }
 
 #[test]
-fn what_is_to_be_sent_again_is_told_until_it_was() {
+fn scheduled_retries_are_shown_until_they_are_sent() {
     for dialect in DIALECTS {
         let service = Service::faulty(dialect, "[[fault]]\ndo = \"drop_rows\"\nrows = 3\nbatch = 1\n");
         let (place, command) = place_for(&service, generated(20));
@@ -191,7 +191,7 @@ fn what_is_to_be_sent_again_is_told_until_it_was() {
 }
 
 #[test]
-fn a_delivery_counts_until_another_reply_comes() {
+fn a_delivery_is_void_after_a_new_reply() {
     let service = Service::start();
     let (place, command) = place_for(&service, generated(20));
     place.run(&format!("{command} -o out.jsonl")).with_code(0);
@@ -207,7 +207,7 @@ fn a_delivery_counts_until_another_reply_comes() {
 }
 
 #[test]
-fn what_was_never_sent_goes_without_a_word() {
+fn unsent_runs_are_removed_without_confirmation() {
     let place = Place::new();
     place.write("in.jsonl", generated(20));
     let mut begun = place.program("run in.jsonl --provider local --base-url http://127.0.0.1:9").start();
@@ -228,7 +228,7 @@ fn what_was_never_sent_goes_without_a_word() {
 }
 
 #[test]
-fn what_is_at_work_or_held_stays() {
+fn active_and_held_runs_are_kept() {
     let service = Service::start_with("--batch-time 10m");
     let (place, command) = place_for(&service, generated(20));
     let mut begun = place.program(&command).start();
@@ -254,7 +254,7 @@ fn what_is_at_work_or_held_stays() {
 }
 
 #[test]
-fn a_run_that_cannot_be_read_goes_only_by_name() {
+fn an_unreadable_run_is_removed_only_by_name() {
     let service = Service::start();
     let (place, command) = place_for(&service, generated(20));
     place.run(&format!("{command} -o out.jsonl")).with_code(0);
@@ -269,7 +269,7 @@ fn a_run_that_cannot_be_read_goes_only_by_name() {
 }
 
 #[test]
-fn cut_off_it_leaves_nothing_that_passes_for_a_run() {
+fn an_interrupted_clean_leaves_no_partial_run() {
     if !is_available() {
         return skipped("strace is not installed, so no removal was cut off");
     }

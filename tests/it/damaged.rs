@@ -107,7 +107,7 @@ fn a_damaged_ledger_never_leads_to_a_second_bill() {
 }
 
 #[test]
-fn a_submission_that_the_ledger_has_forgotten_is_found_at_the_service() {
+fn a_submission_missing_in_the_ledger_is_found_at_the_service() {
     let requests = generated(60);
     let (service, place, arguments) = cut_short(&requests);
     let run = place.run_directory();
@@ -185,7 +185,7 @@ fn replies_of(run: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn replies_that_a_disk_has_changed_are_never_given_out_and_can_be_made_again() {
+fn corrupted_replies_are_never_delivered_and_can_be_repaired() {
     let (place, service, requests, arguments) = finished();
     let run = place.run_directory();
     let calls = service.books().calls("create_batch");
@@ -222,7 +222,7 @@ fn replies_that_a_disk_has_changed_are_never_given_out_and_can_be_made_again() {
 }
 
 #[test]
-fn a_request_index_that_a_disk_has_changed_is_refused() {
+fn a_corrupted_request_index_is_rejected() {
     let (place, service, _, arguments) = finished();
     let run = place.run_directory();
     let calls = service.books().calls("create_batch");
@@ -248,7 +248,7 @@ fn a_request_index_that_a_disk_has_changed_is_refused() {
 }
 
 #[test]
-fn a_key_of_ids_that_has_changed_makes_no_strangers_of_replies() {
+fn a_corrupted_hash_key_does_not_make_replies_unmatched() {
     let requests = generated(60);
     let (service, place, arguments) = cut_short(&requests);
     let path = place.run_directory().join("ledger.sqlite");

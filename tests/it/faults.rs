@@ -38,7 +38,7 @@ const WAYS: [&str; 8] = [
 const SHARDS: usize = 9;
 
 #[test]
-fn a_lost_answer_is_found_in_the_list_and_the_batch_adopted() {
+fn a_batch_with_a_lost_response_is_found_and_adopted() {
     let requests = generated(60);
     for (dialect, fault) in DIALECTS.into_iter().flat_map(|dialect| WAYS.map(|fault| (dialect, fault))) {
         let service = Service::faulty(dialect, &format!("[[fault]]\n{fault}\n"));
@@ -53,7 +53,7 @@ fn a_lost_answer_is_found_in_the_list_and_the_batch_adopted() {
 
 /// Every shard alone with every way, in every dialect: in `cargo test` each shard once; `BATCHLINE_TEST_MATRIX=144` for all of them.
 #[test]
-fn whichever_answer_is_lost_and_however_there_is_one_batch_for_each_shard() {
+fn any_lost_response_leaves_one_batch_per_shard() {
     let requests = generated(60);
     let pairs = WAYS.len() * SHARDS;
     let sample = wanted("BATCHLINE_TEST_MATRIX", SHARDS).min(pairs * DIALECTS.len());
@@ -73,7 +73,7 @@ fn whichever_answer_is_lost_and_however_there_is_one_batch_for_each_shard() {
 }
 
 #[test]
-fn killed_between_a_yes_and_its_arrival_it_finds_the_batch() {
+fn a_run_killed_before_the_response_finds_the_batch() {
     let requests = generated(60);
     for nth in 1..=SHARDS {
         let script = format!("[[fault]]\ndo = \"accept_slow\"\ndelay = \"50s\"\nnth = {nth}\n");
@@ -94,7 +94,7 @@ fn killed_between_a_yes_and_its_arrival_it_finds_the_batch() {
 }
 
 #[test]
-fn with_a_list_that_lies_a_shard_is_held_whichever_it_is() {
+fn any_shard_is_held_if_the_list_is_wrong() {
     let requests = generated(60);
     let lies = ["do = \"list_null\"", "do = \"list_omit\"\nnewest = 100", "do = \"list_lag\"\ndelay = \"10m\""];
     for nth in 1..=SHARDS {
@@ -127,7 +127,7 @@ fn a_batch_that_appears_after_it_was_held_is_adopted_by_the_next_run() {
 }
 
 #[test]
-fn a_second_batch_that_was_risked_by_choice_is_found_stopped_and_told() {
+fn a_duplicate_batch_risked_by_choice_is_found_cancelled_and_reported() {
     let requests = generated(60);
     for dialect in DIALECTS {
         let host = Place::new();
@@ -144,7 +144,7 @@ fn a_second_batch_that_was_risked_by_choice_is_found_stopped_and_told() {
 }
 
 #[test]
-fn what_the_list_does_not_show_is_held_and_left_to_a_decision() {
+fn a_submission_not_in_the_list_is_held_until_a_decision() {
     let script = "[[fault]]\ndo = \"accept_then_drop\"\nnth = 1\n[[fault]]\ndo = \"list_null\"\n";
     for dialect in DIALECTS {
         let (place, service, requests) = (Place::new(), Service::faulty(dialect, script), generated(60));
@@ -169,7 +169,7 @@ fn what_the_list_does_not_show_is_held_and_left_to_a_decision() {
 }
 
 #[test]
-fn what_was_never_created_is_held_or_sent_again_once_by_choice() {
+fn a_batch_never_created_is_held_or_resubmitted_once_by_choice() {
     let script = "[[fault]]\ndo = \"drop_before\"\ncall = \"create\"\nnth = 2\n";
     let requests = generated(60);
     for dialect in DIALECTS {
@@ -185,7 +185,7 @@ fn what_was_never_created_is_held_or_sent_again_once_by_choice() {
 }
 
 #[test]
-fn rows_that_failed_by_the_services_fault_or_got_lost_go_up_again_alone() {
+fn only_retryable_and_lost_rows_are_resent() {
     // After a real report: 88 of 100 rows failed. One of 100 gets lost on top, in the first round.
     let script = "[[fault]]\ndo = \"error_rows\"\nshare = 0.88\nonce = true\ncode = \"batch_client_error\"\n\
                   message = \"Internal Server Error\"\n[[fault]]\ndo = \"drop_rows\"\nshare = 0.01\nbatch = 1\n";
@@ -210,7 +210,7 @@ fn rows_that_failed_by_the_services_fault_or_got_lost_go_up_again_alone() {
 }
 
 #[test]
-fn batches_that_expire_or_fail_cost_only_what_they_did_not_do() {
+fn expired_and_failed_batches_resend_only_untried_requests() {
     let script = "[[fault]]\ndo = \"expire\"\nbatch = 1\nshare = 0.6\n[[fault]]\ndo = \"fail\"\nbatch = 2\n\
                   message = \"Internal error: no capacity\"\n";
     for dialect in DIALECTS {
@@ -238,7 +238,7 @@ fn batches_that_expire_or_fail_cost_only_what_they_did_not_do() {
 }
 
 #[test]
-fn replies_as_nobody_would_write_them_still_answer_their_requests() {
+fn malformed_replies_are_matched() {
     let script =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/data/faults/messy-results.toml")).unwrap();
     for dialect in DIALECTS {
@@ -262,7 +262,7 @@ fn replies_as_nobody_would_write_them_still_answer_their_requests() {
 }
 
 #[test]
-fn downloads_that_do_not_come_whole_are_made_whole() {
+fn interrupted_downloads_are_completed() {
     let script =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/data/faults/bad-downloads.toml")).unwrap();
     for dialect in DIALECTS {
@@ -275,7 +275,7 @@ fn downloads_that_do_not_come_whole_are_made_whole() {
 }
 
 #[test]
-fn rate_limits_outages_and_late_files_delay_a_run_and_no_more() {
+fn rate_limits_outages_and_late_files_only_delay_a_run() {
     let script = "[[fault]]\ndo = \"status\"\ncall = [\"upload\", \"create\", \"retrieve\", \"list\", \"content\"]\nevery = 5\n\
                   status = 429\nretry_after = 1\n[[fault]]\ndo = \"status\"\ncall = [\"put\", \"preprocess\"]\nevery = 4\nstatus = 503\n\
                   [[fault]]\ndo = \"reset\"\ncall = [\"upload\", \"put\"]\nevery = 7\nat = 300\n\
@@ -342,7 +342,7 @@ fn listen_elsewhere() -> (SocketAddr, JoinHandle<Vec<u8>>) {
 }
 
 #[test]
-fn a_cancelled_run_brings_home_what_was_done_and_sends_nothing_again() {
+fn cancel_keeps_finished_results_and_resends_nothing() {
     for dialect in DIALECTS {
         let (place, service, requests) =
             (Place::new(), Service::faulty(dialect, "[[fault]]\ndo = \"never\"\n"), generated(30));

@@ -7,7 +7,7 @@ use crate::requests::{assert_same, generated, replies};
 use crate::service::Service;
 
 #[test]
-fn a_signal_ends_the_run_with_its_code_and_the_same_command_goes_on() {
+fn a_signal_ends_the_run_with_its_code_and_the_same_command_resumes() {
     for (signal, code, words) in [(Signal::INT, 130, "interrupted"), (Signal::TERM, 143, "terminated")] {
         let (place, requests) = (Place::new(), generated(60));
         let service = Service::start_with("--batch-time 1s");
@@ -68,7 +68,7 @@ fn a_signal_is_heard_while_the_service_does_not_answer() {
 }
 
 #[test]
-fn a_second_signal_ends_a_run_that_nobody_reads_from() {
+fn a_second_signal_ends_a_run_without_a_reader() {
     let (place, service, requests) = (Place::new(), Service::start(), generated(1000));
     place.write("in.jsonl", &requests);
     let command = format!("run in.jsonl {}", service.arguments());

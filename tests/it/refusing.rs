@@ -134,7 +134,7 @@ fn waiting_for_a_service_that_fell_silent_costs_no_processor_time() {
 }
 
 #[test]
-fn a_second_process_on_the_same_run_is_turned_away_and_told_which_one_works_on_it() {
+fn a_second_process_on_the_same_run_is_rejected_with_the_owners_pid() {
     let service = Service::start_with("--batch-time 10m");
     let (place, _) = place_with_requests(3);
     let command = format!("run in.jsonl {} -o out.jsonl", service.arguments());
@@ -152,7 +152,7 @@ fn a_second_process_on_the_same_run_is_turned_away_and_told_which_one_works_on_i
 }
 
 #[test]
-fn a_second_server_in_a_directory_or_on_an_address_is_turned_away() {
+fn a_second_server_on_a_directory_or_address_is_rejected() {
     let (place, service) = (Place::new(), Service::start());
     let mut first = place.program("serve --listen 127.0.0.1:0 -d books").start();
     wait_until(|| !first.stdout_so_far().is_empty() && first.is_alive());
@@ -162,7 +162,7 @@ fn a_second_server_in_a_directory_or_on_an_address_is_turned_away() {
 }
 
 #[test]
-fn an_input_that_is_not_there_and_a_command_that_makes_no_sense_are_matters_of_usage() {
+fn missing_inputs_and_invalid_commands_are_usage_errors() {
     let (place, _) = place_with_requests(3);
     for (command, words) in [
         ("run nowhere.jsonl --provider local", "cannot open nowhere.jsonl: No such file or directory"),
@@ -211,7 +211,7 @@ fn an_unwritable_directory_is_named() {
 }
 
 #[test]
-fn a_run_directory_that_became_read_only_is_left_alone_and_gone_on_with_later() {
+fn a_read_only_run_directory_is_untouched_and_resumed_later() {
     let (service, (place, requests)) = (Service::start(), place_with_requests(20));
     let command = format!("run in.jsonl {} -o out.jsonl", service.arguments());
     place.run(&command).with_code(0);
@@ -229,7 +229,7 @@ fn a_run_directory_that_became_read_only_is_left_alone_and_gone_on_with_later() 
 }
 
 #[test]
-fn a_full_disk_stops_the_run_and_with_more_space_it_goes_on() {
+fn a_full_disk_stops_the_run_and_more_space_resumes_it() {
     // Too small for the request index, for the Ledger, for the replies, and for the output.
     for size in ["8k", "100k", "400k", "1500k", "2800k"] {
         let (service, (place, requests)) = (Service::start(), place_with_requests(3000));
@@ -258,7 +258,7 @@ fn a_full_disk_stops_the_run_and_with_more_space_it_goes_on() {
 }
 
 #[test]
-fn a_limit_on_the_size_of_files_is_met_like_a_full_disk() {
+fn a_file_size_limit_is_handled_like_a_full_disk() {
     let (service, (place, requests)) = (Service::start(), place_with_requests(3000));
     let command = format!("run in.jsonl {} -o out.jsonl", service.arguments());
     // In blocks of 512 bytes: enough for everything but the output.
@@ -272,7 +272,7 @@ fn a_limit_on_the_size_of_files_is_met_like_a_full_disk() {
 }
 
 #[test]
-fn an_output_that_takes_nothing_is_local_trouble() {
+fn an_unwritable_output_is_a_local_error() {
     let (place, requests) = place_with_requests(20);
     let command = "run in.jsonl --provider local --poll-interval 50ms";
     place.run(&format!("{command} -o /dev/full")).with_code(8).saying("No space left on device");

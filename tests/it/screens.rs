@@ -234,7 +234,7 @@ fn masked(ended: &Ended, service: &Service, pid: u32) -> String {
 }
 
 #[test]
-fn status_and_ls_show_where_a_run_stands_while_a_process_works_on_it() {
+fn status_and_ls_show_a_run_in_progress() {
     let service = Service::start_with("--batch-time 10m");
     let place = place_with_prompts();
     let running = place.program(&format!("run prompts.jsonl {} -o out.jsonl", service.arguments())).start();
@@ -323,7 +323,7 @@ fn a_cancelled_run_ends_with_what_the_service_had_done() {
 }
 
 #[test]
-fn a_cancel_that_reaches_nobody_says_so() {
+fn a_cancel_without_active_batches_says_so() {
     let service = Service::start_with("--batch-time 10m");
     let place = place_with_prompts();
     let running = place.program(&format!("run prompts.jsonl {}", service.arguments())).start();

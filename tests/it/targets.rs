@@ -128,7 +128,7 @@ const WRITING_OVER_WHAT_IS_READ: [(&str, &str); 33] = [
 ];
 
 #[test]
-fn nothing_that_is_read_is_written_over_under_whatever_name() {
+fn inputs_are_never_overwritten_under_any_name() {
     let place = place_with_files();
     let before = snapshot(&place.path(""));
     let mut tried = 0;
