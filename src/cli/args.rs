@@ -205,7 +205,8 @@ pub(crate) struct RunArguments {
     /// With online: maximum requests in flight; reduced when the service throttles, is overloaded or slow [default: 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=CONCURRENCY_MAX))]
     pub(crate) concurrency: Option<u16>,
-    /// With online: give up when the service is unreachable or refuses everything for this long; resumable [default: 30m]
+    /// With online: give up when the service is unreachable or refuses everything for this long; resumable [default:
+    /// 30m]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) patience: Option<Duration>,
     /// Maximum batches in flight [default: the provider's limit if known, reduced when its queue is full]
@@ -340,8 +341,8 @@ pub(crate) struct RetryArguments {
     /// Also repeat unresolved submissions; if the service did accept them, they are paid for twice
     #[arg(long)]
     pub(crate) ambiguous: bool,
-    /// Instead, accept what could be fetched of incomplete batches as complete: the requests on hold become missing, and
-    /// are sent again while --rounds allows; if the service did answer them, they are paid for twice
+    /// Instead, accept what could be fetched of incomplete batches as complete: the requests on hold become missing,
+    /// and are sent again while --rounds allows; if the service did answer them, they are paid for twice
     #[arg(long, conflicts_with = "ambiguous")]
     pub(crate) accept_incomplete: bool,
     /// Print JSON

@@ -1,6 +1,6 @@
-//! A dialect for tests only, which shows that one can be added. It resembles Anthropic's: lines are sent inside the create
-//! request, lists are paginated by tokens, a batch has one stream of results that is fetched by the batch's id, and replies
-//! identify their requests by a `key`.
+//! A dialect for tests only, which shows that one can be added. It resembles Anthropic's: lines are sent inside the
+//! create request, lists are paginated by tokens, a batch has one stream of results that is fetched by the batch's id,
+//! and replies identify their requests by a `key`.
 
 use serde::Serialize;
 

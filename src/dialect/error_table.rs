@@ -1,7 +1,7 @@
 //! Known errors of a dialect, as data.
 
-/// Which errors of a dialect are retryable; all texts in lower case. The tables of all dialects apply to all replies, because
-/// gateways pass errors on.
+/// Which errors of a dialect are retryable; all texts in lower case. The tables of all dialects apply to all replies,
+/// because gateways pass errors on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ErrorTable {
     /// Codes that decide on their own, and whether they are retryable.

@@ -1,9 +1,10 @@
 //! Where protocol families differ, and the providers as rows of data. Pure: no I/O.
 //!
-//! In: bytes from a service, or a request to it. Out: the same as types of [`model`](crate::model), or as bytes to send.
+//! In: bytes from a service, or a request to it. Out: the same as types of [`model`](crate::model), or as bytes to
+//! send.
 //!
-//! A [`Dialect`] is one file here and one entry of [`DIALECTS`]. `remote/` interprets it, and no other module branches on which
-//! dialect it is.
+//! A [`Dialect`] is one file here and one entry of [`DIALECTS`]. `remote/` interprets it, and no other module branches
+//! on which dialect it is.
 //!
 //! | part of a dialect | describes | used by |
 //! | --- | --- | --- |
@@ -17,7 +18,8 @@
 //! | [`errors`](Dialect::errors) | which errors are retryable | the [retry class](retry_class) |
 //! | [`carries_tag`](Dialect::carries_tag) | whether a batch can carry a tag that identifies its owner | the providers' rows, `run/` |
 //!
-//! Invariants: what a service sends is untrusted data. It is parsed, or rejected with a reason; it never causes a panic.
+//! Invariants: what a service sends is untrusted data. It is parsed, or rejected with a reason; it never causes a
+//! panic.
 
 pub mod address;
 mod dialects;

@@ -1,7 +1,7 @@
 //! OpenAI's dialect, and that of all services that copied it.
 //!
-//! Its specifics: a file is uploaded in one multipart form; batches are bare objects with `metadata`, `request_counts` and
-//! `errors.data[{code,message,line}]`; lists are paginated. Clones omit members, and write some with other types.
+//! Its specifics: a file is uploaded in one multipart form; batches are bare objects with `metadata`, `request_counts`
+//! and `errors.data[{code,message,line}]`; lists are paginated. Clones omit members, and write some with other types.
 
 use serde::Serialize;
 
@@ -103,7 +103,8 @@ impl Dialect for OpenAi {
     fn errors(&self) -> ErrorTable {
         ErrorTable {
             codes: &[("batch_expired", true), ("batch_cancelled", false)],
-            // AIBrix, about its upstream server (observed in 0.8.0): after five retries, and when there was no response.
+            // AIBrix, about its upstream server (observed in 0.8.0): after five retries, and when there was no
+            // response.
             messages: &["all endpoints failed", "[transport_error]"],
             untried: &["batch_expired", "batch_cancelled"],
             ..ErrorTable::default()

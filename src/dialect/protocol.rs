@@ -41,8 +41,8 @@ pub trait Dialect: fmt::Debug + Send + Sync + RefUnwindSafe {
         false
     }
 
-    /// The body of the request that creates a batch; with [`UploadPlan::Inline`], the part before the first line. The request
-    /// has a tag only if the provider stores it.
+    /// The body of the request that creates a batch; with [`UploadPlan::Inline`], the part before the first line. The
+    /// request has a tag only if the provider stores it.
     ///
     /// # Errors
     /// When it cannot be serialized. Nothing may be sent then.

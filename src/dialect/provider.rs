@@ -4,10 +4,10 @@
 //!
 //! A provider that speaks a known [`Dialect`] is a row, and nothing else:
 //!
-//! 1. **Facts first.** From the provider's documentation and SDK: the base URL and the position of the version in it, the
-//!    variable that holds the key, how the key is sent, the `purpose` of batch files, limits on requests and bytes, the
-//!    endpoints, the completion window, whether batches take `metadata`. Where two sources disagree, use the smaller limit: a
-//!    shard that is too small costs another request, one that is too large costs the run.
+//! 1. **Facts first.** From the provider's documentation and SDK: the base URL and the position of the version in it,
+//!    the variable that holds the key, how the key is sent, the `purpose` of batch files, limits on requests and bytes,
+//!    the endpoints, the completion window, whether batches take `metadata`. Where two sources disagree, use the
+//!    smaller limit: a shard that is too small costs another request, one that is too large costs the run.
 //! 2. **The row**, in `dialect/providers.rs`. It starts from `OPENAI_LIKE` and sets only what differs:
 //!
 //!    ```text
@@ -23,16 +23,18 @@
 //!    },
 //!    ```
 //! 3. **The confidence**: [`Provider::confidence`] is the grade of the weakest fact that a run depends on;
-//!    [`Provider::source_note`] says briefly where the row comes from and which parts are guesses. `batchline providers` shows
-//!    both, and the table in the README is the output of `batchline providers --markdown`: a test compares the two.
+//!    [`Provider::source_note`] says briefly where the row comes from and which parts are guesses. `batchline
+//!    providers` shows both, and the table in the README is the output of `batchline providers --markdown`: a test
+//!    compares the two.
 //! 4. **The test row**, in the table of `every_row_matches_its_sources` in `dialect/providers.rs`: name, base URL, key
-//!    variable, limits and window again, typed from the source and not copied from the row. The other tests there cover every
-//!    row automatically: a usable address, no key sent in cleartext, limits that one line fits, an endpoint that lines can name.
+//!    variable, limits and window again, typed from the source and not copied from the row. The other tests there cover
+//!    every row automatically: a usable address, no key sent in cleartext, limits that one line fits, an endpoint that
+//!    lines can name.
 //! 5. **A smoke test with a key**, if you have one: `batchline run data/prompts.jsonl --provider example`, with
 //!    `--shard-requests 2` for more than one batch. Then `confidence` may be raised.
 //!
-//! A user's own service needs no row: `--dialect openai --base-url URL` uses the row `custom`. What no field here can express
-//! is a quirk of a dialect and belongs in its file; only a different protocol is a new [`Dialect`].
+//! A user's own service needs no row: `--dialect openai --base-url URL` uses the row `custom`. What no field here can
+//! express is a quirk of a dialect and belongs in its file; only a different protocol is a new [`Dialect`].
 
 use std::fmt;
 use std::time::Duration;
@@ -165,8 +167,8 @@ pub struct Provider {
     pub metadata: bool,
     /// Whether a file must have been processed before a batch can be created from it.
     pub waits_for_file: bool,
-    /// What replies have around their answers. Informational: both are read, and [normalized](crate::results::normalize) if
-    /// requested, whatever this field is.
+    /// What replies have around their answers. Informational: both are read, and
+    /// [normalized](crate::results::normalize) if requested, whatever this field is.
     pub replies: ReplyShape,
     /// The provider's limits.
     pub limits: Limits,

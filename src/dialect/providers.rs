@@ -17,9 +17,9 @@ const TOGETHER_LIMITS: Limits = Limits {
     batches_in_flight: None,
 };
 
-/// Defaults for unknown limits: 50,000 requests and 100 MB are the smallest that OpenAI's users would expect. Only Together
-/// documents a limit on lines; the one here is our own, and bounds memory. Every provider accepts a `custom_id` of 64
-/// characters.
+/// Defaults for unknown limits: 50,000 requests and 100 MB are the smallest that OpenAI's users would expect. Only
+/// Together documents a limit on lines; the one here is our own, and bounds memory. Every provider accepts a
+/// `custom_id` of 64 characters.
 const COMMON_LIMITS: Limits = Limits {
     shard_requests: 50_000,
     shard_bytes: 100_000_000,

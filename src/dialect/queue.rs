@@ -1,7 +1,8 @@
 //! Recognizes errors that mean that the service's queue for this account is full: backpressure, not a failure.
 //!
-//! In: an error in JSON, of a call or of a batch. Out: whether it says so. Services limit the tokens or batches that may be
-//! enqueued, and reject what exceeds the quota: at once, or by a batch that fails before any of its requests was tried.
+//! In: an error in JSON, of a call or of a batch. Out: whether it says so. Services limit the tokens or batches that
+//! may be enqueued, and reject what exceeds the quota: at once, or by a batch that fails before any of its requests was
+//! tried.
 
 use serde_json::Value;
 
@@ -19,7 +20,8 @@ const CODES: [&str; 7] = [
 
 /// Substrings of messages, in lower case, that mean it where the code does not.
 const MESSAGES: [&str; 11] = [
-    // OpenAI: "Enqueued token limit reached for M"; Azure: "The number of enqueued tokens has surpassed the configured limit".
+    // OpenAI: "Enqueued token limit reached for M"; Azure: "The number of enqueued tokens has surpassed the configured
+    // limit".
     "enqueued token",
     "tokens enqueued",
     "too many batches",

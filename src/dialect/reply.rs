@@ -1,8 +1,8 @@
 //! From the members of a reply line to a [`Reply`]: which request it answers, and its kind.
 //!
-//! In: the `Parts` that the [reader](super::reply_reader) found in one line of an output or error file. Out: the hash of its
-//! `custom_id`, whether it is an output or an error by the [rule](super::reply_rule), and the tokens it used. The line itself
-//! is never rewritten: later stages get its position.
+//! In: the `Parts` that the [reader](super::reply_reader) found in one line of an output or error file. Out: the hash
+//! of its `custom_id`, whether it is an output or an error by the [rule](super::reply_rule), and the tokens it used.
+//! The line itself is never rewritten: later stages get its position.
 
 use std::borrow::Cow;
 

@@ -34,8 +34,8 @@ pub struct ReplyNames {
 }
 
 impl ReplyNames {
-    /// Those of nearly all services. Chat completions count prompt and completion tokens; messages and responses count input
-    /// and output tokens.
+    /// Those of nearly all services. Chat completions count prompt and completion tokens; messages and responses count
+    /// input and output tokens.
     pub const COMMON: Self = Self {
         id: "custom_id",
         response: "response",

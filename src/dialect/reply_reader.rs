@@ -2,9 +2,9 @@
 //!
 //! In: a line. Out: a [`Reply`], or nothing.
 //!
-//! A reply is one JSON object, whole by its brackets. A line that was truncated, at any byte, is not a reply: what it would have
-//! said is unknown. A whole one has been paid for, so no parser may lose it, however malformed. Three readers are tried in
-//! turn, each for what the previous one rejects, and give the same `Parts`:
+//! A reply is one JSON object, whole by its brackets. A line that was truncated, at any byte, is not a reply: what it
+//! would have said is unknown. A whole one has been paid for, so no parser may lose it, however malformed. Three
+//! readers are tried in turn, each for what the previous one rejects, and give the same `Parts`:
 //!
 //! | reader | reads | cost |
 //! | --- | --- | --- |

@@ -1,8 +1,8 @@
 //! Classifies a reply: an output, an error, or a retryable error.
 //!
-//! In: the `Parts` of a reply and the role of its file. Out: why it is an error, or that it is not one. One rule covers all
-//! dialects and looks at the content first: services put failures into output files, and outputs into error files. The first
-//! row that applies decides.
+//! In: the `Parts` of a reply and the role of its file. Out: why it is an error, or that it is not one. One rule covers
+//! all dialects and looks at the content first: services put failures into output files, and outputs into error files.
+//! The first row that applies decides.
 //!
 //! | # | the reply | is | code, message | retryable | written by |
 //! | --- | --- | --- | --- | --- | --- |
@@ -13,11 +13,12 @@
 //! | 5 | `response.status_code` is 2xx, or `result.type` is `succeeded` | output | | | Together, OpenAI; Anthropic |
 //! | 6 | anything else: there is an answer, but no sign of success or failure | by the role of its file | none | no | Nebius, where the response is a bare answer |
 //!
-//! Values without content count as absent: `null`, `NaN`, `false`, `0`, blank strings, empty arrays and objects, and containers
-//! of only such values. A bare answer (row 6) that has an `error` with content is an error by row 1, in every file.
+//! Values without content count as absent: `null`, `NaN`, `false`, `0`, blank strings, empty arrays and objects, and
+//! containers of only such values. A bare answer (row 6) that has an `error` with content is an error by row 1, in
+//! every file.
 //!
-//! Invariants: this is the only classification; both the reader, which counts replies, and [`normalize`](crate::results::normalize),
-//! which writes them, use it.
+//! Invariants: this is the only classification; both the reader, which counts replies, and
+//! [`normalize`](crate::results::normalize), which writes them, use it.
 
 use std::borrow::Cow;
 
@@ -81,8 +82,8 @@ pub(crate) struct Failure<T> {
 }
 
 impl<'l, T: Tree<'l>> Failure<T> {
-    /// The members of `error`, which has content. A nested error is used if the outer one has no message: some services wrap
-    /// their upstream's error, and some return a list.
+    /// The members of `error`, which has content. A nested error is used if the outer one has no message: some services
+    /// wrap their upstream's error, and some return a list.
     pub(crate) fn of(error: T) -> Self {
         Self::within(error, INNER_ERRORS_MAX)
     }

@@ -10,9 +10,9 @@
 //! | a code that is a number | as a status |
 //! | the message | if it contains an entry of the table of messages |
 //!
-//! Together marks every failed row `batch_client_error`, its own faults included, so the message decides where the code is not
-//! known (observed in 2026: "Internal Server Error" in 17,701 of 20,000 rows of one batch). Anything unknown is taken for a
-//! fault of the request: a retry would cost money and change nothing.
+//! Together marks every failed row `batch_client_error`, its own faults included, so the message decides where the code
+//! is not known (observed in 2026: "Internal Server Error" in 17,701 of 20,000 rows of one batch). Anything unknown is
+//! taken for a fault of the request: a retry would cost money and change nothing.
 
 use super::dialects::DIALECTS;
 use super::error_table::ErrorTable;

@@ -32,8 +32,8 @@ pub struct Routes {
     pub list: Route,
     /// Cancels a batch; `None` if the service does not support it.
     pub cancel: Option<Route>,
-    /// Gets the content that a batch's [`output_file_id`](crate::model::batch::Batch::output_file_id) or `error_file_id`
-    /// identifies; it may be an id of any kind.
+    /// Gets the content that a batch's [`output_file_id`](crate::model::batch::Batch::output_file_id) or
+    /// `error_file_id` identifies; it may be an id of any kind.
     pub content: Route,
     /// Gets the metadata of a file; `None` if there is none.
     pub file: Option<Route>,

@@ -1,9 +1,9 @@
 //! Together's dialect.
 //!
-//! Its specifics (2026): an upload takes three steps, and the bytes go to a signed URL without the key; a create request returns
-//! `{"job": …}`, possibly with a `warning`, later calls return the bare batch; the list is an array without pagination, or
-//! `null`; a batch has no metadata and no counts, but a `progress`, and its `error` is a text; uploading a file that the
-//! account already has returns 409 and its id.
+//! Its specifics (2026): an upload takes three steps, and the bytes go to a signed URL without the key; a create
+//! request returns `{"job": …}`, possibly with a `warning`, later calls return the bare batch; the list is an array
+//! without pagination, or `null`; a batch has no metadata and no counts, but a `progress`, and its `error` is a text;
+//! uploading a file that the account already has returns 409 and its id.
 
 use serde::Serialize;
 
@@ -26,8 +26,8 @@ static UPLOAD: PresignedUpload = PresignedUpload {
     format: FileFormat { status: "processing_status", processed: &[], unusable: &["failed", "invalid_format"] },
 };
 
-/// The request that creates a batch. It does not name the model, which the lines do: here, an unusable one would fail the whole
-/// batch.
+/// The request that creates a batch. It does not name the model, which the lines do: here, an unusable one would fail
+/// the whole batch.
 #[derive(Serialize)]
 struct Create<'a> {
     endpoint: &'a str,
@@ -102,8 +102,8 @@ impl Dialect for Together {
     }
 
     fn errors(&self) -> ErrorTable {
-        // "Failed to download input file" was seen for a file that did not exist; for one that was just uploaded it is a fault
-        // of the service.
+        // "Failed to download input file" was seen for a file that did not exist; for one that was just uploaded it is
+        // a fault of the service.
         ErrorTable { batch_messages: &["failed to download input file"], ..ErrorTable::default() }
     }
 }

@@ -7,7 +7,8 @@ use super::route::Route;
 /// How the lines of a batch are uploaded.
 #[derive(Clone, Copy, Debug)]
 pub enum UploadPlan {
-    /// In three steps: a form announces a file and returns a signed URL, the bytes go there, and a last call completes it.
+    /// In three steps: a form announces a file and returns a signed URL, the bytes go there, and a last call completes
+    /// it.
     Presigned(&'static PresignedUpload),
     /// In one multipart form.
     Multipart(&'static MultipartUpload),
@@ -56,8 +57,8 @@ pub struct FileFormat {
     pub unusable: &'static [&'static str],
 }
 
-/// The separator and the end of lines that are part of the body that creates a batch. What precedes the first line is the
-/// beginning of that body.
+/// The separator and the end of lines that are part of the body that creates a batch. What precedes the first line is
+/// the beginning of that body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InlineLines {
     /// Between two lines, in place of the line terminator.

@@ -1,9 +1,9 @@
-//! The objects that services send, read leniently: members that are missing, null, empty, of another type or not JSON are
-//! absent.
+//! The objects that services send, read leniently: members that are missing, null, empty, of another type or not JSON
+//! are absent.
 //!
-//! In: bytes. Out: their content, if they are one object, whole by its brackets. Each member is parsed separately, so that a
-//! malformed one (`NaN`, a lone surrogate, bytes that are not UTF-8) affects no other. Only ids are strict, because they are
-//! sent back in requests.
+//! In: bytes. Out: their content, if they are one object, whole by its brackets. Each member is parsed separately, so
+//! that a malformed one (`NaN`, a lone surrogate, bytes that are not UTF-8) affects no other. Only ids are strict,
+//! because they are sent back in requests.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -106,8 +106,8 @@ impl BatchObject {
         Ok(self.into_batch(id))
     }
 
-    /// Reads an entry of a list, where most batches belong to others: an invalid file id is treated as absent, because the
-    /// files in a list are not relied upon.
+    /// Reads an entry of a list, where most batches belong to others: an invalid file id is treated as absent, because
+    /// the files in a list are not relied upon.
     pub fn into_entry(mut self) -> Entry {
         for file in [&mut self.input_file_id, &mut self.output_file_id, &mut self.error_file_id] {
             file.take_if(|file| !is_valid_id(file));

@@ -70,8 +70,8 @@ pub struct GenerateOptions {
     pub models: Vec<String>,
     /// Half of the lines are shorter than this, in bytes; 800 by default, 1 to [`MAX_MEDIAN_BYTES`].
     ///
-    /// The average is about 1.6 times and the longest about 125 times as much. A line is never shorter than its fixed parts
-    /// and one sentence (some 250 to 700 bytes), so with a small median most lines have that length.
+    /// The average is about 1.6 times and the longest about 125 times as much. A line is never shorter than its fixed
+    /// parts and one sentence (some 250 to 700 bytes), so with a small median most lines have that length.
     pub median_bytes: usize,
 }
 

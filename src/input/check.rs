@@ -187,7 +187,8 @@ fn model_of<'l>(body: &Object<'l>, start: usize) -> Result<Cow<'l, str>, (Defect
     string(value).ok_or_else(|| (DefectKind::ModelNotAString, body.column_of(value)))
 }
 
-/// The `custom_id` of a line and its column in bytes counted from 1, whatever else the line holds; `None` when it has none.
+/// The `custom_id` of a line and its column in bytes counted from 1, whatever else the line holds; `None` when it has
+/// none.
 #[must_use]
 pub fn custom_id(line: &[u8]) -> Option<(String, usize)> {
     let object = Object::read(std::str::from_utf8(line).ok()?).ok()?;
@@ -362,8 +363,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever becomes of a good line, the fast path may refuse what `diagnose` takes, but never the other way round, and they read the
-        /// same fields.
+        /// Whatever becomes of a good line, the fast path may refuse what `diagnose` takes, but never the other way
+        /// round, and they read the same fields.
         #[test]
         fn what_the_fast_path_takes_is_taken_alike(
             line in prop_oneof![

@@ -4,8 +4,9 @@
 
 use crate::json::exact::{Object, elements};
 
-/// The number of inputs of a line, and the column where they begin, in bytes from 1. A text or a token list is one input; a list of
-/// texts or of token lists is as many as it has elements. Anything else counts as one, however the service treats it.
+/// The number of inputs of a line, and the column where they begin, in bytes from 1. A text or a token list is one
+/// input; a list of texts or of token lists is as many as it has elements. Anything else counts as one, however the
+/// service treats it.
 pub(super) fn count(line: &str, is_body: bool) -> (u64, usize) {
     let found = || {
         let object = Object::read(line).ok()?;

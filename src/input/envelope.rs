@@ -1,11 +1,11 @@
 //! What surrounds the `body` of a line, and which fields are added during the upload.
 //!
-//! In: a valid line, like Together's (`custom_id`, `body`), like OpenAI's (`custom_id`, `method`, `url`, `body`), or a body only.
-//! Out: the fields that the service requires and the line is missing, and the line with them added.
+//! In: a valid line, like Together's (`custom_id`, `body`), like OpenAI's (`custom_id`, `method`, `url`, `body`), or a
+//! body only. Out: the fields that the service requires and the line is missing, and the line with them added.
 //!
-//! Invariants: what a line has is never modified; missing fields are inserted directly after the opening brace, or around the
-//! whole line. So the length of a line in a batch file is known when it is checked, and the checksum of a shard is that of the
-//! user's own lines.
+//! Invariants: what a line has is never modified; missing fields are inserted directly after the opening brace, or
+//! around the whole line. So the length of a line in a batch file is known when it is checked, and the checksum of a
+//! shard is that of the user's own lines.
 
 use std::fmt;
 
@@ -22,8 +22,8 @@ pub struct Envelope {
     pub(super) url: &'static str,
 }
 
-/// The place for whose id every body alone leaves room, because its own is not known when it is checked: 16 TiB of the shortest lines are
-/// fewer.
+/// The place for whose id every body alone leaves room, because its own is not known when it is checked: 16 TiB of the
+/// shortest lines are fewer.
 const LAST_SEQ: u64 = 1 << 41;
 
 impl Default for Envelope {
@@ -68,8 +68,8 @@ impl Envelope {
         (envelope.url == url).then_some(envelope)
     }
 
-    /// What a line lacks of the envelope whose `method` and `url` are these, as they stand there; or what is wrong with one of them, and
-    /// which.
+    /// What a line lacks of the envelope whose `method` and `url` are these, as they stand there; or what is wrong with
+    /// one of them, and which.
     pub fn lacks<'l>(self, method: Option<&'l str>, url: Option<&'l str>) -> Result<Lacks, (DefectKind, &'l str)> {
         if !self.format.has_target {
             return Ok(Lacks::default());

@@ -8,7 +8,8 @@
 //! In: files and pipes. Out: [`Shard`](crate::model::shard::Shard)s, a [request index](request_index) on disk, and
 //! [`Defect`](crate::model::defect::Defect)s as data. Nothing here depends on services or replies.
 //!
-//! Invariants: the input is read once ([`scan`](scan::scan)); memory does not grow with it; no request is in two shards.
+//! Invariants: the input is read once ([`scan`](scan::scan)); memory does not grow with it; no request is in two
+//! shards.
 
 use std::io;
 use std::path::{Path, PathBuf};

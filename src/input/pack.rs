@@ -62,8 +62,8 @@ impl OpenShard {
     }
 }
 
-/// Hashes the names of models: once per request, so it must be fast. It need not resist attacks, because the user chose the
-/// names.
+/// Hashes the names of models: once per request, so it must be fast. It need not resist attacks, because the user chose
+/// the names.
 #[derive(Default)]
 struct ModelHasher(u64);
 
@@ -103,8 +103,8 @@ impl Packer {
         Self { limits, open: HashMap::default(), closed: Vec::new(), opened: number }
     }
 
-    /// Places a request and returns its shard's number. `length` is its line's, without the line end; `inputs` count where there is a limit
-    /// on them.
+    /// Places a request and returns its shard's number. `length` is its line's, without the line end; `inputs` count
+    /// where there is a limit on them.
     pub fn push(&mut self, seq: u64, model: &str, (length, inputs): (u32, u32), line_hash: u64) -> u32 {
         let (bytes, inputs) = (u64::from(length) + 1, u64::from(inputs));
         let ShardLimits { requests: most, bytes: most_bytes, inputs: most_inputs } = self.limits;

@@ -2,15 +2,17 @@
 //!
 //! In: the keyed hash and the offset of every request. Out: every request whose id an earlier one has, with that one.
 //!
-//! Each id is one `u128`: the upper 84 bits of its hash, then the offset of its line in 44 bits, so that sorting groups equal
-//! hashes in input order. The entries are spread over partitions by their first byte. While they fit the budget all stay in
-//! memory; when they do not, each partition is sorted, deduplicated and appended to one scratch file, and at the end the
-//! partitions are read back one by one. Equal hashes are only candidates: the ids are read from the Source and compared.
+//! Each id is one `u128`: the upper 84 bits of its hash, then the offset of its line in 44 bits, so that sorting groups
+//! equal hashes in input order. The entries are spread over partitions by their first byte. While they fit the budget
+//! all stay in memory; when they do not, each partition is sorted, deduplicated and appended to one scratch file, and
+//! at the end the partitions are read back one by one. Equal hashes are only candidates: the ids are read from the
+//! Source and compared.
 //!
 //! Invariants:
-//! - A request is reported exactly once if an earlier one has its id, even if hashes collide (a test uses 8-bit hashes).
-//! - Memory is the budget plus one partition per thread. Deduplication keeps one entry per distinct id of a partition, so an
-//!   input that repeats one id endlessly does not grow a partition.
+//! - A request is reported exactly once if an earlier one has its id, even if hashes collide (a test uses 8-bit
+//!   hashes).
+//! - Memory is the budget plus one partition per thread. Deduplication keeps one entry per distinct id of a partition,
+//!   so an input that repeats one id endlessly does not grow a partition.
 
 use std::path::Path;
 

@@ -1,12 +1,12 @@
 //! The exact reader of JSON: every member of an object, and where a text is not JSON.
 //!
-//! In: text. Out: an [`Object`] whose members are slices of the text, so that each has a column; or `serde_json`'s error
-//! with its position. [`Oddities`] are valid JSON, or may be, but services read them differently.
+//! In: text. Out: an [`Object`] whose members are slices of the text, so that each has a column; or `serde_json`'s
+//! error with its position. [`Oddities`] are valid JSON, or may be, but services read them differently.
 //!
 //! The [scanner](super::scanner) is tried first, since it accepts nearly every text; what it rejects is parsed.
 //!
-//! Invariants: the reader accepts what `serde_json` accepts, at any nesting depth. Nothing is copied: memory is a few words
-//! per top-level member.
+//! Invariants: the reader accepts what `serde_json` accepts, at any nesting depth. Nothing is copied: memory is a few
+//! words per top-level member.
 
 use std::borrow::Cow;
 use std::collections::HashSet;

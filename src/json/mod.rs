@@ -1,7 +1,7 @@
 //! The one way to read JSON. Nothing outside this module looks for the end of a string or of a value.
 //!
-//! In: bytes of lines and of responses, in memory or piece by piece from a file. Out: raw values, as slices and positions,
-//! never trees of copies.
+//! In: bytes of lines and of responses, in memory or piece by piece from a file. Out: raw values, as slices and
+//! positions, never trees of copies.
 //!
 //! | reader | takes | for |
 //! | --- | --- | --- |
@@ -9,12 +9,13 @@
 //! | `exact` | all that `serde_json` accepts; says where anything else is wrong | request lines that the scanner rejects; all members of a request |
 //! | [`brackets`], `tree` | anything with matching brackets, however malformed or large | replies, lists and batch objects, which are paid for or belong to others |
 //!
-//! Only [replies](crate::results) also use simd-json, between the first and the last. Small control messages are parsed by
-//! `serde_json`: they are deserialized whole, and read nowhere else.
+//! Only [replies](crate::results) also use simd-json, between the first and the last. Small control messages are parsed
+//! by `serde_json`: they are deserialized whole, and read nowhere else.
 //!
 //! Invariants:
 //! - What the scanner accepts, the others accept, and they read the same values.
-//! - Memory does not grow with a value, except by a few words per top-level member (`exact`) and one bit per open bracket.
+//! - Memory does not grow with a value, except by a few words per top-level member (`exact`) and one bit per open
+//!   bracket.
 //! - White space is space, tab, CR and LF, and all kinds are equally fast.
 //!
 //! # Duplicate keys

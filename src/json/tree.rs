@@ -1,10 +1,11 @@
 //! A JSON value as the readers of replies see it.
 //!
-//! In: a value in one of three representations: [`Raw`] bytes, of which only strings and brackets are known, the same in a
-//! [file](crate::results::stored_value), or a node of simd-json's tape. Out: its members, its elements, its content. The
-//! caller need not know which representation it is.
+//! In: a value in one of three representations: [`Raw`] bytes, of which only strings and brackets are known, the same
+//! in a [file](crate::results::stored_value), or a node of simd-json's tape. Out: its members, its elements, its
+//! content. The caller need not know which representation it is.
 //!
-//! Invariants: for a value that is JSON, all representations give the same results. Of duplicate members, the first counts.
+//! Invariants: for a value that is JSON, all representations give the same results. Of duplicate members, the first
+//! counts.
 
 use std::borrow::Cow;
 use std::io::{self, BufRead};
@@ -89,8 +90,8 @@ pub(crate) trait Tree<'l>: Copy {
         }
     }
 
-    /// Whether it has content: `null`, `false`, zero, a blank string, an empty array or object have none, nor do containers
-    /// that hold only such values.
+    /// Whether it has content: `null`, `false`, zero, a blank string, an empty array or object have none, nor do
+    /// containers that hold only such values.
     fn has_content(self) -> bool {
         has_content(self, DEPTH_MAX)
     }
@@ -120,8 +121,8 @@ pub(crate) trait RawTree<'l>: Tree<'l> {
     fn each_piece(self, take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>;
 }
 
-/// Skips an object or array of `length` bytes. `child` is called with the range of each element, or of each member's value
-/// and its key in quotes.
+/// Skips an object or array of `length` bytes. `child` is called with the range of each element, or of each member's
+/// value and its key in quotes.
 pub(crate) fn each_child(
     value: impl BufRead,
     length: u64,

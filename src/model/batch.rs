@@ -107,8 +107,8 @@ pub enum BatchStatus {
 }
 
 impl BatchStatus {
-    /// Parses a status: in any case, with or without the prefixes that some services use, in either spelling of "cancelled".
-    /// An unknown one is [`BatchStatus::Other`].
+    /// Parses a status: in any case, with or without the prefixes that some services use, in either spelling of
+    /// "cancelled". An unknown one is [`BatchStatus::Other`].
     #[must_use]
     pub fn read(word: &str) -> Self {
         let folded: String = word.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
@@ -155,9 +155,9 @@ impl fmt::Display for BatchStatus {
     }
 }
 
-/// Whether `id` can be an id: any text without control characters, at most [`ID_BYTES`] long; only the service knows its meaning.
-/// In a URL it is one percent-encoded segment, which `.` and `..` cannot be; no file is named after it. An id that contained
-/// the key has been redacted, and is invalid.
+/// Whether `id` can be an id: any text without control characters, at most [`ID_BYTES`] long; only the service knows
+/// its meaning. In a URL it is one percent-encoded segment, which `.` and `..` cannot be; no file is named after it. An
+/// id that contained the key has been redacted, and is invalid.
 #[must_use]
 pub fn is_valid_id(id: &str) -> bool {
     !matches!(id, "" | "." | "..") && id.len() <= ID_BYTES && !id.contains(char::is_control) && !id.contains(REDACTED)

@@ -4,8 +4,8 @@
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-/// The `custom_id` that is assigned to the line with this Seq, where lines are bodies: `line-N`, where N counts the non-blank lines
-/// of all inputs together, from 1. So it need not be stored, and the same input has the same ids.
+/// The `custom_id` that is assigned to the line with this Seq, where lines are bodies: `line-N`, where N counts the
+/// non-blank lines of all inputs together, from 1. So it need not be stored, and the same input has the same ids.
 #[must_use]
 pub fn assigned_id(seq: u64) -> String {
     format!("line-{}", seq + 1)

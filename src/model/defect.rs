@@ -1,6 +1,7 @@
 //! Defects: why a line is not a request.
 //!
-//! A Defect is data, never an `Err`: it is counted, reported with its position, and the check continues with the next line.
+//! A Defect is data, never an `Err`: it is counted, reported with its position, and the check continues with the next
+//! line.
 
 use std::fmt;
 use std::path::Path;

@@ -1,24 +1,25 @@
 //! Sanitizes untrusted text for display: file names, models, ids, messages of a service.
 //!
-//! In: any text. Out: the same text, in which no character can control a terminal, reorder its output, or fake a line of this
-//! program.
+//! In: any text. Out: the same text, in which no character can control a terminal, reorder its output, or fake a line
+//! of this program.
 //!
-//! Invariants: characters that [`is_unsafe`] matches are always escaped or removed; all others are unchanged. Data that is written,
-//! not displayed, is not sanitized.
+//! Invariants: characters that [`is_unsafe`] matches are always escaped or removed; all others are unchanged. Data that
+//! is written, not displayed, is not sanitized.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::path::Path;
 
-/// Maximum length of a service's message, in characters; longer ones are truncated with `…`. The output has it once for each
-/// request of a batch that failed with it.
+/// Maximum length of a service's message, in characters; longer ones are truncated with `…`. The output has it once for
+/// each request of a batch that failed with it.
 pub const MESSAGE_CHARACTERS: usize = 4_000;
 
 /// Replaces a key.
 pub const REDACTED: &str = "[redacted]";
 
-/// Whether a character must not reach a terminal unescaped: C0 and C1 controls (escape sequences begin with one), marks that change
-/// the direction of text, line and paragraph separators, and invisible characters that only hide or split words.
+/// Whether a character must not reach a terminal unescaped: C0 and C1 controls (escape sequences begin with one), marks
+/// that change the direction of text, line and paragraph separators, and invisible characters that only hide or split
+/// words.
 #[must_use]
 pub fn is_unsafe(c: char) -> bool {
     c.is_control()
@@ -78,7 +79,8 @@ pub fn visible_json(json: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// A file name in a message: as it is, or in quotes with escapes where it has unsafe characters, or bytes that are not UTF-8.
+/// A file name in a message: as it is, or in quotes with escapes where it has unsafe characters, or bytes that are not
+/// UTF-8.
 #[derive(Clone, Copy, Debug)]
 pub struct Name<'p>(pub &'p Path);
 

@@ -1,7 +1,8 @@
 //! The tag of a batch, for providers that store metadata: it identifies the batch's owner.
 //!
-//! In: the run, the shard and the submission that a batch is created for. Out: three members of `metadata`, and the same read
-//! back from the service's list, where they distinguish this program's batches from all others even if the input file does not.
+//! In: the run, the shard and the submission that a batch is created for. Out: three members of `metadata`, and the
+//! same read back from the service's list, where they distinguish this program's batches from all others even if the
+//! input file does not.
 
 use serde::Serialize;
 use serde_json::Value;

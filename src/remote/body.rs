@@ -2,9 +2,9 @@
 //!
 //! In: a [`Payload`], read on a blocking thread in pieces. Out: the stream that becomes a request's body.
 //!
-//! Invariants: at most [`PIECES`] + 3 pieces exist at a time; backpressure of the connection stops the reader. The last piece is
-//! held back until the reader has ended without an error: a payload that turns out to be wrong is never sent completely, and
-//! the service never sees a complete request.
+//! Invariants: at most [`PIECES`] + 3 pieces exist at a time; backpressure of the connection stops the reader. The last
+//! piece is held back until the reader has ended without an error: a payload that turns out to be wrong is never sent
+//! completely, and the service never sees a complete request.
 
 use std::io::{self, BufRead};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -128,15 +128,15 @@ impl Meter {
         Some(error.with_source(fault))
     }
 
-    /// Returns when the body has stalled: when no piece was taken for [`Timeouts::idle`], or when the answer is
-    /// missing [`Timeouts::answer`] after the last one. Never returns otherwise.
+    /// Returns when the body has stalled: when no piece was taken for [`Timeouts::idle`], or there was no response
+    /// [`Timeouts::answer`] after the last one. Never returns otherwise.
     pub(super) async fn stalled(&self, timeouts: &Timeouts) -> &'static str {
         let mut seen = None;
         loop {
             let ended = self.ended.load(Ordering::Relaxed);
             tokio::time::sleep(if ended { timeouts.answer } else { timeouts.idle }).await;
             if ended {
-                return "no answer came after the upload";
+                return "no response after the upload";
             }
             let sent = Some(self.sent.load(Ordering::Relaxed));
             if sent == seen && !self.ended.load(Ordering::Relaxed) {

@@ -133,8 +133,8 @@ impl Http {
         self.call(route, argument, |request| request.header(CONTENT_TYPE, json).header(CONTENT_LENGTH, 0)).await
     }
 
-    /// Calls `route` with a long body: waits at the throttle, then returns the response, whatever its status. The caller
-    /// watches for stalls.
+    /// Calls `route` with a long body: waits at the throttle, then returns the response, whatever its status. The
+    /// caller watches for stalls.
     pub(super) async fn upload(
         &self,
         route: &Route,
@@ -153,8 +153,8 @@ impl Http {
         self.send_to_api(&self.billing, (route, argument), &[], build).await
     }
 
-    /// Sends a POST to the API at once: it neither waits at the throttle nor triggers it. For callers that pace their calls
-    /// themselves.
+    /// Sends a POST to the API at once: it neither waits at the throttle nor triggers it. For callers that pace their
+    /// calls themselves.
     pub(super) async fn post_unpaced(
         &self,
         segments: &[&str],

@@ -1,14 +1,14 @@
 //! The content of a download: decompressed if necessary, and never an HTML page that a proxy sent instead.
 //!
-//! In: the received bytes, complete, in a file, and the response's content encoding. Out: the decompressed file, complete and
-//! durable, or none at all.
+//! In: the received bytes, complete, in a file, and the response's content encoding. Out: the decompressed file,
+//! complete and durable, or none at all.
 //!
 //! Invariants:
-//! - Compression is never requested, but proxies and storage services use it: gzip and Zstandard are recognized by their magic
-//!   numbers; Brotli, which has none, only by the response's header.
+//! - Compression is never requested, but proxies and storage services use it: gzip and Zstandard are recognized by
+//!   their magic numbers; Brotli, which has none, only by the response's header.
 //! - Memory is bounded: windows of at most [`ZSTD_WINDOW_LOG`] bits, and one buffer per layer.
-//! - No more is written to disk than the size that the service reports, or [`UNPACKED_RATIO`] times the received bytes if it
-//!   reports none.
+//! - No more is written to disk than the size that the service reports, or [`UNPACKED_RATIO`] times the received bytes
+//!   if it reports none.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -59,7 +59,7 @@ pub(super) enum Unfit {
     Broken(io::Error),
     /// It is packed more often than anybody packs a file.
     TooDeep,
-    /// It stands for more bytes than this.
+    /// It decompresses to more bytes than this.
     TooLarge(u64),
     /// It cannot be read or written here.
     Local(FileError),
@@ -72,7 +72,7 @@ impl From<FileError> for Unfit {
 }
 
 impl Packing {
-    /// What the body of an answer is packed in, as its headers say. The error is a word that nobody here knows.
+    /// The content encoding of a response, by its headers. The error is an unknown encoding.
     pub(super) fn of_answer(headers: &HeaderMap) -> Result<Option<Self>, String> {
         let Some(value) = headers.get(CONTENT_ENCODING) else { return Ok(None) };
         let word = String::from_utf8_lossy(value.as_bytes()).trim().to_ascii_lowercase();
@@ -87,7 +87,8 @@ impl Packing {
 
     /// What content with these first bytes is packed in.
     fn of_content(first: &[u8]) -> Option<Self> {
-        // The magic numbers of RFC 1952 and RFC 8878, the latter also of the frames that parallel compressors begin with.
+        // The magic numbers of RFC 1952 and RFC 8878, the latter also of the frames that parallel compressors begin
+        // with.
         match first {
             [0x1f, 0x8b, ..] => Some(Self::Gzip),
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::Zstd),
@@ -122,19 +123,21 @@ pub(super) fn is_packed(path: &Path, said: Option<Packing>) -> Result<bool, File
     Ok(outermost(first, said).is_some())
 }
 
-/// What the content with these first bytes is packed in. A header that speaks of gzip where there is none is one that outlived it.
+/// What the content with these first bytes is packed in. A header that speaks of gzip where there is none is one that
+/// outlived it.
 fn outermost(first: &[u8], said: Option<Packing>) -> Option<Packing> {
     if said == Some(Packing::Brotli) && !first.is_empty() { said } else { Packing::of_content(first) }
 }
 
 /// Maximum decompressed size of `packed` bytes, of a file whose size is `said` according to the service.
 pub(super) fn unpacked_max(packed: u64, said: Option<u64>) -> u64 {
-    // A file that has as many bytes as came is one that is packed at the service, which then says nothing of what is in it.
+    // A file that has as many bytes as came is one that is packed at the service, which then says nothing of what is in
+    // it.
     said.filter(|said| *said != packed).unwrap_or_else(|| packed.saturating_mul(UNPACKED_RATIO).max(UNPACKED_BYTES))
 }
 
-/// The size of a file according to the service, in bytes; `None` if unknown. 0 counts as unknown, because services that do not
-/// track sizes report 0.
+/// The size of a file according to the service, in bytes; `None` if unknown. 0 counts as unknown, because services that
+/// do not track sizes report 0.
 pub(super) async fn said_bytes(http: &Http, dialect: &dyn Dialect, file_id: &str) -> Result<Option<u64>, RemoteError> {
     let Some(route) = &dialect.routes().file else { return Ok(None) };
     let file = http.call(route, file_id, |request| request).await?.successful().await?.file("status").await?;
@@ -142,7 +145,8 @@ pub(super) async fn said_bytes(http: &Http, dialect: &dyn Dialect, file_id: &str
     Ok(file.bytes.filter(|bytes| is_it && *bytes > 0))
 }
 
-/// Gives the content at `path`, which is not packed and has replies that name their requests by `id_member`, the name `target`. Returns its size.
+/// Gives the content at `path`, which is not packed and has replies that name their requests by `id_member`, the name
+/// `target`. Returns its size.
 pub(super) fn publish(path: &Path, id_member: &str, target: &Path) -> Result<u64, Unfit> {
     let file = File::open(path).map_err(FileError::on("open", path))?;
     let bytes = file.metadata().map_err(FileError::on("read", path))?.len();
@@ -203,8 +207,8 @@ pub(super) fn unpack(
     Ok(bytes)
 }
 
-/// Finds out whether content is a page instead of replies: it begins as one, and no reply stands in it. A service may have written a page
-/// of its own into a file among replies that were paid for.
+/// Detects whether content is a page instead of replies: it begins as one, and contains no reply. A service may have
+/// written a page of its own into a file among replies that were paid for.
 #[derive(Default)]
 struct Look {
     /// What every reply has, and no page.

@@ -2,8 +2,8 @@
 //!
 //! In: a create request, and its lines. Out: the batch, a definite refusal, or an unknown outcome.
 //!
-//! Invariants: nothing here sends a second request. Unless the response is a batch of the same file, the outcome is unknown, except
-//! if the service definitely refused, or nothing can have been sent.
+//! Invariants: nothing here sends a second request. Unless the response is a batch of the same file, the outcome is
+//! unknown, except if the service definitely refused, or nothing can have been sent.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -80,7 +80,7 @@ impl RemoteError {
         Self(Box::new(parts))
     }
 
-    /// Adds the HTTP status of the answer.
+    /// Adds the HTTP status of the response.
     #[must_use]
     pub fn with_status(mut self, status: u16) -> Self {
         self.0.status = Some(status);
@@ -117,7 +117,7 @@ impl RemoteError {
         self.0.kind
     }
 
-    /// The HTTP status, where there was an answer.
+    /// The HTTP status, if there was a response.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         self.0.status
@@ -206,8 +206,8 @@ impl fmt::Display for RemoteError {
             ErrorKind::Interrupted => "the connection broke off",
             ErrorKind::Timeout => "timed out",
             ErrorKind::TooLarge => "too large",
-            ErrorKind::Protocol => "unexpected answer",
-            ErrorKind::Garbled => "what came is not the content of the file",
+            ErrorKind::Protocol => "unexpected response",
+            ErrorKind::Garbled => "the download is not the content of the file",
             ErrorKind::InputChanged => "the input changed",
             ErrorKind::LocalFile => "",
             ErrorKind::OutOfFiles => "no connection could be opened",
@@ -239,7 +239,8 @@ impl StdError for RemoteError {
 }
 
 /// The message in an error body of any format: `{"error": "text"}`, `{"error": {"message"}}`, `{"detail": …}`,
-/// `{"message": …}`, plain text, an XML error of a store (its message), or a page of HTML (its title). Empty if there is none.
+/// `{"message": …}`, plain text, an XML error of a store (its message), or a page of HTML (its title). Empty if there
+/// is none.
 pub(super) fn message_in(body: &[u8]) -> String {
     let text = if let Ok(value) = serde_json::from_slice::<Value>(body) {
         message_of(&value).unwrap_or_else(|| value.to_string())

@@ -1,4 +1,5 @@
-//! The [`Api`] over HTTP: sends the requests of the provider's [`Dialect`](crate::dialect::Dialect), which parses the responses.
+//! The [`Api`] over HTTP: sends the requests of the provider's [`Dialect`](crate::dialect::Dialect), which parses the
+//! responses.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -102,7 +103,7 @@ fn same(batch: Batch, id: &str, target: &str) -> Result<Batch, RemoteError> {
     if batch.id == id {
         return Ok(batch);
     }
-    Err(RemoteError::new(ErrorKind::Protocol, target).with_message("the answer is about another batch"))
+    Err(RemoteError::new(ErrorKind::Protocol, target).with_message("the response is about another batch"))
 }
 
 impl Api for HttpApi {
@@ -193,7 +194,8 @@ mod tests {
 
     const BATCH: &str = r#"{"id":"b-1","status":"IN_PROGRESS","progress":50.5}"#;
 
-    /// Batches of a long list: as many as an unoptimised reader takes well within the short timeouts, on a busy machine too.
+    /// Batches of a long list: as many as an unoptimised reader takes well within the short timeouts, on a busy machine
+    /// too.
     const MANY: usize = 2_000;
 
     async fn always(act: Act) -> (HttpApi, Server) {

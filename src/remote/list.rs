@@ -4,10 +4,10 @@
 //!
 //! Invariants:
 //! - `[…]`, `{"data":[…]}` and `null` are lists in every dialect; further pages are fetched as long as there are any.
-//! - The list is complete or an error. An endless or circular list is an error, too: in an incomplete list, a submission with an
-//!   unknown outcome would look as if its batch was never created.
-//! - Most entries belong to others. Each is delimited by its brackets and parsed separately: a malformed one is counted, and
-//!   affects no other.
+//! - The list is complete or an error. An endless or circular list is an error, too: in an incomplete list, a
+//!   submission with an unknown outcome would look as if its batch was never created.
+//! - Most entries belong to others. Each is delimited by its brackets and parsed separately: a malformed one is
+//!   counted, and affects no other.
 //! - Memory is that of the batches, at most [`LIST_BATCHES`], and one entry.
 
 use std::collections::HashSet;
@@ -70,7 +70,7 @@ pub(super) async fn list(http: &Http, dialect: &'static dyn Dialect) -> Result<L
         }
         let is_new = cursor.as_ref().is_some_and(|cursor| cursors.insert(cursor.clone()));
         if !is_new && ids.len() == known || cursor.is_none() {
-            let message = "the list says that it goes on, and shows nothing new";
+            let message = "the list says that it has another page, but shows nothing new";
             return Err(RemoteError::new(ErrorKind::Protocol, target).with_message(message));
         }
     }
@@ -103,8 +103,8 @@ impl Page {
         Self { dialect, redactor, listing, entries, has_more, token, last: None, ends_named: false, is_paged: false }
     }
 
-    /// Whether there may be another one. Where a list comes in pages, a service that does not say so is asked, unless the page had room
-    /// for more.
+    /// Whether there may be another one. Where a list comes in pages, a service that does not say so is asked, unless
+    /// the page had room for more.
     fn goes_on(&self, format: &ListFormat) -> bool {
         let is_full = format.page.is_some_and(|(_, most)| self.entries >= most);
         match format.next {
@@ -152,11 +152,11 @@ impl Page {
 /// Why a response is not a list.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoList {
-    #[error("the answer is not a list of batches")]
+    #[error("the response is not a list of batches")]
     OtherThing,
-    #[error("the answer is a list of batches that is not whole JSON")]
+    #[error("the response is a list of batches that is not whole JSON")]
     NotWhole,
-    #[error("the answer has more than {LIST_BATCHES} batches")]
+    #[error("the response has more than {LIST_BATCHES} batches")]
     TooMany,
     #[error(transparent)]
     Read(#[from] std::io::Error),
@@ -259,7 +259,8 @@ mod tests {
     /// What OpenAI's dialect has on a page.
     const PAGE_BATCHES: usize = 100;
 
-    /// A service with `count` batches that shows its pages as `page` says, given the batches on it and whether there are more.
+    /// A service with `count` batches that shows its pages as `page` says, given the batches on it and whether there
+    /// are more.
     async fn service(count: usize, page: fn(&str, bool) -> String) -> Server {
         Server::start(move |line, _| {
             let after = line.split_once("after=b-").map_or(0, |(_, number)| number.parse::<usize>().unwrap() + 1);
@@ -351,7 +352,7 @@ mod tests {
             .await;
             assert_eq!(listed_as(provider, &server).await.unwrap(), ["a", "b", "c"]);
             assert_eq!((&*server.seen()[0].line, server.seen().len()), (first, 4));
-            // Where nothing on it can be named nobody knows what comes next.
+            // If no entry on it has an id, the next page is unknown.
             let server = Server::start(move |_, _| answer(200, "", page("3", "null"))).await;
             assert_eq!(listed_as(provider, &server).await.unwrap_err().kind(), ErrorKind::Protocol);
         }

@@ -1,11 +1,11 @@
 //! The one place where API keys are removed from what a service sends.
 //!
-//! In: texts and JSON of a service. Out: the same with `[redacted]` in place of each key: verbatim, escaped as in JSON or URLs,
-//! or in base64. Abbreviated keys, as services display them (`sk-…1234`), are kept; so is the beginning of a key that is too
-//! short to be useful.
+//! In: texts and JSON of a service. Out: the same with `[redacted]` in place of each key: verbatim, escaped as in JSON
+//! or URLs, or in base64. Abbreviated keys, as services display them (`sk-…1234`), are kept; so is the beginning of a
+//! key that is too short to be useful.
 //!
-//! Invariants: every text that leaves `super::response` has been redacted, so no message, record or id contains a key. Reply files
-//! are not redacted: their bytes are the user's data, delivered as received.
+//! Invariants: every text that leaves `super::response` has been redacted, so no message, record or id contains a key.
+//! Reply files are not redacted: their bytes are the user's data, delivered as received.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ const SECRET_BYTES_MIN: usize = 8;
 #[derive(Clone, Debug, Default)]
 pub struct Redactor(Arc<[Secret]>);
 
-/// A key in the forms that it is looked for in: as it is, and in both alphabets of base64, whatever comes before it, which is at each of
-/// three places in a group of three bytes.
+/// A key in the forms that it is looked for in: as it is, and in both alphabets of base64, whatever comes before it,
+/// which is at each of three places in a group of three bytes.
 #[derive(Debug)]
 struct Secret([SecretString; 7]);
 
@@ -127,8 +127,8 @@ impl Secret {
     }
 }
 
-/// Where `word` ends if it begins at `at`, each of its characters as it is, or escaped as in JSON or in a URL; otherwise how far the
-/// text agrees with it.
+/// Where `word` ends if it begins at `at`, each of its characters as it is, or escaped as in JSON or in a URL;
+/// otherwise how far the text agrees with it.
 fn end_of(word: &str, text: &[u8], at: usize) -> Result<usize, usize> {
     let mut end = at;
     for wanted in word.bytes() {

@@ -57,7 +57,8 @@ pub(super) fn target(
     Ok(url)
 }
 
-/// Whether the URL's host may be on the public internet. Names are taken to be; `localhost` and addresses are looked at.
+/// Whether the URL's host may be on the public internet. Names are taken to be; `localhost` and addresses are looked
+/// at.
 fn is_public(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {

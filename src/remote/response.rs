@@ -28,7 +28,7 @@ use crate::remote::throttle::retry_after;
 /// Most bytes of a list of batches.
 pub(super) const LIST_BYTES: u64 = 64 << 20;
 
-/// Most bytes of an answer about one file or batch.
+/// Maximum bytes of a response about one file or batch.
 pub(super) const OBJECT_BYTES: u64 = 1 << 20;
 
 /// Most bytes of an error's body that are looked at; the rest is left unread.
@@ -43,7 +43,7 @@ const PARSE_BUFFER_BYTES: usize = 64 << 10;
 /// The sender of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// The API: what it says is the service's word.
+    /// The API: its statuses are the service's.
     Api,
     /// A storage behind an address that the API gave out.
     Storage,
@@ -120,7 +120,7 @@ impl<'a> Response<'a> {
         Ok(self)
     }
 
-    /// An error about what stands in this answer.
+    /// An error about the content of this response.
     pub(super) fn nonsense(&self, why: &str) -> RemoteError {
         let message = self.terms.redactor.text(why);
         RemoteError::new(ErrorKind::Protocol, &*self.target).with_status(self.status()).with_message(&message)
@@ -167,8 +167,8 @@ impl<'a> Response<'a> {
         file.ok_or_else(|| RemoteError::malformed(&target)(Malformed::object()).with_status(code))
     }
 
-    /// Streams a body of at most [`LIST_BYTES`] to `read`, on a thread that may block; what it extracts has yet to be redacted.
-    /// It receives an error of the connection as an I/O error; see [`broken_off`].
+    /// Streams a body of at most [`LIST_BYTES`] to `read`, on a thread that may block; what it extracts has yet to be
+    /// redacted. It receives an error of the connection as an I/O error; see [`broken_off`].
     pub(super) async fn streamed<T: Send + 'static>(
         self,
         read: impl FnOnce(Box<dyn BufRead>) -> T + Send + 'static,
@@ -223,7 +223,7 @@ impl Pace {
         self.in_window += bytes as u64;
         self.in_all += bytes as u64;
         if let Some(cap) = cap.filter(|cap| self.in_all > *cap) {
-            let message = format!("the answer exceeds {cap} bytes");
+            let message = format!("the response exceeds {cap} bytes");
             return Err(RemoteError::new(ErrorKind::TooLarge, target).with_message(&message));
         }
         let elapsed = self.window_began.elapsed();
@@ -284,7 +284,7 @@ pub(super) fn broken_off(error: io::Error, target: String) -> RemoteError {
     }
 }
 
-/// The error of a request that got no answer, or of a body that broke off.
+/// The error of a request without a response, or of an interrupted body.
 pub(super) fn transport_error(redactor: &Redactor, error: reqwest::Error, target: String) -> RemoteError {
     let kind = if error.is_connect() {
         // rustls wraps what the other side said in TLS as `InvalidData`.

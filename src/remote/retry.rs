@@ -15,8 +15,8 @@ use super::error::{ErrorKind, RemoteError};
 /// Maximum attempts of an operation before its error is returned.
 pub const ATTEMPTS: u32 = 6;
 
-/// Maximum attempts of an operation that only fails because of a rate limit: it waits at the throttle, and giving up would
-/// lose its turn.
+/// Maximum attempts of an operation that only fails because of a rate limit: it waits at the throttle, and giving up
+/// would lose its turn.
 pub const RATE_LIMITED_ATTEMPTS: u32 = 100;
 
 /// After this time no further attempt is started, however few there were. Time at the throttle and in transfers counts.

@@ -1,7 +1,7 @@
 //! The throttle that every call to the API passes: when the service asks for a pause, all calls pause together.
 //!
-//! In: the responses' headers about when to retry. Out: a delay before each call. If a service says nothing usable, a default
-//! backoff is used, which grows each time it throttles again, and is reset by the first success.
+//! In: the responses' headers about when to retry. Out: a delay before each call. If a service says nothing usable, a
+//! default backoff is used, which grows each time it throttles again, and is reset by the first success.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -55,8 +55,8 @@ impl Throttle {
     }
 
     /// Pauses all calls, for as long as the service asked or else for a default backoff. Never shortens a pause.
-    /// Returns how long it lasts from now. Calls that were in flight when it began carry no new information: the default
-    /// backoff grows only with those that are sent after the last pause.
+    /// Returns how long it lasts from now. Calls that were in flight when it began carry no new information: the
+    /// default backoff grows only with those that are sent after the last pause.
     pub fn pause(&self, asked: Option<Duration>) -> Duration {
         let mut state = self.state();
         let now = Instant::now();
@@ -88,9 +88,9 @@ impl Throttle {
     }
 }
 
-/// How long a response asks to wait: `retry-after-ms`, else `retry-after` (seconds or a date), else `x-ratelimit-reset`. The
-/// first valid one counts; malformed, zero, negative and past values do not. At most [`LONGEST_PAUSE`]. Dates are compared
-/// with the response's own `Date`, because clocks differ.
+/// How long a response asks to wait: `retry-after-ms`, else `retry-after` (seconds or a date), else
+/// `x-ratelimit-reset`. The first valid one counts; malformed, zero, negative and past values do not. At most
+/// [`LONGEST_PAUSE`]. Dates are compared with the response's own `Date`, because clocks differ.
 #[must_use]
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);

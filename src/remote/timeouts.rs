@@ -11,7 +11,7 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Longest time for the whole exchange of creating a batch.
 pub const BILLING_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// Longest wait for the answer to an upload after its last byte was handed over. What the system has buffered by then
+/// Maximum wait for the response to an upload after its last byte was passed on. What the system has buffered by then
 /// must still drain.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_mins(2);
 

@@ -67,8 +67,8 @@ impl Token {
         Ok(Self(SecretString::from(text)))
     }
 
-    /// Reads a token from a file that only its owner can read. Symbolic links are followed (mounted secrets are links); the
-    /// checks apply to the file that was opened.
+    /// Reads a token from a file that only its owner can read. Symbolic links are followed (mounted secrets are links);
+    /// the checks apply to the file that was opened.
     pub fn from_file(path: &Path) -> Result<Self, TokenError> {
         let file = File::open(path).map_err(FileError::on("open", path))?;
         let metadata = file.metadata().map_err(FileError::on("read", path))?;

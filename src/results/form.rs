@@ -1,7 +1,8 @@
 //! Detects what a file is that was passed as a reply file but is not one.
 //!
-//! In: a line that has no reply. Out: the format it suggests, if that shows that the file is of another kind: reply files have one
-//! whole object per line. A line that is merely damaged suggests none; it is unreadable, and the lines around it count.
+//! In: a line that has no reply. Out: the format it suggests, if that shows that the file is of another kind: reply
+//! files have one whole object per line. A line that is merely damaged suggests none; it is unreadable, and the lines
+//! around it count.
 
 use std::fmt;
 use std::io::Read;
@@ -69,8 +70,9 @@ impl Form {
         }
     }
 
-    /// What a line looks like in which no reply was found; `None` if nothing is known but that. It is given as far as [`LOOK_BYTES_MAX`],
-    /// without white space around it; `objects` are the whole objects that it consists of, and `is_first` says that it begins the file.
+    /// What a line looks like in which no reply was found; `None` if nothing is known but that. It is given as far as
+    /// [`LOOK_BYTES_MAX`], without white space around it; `objects` are the whole objects that it consists of, and
+    /// `is_first` says that it begins the file.
     pub(super) fn of(line: &[u8], objects: &[Range<usize>], is_first: bool) -> Option<Self> {
         if let Some(form) = Self::of_start(line).filter(|_| is_first) {
             return Some(form);
@@ -131,7 +133,8 @@ fn is_page(text: &[u8]) -> bool {
     starts(b"<!doctype") || starts(b"<html") || starts(b"<?xml")
 }
 
-/// Whether a line is an array of objects, or begins one. The rest of a damaged reply may begin like one, but has more after it.
+/// Whether a line is an array of objects, or begins one. The rest of a damaged reply may begin like one, but has more
+/// after it.
 fn is_array(text: &[u8]) -> bool {
     let begins = matches!(text[1..].trim_ascii_start().first(), None | Some(b'{' | b']'));
     let mut array = Brackets::new(text);

@@ -1,7 +1,8 @@
-//! Joins the replies of any batches with their requests, when neither fits memory: the step "index" of `batchline merge`.
+//! Joins the replies of any batches with their requests, when neither fits memory: the step "index" of `batchline
+//! merge`.
 //!
-//! In: the id of every request, and reply files that the user downloaded. Out: the reply index of all requests, and counts that
-//! account for every line of the files.
+//! In: the id of every request, and reply files that the user downloaded. Out: the reply index of all requests, and
+//! counts that account for every line of the files.
 //!
 //! ```text
 //! requests ─┐ by hash                          by Seq
@@ -9,15 +10,16 @@
 //! replies ──┘
 //! ```
 //!
-//! Requests and replies go to partitions by the hash of their id, so that a request and its replies meet in the same one. There they are
-//! placed as [`index`](super::index) does it, and the slots go to partitions by Seq, from which the index is written front to back.
+//! Requests and replies go to partitions by the hash of their id, so that a request and its replies meet in the same
+//! one. There they are placed as [`index`](super::index) does it, and the slots go to partitions by Seq, from which the
+//! index is written front to back.
 //!
-//! What remains are unmatched replies, some of which have near ids (`near_ids.rs`). They need no partition: as many as fit are held in
-//! memory while the ids of all requests are streamed. The others are set aside.
+//! What remains are unmatched replies, some of which have near ids (`near_ids.rs`). They need no partition: as many as
+//! fit are held in memory while the ids of all requests are streamed. The others are set aside.
 //!
-//! Invariants: memory is the budget and a few partitions, whatever the number of requests and replies. The outcome is that of
-//! [`index`](super::index::index), except that the number of unmatched replies that are examined may differ, and lines that are set
-//! aside may be in another order.
+//! Invariants: memory is the budget and a few partitions, whatever the number of requests and replies. The outcome is
+//! that of [`index`](super::index::index), except that the number of unmatched replies that are examined may differ,
+//! and lines that are set aside may be in another order.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -42,7 +44,8 @@ const SEQ_BITS: u32 = 40;
 /// Maximum lines of an input that can be merged.
 pub const LINES_MAX: u64 = 1 << SEQ_BITS;
 
-/// Requests that a partition has, about: some bytes more than 100 for each are in memory while their replies are placed.
+/// Requests that a partition has, about: some bytes more than 100 for each are in memory while their replies are
+/// placed.
 const PARTITION_REQUESTS: u64 = 128 * 1024;
 
 /// Maximum partitions by hash: a billion requests make this many of twice the usual size.
@@ -100,9 +103,9 @@ impl Join {
 
     /// Reads the files, in the order given, and writes the slots of all requests to `slots`.
     ///
-    /// If there are unmatched replies, and requests without one, `each_id` is called to yield the Seq and the id of each request, to
-    /// match near ids. As many such replies are examined as fit a quarter of the memory. `progress` is called with the bytes read
-    /// so far.
+    /// If there are unmatched replies, and requests without one, `each_id` is called to yield the Seq and the id of
+    /// each request, to match near ids. As many such replies are examined as fit a quarter of the memory. `progress` is
+    /// called with the bytes read so far.
     ///
     /// # Errors
     /// When a file cannot be read, or scratch, slots or replies to set aside cannot be written.

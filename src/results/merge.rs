@@ -1,13 +1,14 @@
 //! Slots to one ordered output: the step "merge".
 //!
-//! In: a range of settled Seqs, up to the watermark. Out: one line per Seq, in input order: the service's own, byte for byte or
-//! [normalized](crate::results::normalize), or one that says why there is none.
+//! In: a range of settled Seqs, up to the watermark. Out: one line per Seq, in input order: the service's own, byte for
+//! byte or [normalized](crate::results::normalize), or one that says why there is none.
 //!
-//! Threads gather (`gather.rs`) windows of replies, from files that are [cached](crate::results::reply_cache) in memory or else with
-//! one `pread` each, directly to their positions in the output; the calling thread writes the windows in order.
+//! Threads gather (`gather.rs`) windows of replies, from files that are [cached](crate::results::reply_cache) in memory
+//! or else with one `pread` each, directly to their positions in the output; the calling thread writes the windows in
+//! order.
 //!
-//! Invariants: every Seq of the range gives exactly one line, so outputs + errors + missing + held + invalid is their number. Memory
-//! is a few windows; a window with huge replies is not gathered but copied line by line, in pieces.
+//! Invariants: every Seq of the range gives exactly one line, so outputs + errors + missing + held + invalid is their
+//! number. Memory is a few windows; a window with huge replies is not gathered but copied line by line, in pieces.
 
 use std::ops::Range;
 

@@ -5,11 +5,11 @@
 //!    download   index    merge
 //! ```
 //!
-//! In: reply files in the service's order. Out: one line per request, in input order. Nothing here depends on how requests are
-//! stored or how replies were received.
+//! In: reply files in the service's order. Out: one line per request, in input order. Nothing here depends on how
+//! requests are stored or how replies were received.
 //!
-//! Invariants: reply bytes are passed through unchanged, unless they are [normalized](normalize); every line of a reply file is
-//! accounted for; every request has one outcome.
+//! Invariants: reply bytes are passed through unchanged, unless they are [normalized](normalize); every line of a reply
+//! file is accounted for; every request has one outcome.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,15 +1,15 @@
 //! Matches replies whose ids are nearly those of requests.
 //!
-//! In: unmatched replies, by their exact ids, and, if there are any, the ids of all requests that they may answer. Out: for each, the
-//! one request that it answers after all, or none.
+//! In: unmatched replies, by their exact ids, and, if there are any, the ids of all requests that they may answer. Out:
+//! for each, the one request that it answers after all, or none.
 //!
-//! Services pass ids through systems that change them: a number loses its quotes, blanks are removed or added, characters are
-//! composed or decomposed, escapes change to lower case. Such a reply was paid for, and without it its request would be sent
-//! again. Two ids are nearly the same if they have the same [`canonical`] form.
+//! Services pass ids through systems that change them: a number loses its quotes, blanks are removed or added,
+//! characters are composed or decomposed, escapes change to lower case. Such a reply was paid for, and without it its
+//! request would be sent again. Two ids are nearly the same if they have the same [`canonical`] form.
 //!
-//! Invariants: a reply with the exact id of a request never goes to another request, and a request with an exact reply gets no other
-//! one. An ambiguous reply matches no request. While all replies match exactly, nothing is done and no id is read. Memory is
-//! the replies that are kept, whose number is limited; further ones stay unmatched.
+//! Invariants: a reply with the exact id of a request never goes to another request, and a request with an exact reply
+//! gets no other one. An ambiguous reply matches no request. While all replies match exactly, nothing is done and no id
+//! is read. Memory is the replies that are kept, whose number is limited; further ones stay unmatched.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -92,8 +92,8 @@ impl Strangers {
         self.found.into_iter().map(|found| (found, None)).collect()
     }
 
-    /// The matched requests, in the order of the files. `each_id` yields the number and the id of each request; it is not called if there
-    /// is nothing to match.
+    /// The matched requests, in the order of the files. `each_id` yields the number and the id of each request; it is
+    /// not called if there is nothing to match.
     pub(super) fn meet<E: From<ResultsError>>(
         mut self,
         files: &[ReplyFile],
@@ -185,8 +185,8 @@ mod tests {
         ("-7", usize::MAX, None),
     ];
 
-    /// What a reply file becomes, told in the plainest words: all who claim each request, those by its own id or else those by one that is
-    /// near to it alone; of them the first, but an output before an error.
+    /// What a reply file becomes, told in the plainest words: all who claim each request, those by its own id or else
+    /// those by one that is near to it alone; of them the first, but an output before an error.
     fn model(requests: &[(usize, &str)], replies: &[(usize, bool, u8)]) -> (Vec<Option<usize>>, Indexed) {
         let mut indexed = Indexed { replies: replies.len() as u64, ..Indexed::default() };
         let mut kept = Vec::new();

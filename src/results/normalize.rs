@@ -18,11 +18,12 @@
 //! | `error.code` | a string: the service's, or `http_400` if there is only a status, or the error's type, or `no_answer` for a reply without content; `null` without any of these |
 //! | `error.message` | a string: the service's, or what it sends instead of one, or that it gave no reason |
 //!
-//! The [rule](crate::dialect::reply_rule) decides what is an error and where it is: a reply is written as it was counted. Other
-//! members around an answer (`id`, `request_id`, members of its error) are omitted: the native shape has them.
+//! The [rule](crate::dialect::reply_rule) decides what is an error and where it is: a reply is written as it was
+//! counted. Other members around an answer (`id`, `request_id`, members of its error) are omitted: the native shape has
+//! them.
 //!
-//! Invariants: the same members in the same order; normalizing is idempotent. The values of a reply are not validated: a body that
-//! is not JSON stays so. How much of a reply is in memory depends on the parts that the caller passes.
+//! Invariants: the same members in the same order; normalizing is idempotent. The values of a reply are not validated:
+//! a body that is not JSON stays so. How much of a reply is in memory depends on the parts that the caller passes.
 //!
 //! [`ReplyShape`]: crate::remote::ReplyShape
 
@@ -66,8 +67,8 @@ impl Shape {
     }
 }
 
-/// Appends the reply `line`, without its terminator, in the common shape. `failed` means that its request has no output. Returns
-/// `None`, and appends nothing, if the line is not a reply.
+/// Appends the reply `line`, without its terminator, in the common shape. `failed` means that its request has no
+/// output. Returns `None`, and appends nothing, if the line is not a reply.
 pub(super) fn write_common(line: &[u8], failed: bool, out: &mut Vec<u8>) -> Option<()> {
     let names = &ReplyNames::COMMON;
     let parts = reply_parts::scanned(line, names).or_else(|| Parts::of(Raw(line), names))?;
@@ -268,7 +269,8 @@ mod tests {
                 r#"{ "response" : {"id":"c","choices":[]} , "custom_id" : "a" }"#,
                 r#"{"custom_id":"a","response":{"status_code":200,"body":{"id":"c","choices":[]}},"error":null}"#,
             ),
-            // Mistral's failures have JSON inside a string, DeepInfra's codes and xAI's errors other types, AIBrix the id last.
+            // Mistral's failures have JSON inside a string, DeepInfra's codes and xAI's errors other types, AIBrix the
+            // id last.
             (
                 r#"{"custom_id":"a","response":{"status_code":400,"body":"{\"detail\":\"no\"}"}}"#,
                 r#"{"custom_id":"a","response":{"status_code":400,"body":"{\"detail\":\"no\"}"},"error":{"code":"http_400","message":"the service gave no reason"}}"#,
@@ -403,7 +405,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a service puts around it and in whatever order: the id, the status, the body's bytes and the outcome are the same.
+        /// Whatever a service puts around it and in whatever order: the id, the status, the body's bytes and the
+        /// outcome are the same.
         #[test]
         fn a_reply_says_the_same_in_the_common_shape(
             id in any::<String>(), body in any_value(), other in any_value(), status in prop::option::of(100_u16..600),

@@ -2,11 +2,11 @@
 //!
 //! In: a range of a file. Out: a [`Tree`], read again for each query, and the value's bytes in pieces.
 //!
-//! A reply of any length is classified by the same rule, and normalized in the same way, as one in memory. Each query costs a pass
-//! over the value; there are a handful.
+//! A reply of any length is classified by the same rule, and normalized in the same way, as one in memory. Each query
+//! costs a pass over the value; there are a handful.
 //!
-//! Invariants: memory is a piece of the file, and [`TEXT_BYTES_MAX`] of a string. A value that cannot be read is absent to the
-//! caller, and the read error is reported at the end: see [`StoredText::ask`].
+//! Invariants: memory is a piece of the file, and [`TEXT_BYTES_MAX`] of a string. A value that cannot be read is absent
+//! to the caller, and the read error is reported at the end: see [`StoredText::ask`].
 
 use std::borrow::Cow;
 use std::cell::RefCell;

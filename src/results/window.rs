@@ -90,7 +90,8 @@ impl Merged {
 pub struct Sinks<'m> {
     /// Takes every line, or only outputs if there is a sink for the rest.
     pub outputs: &'m mut dyn Write,
-    /// Takes errors, missing, held and invalid lines, each with the `body` of its request, so that they can be sent again.
+    /// Takes errors, missing, held and invalid lines, each with the `body` of its request, so that they can be sent
+    /// again.
     pub errors: Option<&'m mut dyn Write>,
 }
 

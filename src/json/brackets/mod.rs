@@ -1,11 +1,12 @@
 //! Where JSON values begin and end, found by brackets and strings alone.
 //!
-//! In: bytes, from memory or piece by piece from a file: any [`BufRead`], such as a slice. Out: where values, members and
-//! objects end, and as much of a value as the caller asks for.
+//! In: bytes, from memory or piece by piece from a file: any [`BufRead`], such as a slice. Out: where values, members
+//! and objects end, and as much of a value as the caller asks for.
 //!
 //! A reply has to be whole, but it may be malformed (a lone surrogate, bytes that are not UTF-8, `NaN`, a number of any
 //! length) and larger than memory. Only what determines where a value ends is validated. The readers of lines that the
-//! scanner rejects are built on this module, generic over the source, so that a line of 10 GB is read like one of 10 KB.
+//! scanner rejects are built on this module, generic over the source, so that a line of 10 GB is read like one of 10
+//! KB.
 //!
 //! Invariants: every byte is read once and in order. Memory is what is captured, which is limited, and one bit per open
 //! bracket, up to 64 Mi of them (`open`); deeper brackets are only counted.
@@ -73,8 +74,8 @@ impl<R: BufRead> Brackets<R> {
         Self { from, at: 0, capture: None, key: Vec::new(), lenient: false }
     }
 
-    /// The same, but without validation between the brackets of a value: for a list in which one malformed entry must not
-    /// hide the others.
+    /// The same, but without validation between the brackets of a value: for a list in which one malformed entry must
+    /// not hide the others.
     pub fn lenient(from: R) -> Self {
         Self { lenient: true, ..Self::new(from) }
     }
@@ -184,7 +185,8 @@ impl<R: BufRead> Brackets<R> {
         passed.map(|()| key)
     }
 
-    /// A value between brackets. Adjacent values without a comma, as where one was cut off and another begins, are rejected.
+    /// A value between brackets. Adjacent values without a comma, as where one was cut off and another begins, are
+    /// rejected.
     fn nested(&mut self) -> Result<(), Broken> {
         let mut open = Open::default();
         let mut after_value = false;

@@ -2,12 +2,13 @@
 //!
 //! In: the bytes of a line. Out: the few raw values that matter.
 //!
-//! A parser that builds values spends most of its time on that; here a string is skipped by a search for its end, in blocks
-//! of 64 bytes, and only what is requested is read. The scanner rejects what it does not handle (nesting beyond
-//! [`DEPTH_MAX`]; keys with escapes where members are requested): such a line goes to a slower reader that accepts more.
+//! A parser that builds values spends most of its time on that; here a string is skipped by a search for its end, in
+//! blocks of 64 bytes, and only what is requested is read. The scanner rejects what it does not handle (nesting beyond
+//! [`DEPTH_MAX`]; keys with escapes where members are requested): such a line goes to a slower reader that accepts
+//! more.
 //!
-//! Invariants: a line that is scanned to its end is valid UTF-8 and valid JSON without lone surrogates. All kinds of white
-//! space are equivalent. Nothing is allocated, and memory does not grow with the line.
+//! Invariants: a line that is scanned to its end is valid UTF-8 and valid JSON without lone surrogates. All kinds of
+//! white space are equivalent. Nothing is allocated, and memory does not grow with the line.
 
 use std::borrow::Cow;
 
@@ -102,7 +103,8 @@ impl<'l> Scanner<'l> {
         loop {
             let byte = *self.line.get(self.at)?;
             self.at += 1;
-            // Nearly every byte is above the space character; only the others are compared with each kind of white space.
+            // Nearly every byte is above the space character; only the others are compared with each kind of white
+            // space.
             if byte > b' ' || !is_space(byte) {
                 return Some(byte);
             }

@@ -1,12 +1,13 @@
 //! Downloads a file, and resumes interrupted transfers.
 //!
-//! In: the content of a remote file. Out: a local file that appears complete and durable, or not at all. Until then it is
-//! next to its target as `<name>.part`. Compressed content is [unpacked](super::content); anything but a file of replies is an
-//! error.
+//! In: the content of a remote file. Out: a local file that appears complete and durable, or not at all. Until then it
+//! is next to its target as `<name>.part`. Compressed content is [unpacked](super::content); anything but a file of
+//! replies is an error.
 //!
-//! Invariants: an interrupted transfer is resumed only if the content is provably the same: the first response had a strong
-//! `ETag`, the next is a 206 with the same one, and it begins with the last [`OVERLAP_BYTES`] that are here already. In all
-//! other cases it starts over. A partial file of an earlier process is never resumed: after a power failure it may have holes.
+//! Invariants: an interrupted transfer is resumed only if the content is provably the same: the first response had a
+//! strong `ETag`, the next is a 206 with the same one, and it begins with the last [`OVERLAP_BYTES`] that are here
+//! already. In all other cases it starts over. A partial file of an earlier process is never resumed: after a power
+//! failure it may have holes.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -39,8 +40,8 @@ const PIECES: usize = 4;
 /// A transfer that has progressed by this many bytes since its last failure has its count of failures reset.
 const RENEWING_BYTES: u64 = 16 << 20;
 
-/// Bytes before the rest that are fetched again and compared, because headers alone are no proof: a server, or a cache in front
-/// of it, may send other bytes than it says.
+/// Bytes before the rest that are fetched again and compared, because headers alone are no proof: a server, or a cache
+/// in front of it, may send other bytes than it says.
 const OVERLAP_BYTES: u64 = 4 << 10;
 
 /// Fetches a file; see [`super::service::Api::download`].
@@ -73,7 +74,7 @@ pub(super) async fn download(
     Ok(Downloaded { bytes: settled?, announced: part.length.is_some() })
 }
 
-/// Gives what came, once it is whole, its place as the file that it stands for. Returns the file's size.
+/// Publishes a complete download under its final name, decompressed if necessary. Returns the file's size.
 async fn settle(
     http: &Http,
     part: &Part,
@@ -209,7 +210,8 @@ impl Part {
         fits && strong_tag(headers) == self.tag
     }
 
-    /// Writes the body, which begins at `from`, behind what is there. Whatever happens, `written` says afterwards how much that is.
+    /// Writes the body, which begins at `from`, behind what is there. Whatever happens, `written` says afterwards how
+    /// much that is.
     async fn copy(&mut self, answer: Response<'_>, from: u64) -> Result<(), RemoteError> {
         let target = answer.target().to_owned();
         let mut pieces = answer.pieces(None);
@@ -242,8 +244,8 @@ impl Part {
         received
     }
 
-    /// A thread that writes what it is sent, from the byte `from` on, behind what is there, and returns where that ends; `None` when
-    /// what is sent again is not what is there.
+    /// A thread that writes what it is sent, from the byte `from` on, behind what is there, and returns where that
+    /// ends; `None` when what is sent again is not what is there.
     fn writer(&self, from: u64) -> (mpsc::Sender<Bytes>, JoinHandle<io::Result<Option<u64>>>) {
         let (sender, mut receiver) = mpsc::channel::<Bytes>(PIECES);
         let (file, mut offset, known) = (Arc::clone(&self.file), from, self.written);

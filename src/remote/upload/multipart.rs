@@ -1,7 +1,7 @@
 //! Uploads a file in one multipart POST to the API itself.
 //!
-//! Invariants: the form's exact length is announced, so an interrupted form never becomes a file. Every attempt opens a new body
-//! and requests a new file.
+//! Invariants: the form's exact length is announced, so an interrupted form never becomes a file. Every attempt opens a
+//! new body and requests a new file.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,7 +87,7 @@ async fn send(
     check(&file, &plan.format, length, &target)?;
     let pending = file.is_pending(&plan.format).map(str::to_owned);
     let Some(id) = file.id else {
-        return Err(RemoteError::new(ErrorKind::Protocol, target).with_message("the answer has a file without an id"));
+        return Err(RemoteError::new(ErrorKind::Protocol, target).with_message("the response has a file without an id"));
     };
     check_id(&id).map_err(RemoteError::malformed(&target))?;
     Ok((RemoteFile { id, bytes: file.bytes, reused: false }, pending))

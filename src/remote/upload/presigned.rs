@@ -1,8 +1,8 @@
 //! Uploads a file to a presigned URL.
 //!
-//! In three steps: a form announces the file and returns a signed URL and an id; the bytes go to that URL, without the key; a
-//! last call completes the upload. `checksum`, which makes the service deduplicate files, is deliberately not sent: every
-//! attempt gets a new file id, so that an id identifies one attempt to create a batch.
+//! In three steps: a form announces the file and returns a signed URL and an id; the bytes go to that URL, without the
+//! key; a last call completes the upload. `checksum`, which makes the service deduplicate files, is deliberately not
+//! sent: every attempt gets a new file id, so that an id identifies one attempt to create a batch.
 
 use std::sync::Arc;
 
@@ -136,7 +136,7 @@ async fn settle(http: &Http, plan: &PresignedUpload, placed: &Placed, bytes: u64
     let file = answer.file(plan.format.status).await?;
     if file.id.as_ref().is_some_and(|other| other != id) {
         let error = RemoteError::new(ErrorKind::Protocol, &*target);
-        return Err(error.with_message("the answer is about another file"));
+        return Err(error.with_message("the response is about another file"));
     }
     check(&file, &plan.format, bytes, &target)?;
     Ok(RemoteFile { id: id.clone(), bytes: file.bytes, reused: *reused })
