@@ -24,9 +24,9 @@ use crate::model::defect::{DEPTH_MAX, Defect, DefectKind};
 /// The rules for lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LineLimits {
-    /// Longest line in bytes, its line end not counted.
+    /// Maximum length of a line in bytes, without its terminator.
     pub line_bytes: u64,
-    /// Longest `custom_id` in Unicode scalar values.
+    /// Maximum length of a `custom_id` in Unicode scalar values.
     pub custom_id_characters: usize,
     /// What it must have, or is given during the upload.
     pub envelope: Envelope,
@@ -37,7 +37,7 @@ pub struct LineLimits {
 }
 
 impl LineLimits {
-    /// What a line is taken to lack before it is known.
+    /// The fields that are assumed to be missing before the line has been read.
     pub(super) fn presumed(&self) -> Lacks {
         if self.assign_ids { self.envelope.around_body() } else { Lacks::default() }
     }
@@ -167,7 +167,7 @@ fn read<'l>(line: &'l [u8], limits: &LineLimits) -> Result<(Object<'l>, Option<u
     Ok((object, oddities.lone_surrogate))
 }
 
-/// What is wrong with an id, given as it stands in the line, and what it says.
+/// What is wrong with an id, given its raw value and its decoded text.
 fn check_id(value: Option<&str>, custom_id: Option<&str>, limits: &LineLimits) -> Result<(), DefectKind> {
     match (value, custom_id) {
         (None, _) => Err(DefectKind::MissingCustomId),
@@ -196,7 +196,7 @@ pub fn custom_id(line: &[u8]) -> Option<(String, usize)> {
     Some((string(value)?.into_owned(), object.column_of(value)))
 }
 
-/// The `body` of a line, as it stands there.
+/// The raw `body` of a line.
 #[must_use]
 pub fn body(line: &[u8]) -> Option<&[u8]> {
     Object::read(std::str::from_utf8(line).ok()?).ok()?.first("body").map(str::as_bytes)

@@ -47,7 +47,7 @@ impl Envelope {
     /// The `custom_id`; other members are ignored.
     pub const MINIMAL: Self = Self { format: &MINIMAL, url: "" };
 
-    /// That of a format whose lines have this URL, if they have one; `None` for a URL that is no provider's.
+    /// The envelope of a format whose lines have this URL, if they have one; `None` if no provider has this URL.
     #[must_use]
     pub fn of(format: &'static LineFormat, url: &str) -> Option<Self> {
         let url = if format.has_target { line_urls().find(|known| *known == url)? } else { "" };
@@ -68,8 +68,10 @@ impl Envelope {
         (envelope.url == url).then_some(envelope)
     }
 
-    /// What a line lacks of the envelope whose `method` and `url` are these, as they stand there; or what is wrong with
-    /// one of them, and which.
+    /// The missing fields of a line with these raw values of `method` and `url`.
+    ///
+    /// # Errors
+    /// When one of them is wrong: the defect, and the value.
     pub fn lacks<'l>(self, method: Option<&'l str>, url: Option<&'l str>) -> Result<Lacks, (DefectKind, &'l str)> {
         if !self.format.has_target {
             return Ok(Lacks::default());

@@ -82,7 +82,7 @@ pub enum InputError {
     /// Standard input is a terminal: nothing was piped in.
     #[error("no input: name a file, or pipe requests into standard input")]
     StdinIsTerminal,
-    /// The inputs together are larger than offsets can say.
+    /// The inputs together are larger than offsets can represent.
     #[error("the inputs have {bytes} bytes; at most {} can be handled in one run", unique::SOURCE_BYTES_MAX)]
     SourceTooLarge {
         /// Size of all inputs.

@@ -24,7 +24,7 @@ use crate::storage::partitions::Partitions;
 /// Bits of an entry that hold the offset: Sources of up to 16 TiB.
 const OFFSET_BITS: u32 = 44;
 
-/// Largest Source whose offsets fit an entry, in bytes.
+/// Maximum size of a Source whose offsets fit an entry, in bytes.
 pub const SOURCE_BYTES_MAX: u64 = 1 << OFFSET_BITS;
 
 /// Number of partitions.
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
     use crate::model::custom_id::IdHasher;
 
-    /// Line n stands at offset 10 n and has the id `ids[n]`.
+    /// Line n is at offset 10 n and has the id `ids[n]`.
     fn find(ids: &[u16], budget_bytes: usize, hash_bits: u32) -> Vec<Duplicate> {
         let read_id = |offset: u64| Ok(ids[usize::try_from(offset / 10).unwrap()].to_string());
         let scratch = tempfile::tempdir().unwrap();

@@ -53,7 +53,7 @@ pub(super) enum Packing {
 /// Why content is not that of the file.
 #[derive(Debug)]
 pub(super) enum Unfit {
-    /// It is a page of HTML or XML, with this to say.
+    /// It is a page of HTML or XML, with this title or message.
     Page(String),
     /// It cannot be unpacked.
     Broken(io::Error),
@@ -131,7 +131,7 @@ fn outermost(first: &[u8], said: Option<Packing>) -> Option<Packing> {
 
 /// Maximum decompressed size of `packed` bytes, of a file whose size is `said` according to the service.
 pub(super) fn unpacked_max(packed: u64, said: Option<u64>) -> u64 {
-    // A file that has as many bytes as came is one that is packed at the service, which then says nothing of what is in
+    // A reported size equal to the received bytes is that of a file stored compressed, which says nothing of what is in
     // it.
     said.filter(|said| *said != packed).unwrap_or_else(|| packed.saturating_mul(UNPACKED_RATIO).max(UNPACKED_BYTES))
 }
@@ -166,7 +166,7 @@ pub(super) fn publish(path: &Path, id_member: &str, target: &Path) -> Result<u64
     Ok(bytes)
 }
 
-/// Unpacks the content at `path` and gives what was in it, at most `max` bytes, the name `target`. Returns its size.
+/// Unpacks the content at `path`, at most `max` bytes, and publishes it as `target`. Returns its size.
 pub(super) fn unpack(
     path: &Path,
     said: Option<Packing>,

@@ -21,7 +21,7 @@ pub enum ErrorKind {
     PaymentRequired,
     /// 403 from the network edge in front of the API, not from the API.
     Blocked,
-    /// Another status by which the service says no for good.
+    /// Another status that is a permanent refusal.
     Refused,
     /// 429. When to come back is known to the throttle.
     RateLimited,

@@ -215,7 +215,7 @@ fn read_object(brackets: &mut Brackets<impl BufRead>, page: &mut Page) -> Result
         let member = brackets.captured(MEMBER_BYTES)?;
         let value = || serde_json::from_slice::<Value>(&member.bytes).ok().filter(|_| member.whole);
         if is_key(key, format.entries) {
-            // Without it the object is something else: an error that was answered with 200, say.
+            // Without it the object is something else, such as an error with status 200.
             has_data |= value() == Some(Value::Null);
         } else if format.next.token().is_some_and(|token| is_key(key, token)) {
             page.token = value().and_then(|value| value.as_str().map(str::to_owned)).filter(|token| !token.is_empty());
@@ -231,7 +231,7 @@ fn read_object(brackets: &mut Brackets<impl BufRead>, page: &mut Page) -> Result
         return Err(NoList::OtherThing);
     }
     if !page.ends_named {
-        // What the service says is worth less than what it shows, but here it shows nothing that can be named.
+        // `has_more` is less reliable than the entries themselves, but here no entry has an id.
         page.last = last_id.or(page.last.take());
     }
     Ok(())

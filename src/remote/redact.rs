@@ -78,7 +78,7 @@ impl Secret {
         let encoded = |alphabet: GeneralPurpose, before: usize| {
             let bytes = [&[0; 2][..before], plain.expose_secret().as_bytes()].concat();
             let text = alphabet.encode(&bytes);
-            // Six bits make a character. Those that depend on what stands before or behind the key are left away.
+            // Each character encodes six bits. Those that depend on the bytes before or after the key are omitted.
             SecretString::from(&text[(before * 8).div_ceil(6)..bytes.len() * 8 / 6])
         };
         let [first, second, third] = [0, 1, 2].map(|before| encoded(STANDARD_NO_PAD, before));
@@ -86,7 +86,7 @@ impl Secret {
         Self([plain, first, second, third, fourth, fifth, sixth])
     }
 
-    /// Whether a closer look is worth it: most texts have neither the key nor an escape in them.
+    /// Whether a full search is needed: most texts contain neither the key nor an escape.
     fn may_be_in(&self, text: &[u8]) -> bool {
         memchr2(b'\\', b'%', text).is_some()
             || self.0.iter().any(|form| memmem::find(text, form.expose_secret().as_bytes()).is_some())
@@ -184,7 +184,7 @@ mod tests {
                 for encoded in [STANDARD.encode(&text), URL_SAFE.encode(&text)] {
                     let redacted = redactor().text(&encoded).into_owned();
                     assert!(redacted.contains(REDACTED), "{encoded}");
-                    // What is left of it says nothing: at most what stood around it, and a few bits.
+                    // What is left of it is useless: at most the surrounding bytes, and a few bits.
                     let left = redacted.len() - REDACTED.len();
                     assert!(left <= (before.len() + behind.len()).div_ceil(3) * 4 + 8, "{redacted}");
                 }

@@ -12,7 +12,7 @@ use crate::dialect::address::Address;
 /// Maximum redirects after the URL that the API itself gave.
 pub(super) const HOPS: u32 = 5;
 
-/// Longest `Location`, in bytes. Presigned URLs have one or two thousand.
+/// Maximum length of a `Location`, in bytes. Presigned URLs have one or two thousand.
 const LOCATION_BYTES: usize = 16 * 1024;
 
 /// The origin of a redirect.

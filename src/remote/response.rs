@@ -25,16 +25,16 @@ use crate::dialect::queue;
 use crate::dialect::wire::FileObject;
 use crate::remote::throttle::retry_after;
 
-/// Most bytes of a list of batches.
+/// Maximum bytes of a list of batches.
 pub(super) const LIST_BYTES: u64 = 64 << 20;
 
 /// Maximum bytes of a response about one file or batch.
 pub(super) const OBJECT_BYTES: u64 = 1 << 20;
 
-/// Most bytes of an error's body that are looked at; the rest is left unread.
+/// Maximum bytes of an error's body that are read; the rest is left unread.
 pub(super) const ERROR_BODY_BYTES: usize = 64 << 10;
 
-/// Longest time spent on reading an error's body.
+/// Timeout of reading an error's body.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Buffer between the connection and the parser of a list, in bytes.
@@ -304,7 +304,7 @@ pub(super) fn transport_error(redactor: &Redactor, error: reqwest::Error, target
     let error = error.without_url();
     let words = in_full(&error);
     match redactor.text(&words) {
-        // A certificate, say, that is made out to it.
+        // Such as a certificate that was issued for it.
         Cow::Owned(redacted) => RemoteError::new(kind, target).with_source(redacted),
         Cow::Borrowed(_) => RemoteError::new(kind, target).with_source(error),
     }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-/// Longest time to make a connection, TLS included.
+/// Timeout of establishing a connection, TLS included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest silence while something is expected to come in, or to be taken by the other side.
+/// Maximum silence while data is expected, or is to be accepted by the other side.
 pub const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Longest time for the whole exchange of creating a batch.
+/// Timeout of the whole call that creates a batch.
 pub const BILLING_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Maximum wait for the response to an upload after its last byte was passed on. What the system has buffered by then

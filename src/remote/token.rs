@@ -16,13 +16,13 @@ use crate::dialect::provider::Auth;
 use crate::model::shown::Name;
 use crate::storage::durable::FileError;
 
-/// Longest token, in bytes. Real ones are far below it; a file above it is not a key.
+/// Maximum length of a token, in bytes. Real ones are far shorter; a larger file is not a key.
 pub const TOKEN_BYTES: u64 = 4096;
 
 /// Permission bits of a file that belong to anybody but its owner.
 const OTHERS: u32 = 0o077;
 
-/// Why there is no token.
+/// Why a token cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// Nothing but white space.

@@ -31,7 +31,7 @@ pub enum Form {
     Page,
     /// UTF-16, in either order.
     Utf16,
-    /// The compression of so many files: gzip, Zstandard, ZIP.
+    /// A compressed file: gzip, Zstandard, ZIP.
     Compressed,
     /// Bytes that are no text.
     Binary,
@@ -88,7 +88,7 @@ impl Form {
         }
     }
 
-    /// What the first bytes of a file say that is no UTF-8 text.
+    /// The format that the first bytes indicate, of a file that is not UTF-8 text.
     fn of_start(start: &[u8]) -> Option<Self> {
         match start {
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'{' | b'[', 0, ..] | [0, b'{' | b'[', ..] => Some(Self::Utf16),

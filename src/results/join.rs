@@ -245,7 +245,7 @@ struct Candidate {
 impl Candidate {
     fn found(&self, request: Option<u32>) -> Found {
         let Slot { offset, length, file, kind } = self.slot;
-        // What an error says is read again if it is kept: few are.
+        // The text of an error is read again if it is kept: few are.
         let reply = Reply { id_hash: self.id_hash, id_is_string: true, kind, usage: self.usage, error: None };
         Found { file, offset, length: length.map(u64::from), reply: Some(reply), request }
     }

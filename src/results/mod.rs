@@ -59,7 +59,7 @@ pub enum ResultsError {
         path: PathBuf,
         /// The line, counted from 1.
         line: u64,
-        /// What it looks like.
+        /// The detected format.
         form: form::Form,
     },
     /// A reply file has other bytes than those that were indexed.

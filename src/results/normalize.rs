@@ -231,7 +231,7 @@ mod tests {
         let role = if line.contains("error") { ReplyRole::Error } else { ReplyRole::Output };
         let given = common_of(line.as_bytes(), role);
         assert_eq!(String::from_utf8_lossy(&given), wanted);
-        // Whatever stands in the file of errors is in the other one now: what it is, it says itself.
+        // Replies are moved from the error file to the output file: their kind depends on their content.
         assert_eq!(common_of(&given, ReplyRole::Output), given, "it stays as it is");
     }
 
@@ -247,7 +247,7 @@ mod tests {
                 r#"{"id":"br_1","custom_id":"a","error":{"code":"batch_client_error","message":"n\u00f6"}}"#,
                 r#"{"custom_id":"a","response":null,"error":{"code":"batch_client_error","message":"n\u00f6"}}"#,
             ),
-            // OpenAI's: an output, a refusal of the model, a request that nobody executed, a status alone.
+            // OpenAI's: an output, a refusal of the model, a request that was not executed, a status alone.
             (
                 r#"{"id":"b","custom_id":"a","response":{"status_code":200,"request_id":"r","body":{}},"error":null}"#,
                 r#"{"custom_id":"a","response":{"status_code":200,"body":{}},"error":null}"#,
@@ -449,7 +449,7 @@ mod tests {
             prop_assert_eq!(common_of(&shaped, ReplyRole::Output), shaped);
         }
 
-        /// Whatever stands in a line, the common shape says the same of it as the line.
+        /// The common shape of any line is classified as the line itself.
         #[test]
         fn a_line_in_the_common_shape_says_the_same(
             id in "[a-c]{0,3}", response in value(), error in value(), result in prop::option::of(value()), role: bool,
@@ -463,7 +463,7 @@ mod tests {
             prop_assert_eq!(found, (reply.id_hash, reply.kind.is_error(), reply.usage), "{} became {}", line, String::from_utf8_lossy(&shaped));
         }
 
-        /// What is a whole object and names somebody is written, and of all else nothing.
+        /// Whole objects that identify a request are written, and nothing else.
         #[test]
         fn whole_objects_are_written_and_nothing_else(
             text in prop::collection::vec(prop::sample::select(b"{}[]:,\"\\ ax1\xff".to_vec()), 0..40), failed: bool,

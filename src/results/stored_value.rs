@@ -21,7 +21,7 @@ use crate::storage::lines::RangeReader;
 /// Maximum bytes of a scalar that are read. A longer string is truncated.
 const TEXT_BYTES_MAX: u64 = 64 * 1024;
 
-/// Stands for a string that begins with so much white space.
+/// Represents a string that begins with that much white space.
 const ELLIPSIS: &str = "…";
 
 /// Text in a file, and what went wrong when it was read.
@@ -116,7 +116,7 @@ impl<'t> Tree<'t> for StoredValue<'t> {
                     None => Scalar::Text(Cow::Borrowed(ELLIPSIS)),
                 }
             }
-            // A number of so many digits, or whatever else it is.
+            // A number with that many digits, or anything else.
             (_, true) => Scalar::Bool(true),
         }
     }

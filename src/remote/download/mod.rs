@@ -34,7 +34,7 @@ use crate::storage::aligned::BlockWriter;
 use crate::storage::durable;
 use crate::storage::durable::FileError;
 
-/// Pieces that wait for the disk at most. A piece is what the connection gave at once, below half a MiB.
+/// Maximum number of pieces queued for the disk. A piece is what the connection returned at once, below half a MiB.
 const PIECES: usize = 4;
 
 /// A transfer that has progressed by this many bytes since its last failure has its count of failures reset.
@@ -69,7 +69,7 @@ pub(super) async fn download(
         }
     }
     let settled = settle(http, &part, (dialect, file_id), target).await;
-    // What was packed has been unpacked to a file of its own.
+    // Compressed content has been unpacked to a separate file.
     part.remove();
     Ok(Downloaded { bytes: settled?, announced: part.length.is_some() })
 }
@@ -134,7 +134,7 @@ impl Part {
         Ok(Self { file, path, written: 0, length: None, tag: None, packing: None, asked: String::new(), progress })
     }
 
-    /// What is left is in nobody's way, should this fail; what there is to tell is something else.
+    /// Should this fail, the remaining file does no harm; the error to report is another one.
     fn remove(&self) {
         let _ = durable::remove_file(&self.path);
     }

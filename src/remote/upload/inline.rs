@@ -40,7 +40,7 @@ struct Joined {
     between: u8,
     /// Bytes that are left of what was promised.
     left: u64,
-    /// What is at hand, the last byte first.
+    /// The buffered bytes, in reverse order.
     piece: Vec<u8>,
 }
 

@@ -79,7 +79,7 @@ async fn place(
     Ok(Placed { id, reused: false })
 }
 
-/// The file that the service says has this content already.
+/// The file that already has this content, according to the service.
 async fn known_already(answer: Response<'_>, plan: &PresignedUpload) -> Result<Placed, RemoteError> {
     let (status, target) = (answer.status(), answer.target().to_owned());
     let file = answer.file(plan.format.status).await?;
