@@ -1,5 +1,5 @@
-//! What a batch has answered is never asked for twice: whatever becomes of the answer on its way, it is fetched again, and what does not come
-//! is held until somebody decides.
+//! What a batch has answered is never requested twice: an incomplete answer is fetched again, and missing replies are
+//! held until the user decides.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ fn assert_asked_once(service: &Service) {
     service.books().assert_never_twice();
 }
 
-/// Whether a request stands in a file.
+/// Whether a request is in a file.
 fn answers(content: &Content<'_>, id: &str) -> bool {
     memchr::memmem::find(content.body, format!("\"custom_id\":\"{id}\"").as_bytes()).is_some()
 }

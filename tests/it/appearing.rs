@@ -1,4 +1,4 @@
-//! How outputs appear: with which mode, through which links, in pipes and descriptors, and what of an input that has nothing in it.
+//! How outputs appear: their mode, through links, in pipes and descriptors; and outputs of empty inputs.
 
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

@@ -1,4 +1,4 @@
-//! What is asked before it is done, where there is somebody to ask: sending again what was paid for, and removing it.
+//! Confirmation on the terminal: before paid requests are sent again, and before runs are removed.
 
 use crate::program::{Place, wait_until};
 use crate::requests::{assert_same, generated};

@@ -1,5 +1,5 @@
-//! A service that means harm: bodies without end, compressed or not, headers without end, ids that would like to be paths. The run ends
-//! with words, within its memory, and writes nowhere but where it was told to.
+//! A hostile service: endless bodies, compressed or not, endless headers, ids that look like paths. The run ends with
+//! an error message, within its memory limit, and writes nowhere but to its own files.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,8 +13,8 @@ use crate::service::Service;
 /// More than this no answer sends, in bytes: a client that reads it all has failed already.
 const ENOUGH: u64 = 1 << 30;
 
-/// A host on this machine that answers every call with `head`, and then with `piece` for as long as anybody reads. What it has sent is
-/// counted.
+/// A host on this machine that answers every call with `head`, and then with `piece` for as long as anybody reads. What
+/// it has sent is counted.
 fn host(head: &'static [u8], piece: Vec<u8>) -> (String, Arc<AtomicU64>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -126,8 +126,8 @@ fn hostile_ids_never_become_paths() {
         for id in ["dots", "encoded_dots", "newline", "nul", "long"] {
             let script = format!("[[fault]]\ndo = \"bad_id\"\nid = \"{id}\"\nfield = \"{field}\"\nlooks = 2\n");
             let (place, service, ended) = run(&script, &requests);
-            // Any text is an id, and one that leads nowhere is asked for at the service and nowhere else. A batch of another id on our file
-            // is one that is too many, for all that anybody can tell.
+            // Any text is an id, and one that leads nowhere is asked for at the service and nowhere else. A batch of
+            // another id on our file is one that is too many, for all that anybody can tell.
             let code = if field == "id" && id.ends_with("dots") { 7 } else { 0 };
             assert_eq!(ended.status.code(), Some(code), "{field} {id}: {}", ended.stderr);
             assert_same(&place.read("out.jsonl"), &replies(&requests));

@@ -1,4 +1,4 @@
-//! `clean`, `ls` and `status`: what a run has cost stays until it is with whoever wanted it, and everybody is told where it stands.
+//! `clean`, `ls` and `status`: paid replies are kept until they are delivered, and the status of every run is shown.
 
 use serde_json::{Value, json};
 

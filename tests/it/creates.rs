@@ -1,5 +1,5 @@
-//! Creates that are refused and accepted all the same, answered with another shard's batch, or turned away because the queue is full:
-//! one batch for each shard, and a full queue is a wait.
+//! Creates that are refused but accepted, answered with another shard's batch, or rejected by a full queue: one batch
+//! for each shard, and a full queue is backpressure.
 
 use batchline::dialect::Dialect;
 
@@ -30,7 +30,8 @@ fn slow(dialect: &'static dyn Dialect, time: &str, script: &str) -> Service {
 fn a_refused_but_accepted_create_is_found_before_a_retry() {
     let requests = generated(60);
     for status in [429, 400, 404] {
-        // Nine pauses of the program's own choice, which are drawn, would take longer than a test waits: there the service names them.
+        // Nine pauses of the program's own choice, which are drawn, would take longer than a test waits: there the
+        // service names them.
         let named = "headers = { \"retry-after-ms\" = \"50\" }\n";
         for (nth, pause) in [("[1]", ""), ("[2, 5, 9]", ""), ("[1, 2, 3, 4, 5, 6, 7, 8, 9]", named)] {
             // With a list that shows it at once, and with one that takes a while.
@@ -132,8 +133,8 @@ fn batches_rejected_by_a_full_queue_are_resubmitted_when_others_end() {
                 .without("sent again");
             assert_same(&place.read("out.jsonl"), &service.replies(&requests));
             service.books().assert_billed_once(&requests);
-            // Three models share the room, and the run learns for each of them how much there is: at the start and whenever a batch
-            // ends, each may try one that is refused.
+            // Three models share the room, and the run learns for each of them how much there is: at the start and
+            // whenever a batch ends, each may try one that is refused.
             let creates = service.books().calls("create_batch");
             let most = SHARDS + MODELS * (SHARDS + 1);
             assert!(creates > SHARDS && creates <= most, "{dialect} {room}: {creates} creates");

@@ -1,6 +1,6 @@
-//! Local state that is not what it was: whatever a disk has done to it, nothing is paid for twice, and nothing wrong is given out.
+//! Corrupted local state: nothing is paid for twice, and nothing wrong is delivered.
 //!
-//! In `cargo test` a sample of places; `BATCHLINE_TEST_DAMAGES=100` for more.
+//! `cargo test` takes a sample of positions; `BATCHLINE_TEST_DAMAGES=100` takes more.
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,8 @@ use crate::service::Service;
 /// Damages in `cargo test`.
 const SAMPLE: usize = 16;
 
-/// How long a run over damaged state may go on before it is ended: looking for a batch that does not exist takes an hour.
+/// How long a run over damaged state may go on before it is ended: looking for a batch that does not exist takes an
+/// hour.
 const LONG_ENOUGH: Duration = Duration::from_secs(6);
 
 /// What happens to a file.
@@ -50,7 +51,8 @@ fn run_a_while(place: &Place, arguments: &str) -> Ended {
     running.end()
 }
 
-/// A service, and a run of nine shards that was killed when four of its batches were created and one of them not yet confirmed.
+/// A service, and a run of nine shards that was killed when four of its batches were created and one of them not yet
+/// confirmed.
 fn cut_short(requests: &[u8]) -> (Service, Place, String) {
     let host = Place::new();
     host.write("faults.toml", "[[fault]]\ndo = \"accept_slow\"\ndelay = \"50s\"\nnth = 4\n");

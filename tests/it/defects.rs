@@ -1,4 +1,4 @@
-//! Lines that are no requests, and odd ones that are: each rule has a file in `data/defects` and its words are pinned here.
+//! Invalid lines, and unusual valid ones: each rule has a file in `data/defects`, and its message is pinned here.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! What is peculiar to OpenAI's dialect: envelopes, marks, pages, windows, files that are named and not there. What holds in every dialect is
+//! Specifics of OpenAI's dialect: envelopes, tags, pagination, windows, missing files. What holds in every dialect is
 //! in `conformance`, and what may go wrong in any in `faults`.
 
 use batchline::dialect::OPENAI;

@@ -1,4 +1,5 @@
-//! An operating system that refuses: files, threads, writes and syncs. The run ends with words or does with less, and goes on later.
+//! Failing system calls: files, threads, writes and syncs. The run ends with an error message or uses fewer resources,
+//! and is resumed later.
 
 use crate::program::{Place, report, skipped, wanted};
 use crate::requests::{assert_same, generated, replies};
@@ -43,8 +44,8 @@ fn a_failed_write_or_sync_stops_submissions_and_the_run_resumes() {
         }
         failed += 1;
         if ended.status.success() {
-            // SQLite may do without what it does when it closes, and without syncing a directory; nobody else does. A call that another
-            // thread interrupted in the log has no path there.
+            // SQLite may do without what it does when it closes, and without syncing a directory; nobody else does. A
+            // call that another thread interrupted in the log has no path there.
             let by_sqlite =
                 |line: &String| ["/ledger.sqlite", "/.incoming-", "resumed>"].iter().any(|of| line.contains(of));
             assert!(injected.iter().all(by_sqlite), "{call} {when}: {injected:?}");

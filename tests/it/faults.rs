@@ -1,6 +1,7 @@
-//! Whole runs against a service that misbehaves by script: whatever it does, nothing is paid for twice and no row is lost.
+//! Whole runs against a service that misbehaves by script: whatever it does, nothing is paid for twice and no row is
+//! lost.
 //!
-//! The bill of the service is the judge, and its logs prove that the faults really happened.
+//! The service's bill decides, and its logs prove that the faults really happened.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -51,13 +52,15 @@ fn a_batch_with_a_lost_response_is_found_and_adopted() {
     }
 }
 
-/// Every shard alone with every way, in every dialect: in `cargo test` each shard once; `BATCHLINE_TEST_MATRIX=144` for all of them.
+/// Every shard alone with every way, in every dialect: in `cargo test` each shard once; `BATCHLINE_TEST_MATRIX=144` for
+/// all of them.
 #[test]
 fn any_lost_response_leaves_one_batch_per_shard() {
     let requests = generated(60);
     let pairs = WAYS.len() * SHARDS;
     let sample = wanted("BATCHLINE_TEST_MATRIX", SHARDS).min(pairs * DIALECTS.len());
-    // Eight ways and nine shards have no common divisor: the two remainders go through all pairs, then once more with the dialects swapped.
+    // Eight ways and nine shards have no common divisor: the two remainders go through all pairs, then once more with
+    // the dialects swapped.
     for number in 0..sample {
         let (way, nth) = (WAYS[number % WAYS.len()], number % SHARDS + 1);
         let dialect = DIALECTS[(number + number / pairs) % DIALECTS.len()];
@@ -319,7 +322,8 @@ fn the_key_does_not_follow_a_redirect_to_another_host() {
     }
 }
 
-/// Another host, which answers whatever it is asked, and gives back what it has heard once it was told that this is enough.
+/// Another host, which answers whatever it is asked, and gives back what it has heard once it was told that this is
+/// enough.
 fn listen_elsewhere() -> (SocketAddr, JoinHandle<Vec<u8>>) {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = other.local_addr().unwrap();

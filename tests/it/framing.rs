@@ -1,4 +1,5 @@
-//! Reply files that are not one reply a line, and replies of any length: each is found where it stands, or the file is refused by name.
+//! Reply files without one reply per line, and replies of any length: each reply is found, or the file is rejected by
+//! name.
 
 use std::io::Write;
 

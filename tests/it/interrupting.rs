@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: a quick end that says how to go on, nothing half done left in sight, and nothing paid twice by going on.
+//! Ctrl-C and SIGTERM: a quick exit that says how to resume, no partial output, and nothing paid twice by resuming.
 
 use rustix::process::Signal;
 

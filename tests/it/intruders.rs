@@ -1,4 +1,5 @@
-//! `batchline serve` and those it was not started for: web pages, other machines, clients that hold on to it or fill it.
+//! `batchline serve` and unauthorized clients: web pages, other machines, clients that exhaust its connections or its
+//! disk.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,4 @@
-//! `merge`: reply files that somebody downloaded, brought into input order offline.
+//! `merge`: reply files that the user downloaded, merged in input order offline.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Where runs are, whose they are, and which run is the same one.
+//! Where runs are kept, who owns them, and which commands share a run.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

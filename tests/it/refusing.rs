@@ -1,5 +1,5 @@
-//! What keeps a run from going on: a key, a server, a lock, a disk. Each has its exit code and says what to do, and afterwards the
-//! same command goes on.
+//! What prevents a run from continuing: a key, a server, a lock, a disk. Each has its exit code and a hint, and
+//! afterwards the same command resumes.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -19,7 +19,8 @@ fn place_with_requests(requests: u64) -> (Place, Vec<u8>) {
     (place, requests)
 }
 
-/// A script that may mount what it likes: nobody else sees it, and it goes with the script. `None` where that is not allowed.
+/// A script that may mount file systems, which are private to it and disappear with it. `None` where that is not
+/// permitted.
 fn with_own_mounts(place: &Place, script: &str) -> Option<Program> {
     let probe = Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "none", "/mnt"]).output();
     if !probe.is_ok_and(|probe| probe.status.success()) {

@@ -1,6 +1,7 @@
-//! What counts as a reply, and as what: rows that were cut at every byte, ugly ones, failures of every kind.
+//! The classification of replies: rows truncated at every byte, malformed ones, failures of every kind.
 //!
-//! The rule and its table stand in `src/results/reply_rule.rs` and are tested there row by row; here they are seen from outside.
+//! The rule and its table are in `src/dialect/reply_rule.rs` and are tested there row by row; here they are tested from
+//! outside.
 
 use serde_json::{Value, json};
 

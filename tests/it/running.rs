@@ -1,4 +1,4 @@
-//! `run`: every way in, every way out, one line for each request in input order, and nothing twice.
+//! `run`: every kind of input and output, one line for each request in input order, and nothing submitted twice.
 
 use std::io::Write;
 

@@ -1,5 +1,5 @@
-//! Lists and looks that do not say what they should: entries of other people, lists that fail, lie, or never change, batches that nobody
-//! shows. A run minds its own batches, and ends.
+//! Wrong lists and polls: foreign entries, lists that fail, are wrong, or never change, batches that are not shown. A
+//! run ignores what is not its own, and ends.
 
 use serde_json::Value;
 

@@ -1,5 +1,5 @@
-//! What a command must not write: its own inputs, under whatever names, one file twice, what cannot be written. It ends with exit 2
-//! before anything is read, and every file is what it was.
+//! Outputs that a command must not write: its own inputs, under any name, one file twice, unwritable files. It ends
+//! with exit 2 before anything is read, and every file is unchanged.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
