@@ -145,7 +145,7 @@ fn a_second_process_on_the_same_run_is_rejected_with_the_owners_pid() {
     for command in [&command, "retry", "doctor --repair"] {
         place.run(command).with_code(9).saying("is locked by another process").saying(&owner).saying("hint: wait");
     }
-    assert!(place.run("status").with_code(0).text().contains(&format!("in use by process {owner}")));
+    assert!(place.run("status").with_code(0).text().contains(&format!("in use by {owner}")));
     first.signal(Signal::INT);
     first.end().with_code(130);
     assert!(!place.run("status").with_code(0).text().contains("in use by"));
