@@ -148,7 +148,7 @@ fn the_same_input_has_the_same_answers_as_in_togethers_dialect() {
 }
 
 #[test]
-fn rows_that_failed_by_the_fault_of_the_server_behind_it_go_up_again_alone() {
+fn only_rows_that_failed_by_the_servers_fault_are_resent() {
     let Some(aibrix) = Aibrix::start(Duration::from_millis(5)) else { return };
     let names = ["a", "ONCE503-b", "FAIL400-c", "d", "ONCE503-e"].map(str::to_owned);
     let (place, input) = (Place::new(), requests(names.into_iter()));
@@ -163,7 +163,7 @@ fn rows_that_failed_by_the_fault_of_the_server_behind_it_go_up_again_alone() {
 }
 
 #[test]
-fn what_it_refuses_ends_the_run_with_its_reason() {
+fn a_rejected_batch_ends_the_run_with_the_reason() {
     let Some(aibrix) = Aibrix::start(Duration::ZERO) else { return };
     let place = Place::new();
     place.write("in.jsonl", requests(["a".to_owned()].into_iter()));
@@ -181,7 +181,7 @@ fn what_it_refuses_ends_the_run_with_its_reason() {
 }
 
 #[test]
-fn a_server_that_is_killed_and_started_again_is_waited_for() {
+fn a_restarting_server_is_waited_for() {
     const KILLS: u64 = 2;
     let Some(mut aibrix) = Aibrix::start(Duration::from_millis(50)) else { return };
     let (place, input) = (Place::new(), requests((0..400).map(|number| format!("r-{number}"))));
@@ -215,7 +215,7 @@ fn a_server_that_is_killed_and_started_again_is_waited_for() {
 const WINDOW: Duration = Duration::from_secs(60);
 
 #[test]
-fn what_a_real_window_cuts_off_goes_up_again_alone() {
+fn only_requests_expired_by_a_real_window_are_resent() {
     // Two answers at a time, each in nine seconds: some fourteen in a minute.
     let Some(aibrix) = Aibrix::start_with(Duration::from_millis(5), 2) else { return };
     let names =

@@ -16,7 +16,7 @@ const SAMPLE: usize = 30;
 const OPTIONS: &str = "run in.jsonl -o out.jsonl --shard-requests 9 --quiet";
 
 #[test]
-fn killed_at_any_durable_system_call_it_goes_on_and_nothing_is_paid_twice() {
+fn a_run_killed_at_any_durable_system_call_resumes_without_double_payment() {
     if !is_available() {
         return skipped("strace is not installed, so nothing was killed at its system calls");
     }
