@@ -1,5 +1,5 @@
-//! `batchline` runs a JSONL file of LLM requests of any size through a provider's Batch API and gives the replies back in input
-//! order: line N of the output answers line N of the input.
+//! `batchline` runs a JSONL file of LLM requests of any size through a provider's Batch API and gives the replies back
+//! in input order: line N of the output answers line N of the input.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -33,9 +33,9 @@
 //! └──────────── input/ ─────────────┘└──────────────── remote/ ─────────────────────┘└────── results/ ────────────┘
 //! ```
 //!
-//! Three phases, three folders. [`input`] turns bytes into shards: CPU-bound, synchronous, on all cores. [`remote`] talks to the
-//! service: I/O-bound, asynchronous. [`results`] turns reply files into one ordered output. None of the three knows another; [`run`]
-//! alone names two of them in one breath.
+//! Three phases, three folders. [`input`] turns bytes into shards: CPU-bound, synchronous, on all cores. [`remote`]
+//! talks to the service: I/O-bound, asynchronous. [`results`] turns reply files into one ordered output. None of the
+//! three knows another; [`run`] alone names two of them in one breath.
 //!
 //! # Code map
 //!
@@ -57,18 +57,21 @@
 //!
 //! # What always holds
 //!
-//! - **One outcome for each request.** Outputs, errors, missing and skipped lines add up to the lines of the input, or the run ends
-//!   with an error.
-//! - **Intent before every create.** `POST /batches` cannot be made idempotent. What it is for is synced to the Ledger first, it is
-//!   sent once, and an answer that is neither yes nor no is looked up in the service's list, never sent again on a guess.
-//! - **Resuming is the only path.** A run begins by reading the Ledger and takes each shard one step further from where it stands; a
-//!   new run differs only in that all stand at the beginning.
-//! - **Memory does not grow with the input.** Everything that is held has a named limit; what grows are files of fixed-width records.
-//! - **Reply bytes pass through unchanged.** A parser finds out whom a reply answers; it never rewrites it, and what it cannot read is
-//!   kept aside. Asked for the common [shape](results::normalize), the merge changes what is around an answer, never the answer.
+//! - **One outcome for each request.** Outputs, errors, missing and skipped lines add up to the lines of the input, or
+//!   the run ends with an error.
+//! - **Intent before every create.** `POST /batches` cannot be made idempotent. What it is for is synced to the Ledger
+//!   first, it is sent once, and an answer that is neither yes nor no is looked up in the service's list, never sent
+//!   again on a guess.
+//! - **Resuming is the only path.** A run begins by reading the Ledger and takes each shard one step further from where
+//!   it stands; a new run differs only in that all stand at the beginning.
+//! - **Memory does not grow with the input.** Everything that is held has a named limit; what grows are files of
+//!   fixed-width records.
+//! - **Reply bytes pass through unchanged.** A parser finds out whom a reply answers; it never rewrites it, and what it
+//!   cannot read is kept aside. Asked for the common [shape](results::normalize), the merge changes what is around an
+//!   answer, never the answer.
 //! - **The engine never prints** and reads no environment variable: options in, [`run::Monitor`] events out.
-//! - **Bad data is a value.** A line that is no request is a [`model::defect::Defect`], a reply that is an error is an outcome; an
-//!   [`run::error::Error`] means that the run cannot go on.
+//! - **Bad data is a value.** A line that is no request is a [`model::defect::Defect`], a reply that is an error is an
+//!   outcome; an [`run::error::Error`] means that the run cannot go on.
 
 pub mod bench;
 pub mod dialect;

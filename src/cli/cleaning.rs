@@ -3,8 +3,8 @@
 //! In: run directories. Out: those that are kept.
 //!
 //! Invariants: a run that was submitted is removed only after confirmation, on a terminal or by `--yes`; one that is
-//! unfinished, has errors or missing requests, or was not delivered, only with `--unfinished`. A run that changed before
-//! the user confirmed is kept. A dry run removes nothing.
+//! unfinished, has errors or missing requests, or was not delivered, only with `--unfinished`. A run that changed
+//! before the user confirmed is kept. A dry run removes nothing.
 
 use std::path::{Path, PathBuf};
 

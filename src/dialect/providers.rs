@@ -81,8 +81,9 @@ const LOCAL: Provider = Provider {
     ..OPENAI_LIKE
 };
 
-/// Any server of OpenAI's dialect that has no Batch API: it is asked request by request, and the replies are written in Together's dialect.
-/// The limits are those of a Batch API, so that the same shards can go to one. The address is vLLM's.
+/// Any server of OpenAI's dialect that has no Batch API: it is asked request by request, and the replies are written in
+/// Together's dialect. The limits are those of a Batch API, so that the same shards can go to one. The address is
+/// vLLM's.
 const ONLINE: Provider = Provider {
     name: "online",
     base_url: "http://127.0.0.1:8000/v1",

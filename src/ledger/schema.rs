@@ -5,7 +5,8 @@ use rusqlite::{Connection, TransactionBehavior};
 /// The schema that this program writes.
 pub(crate) const SCHEMA_VERSION: i64 = 6;
 
-/// What takes a Ledger from each older schema to the next one, from version 1 on. Together with the oldest schema they give [`SCHEMA`].
+/// What takes a Ledger from each older schema to the next one, from version 1 on. Together with the oldest schema they
+/// give [`SCHEMA`].
 pub(crate) const MIGRATIONS: [&str; 5] = [
     "
 ALTER TABLE batch ADD COLUMN total INTEGER;

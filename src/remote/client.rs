@@ -236,8 +236,8 @@ impl Http {
 /// What the four clients have in common.
 fn client(address: &Address, timeouts: &Timeouts, mut headers: HeaderMap) -> ClientBuilder {
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    // reqwest takes its cryptography from the process. A program around this library may have chosen before: then this is an error
-    // that means nothing, and its choice holds.
+    // reqwest takes its cryptography from the process. A program around this library may have chosen before: then this
+    // is an error that means nothing, and its choice holds.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = Client::builder()
         .default_headers(headers)

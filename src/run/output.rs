@@ -5,8 +5,8 @@
 //!
 //! A file appears whole, when all is written; a writer gets the lines as they become final.
 //!
-//! Invariants: a reply file that an earlier process has indexed is compared with its checksum before a line of it is given
-//! out, and no output appears as whole that has more or fewer outputs and errors than were counted.
+//! Invariants: a reply file that an earlier process has indexed is compared with its checksum before a line of it is
+//! given out, and no output appears as whole that has more or fewer outputs and errors than were counted.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;

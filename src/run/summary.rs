@@ -32,7 +32,8 @@ pub struct Summary {
     pub held_shards: Vec<HeldShard>,
     /// Bytes written.
     pub bytes: u64,
-    /// Whether the output is complete and delivered: in a file that has appeared, or to a reader that has read to the end.
+    /// Whether the output is complete and delivered: in a file that has appeared, or to a reader that has read to the
+    /// end.
     pub delivered: bool,
     /// Whether the run was there before.
     pub resumed: bool,

@@ -1,7 +1,8 @@
-//! AIBrix's Batch API server, which nobody here wrote: OpenAI's dialect as others have read it, with real calls to a server behind it.
+//! AIBrix's Batch API server, which nobody here wrote: OpenAI's dialect as others have read it, with real calls to a
+//! server behind it.
 //!
-//! It is not `serve` that answers here, so what holds here does not hold because client and server make the same mistake. The calls that
-//! its upstream got are the bill. `.ci/run` installs it; where it is not, its tests say so.
+//! It is not `serve` that answers here, so what holds here does not hold because client and server make the same
+//! mistake. The calls that its upstream got are the bill. `.ci/run` installs it; where it is not, its tests say so.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -56,7 +57,8 @@ impl Aibrix {
         self.running = launch(&self.place, &self.upstream, self.port, self.concurrency);
     }
 
-    /// The arguments that lead a client there. It lists a batch as soon as it has taken it, so what is not there after a while never will be.
+    /// The arguments that lead a client there. It lists a batch as soon as it has taken it, so what is not there after
+    /// a while never will be.
     pub(crate) fn arguments(&self) -> String {
         let url = format!("http://127.0.0.1:{}/v1", self.port);
         format!("--provider aibrix --base-url {url} --poll-interval 200ms --on-ambiguous retry-after:3s")
@@ -195,8 +197,8 @@ fn a_restarting_server_is_waited_for() {
     }
     running.end().with_code(0);
     assert_answered(&place.read("out.jsonl"), &input);
-    // Killed, it asks again what it has not written down, and forgets rows of batches that it calls completed. Our program sends those
-    // again, and nothing else.
+    // Killed, it asks again what it has not written down, and forgets rows of batches that it calls completed. Our
+    // program sends those again, and nothing else.
     let batches = aibrix.batches();
     let counts = |round: std::ops::Range<u64>, of: &str| -> u64 {
         let shard = |batch: &Value| batch["metadata"]["batchline_shard"].as_str().unwrap().parse::<u64>().unwrap();

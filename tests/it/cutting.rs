@@ -1,6 +1,8 @@
-//! Killed at every durable system call: a run of nine shards is cut at the n-th `fsync`, `rename`, `pwrite64`, `writev`… and run again.
+//! Killed at every durable system call: a run of nine shards is cut at the n-th `fsync`, `rename`, `pwrite64`,
+//! `writev`… and run again.
 //!
-//! In every dialect. In `cargo test` a sample; `BATCHLINE_TEST_CUTS=200` for more, `BATCHLINE_TEST_CUTS=all` for all of them.
+//! In every dialect. In `cargo test` a sample; `BATCHLINE_TEST_CUTS=200` for more, `BATCHLINE_TEST_CUTS=all` for all of
+//! them.
 
 use batchline::dialect::Dialect;
 

@@ -1,13 +1,14 @@
 //! The house: which room may know which, and that no files know each other in a circle.
 //!
-//! Read from the `use` lines and the paths of the sources themselves, so that the design cannot drift from the code. Unit tests and
-//! comments do not count.
+//! Read from the `use` lines and the paths of the sources themselves, so that the design cannot drift from the code.
+//! Unit tests and comments do not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// Each room, and the rooms below it that it may import. What is not named here (`cli`, `main.rs`) may import every room.
+/// Each room, and the rooms below it that it may import. What is not named here (`cli`, `main.rs`) may import every
+/// room.
 const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("json", &[]),
@@ -97,6 +98,24 @@ fn the_file_system_is_found_in_every_form() {
 }
 
 #[test]
+fn comments_are_as_wide_as_the_formatter_lets_code_be() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let settings = fs::read_to_string(root.join(".rustfmt.toml")).unwrap();
+    let width = settings.lines().find_map(|line| line.strip_prefix("max_width = ")).unwrap().parse().unwrap();
+    let mut texts = BTreeMap::new();
+    for directory in ["src", "tests", "benches"] {
+        collect(root, &root.join(directory), &mut texts);
+    }
+    // The rows of a table cannot be wrapped.
+    let is_comment = |line: &str| line.starts_with("//") && !line.trim_start_matches(['/', '!', ' ']).starts_with('|');
+    let too_wide = texts.iter().flat_map(|(file, text)| {
+        let lines = text.lines().zip(1..).filter(|(line, _)| is_comment(line.trim_start()));
+        lines.filter(|(line, _)| line.chars().count() > width).map(move |(_, number)| format!("{file}:{number}"))
+    });
+    assert_eq!(too_wide.collect::<Vec<_>>(), [""; 0]);
+}
+
+#[test]
 fn arrows_are_found_in_every_form() {
     let known = ["a", "a::b", "a::b::c", "d"].map(str::to_owned);
     let known: BTreeSet<&String> = known.iter().collect();
@@ -170,8 +189,8 @@ fn mentioned(module: &str, text: &str, known: &BTreeSet<&String>) -> BTreeSet<St
     found
 }
 
-/// The trees of the `use` lines, and all other code: without comments, unit tests, and modules inside of the file, whose `super` is the
-/// file itself.
+/// The trees of the `use` lines, and all other code: without comments, unit tests, and modules inside of the file,
+/// whose `super` is the file itself.
 fn taken_apart(text: &str) -> (Vec<String>, String) {
     let (mut uses, mut code, mut tree, mut inner) = (Vec::new(), String::new(), None::<String>, false);
     let mut lines = text.lines();

@@ -1,4 +1,5 @@
-//! Texts of others on their way to a terminal: names of files, models, ids, what a service says. None of them steers it.
+//! Texts of others on their way to a terminal: names of files, models, ids, what a service says. None of them steers
+//! it.
 
 use std::os::unix::ffi::OsStrExt;
 

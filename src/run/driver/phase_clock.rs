@@ -1,6 +1,7 @@
 //! How long at least one shard has been in each phase, as far as this process has seen.
 //!
-//! In: which phases are active, whenever that may have changed. Out: the time since it was asked last, for the Ledger to add up.
+//! In: which phases are active, whenever that may have changed. Out: the time since it was asked last, for the Ledger
+//! to add up.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
