@@ -162,7 +162,7 @@ fn a_submission_not_in_the_list_is_held_until_a_decision() {
         run(&place, &service, &requests, NEVER_TWICE).with_code(7);
         assert_eq!(service.books().calls("create_batch"), 9);
         assert!(service.books().billed().len() <= requests_in(&requests));
-        place.run("status").with_code(0).saying("held shard was sent");
+        place.run("status").with_code(0).saying("held shard was submitted");
         // The decision to send it again is a human's, and so is the bill.
         place.run("retry --ambiguous").with_code(0);
         run(&place, &service, &requests, NEVER_TWICE).with_code(0);

@@ -219,6 +219,9 @@ fn a_quiet_run_says_nothing_and_a_plain_one_a_few_lines() {
 fn masked(ended: &Ended, service: &Service, pid: u32) -> String {
     let words = ended.text().replace(service.base_url(), "URL").replace(&format!("process {pid}"), "process PID");
     let mut masked = String::new();
+    let is_time = |line: &&str| line.starts_with("times ");
+    let times = words.lines().find(is_time).map(|line| (line, line.replace(|c: char| c.is_ascii_digit(), "N")));
+    let words = times.map_or(words.clone(), |(line, masked)| words.replace(line, &masked));
     for word in words.split_inclusive([' ', '\n']) {
         let (bare, end) = word.split_at(word.trim_end().len());
         masked.push_str(match bare.len() {
@@ -250,6 +253,7 @@ input    prompts.jsonl
 service  local URL
 started  DATE
 state    0 of 3 shards done, in use by process PID
+times    check N.N s
          3 submitted
 shard 0: 20 requests, 8.4 kB, submitted, batch ID (validating)
 shard 1: 20 requests, 7.1 kB, submitted, batch ID (validating)

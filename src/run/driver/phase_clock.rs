@@ -48,6 +48,7 @@ impl PhaseClock {
             *self.counted.entry(*phase).or_default() += since.elapsed();
             *since = self.recorded;
         }
+        self.counted.retain(|_, time| !time.is_zero());
         std::mem::take(&mut self.counted)
     }
 }

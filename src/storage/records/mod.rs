@@ -26,6 +26,7 @@ use std::sync::{Mutex, PoisonError};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::storage::aligned::AlignedBuffer;
 use crate::storage::durable::FileError;
 use crate::storage::local_file::LocalFile;
 use crate::storage::read_at::ReadAt;
@@ -241,8 +242,8 @@ impl<R: Record> RecordFile<R> {
         bytes.chunks_exact(width::<R>()).try_for_each(take).map_err(self.failed("read"))
     }
 
-    fn read_bytes(&self, first: u64, count: u64) -> Result<Vec<u8>, FileError> {
-        let mut bytes = vec![0; position(count * width::<R>() as u64)];
+    fn read_bytes(&self, first: u64, count: u64) -> Result<AlignedBuffer, FileError> {
+        let mut bytes = AlignedBuffer::of(position(count * width::<R>() as u64));
         self.file.read_exact_at(&mut bytes, offset::<R>(first)).map_err(self.failed("read"))?;
         Ok(bytes)
     }
