@@ -1,7 +1,7 @@
 //! The stages that work on this machine alone, one by one: `cargo bench`, or `cargo bench -- check` for one of them.
 //!
-//! Bytes per second are of the stage's own input. The whole program beside others is `benches/compare`, and instructions, which do not
-//! depend on the machine's mood, are `benches/instructions`.
+//! Bytes per second are of the stage's own input. The whole program beside others is `benches/compare`, and
+//! instructions, which do not depend on the machine's mood, are `benches/instructions`.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 
 use std::path::{Path, PathBuf};

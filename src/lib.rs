@@ -178,6 +178,7 @@ pub mod report {
         model::defect::{Defect, DefectKind, PlacedDefect},
         model::incident::Incident,
         model::outcome::{ModelCounts, Outcomes},
+        model::phase::Phase,
         run::held::{HeldReason, HeldShard},
         run::monitor::{Note, ShardCounts},
         run::report::{RunState, ShardStatus},

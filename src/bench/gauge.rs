@@ -1,7 +1,7 @@
 //! What a piece of work takes: time, processor time and memory.
 //!
-//! In: the beginning and the end of a stage. Out: a [`Measured`]. Peak memory is that of the whole process while the stage ran,
-//! which only Linux tells.
+//! In: the beginning and the end of a stage. Out: a [`Measured`]. Peak memory is that of the whole process while the
+//! stage ran, which only Linux tells.
 
 use std::io::Write;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! What this machine makes of each stage, beside what it makes of plain reading and copying.
 //!
-//! In: a local service that is running, and an amount. Out: a [`Measured`] for each stage, in the data's order. The stages are those
-//! that a run goes through, called one after the other, so that each can be seen alone.
+//! In: a local service that is running, and an amount. Out: a [`Measured`] for each stage, in the data's order. The
+//! stages are those that a run goes through, called one after the other, so that each can be seen alone.
 //!
 //! | stage | what is measured | floor |
 //! | --- | --- | --- |
@@ -119,8 +119,8 @@ pub async fn bench(options: BenchOptions, tell: &mut dyn FnMut(&Measured)) -> Re
     Ok(())
 }
 
-/// Writes a file of that many bytes and removes it again. What the next stage writes then finds memory that this system has already: a
-/// virtual machine may have to ask its host for more, which takes several times as long as to write.
+/// Writes a file of that many bytes and removes it again. What the next stage writes then finds memory that this system
+/// has already: a virtual machine may have to ask its host for more, which takes several times as long as to write.
 fn warm(place: &Path, bytes: u64) -> Result<(), FileError> {
     let path = place.join("warm");
     let mut file = BlockWriter::new(durable::create_new(&path)?);

@@ -1,4 +1,4 @@
-//! The command line as it is typed. Nothing is decided here.
+//! The command line as it is typed: commands, options and their help. Nothing is decided here.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::values::{bytes, completion_window, dialect, duration, on_ambiguous, shape};
 
-/// The most requests that can be allowed at a service at a time.
+/// Upper limit of the options that set how many requests may be in flight.
 const CONCURRENCY_MAX: i64 = batchline::remote::online::CONCURRENCY_MAX as i64;
 
 /// Run a JSONL file of LLM requests through a provider's Batch API and get the replies back in input order.
@@ -21,7 +21,7 @@ const CONCURRENCY_MAX: i64 = batchline::remote::online::CONCURRENCY_MAX as i64;
 Exit codes: 0 every request has an output · 1 internal fault · 2 usage · 3 configuration or key ·
 4 the input has defects, nothing was sent · 5 the provider refused or could not be reached ·
 6 finished, but some requests ended as error or missing · 7 a submission is unresolved ·
-8 local state damaged or out of space · 9 another process works on this run ·
+8 local state damaged or out of space · 9 another process is using this run ·
 130/143 interrupted, resumable
 
 Runs are kept in $BATCHLINE_HOME, else in $XDG_STATE_HOME/batchline, else in ~/.local/state/batchline"
@@ -31,51 +31,51 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
-/// The verbs.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Check, upload, submit, wait, download and merge; the same command again goes on or says that all is done
+    /// Check, upload, submit, wait, download and merge; re-run the same command to resume
     Run(RunArguments),
-    /// Check requests offline: every line that a service would refuse, with file, line and column
+    /// Check requests offline and report every line that a service would reject
     Check(CheckArguments),
     /// Show what `run` would send: shards, bytes, models, estimated tokens
     Plan(PlanArguments),
-    /// Write the shards as real files, named in order
+    /// Write the shards to files, named in order
     Split(SplitArguments),
-    /// Bring reply files that you have downloaded yourself into input order, offline
+    /// Merge reply files that you downloaded yourself into input order, offline
     Merge(MergeArguments),
-    /// Show where a run stands
+    /// Show the status of a run
     Status(StatusArguments),
-    /// List the runs
+    /// List runs
     #[command(visible_alias = "list")]
     Ls(LsArguments),
     /// Cancel a run's batches at the service
     Cancel(CancelArguments),
-    /// Decide that what a run left is sent again: requests without an output, or submissions in doubt
+    /// Schedule failed and missing requests, or unresolved submissions, for resubmission
     Retry(RetryArguments),
-    /// Remove run directories that are done
+    /// Remove the directories of finished runs
     Clean(CleanArguments),
-    /// Examine a run directory, and have what is damaged made again
+    /// Check a run directory for damage, and repair it
     Doctor(DoctorArguments),
-    /// List the providers: what they take, and how sure that is
+    /// List providers, their limits, and how well each is verified
     Providers(ProvidersArguments),
     /// Print the JSON Schema of the records that --json prints
     Schema,
     /// Start the local Batch API server
     Serve(ServeArguments),
-    /// Write a realistic set of requests
+    /// Generate a realistic set of requests
     Generate(GenerateArguments),
-    /// Measure what this machine makes of each stage, beside plain reading and copying
+    /// Benchmark each stage on this machine against plain reading and copying
     Bench(BenchArguments),
 }
 
 impl Command {
-    /// Whether a key may be in its memory.
+    /// Whether an API key may be in the memory of this process.
     pub(crate) fn holds_a_key(&self) -> bool {
         matches!(self, Self::Run(_) | Self::Cancel(_) | Self::Serve(_))
     }
 
-    /// Whether messages are to be JSON, too.
+    /// Whether messages on stderr are JSON, too.
     pub(crate) fn json(&self) -> bool {
         match self {
             Self::Run(arguments) => arguments.json,
@@ -94,45 +94,45 @@ impl Command {
     }
 }
 
-/// What all commands that read requests take.
+/// Options of all commands that read requests.
 #[derive(Debug, Args)]
 pub(crate) struct InputArguments {
-    /// Files of requests, in order; `-` or none is standard input. gzip and zstd are recognised by content
+    /// Request files, in order; `-` or none is stdin. gzip and zstd are detected by content
     #[arg(value_name = "INPUT")]
     pub(crate) inputs: Vec<PathBuf>,
-    /// The provider, one of those that `batchline providers` lists [default: together]
+    /// Provider, as listed by `batchline providers` [default: together]
     #[arg(long, value_name = "NAME")]
     pub(crate) provider: Option<String>,
-    /// What the provider speaks, together or openai, where it may be either; alone, with --base-url, a service of your own
+    /// Dialect of a provider that supports both: together or openai; with --base-url alone, that of your own service
     #[arg(long, value_name = "NAME", value_parser = dialect)]
     pub(crate) dialect: Option<&'static dyn batchline::dialect::Dialect>,
-    /// The endpoint that answers, such as /v1/embeddings [default: /v1/chat/completions]
+    /// Endpoint of the requests, such as /v1/embeddings [default: /v1/chat/completions]
     #[arg(long, value_name = "PATH")]
     pub(crate) endpoint: Option<String>,
-    /// Lines are bodies alone; each goes up with the id line-N, N being its place among all lines that are not blank
+    /// Input lines are request bodies; assign each the id line-N, where N counts the non-blank lines from 1
     #[arg(long)]
     pub(crate) assign_ids: bool,
-    /// Accept an input that is empty or has blank lines only: the output is then empty, too
+    /// Accept an input without requests (empty or blank lines only) and write an empty output
     #[arg(long)]
     pub(crate) allow_empty: bool,
-    /// Threads that check and merge [default: all cores]
+    /// Threads for checking and merging [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
-    /// Memory for the whole process, such as 256MiB
+    /// Memory limit of the process, such as 256MiB
     #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = bytes)]
     pub(crate) memory: u64,
 }
 
-/// How shards are cut.
+/// How requests are split into shards.
 #[derive(Debug, Args)]
 pub(crate) struct ShardArguments {
-    /// Most requests in a shard; no more than the provider takes
+    /// Maximum requests per shard, up to the provider's limit [default: that limit]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) shard_requests: Option<u64>,
-    /// Most bytes in a shard, such as 20MB; no more than the provider takes
+    /// Maximum bytes per shard, such as 20MB, up to the provider's limit [default: that limit]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub(crate) shard_bytes: Option<u64>,
-    /// Pass over lines that are no requests
+    /// Skip invalid lines
     #[arg(long)]
     pub(crate) skip_invalid: bool,
 }
@@ -140,7 +140,7 @@ pub(crate) struct ShardArguments {
 /// How defects are reported.
 #[derive(Debug, Args)]
 pub(crate) struct DefectArguments {
-    /// Defects shown; all are counted
+    /// Maximum number of defects to show; all are counted
     #[arg(long, value_name = "N", default_value_t = batchline::run::options::MAX_DEFECTS)]
     pub(crate) max_defects: u64,
     /// Write every defect to FILE, as JSONL; `-` is stdout
@@ -151,10 +151,10 @@ pub(crate) struct DefectArguments {
 /// How to reach the service.
 #[derive(Debug, Args)]
 pub(crate) struct ServiceArguments {
-    /// Where the API is, with or without /v1 [default: the provider's, or its environment variable]
+    /// Base URL of the API, with or without /v1 [default: the provider's, or its environment variable]
     #[arg(long, value_name = "URL")]
     pub(crate) base_url: Option<String>,
-    /// Read the API key from FILE, which only you may read [default: the provider's environment variable]
+    /// Read the API key from FILE, which only you may have access to [default: the provider's environment variable]
     #[arg(long, value_name = "FILE")]
     pub(crate) api_key_file: Option<PathBuf>,
 }
@@ -162,13 +162,13 @@ pub(crate) struct ServiceArguments {
 /// Where replies go, and what they look like.
 #[derive(Debug, Args)]
 pub(crate) struct OutputArguments {
-    /// Write the replies to FILE, which appears whole; `-` is stdout [default: stdout, of a run as they become final]
+    /// Write replies to FILE, which appears once complete; `-` is stdout [default: stdout, streamed by `run`]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-    /// Write errors and missing requests to FILE instead of between the outputs, each with its body: a later `run` takes FILE
+    /// Write failed and missing requests to FILE instead of the output, each with its body; `run FILE` sends them again
     #[arg(long, value_name = "FILE")]
     pub(crate) errors: Option<PathBuf>,
-    /// What replies look like: native, as the service sent them, or common, the same for every service
+    /// Format of the replies: native, as the service sent them, or common, the same for every service
     #[arg(long, value_name = "NAME", default_value = "native", value_parser = shape)]
     pub(crate) shape: batchline::results::normalize::Shape,
 }
@@ -176,11 +176,11 @@ pub(crate) struct OutputArguments {
 /// Where runs are kept, and whether to ask about earlier ones.
 #[derive(Debug, Args)]
 pub(crate) struct RunsArguments {
-    /// Keep this run in DIR, apart from the others
+    /// Keep this run in DIR instead of the runs directory
     #[arg(long, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
-    /// Send everything without asking, although an earlier run over the same files has answers; without it and without
-    /// a terminal nothing is sent
+    /// Do not ask before sending all requests when an earlier run of the same files has answers; required without a
+    /// terminal
     #[arg(short, long)]
     pub(crate) yes: bool,
 }
@@ -199,41 +199,42 @@ pub(crate) struct RunArguments {
     pub(crate) service: ServiceArguments,
     #[command(flatten)]
     pub(crate) runs: RunsArguments,
-    /// Uploads at a time
+    /// Maximum concurrent uploads
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) uploads: u16,
-    /// With online: most requests at the service at a time; fewer when it limits us, is overloaded or slow [default: 64]
+    /// With online: maximum requests in flight; reduced when the service throttles, is overloaded or slow [default: 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=CONCURRENCY_MAX))]
     pub(crate) concurrency: Option<u16>,
-    /// With online: how long the service may be out of reach, or refuse everything, before the run ends, to be resumed later [default: 30m]
+    /// With online: give up when the service is unreachable or refuses everything for this long; resumable [default:
+    /// 30m]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) patience: Option<Duration>,
-    /// Most batches in flight at a time [default: the provider's limit, where it is known, and fewer when it says that its queue is full]
+    /// Maximum batches in flight [default: the provider's limit if known, reduced when its queue is full]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_in_flight_batches: Option<u32>,
-    /// How often a request is sent at most: later rounds send what is left without an output and worth it; 1 for no second time
+    /// Maximum attempts per request, counting the first; only retryable failures are sent again
     #[arg(long, value_name = "N", default_value_t = batchline::run::options::ROUNDS, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
-    /// How long the service may take over a batch, in its own words, such as 1h; the rest expires [default: the provider's, 24h for most]
+    /// Completion window of batches, in the provider's notation, such as 1h [default: the provider's, 24h for most]
     #[arg(long, value_name = "WINDOW", value_parser = completion_window)]
     pub(crate) completion_window: Option<String>,
-    /// Time between two looks at the batches, such as 45s or 200ms [default: 30s; 200ms for local and online]
+    /// Poll interval, such as 45s or 200ms [default: 30s; 200ms for local and online]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) poll_interval: Option<Duration>,
-    /// What to do when nobody knows whether a batch was created: hold, or retry-after:TIME
+    /// What to do when a submission's outcome is unknown: hold, or retry-after:TIME
     #[arg(long, value_name = "POLICY", value_parser = on_ambiguous)]
     pub(crate) on_ambiguous: Option<batchline::run::OnAmbiguous>,
-    /// When every request has an output, delete the run's files at the service
+    /// Delete the run's files at the service when every request has an output
     #[arg(long)]
     pub(crate) delete_remote: bool,
-    /// How long to look for what is not certain before it is held: for a batch whose create was not answered in the service's list, for
-    /// replies that the service says it has and that have not come [default: 10m]
+    /// How long to look for a lost batch, or for replies that the service counts but has not returned, before the shard
+    /// is put on hold [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) settle: Option<Duration>,
-    /// Say nothing but errors
+    /// Print only errors
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Say everything in JSON, a record a line, on stderr
+    /// Emit JSON Lines on stderr
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -244,10 +245,10 @@ pub(crate) struct CheckArguments {
     pub(crate) input: InputArguments,
     #[command(flatten)]
     pub(crate) defects: DefectArguments,
-    /// Print records, a defect a line, then the totals
+    /// Print JSON Lines: one record per defect, then the totals
     #[arg(long)]
     pub(crate) json: bool,
-    /// Say nothing but defects and errors
+    /// Print only defects and errors
     #[arg(short, long)]
     pub(crate) quiet: bool,
 }
@@ -260,7 +261,7 @@ pub(crate) struct PlanArguments {
     pub(crate) shard: ShardArguments,
     #[command(flatten)]
     pub(crate) defects: DefectArguments,
-    /// Print records, a shard a line, then the totals
+    /// Print JSON Lines: one record per shard, then the totals
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -273,10 +274,10 @@ pub(crate) struct SplitArguments {
     pub(crate) shard: ShardArguments,
     #[command(flatten)]
     pub(crate) defects: DefectArguments,
-    /// Directory for the shard files; made if it is not there
+    /// Directory for the shard files; created if missing
     #[arg(short, long, value_name = "DIR")]
     pub(crate) directory: PathBuf,
-    /// Remove the shard files of an earlier split from DIR first
+    /// Remove the shard files of an earlier split from DIR
     #[arg(long)]
     pub(crate) force: bool,
 }
@@ -285,15 +286,15 @@ pub(crate) struct SplitArguments {
 pub(crate) struct MergeArguments {
     #[command(flatten)]
     pub(crate) input: InputArguments,
-    /// Files of replies, outputs and errors, from any number of batches in any order
+    /// Reply files (outputs and errors) of any number of batches, in any order
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     pub(crate) replies: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
-    /// Keep replies that answer nobody in files that begin with PREFIX
+    /// Write unmatched replies to files whose names start with PREFIX
     #[arg(long, value_name = "PREFIX", default_value = "merge")]
     pub(crate) aside: PathBuf,
-    /// Pass over lines that are no requests
+    /// Skip invalid lines
     #[arg(long)]
     pub(crate) skip_invalid: bool,
     #[command(flatten)]
@@ -305,7 +306,7 @@ pub(crate) struct MergeArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArguments {
-    /// The run: its directory, or its name [default: the newest that was begun here, else the newest]
+    /// Directory or name of the run [default: the newest started here, else the newest]
     #[arg(value_name = "RUN_DIR")]
     pub(crate) run: Option<PathBuf>,
     /// Print JSON
@@ -315,33 +316,33 @@ pub(crate) struct StatusArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct LsArguments {
-    /// Print JSON, a run a line
+    /// Print JSON Lines: one record per run
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CancelArguments {
-    /// The run: its directory, or its name [default: the newest that was begun here]
+    /// Directory or name of the run [default: the newest started here]
     #[arg(value_name = "RUN_DIR")]
     pub(crate) run: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) service: ServiceArguments,
-    /// Print JSON, a batch a line
+    /// Print JSON Lines: one record per batch
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct RetryArguments {
-    /// The run: its directory, or its name [default: the newest that was begun here]
+    /// Directory or name of the run [default: the newest started here]
     #[arg(value_name = "RUN_DIR")]
     pub(crate) run: Option<PathBuf>,
-    /// Repeat unresolved submissions, too: if the lost answer was a yes, they are paid for twice
+    /// Also repeat unresolved submissions; if the service did accept them, they are paid for twice
     #[arg(long)]
     pub(crate) ambiguous: bool,
-    /// Instead, take what could be fetched of incomplete batches as all that they answered: requests that lack their reply are held no
-    /// longer but missing, and sent again as long as there are --rounds; if the service did answer them, they are paid for twice
+    /// Instead, accept what could be fetched of incomplete batches as complete: the requests on hold become missing,
+    /// and are sent again while --rounds allows; if the service did answer them, they are paid for twice
     #[arg(long, conflicts_with = "ambiguous")]
     pub(crate) accept_incomplete: bool,
     /// Print JSON
@@ -351,103 +352,104 @@ pub(crate) struct RetryArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct CleanArguments {
-    /// The run: its directory, or its name [default: all]
+    /// Directory or name of the run [default: all]
     #[arg(value_name = "RUN_DIR")]
     pub(crate) run: Option<PathBuf>,
-    /// Remove runs that are unfinished, have errors or missing requests, or were not delivered, too: their replies are
+    /// Also remove runs that are unfinished, have errors or missing requests, or were not delivered; their replies are
     /// lost
     #[arg(long)]
     pub(crate) unfinished: bool,
     /// Remove without asking
     #[arg(short, long)]
     pub(crate) yes: bool,
-    /// Print what would be removed, without removing it
+    /// Dry run: print what would be removed
     #[arg(long, conflicts_with = "yes")]
     pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArguments {
-    /// The run: its directory, or its name [default: the newest that was begun here, else the newest]
+    /// Directory or name of the run [default: the newest started here, else the newest]
     #[arg(value_name = "RUN_DIR")]
     pub(crate) run: Option<PathBuf>,
-    /// Have the next run make again what can be made again; nothing is submitted for it
-    #[arg(long)]
-    pub(crate) mend: bool,
-    /// Print JSON, a finding a line
+    /// Mark damaged parts for the next run to rebuild or download again; nothing is resubmitted
+    // `--mend` is the name of earlier versions.
+    #[arg(long, alias = "mend")]
+    pub(crate) repair: bool,
+    /// Print JSON Lines: one record per finding
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ProvidersArguments {
-    /// Print JSON, a provider a line
+    /// Print JSON Lines: one record per provider
     #[arg(long)]
     pub(crate) json: bool,
-    /// Print a table in Markdown
+    /// Print a Markdown table
     #[arg(long, conflicts_with = "json")]
     pub(crate) markdown: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArguments {
-    /// Where to listen; port 0 is any free port
+    /// Address to listen on; port 0 picks a free port
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
-    /// Whose API to be: together or openai
+    /// Dialect to serve: together or openai
     #[arg(long, value_name = "NAME", default_value = "together", value_parser = dialect)]
     pub(crate) dialect: &'static dyn batchline::dialect::Dialect,
     /// Directory for files, batches and the billing ledger
     #[arg(short, long, value_name = "DIR", default_value = "batchline-serve")]
     pub(crate) directory: PathBuf,
-    /// Answer with this OpenAI-compatible server instead of an echo: each request is POST {URL}{endpoint}
+    /// Forward each request to this OpenAI-compatible server, as POST {URL}{endpoint}, instead of echoing it
     #[arg(long, value_name = "URL")]
     pub(crate) upstream: Option<String>,
-    /// Read the upstream's key from FILE, which only you may read [default: what its environment variable says]
+    /// Read the upstream's API key from FILE, which only you may have access to [default: its environment variable]
     #[arg(long, value_name = "FILE", requires = "upstream")]
     pub(crate) upstream_key_file: Option<PathBuf>,
-    /// Most requests at the upstream at a time; fewer when it limits us, is overloaded or slow [default: 64]
+    /// Maximum requests in flight at the upstream; reduced when it throttles, is overloaded or slow [default: 64]
     #[arg(long, value_name = "N", requires = "upstream", value_parser = clap::value_parser!(u16).range(1..=CONCURRENCY_MAX))]
     pub(crate) upstream_concurrency: Option<u16>,
-    /// Time that a batch pretends to take, when it is answered with an echo
+    /// Simulated duration of a batch whose requests are echoed
     #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = duration)]
     pub(crate) batch_time: Duration,
-    /// Batches that execute at once
+    /// Maximum batches executed concurrently
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) workers: u16,
-    /// What the order of the replies, and what faults draw by chance, follow from
+    /// Random seed for the order of replies and for faults
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
-    /// A name by which clients know the server, as they write it in URLs; may be repeated. The names and addresses of this machine for
-    /// itself need none
+    /// Accept requests for this host name; may be repeated. localhost, loopback addresses and the address that a client
+    /// connected to are always accepted
     #[arg(long, value_name = "NAME", value_parser = batchline::serve::host_name)]
     pub(crate) allow_host: Vec<String>,
-    /// Most bytes that the directory may hold, such as 20GB [default: what it holds, and 90% of what is free at the start]
+    /// Disk quota of the directory, such as 20GB [default: its size plus 90% of the free space at startup]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub(crate) quota: Option<u64>,
-    /// Accept only the key in FILE; required to listen beyond the loopback addresses [default: any key]
+    /// Accept only the key in FILE; required to listen on other than loopback addresses [default: any key]
     #[arg(long, value_name = "FILE")]
     pub(crate) api_key_file: Option<PathBuf>,
-    /// Let go wrong what the script in FILE says: dropped answers, cut downloads, lost rows and the like
+    /// Inject the faults scripted in FILE: dropped responses, truncated downloads, lost rows and the like
     #[arg(long, value_name = "FILE")]
     pub(crate) faults: Option<PathBuf>,
-    /// End when standard input ends, too: for programs that start a service of their own
+    /// Exit when stdin is closed: for programs that start the server as a child process
     #[arg(long)]
     pub(crate) until_stdin_ends: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArguments {
-    /// How many requests
+    /// Number of requests
     #[arg(short = 'n', long, value_name = "N", required_unless_present = "bytes")]
     pub(crate) requests: Option<u64>,
-    /// How many bytes, such as 10GB; the request that reaches them is the last
+    /// Number of bytes, such as 10GB; the request that reaches it is the last
     #[arg(long, value_name = "BYTES", value_parser = bytes, conflicts_with = "requests")]
     pub(crate) bytes: Option<u64>,
-    /// What everything follows from
+    /// Random seed; the same seed gives the same requests
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
-    /// A model to ask for; several are interleaved
+    /// Model of the requests; may be repeated, and models are then interleaved
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Vec<String>,
     /// Write to FILE; `-` is stdout [default: stdout]
@@ -460,28 +462,28 @@ pub(crate) struct GenerateArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArguments {
-    /// How many bytes of requests are generated
+    /// Bytes of requests to generate
     #[arg(long, value_name = "BYTES", default_value = "1GB", value_parser = bytes)]
     pub(crate) bytes: u64,
-    /// How many requests are generated, instead
+    /// Number of requests to generate, instead of bytes
     #[arg(short = 'n', long, value_name = "N", conflicts_with = "bytes")]
     pub(crate) requests: Option<u64>,
-    /// A model to ask for; several are interleaved [default: three]
+    /// Model of the requests; may be repeated, and models are then interleaved [default: three]
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Vec<String>,
-    /// How often everything is done; the medians are shown
+    /// Number of repetitions; medians are shown
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub(crate) runs: u16,
-    /// Threads that check and merge [default: all cores]
+    /// Threads for checking and merging [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
-    /// Memory for the whole process, such as 256MiB
+    /// Memory limit of the process, such as 256MiB
     #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = bytes)]
     pub(crate) memory: u64,
-    /// Work in DIR, which needs room for six times the bytes [default: the system's directory for temporary files]
+    /// Working directory; needs free space for six times the bytes [default: the system's temporary directory]
     #[arg(short, long, value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
-    /// Print records, a stage a line
+    /// Print JSON Lines: one record per stage
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -2,9 +2,9 @@
 //!
 //! In: run directories. Out: those that are kept.
 //!
-//! Invariants: a run that was submitted is only removed after confirmation, on a terminal or by `--yes`; one that is
-//! unfinished, has errors or missing requests, or is not delivered only with `--unfinished`. A run that changed while
-//! the question was open is kept.
+//! Invariants: a run that was submitted is removed only after confirmation, on a terminal or by `--yes`; one that is
+//! unfinished, has errors or missing requests, or was not delivered, only with `--unfinished`. A run that changed
+//! before the user confirmed is kept. A dry run removes nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -24,13 +24,13 @@ use super::terminal::{names, print, say};
 /// Under which condition a run is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// Nothing of it was ever submitted: always.
+    /// Nothing of it was ever submitted: always removed.
     Free,
-    /// It is done and delivered: after confirmation.
+    /// It is done and delivered: removed after confirmation.
     Delivered,
-    /// Replies would be lost: with `--unfinished`, after confirmation.
+    /// Replies would be lost: removed with `--unfinished`, after confirmation.
     Valuable,
-    /// A process works on it: never.
+    /// A process is using it: never removed.
     Busy,
 }
 
@@ -48,9 +48,9 @@ impl Fate {
 /// A run that is removed after confirmation.
 struct Candidate {
     run: PathBuf,
-    /// Its condition when it was read; `None` if it cannot be read.
+    /// Its fate when it was read; `None` if it cannot be read.
     fate: Option<Fate>,
-    words: String,
+    description: String,
 }
 
 pub(crate) fn clean(arguments: &CleanArguments) -> Result<Exit, Failure> {
@@ -68,30 +68,30 @@ pub(crate) fn clean(arguments: &CleanArguments) -> Result<Exit, Failure> {
             Ok(status) => status,
             // A damaged run is only removed if it was named.
             Err(_) if arguments.unfinished && arguments.run.is_some() => {
-                candidates.push(Candidate { run, fate: None, words: "it cannot be read".to_owned() });
+                candidates.push(Candidate { run, fate: None, description: "it cannot be read".to_owned() });
                 continue;
             }
-            // The others are not affected.
+            // Other runs are not affected.
             Err(error) => {
                 exit = report(&error.into(), false);
                 continue;
             }
         };
         let fate = Fate::of(&status);
-        let words =
+        let description =
             format!("{}; {} of {}", describe(&status), plural(status.requests, "request"), names(&status.inputs));
         match fate {
-            Fate::Free if arguments.dry_run => print(&would(&run, &words))?,
-            Fate::Free => exit = remove(&Candidate { run, fate: Some(fate), words })?.or(exit),
-            Fate::Delivered => candidates.push(Candidate { run, fate: Some(fate), words }),
-            Fate::Valuable if arguments.unfinished => candidates.push(Candidate { run, fate: Some(fate), words }),
-            Fate::Valuable => exit = kept(&run, &format!("{words}; --unfinished removes it all the same")).or(exit),
+            Fate::Free if arguments.dry_run => print(&would(&run, &description))?,
+            Fate::Free => exit = remove(&Candidate { run, fate: Some(fate), description })?.or(exit),
+            Fate::Delivered => candidates.push(Candidate { run, fate: Some(fate), description }),
+            Fate::Valuable if arguments.unfinished => candidates.push(Candidate { run, fate: Some(fate), description }),
+            Fate::Valuable => exit = kept(&run, &format!("{description}; --unfinished removes it anyway")).or(exit),
             Fate::Busy if arguments.run.is_some() => match inspect::remove(&run, &|_| false) {
                 Err(error) => exit = report(&error.into(), false),
                 // The process has just ended.
-                Ok(_) => exit = kept(&run, &words).or(exit),
+                Ok(_) => exit = kept(&run, &description).or(exit),
             },
-            Fate::Busy => exit = kept(&run, &words).or(exit),
+            Fate::Busy => exit = kept(&run, &description).or(exit),
         }
     }
     Ok(remove_confirmed(arguments, &candidates)?.or(exit))
@@ -103,12 +103,12 @@ fn remove_confirmed(arguments: &CleanArguments, candidates: &[Candidate]) -> Res
         return Ok(Exit::Success);
     }
     if arguments.dry_run {
-        candidates.iter().try_for_each(|Candidate { run, words, .. }| print(&would(run, words)))?;
+        candidates.iter().try_for_each(|Candidate { run, description, .. }| print(&would(run, description)))?;
         return Ok(Exit::Success);
     }
     if !arguments.yes {
-        for Candidate { run, words, .. } in candidates {
-            say!("{}: {words}", Name(run));
+        for Candidate { run, description, .. } in candidates {
+            say!("{}: {description}", Name(run));
         }
         let what = format!("remove {}, with all replies", plural(candidates.len() as u64, "run"));
         match confirmed(&format!("{}?", capitalised(&what))) {
@@ -116,7 +116,7 @@ fn remove_confirmed(arguments: &CleanArguments, candidates: &[Candidate]) -> Res
             Some(false) => return Ok(Exit::Incomplete),
             None => {
                 return Err(Failure::Usage(format!(
-                    "no terminal to ask on: pass --yes to {what}, or --dry-run to list them"
+                    "no terminal to ask for confirmation: pass --yes to {what}, or --dry-run to list them"
                 )));
             }
         }
@@ -129,7 +129,7 @@ fn remove_confirmed(arguments: &CleanArguments, candidates: &[Candidate]) -> Res
 }
 
 fn remove(candidate: &Candidate) -> Result<Exit, Failure> {
-    let Candidate { run, fate, words } = candidate;
+    let Candidate { run, fate, description } = candidate;
     let removed = match fate {
         // Read again under the lock, without an owner.
         Some(fate) => inspect::remove(run, &|status| Fate::of(status) == *fate),
@@ -137,15 +137,15 @@ fn remove(candidate: &Candidate) -> Result<Exit, Failure> {
     };
     match removed {
         Ok(true) => print(&format!("removed {}", Name(run)))?,
-        Ok(false) => return Ok(kept(run, &format!("it has changed meanwhile; it was {words}"))),
+        Ok(false) => return Ok(kept(run, &format!("it has changed in the meantime; it was {description}"))),
         Err(error @ Error::Locked { .. }) => return Ok(kept(run, &error.to_string())),
         Err(error) => return Ok(report(&error.into(), false)),
     }
     Ok(Exit::Success)
 }
 
-fn would(run: &Path, words: &str) -> String {
-    format!("would remove {}: {words}", Name(run))
+fn would(run: &Path, description: &str) -> String {
+    format!("would remove {}: {description}", Name(run))
 }
 
 fn kept(run: &Path, why: &str) -> Exit {

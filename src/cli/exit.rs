@@ -1,4 +1,4 @@
-//! Exit codes, and how an error looks on the screen.
+//! Exit codes, and how errors are printed.
 
 use std::error::Error as StdError;
 use std::process::ExitCode;
@@ -9,18 +9,18 @@ use batchline::serve::ServeError;
 use super::records::{Failed, Record};
 use super::terminal::{StdoutError, say, say_json, say_line};
 
-/// What the exit code says. Scripts rely on the numbers.
+/// Exit codes. Scripts rely on the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// Every request has an output.
     Success = 0,
-    /// A defect of this program.
+    /// A bug in this program.
     Internal = 1,
     /// The command line, an input that cannot be read, an output that cannot be written.
     Usage = 2,
-    /// A setting or the key.
+    /// A setting or the API key.
     Configuration = 3,
-    /// The input has lines that are no requests; nothing was sent.
+    /// The input has invalid lines; nothing was sent.
     Defects = 4,
     /// The provider refused or could not be reached.
     Provider = 5,
@@ -30,7 +30,7 @@ pub(crate) enum Exit {
     Held = 7,
     /// The local state is damaged or out of space.
     LocalState = 8,
-    /// Another living process works on the same run.
+    /// Another running process is using the same run.
     Locked = 9,
     /// Interrupted by Ctrl-C; resumable.
     Interrupted = 130,
@@ -53,7 +53,7 @@ impl Exit {
         }
     }
 
-    /// The one that says more of two: what is wrong here rather than what is left to do.
+    /// The more severe of two: what is wrong here rather than what is left to do.
     pub(crate) fn or(self, other: Self) -> Self {
         if (self as u8) >= (other as u8) { self } else { other }
     }
@@ -68,16 +68,16 @@ impl From<Exit> for ExitCode {
 /// What ends a command early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// The library cannot go on.
+    /// The library cannot continue.
     #[error(transparent)]
     Run(#[from] Error),
     /// The local service cannot go on.
     #[error(transparent)]
     Serve(#[from] ServeError),
     /// As [`Error::Interrupted`], by SIGTERM.
-    #[error("terminated; the same command goes on from here")]
+    #[error("terminated; run the same command to resume")]
     Terminated,
-    /// The command line makes no sense although it parses.
+    /// The command line parses but is not valid.
     #[error("{0}")]
     Usage(String),
     /// Standard output cannot be written.
@@ -94,7 +94,7 @@ where
     }
 }
 
-/// The errors of the library's parts, so that `?` works on each of them.
+/// The errors of the library's modules, so that `?` works on each of them.
 pub(crate) trait NotFailure {}
 impl NotFailure for batchline::storage::durable::FileError {}
 impl NotFailure for batchline::input::InputError {}
@@ -148,7 +148,7 @@ fn serve_hint(error: &ServeError) -> Option<String> {
     }
 }
 
-/// Prints an error, its causes and its hint, and says how to exit.
+/// Prints an error, its causes and its hint, and returns the exit code.
 pub(crate) fn report(failure: &Failure, json: bool) -> Exit {
     let exit = failure.exit();
     if exit == Exit::Success {

@@ -1,4 +1,4 @@
-//! The commands that look at runs, and stop them: `status`, `ls`, `cancel`.
+//! The commands that inspect runs or stop them: `status`, `ls`, `cancel`.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use batchline::run::report::{Report, RunState};
 
 use super::args::{CancelArguments, LsArguments, ServiceArguments, StatusArguments};
 use super::exit::{Exit, Failure, report};
-use super::numbers::{count, moment, plural, size};
+use super::numbers::{count, moment, phases, plural, size};
 use super::places;
 use super::records::{ListedRun, Record, RunStatus};
 use super::running::runtime;
@@ -21,7 +21,7 @@ use super::services::Service;
 use super::settings;
 use super::terminal::{names, print, print_json, say, say_line};
 
-/// Shards that `status` shows one by one; with more, only those that need attention.
+/// Up to this many shards, `status` shows each; of more, only those that need attention.
 const SHARDS_SHOWN: usize = 20;
 
 pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
@@ -33,7 +33,7 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
     print(&format!("run {}", Name(&status.directory)))?;
     print(&format!("input    {}", names(&status.inputs)))?;
     print(&format!("service  {}", status.service))?;
-    print(&format!("begun    {}", moment(&status.created_at)))?;
+    print(&format!("started  {}", moment(&status.created_at)))?;
     print(&format!("state    {}", describe(&status)))?;
     let Outcomes { outputs, errors, missing, set_aside } = status.outcomes;
     if outputs + errors + missing > 0 {
@@ -45,6 +45,9 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
         let (prompt, completion) = (count(counts.prompt_tokens), count(counts.completion_tokens));
         let (requests, outputs) = (plural(counts.requests, "request"), plural(counts.outputs, "output"));
         print(&format!("model    {model}: {requests}, {outputs}, {prompt} prompt + {completion} completion tokens"))?;
+    }
+    if !status.phase_seconds.is_empty() {
+        print(&format!("times    {}", phases(&status.phase_seconds)))?;
     }
     for (state, number) in &status.shards_by_state {
         print(&format!("  {:>8} {state}", count(*number)))?;
@@ -74,22 +77,22 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
     if held(HeldReason::UnresolvedSubmission) {
         say_line("");
         say!(
-            "hint: a held shard was sent, but no answer came and the service's list shows no batch for it. Look for its file at the \
-             provider's console. {}.",
+            "hint: a held shard was submitted, but the response was lost and the service's list shows no batch for it. Look for its \
+             file in the provider's console. {}.",
             HeldReason::UnresolvedSubmission.remedy(&status.directory)
         );
     }
     if held(HeldReason::IncompleteAnswer) {
         say_line("");
         say!(
-            "hint: the batch of an incomplete shard has answered more than could be fetched, as far as its service says. {}.",
+            "hint: according to the service, the batch of an incomplete shard has more replies than could be fetched. {}.",
             HeldReason::IncompleteAnswer.remedy(&status.directory)
         );
     }
     if held(HeldReason::LostBatch) {
         say_line("");
         say!(
-            "hint: a lost shard has a batch that the service does not show. Look at the key, the address and the provider's console. \
+            "hint: the batch of a lost shard is not shown by the service. Check the API key, the base URL and the provider's console. \
              {}.",
             HeldReason::LostBatch.remedy(&status.directory)
         );
@@ -103,7 +106,7 @@ pub(crate) fn ls(arguments: &LsArguments) -> Result<Exit, Failure> {
     for run in &runs {
         let status = match Report::read(run) {
             Ok(status) => status,
-            // The others are there all the same.
+            // Other runs are still listed.
             Err(error) => {
                 exit = report(&error.into(), arguments.json);
                 continue;
@@ -128,14 +131,14 @@ pub(crate) fn cancel(arguments: &CancelArguments) -> Result<Exit, Failure> {
     let identity = Report::read(&run)?.service;
     let (name, place) = identity.split_once(' ').unwrap_or((&identity, BUILT_IN));
     let provider = settings::provider(name)?;
-    // The batches are where the run has put them, whatever the environment says now.
+    // The batches are where the run created them, whatever the environment says now.
     let recorded = (place != BUILT_IN).then(|| place.to_owned());
     let service = ServiceArguments {
         base_url: arguments.service.base_url.clone().or(recorded),
         api_key_file: arguments.service.api_key_file.clone(),
     };
     let Service::At { provider, address, token } = Service::choose(provider, &service)? else {
-        let what = "the built-in service runs inside of `batchline run` only: there is nothing to cancel".to_owned();
+        let what = "the built-in service only runs inside `batchline run`: there is nothing to cancel".to_owned();
         return Err(Error::Configuration { what, hint: None }.into());
     };
     let api = HttpApi::new(provider, address, token, Settings::default())?;
@@ -149,7 +152,7 @@ pub(crate) fn cancel(arguments: &CancelArguments) -> Result<Exit, Failure> {
         }
     }
     if cancelled.is_empty() && !arguments.json {
-        say!("no batch of this run is at work");
+        say!("no batch of this run is in progress");
     }
     Ok(Exit::Success)
 }
@@ -158,17 +161,17 @@ async fn cancel_batches(api: &impl Api, run: &Path) -> Result<Vec<Cancelled>, Fa
     Ok(inspect::cancel(api, run).await?)
 }
 
-/// What a command is about to do with a run that was not named.
+/// What a command needs a run for that was not named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Look at it: any run will do.
+    /// Reading it: any run will do.
     Look,
-    /// Change what becomes of it: only one that is meant beyond doubt.
+    /// Changing it: the choice has to be unambiguous.
     Change,
 }
 
-/// The run that is meant: the one named; or the newest of those that were begun in the working directory, or read files
-/// below it; or, without any of those, the newest of all.
+/// The run to work on: the one named; else the newest of those that were started in the working directory or read files
+/// below it; else the newest of all.
 pub(crate) fn find(run: Option<&Path>, purpose: Purpose) -> Result<PathBuf, Failure> {
     if let Some(run) = run {
         return places::named(run);
@@ -188,10 +191,10 @@ pub(crate) fn find(run: Option<&Path>, purpose: Purpose) -> Result<PathBuf, Fail
     inspect::newest(&places, None)?.ok_or_else(|| Failure::Usage("there are no runs".to_owned()))
 }
 
-/// Where a run stands, in a few words.
+/// The status of a run on one line.
 pub(crate) fn describe(status: &Report) -> String {
     let shards = |state| status.shards_by_state.get(state).copied().unwrap_or(0);
-    let stands = match status.state {
+    let progress = match status.state {
         RunState::Done => "done".to_owned(),
         RunState::Unsent if status.owner.is_none() => "not sent yet".to_owned(),
         _ => format!("{} of {} done", shards("indexed"), plural(status.shards.len() as u64, "shard")),
@@ -202,13 +205,13 @@ pub(crate) fn describe(status: &Report) -> String {
     left.extend((missing > 0).then(|| format!("{} missing", count(missing))));
     left.extend((set_aside > 0).then(|| format!("{} set aside", count(set_aside))));
     let with = if left.is_empty() { "" } else { " with " };
-    let mut parts = vec![format!("{stands}{with}{}", left.join(", "))];
+    let mut parts = vec![format!("{progress}{with}{}", left.join(", "))];
     parts.extend((shards("held") > 0).then(|| format!("{} held", count(shards("held")))));
     for (number, noun) in [(status.queued_requests, "request"), (status.queued_shards, "shard")] {
         parts.extend((number > 0).then(|| format!("{} queued for the next `batchline run`", plural(number, noun))));
     }
     let undelivered = status.state == RunState::Done && status.delivered_at.is_none();
     parts.extend(undelivered.then(|| "not delivered".to_owned()));
-    parts.extend(status.owner.as_ref().map(|pid| format!("process {pid} works on it")));
+    parts.extend(status.owner.as_ref().map(|pid| format!("in use by process {pid}")));
     parts.join(", ")
 }

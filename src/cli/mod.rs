@@ -59,8 +59,8 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// A panic of the main thread ends the process: what it would unwind through may wait for threads that were never started. Nothing is
-/// lost, for a run survives worse at any moment.
+/// A panic of the main thread ends the process: what it would unwind through may wait for threads that were never
+/// started. Nothing is lost, for a run survives worse at any moment.
 #[expect(clippy::exit, reason = "nothing else is certain to come to an end")]
 fn end_on_panics() {
     let (main, tell) = (std::thread::current().id(), std::panic::take_hook());

@@ -1,5 +1,9 @@
 //! How numbers look to people.
 
+use std::collections::BTreeMap;
+
+use batchline::model::phase::Phase;
+
 /// `1234567` as `1,234,567`.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -46,6 +50,12 @@ pub(crate) fn seconds(seconds: f64) -> String {
     }
 }
 
+/// How long each phase has taken.
+pub(crate) fn phases(phase_seconds: &BTreeMap<Phase, f64>) -> String {
+    let times = phase_seconds.iter().map(|(phase, took)| format!("{} {}", phase.name(), seconds(*took)));
+    times.collect::<Vec<_>>().join(", ")
+}
+
 /// A moment in RFC 3339, to the second.
 pub(crate) fn moment(rfc3339: &str) -> String {
     let moment = rfc3339.parse::<jiff::Timestamp>();
@@ -67,6 +77,8 @@ mod tests {
         assert_eq!([count(0), count(999), count(1000), count(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([size(999), size(1500), size(2_000_000_000)], ["999 bytes", "1.5 kB", "2.0 GB"]);
         assert_eq!([seconds(1.25), seconds(125.0), seconds(7300.0)], ["1.2 s", "2 min 5 s", "2 h 1 min"]);
+        let times = BTreeMap::from([(Phase::Batch, 7300.0), (Phase::Check, 1.25)]);
+        assert_eq!(phases(&times), "check 1.2 s, batch 2 h 1 min");
         assert_eq!(moment("2026-11-25T18:16:47.123456789Z"), "2026-11-25T18:16:47Z");
         assert_eq!([plural(1, "batch"), plural(2, "batch"), plural(0, "shard")], ["1 batch", "2 batches", "0 shards"]);
     }

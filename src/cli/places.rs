@@ -12,7 +12,7 @@ use super::exit::Failure;
 /// Overrides where runs are kept.
 pub(crate) const HOME_VARIABLE: &str = "BATCHLINE_HOME";
 
-/// The name of our directory within the XDG state directory.
+/// The name of the program's directory within the XDG state directory.
 const HOME_NAME: &str = "batchline";
 
 /// Where earlier versions kept runs, below the working directory.
@@ -24,17 +24,17 @@ pub(crate) fn places() -> Result<RunPlaces, Failure> {
     Ok(RunPlaces { home: home()?, others })
 }
 
-/// Where new runs are made.
+/// Where new runs are created.
 fn home() -> Result<PathBuf, Failure> {
     if let Some(named) = variable(HOME_VARIABLE) {
         return Ok(std::path::absolute(&named).unwrap_or(named));
     }
-    // The specification wants a relative path to be ignored.
+    // The XDG Base Directory Specification says to ignore a relative path.
     if let Some(state) = variable("XDG_STATE_HOME").filter(|path| path.is_absolute()) {
         return Ok(state.join(HOME_NAME));
     }
     let home = std::env::home_dir().filter(|path| path.is_absolute()).ok_or_else(|| {
-        let hint = Some(format!("set {HOME_VARIABLE} to a directory for runs, or name one with --run-dir"));
+        let hint = Some(format!("set {HOME_VARIABLE} to a directory for runs, or pass one with --run-dir"));
         Failure::Run(Error::Configuration { what: "this user has no home directory".to_owned(), hint })
     })?;
     Ok(home.join(".local/state").join(HOME_NAME))
@@ -44,7 +44,7 @@ fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from)
 }
 
-/// The directory of the run that was named by its path, or by its name in one of the places.
+/// The directory of a run that the user named, by its path or by its name in one of the directories that hold runs.
 pub(crate) fn named(run: &Path) -> Result<PathBuf, Failure> {
     let is_name = run.components().count() == 1 && run.file_name().is_some();
     if !is_name || layout::ledger(run).exists() {

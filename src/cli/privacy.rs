@@ -1,7 +1,7 @@
 //! The memory of a process that holds a key is its owner's alone.
 //!
-//! In: nothing. Out: a process that leaves no core dump, and that no other process of the same user can look into: not its memory, not
-//! the environment that the key may stand in.
+//! In: nothing. Out: a process that leaves no core dump, and that no other process of the same user can look into: not
+//! its memory, not the environment that the key may stand in.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 

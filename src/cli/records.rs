@@ -2,8 +2,8 @@
 //!
 //! In: what the library says. Out: a line of JSON that begins with `schema` and `kind`.
 //!
-//! Invariants: all that is printed as a record is a variant of [`Record`], so `batchline schema` describes it. A change that
-//! takes a field away, or gives it another meaning, raises [`SCHEMA`]; a new field or kind does not.
+//! Invariants: all that is printed as a record is a variant of [`Record`], so `batchline schema` describes it. A change
+//! that takes a field away, or gives it another meaning, raises [`SCHEMA`]; a new field or kind does not.
 
 use std::path::Path;
 

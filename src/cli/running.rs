@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::RunArguments;
 use super::exit::{Exit, Failure};
-use super::numbers::{count, plural, recognised, seconds, size};
+use super::numbers::{count, phases, plural, recognised, seconds, size};
 use super::progress::{Manner, Progress};
 use super::records::{Record, RunSummary};
 use super::settings;
@@ -141,6 +141,7 @@ fn describe(summary: &Summary) -> Vec<String> {
         size(summary.bytes),
         seconds(summary.seconds)
     ));
+    lines.push(format!("times: {}", phases(&summary.report.phase_seconds)));
     for reason in [
         HeldReason::UnresolvedSubmission,
         HeldReason::LostBatch,

@@ -22,8 +22,8 @@ use super::keys;
 use super::places;
 use super::services::Service;
 
-/// How long the local service's list is watched before a submission in doubt is repeated. It shows a batch as soon as it
-/// exists, and a call cannot outlive the process that would have answered it.
+/// How long the local service's list is watched before a submission in doubt is repeated. It shows a batch as soon as
+/// it exists, and a call cannot outlive the process that would have answered it.
 const LOCAL_SETTLE: Duration = Duration::from_secs(1);
 
 pub(crate) fn inputs(arguments: &InputArguments) -> Vec<Input> {

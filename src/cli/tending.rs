@@ -1,4 +1,4 @@
-//! The commands that take care of runs: `retry`, `doctor`.
+//! The commands that change what the next `batchline run` does: `retry` and `doctor`.
 
 use batchline::model::shown::Name;
 use batchline::run::doctor::{self, Remedy};
@@ -23,19 +23,19 @@ pub(crate) fn retry(arguments: &RetryArguments) -> Result<Exit, Failure> {
         print(&format!("{requests} of {shards} will be sent again"))?;
     }
     if decided.submissions > 0 {
-        print(&format!("{} in doubt will be repeated", plural(decided.submissions, "submission")))?;
+        print(&format!("{} will be repeated", plural(decided.submissions, "unresolved submission")))?;
     }
     if decided.accepted > 0 {
         let shards = plural(decided.accepted, "incomplete shard");
-        print(&format!("{shards} taken as complete: {} missing", plural(decided.missing, "request")))?;
+        print(&format!("{shards} accepted as complete: {} missing", plural(decided.missing, "request")))?;
     }
     if decided.held > 0 {
-        say!("{} held still: `batchline status` says why, and what decides", plural(decided.held, "shard"));
+        say!("{} still held: `batchline status` says why and what to do", plural(decided.held, "shard"));
     }
     if decided.requests + decided.submissions + decided.accepted == 0 {
-        say_line("nothing to send again");
+        say_line("nothing to retry");
     } else {
-        say!("the run's own command does it: `batchline run …`");
+        say!("re-run the original command to send them: `batchline run …`");
     }
     Ok(Exit::Success)
 }
@@ -50,24 +50,24 @@ fn decision(arguments: &RetryArguments) -> Decision {
 
 pub(crate) fn doctor(arguments: &DoctorArguments) -> Result<Exit, Failure> {
     let run = find(arguments.run.as_deref(), Purpose::Look)?;
-    let findings = doctor::examine(&run, arguments.mend)?;
+    let findings = doctor::examine(&run, arguments.repair)?;
     for finding in &findings {
         if arguments.json {
             print_json(Record::Finding(finding))?;
             continue;
         }
         let of = finding.shard.map(|shard| format!("shard {shard}: ")).unwrap_or_default();
-        let remedy = match (finding.remedy, arguments.mend) {
-            (Remedy::Restore, _) => "cannot be made again here",
+        let remedy = match (finding.remedy, arguments.repair) {
+            (Remedy::Restore, _) => "cannot be repaired",
             (Remedy::LookAgain, true) => "the next run looks for its batch in the service's list",
-            (Remedy::IndexAgain, true) => "the next run derives it again",
-            (Remedy::DownloadAgain, true) => "the next run fetches it again",
-            (_, false) => "--mend has it made again",
+            (Remedy::IndexAgain, true) => "the next run rebuilds it",
+            (Remedy::DownloadAgain, true) => "the next run downloads it again",
+            (_, false) => "--repair fixes it",
         };
         print(&format!("{of}{} ({remedy})", finding.what))?;
     }
     if findings.is_empty() && !arguments.json {
-        print(&format!("{} is sound", Name(&run)))?;
+        print(&format!("{}: no problems found", Name(&run)))?;
     }
     Ok(if findings.is_empty() { Exit::Success } else { Exit::LocalState })
 }

@@ -2,9 +2,9 @@
 //!
 //! In: lines, and records in JSON. Out: the same, fit for a terminal.
 //!
-//! Invariants: each call writes exactly one line, whatever is in it, so no text of others can pass for a message of ours; what could
-//! steer a terminal is shown as an escape (see [`shown`]). A record stays the same JSON. Lines are whole where nobody looks at them; on a
-//! terminal a very long one ends with `…`.
+//! Invariants: each call writes exactly one line, whatever is in it, so no text of others can pass for a message of
+//! ours; what could steer a terminal is shown as an escape (see [`shown`]). A record stays the same JSON. Lines are
+//! whole where nobody looks at them; on a terminal a very long one ends with `…`.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};

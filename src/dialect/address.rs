@@ -1,28 +1,30 @@
-//! Where an API is.
+//! The base URL of an API.
+//!
+//! In: text, from the user or a provider's row. Out: an [`Address`], canonical if asked, and URLs below it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use reqwest::Url;
 
-/// A base URL that cannot be used.
+/// An unusable base URL.
 #[derive(Debug, thiserror::Error)]
 #[error("the base URL {url:?} cannot be used: {why}")]
 pub struct AddressError {
-    /// As it was given.
+    /// The URL as given.
     pub url: String,
     /// What is wrong.
     pub why: &'static str,
 }
 
-/// Where an API is: scheme, host, port, and a path that ends with the version.
+/// The base URL of an API: scheme, host, port, and a path with the version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address(Url);
 
 impl Address {
-    /// Reads a base URL. A path without a version (`v1`, `v4`, `v1beta`) is given `/v1`; anything else in it stays.
+    /// Parses a base URL. `/v1` is appended to a path without a version (`v1`, `v4`, `v1beta`); the rest is kept.
     ///
     /// # Errors
-    /// When it is no URL of `http` or `https` with a host, or has credentials, a query or a fragment.
+    /// When it is not a URL of `http` or `https`, or has credentials, a query or a fragment.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let bad = |why| AddressError { url: text.to_owned(), why };
         let mut url = Url::parse(text.trim()).map_err(|_| bad("it is not a URL"))?;
@@ -44,7 +46,7 @@ impl Address {
         Ok(Self(url))
     }
 
-    /// Whether what is sent there is encrypted.
+    /// Whether the connection is encrypted.
     #[must_use]
     pub fn is_https(&self) -> bool {
         self.0.scheme() == "https"
@@ -58,8 +60,8 @@ impl Address {
             || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
-    /// The one spelling of all that lead to the same place: this machine has one name, and a host no final dot. Case,
-    /// default ports and final slashes are gone already.
+    /// The canonical form of all spellings of the same address: one name for this machine, no trailing dot of the host.
+    /// Case, default ports and trailing slashes are normalized by parsing.
     #[must_use]
     pub fn canonical(&self) -> Self {
         let mut url = self.0.clone();
@@ -74,12 +76,12 @@ impl Address {
         } else {
             host.to_owned()
         };
-        // A host that cannot be set stays as it is: what comes out is an address in any case.
+        // A host that cannot be set stays as it is: the result is a valid address in any case.
         let _ = url.set_host(Some(&host));
         Self(url)
     }
 
-    /// The URL of a resource: the base with `segments` added, each as one path segment whatever is in it.
+    /// The URL of a resource: the base with `segments` appended, each escaped as one path segment.
     pub(crate) fn join(&self, segments: &[impl AsRef<str>]) -> Url {
         let mut url = self.0.clone();
         if let Ok(mut path) = url.path_segments_mut() {
@@ -94,7 +96,7 @@ impl Address {
         self.0.origin().ascii_serialization()
     }
 
-    /// Whether that URL is of the same scheme, host and port.
+    /// Whether `url` has the same scheme, host and port.
     pub(crate) fn is_origin_of(&self, url: &Url) -> bool {
         self.0.origin() == url.origin()
     }
@@ -116,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_base_url_is_taken_with_and_without_its_version() {
+    fn a_base_url_is_accepted_with_and_without_a_version() {
         for (given, base) in [
             ("https://api.together.ai", "https://api.together.ai/v1"),
             ("https://api.together.ai/", "https://api.together.ai/v1"),
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_base_url_is_refused_without_showing_a_password() {
+    fn unusable_base_urls_are_rejected_without_showing_a_password() {
         for given in ["", "api.together.ai", "ftp://h", "https://h/?q=1", "https://h/#f"] {
             assert!(Address::parse(given).is_err(), "{given}");
         }

@@ -1,6 +1,6 @@
-//! A dialect that nobody speaks, to see that one can be written: of a kind with Anthropic's. Its lines go up inside of the create, its list
-//! goes on by tokens, its batches leave one stream of results, which is fetched by the batch's own id, and its replies name their requests
-//! by a `key`.
+//! A dialect for tests only, which shows that one can be added. It resembles Anthropic's: lines are sent inside the
+//! create request, lists are paginated by tokens, a batch has one stream of results that is fetched by the batch's id,
+//! and replies identify their requests by a `key`.
 
 use serde::Serialize;
 
@@ -25,10 +25,10 @@ static ROUTES: Routes = Routes {
 
 static NAMES: ReplyNames = ReplyNames { id: "key", ..ReplyNames::COMMON };
 
-/// How its lines look.
+/// The format of its lines.
 pub(crate) static LINE: LineFormat = LineFormat { name: "another", id: "key", body: "params", has_target: false };
 
-/// What a create begins with: what describes the batch comes before its requests.
+/// The start of a create request: the batch's description precedes its requests.
 #[derive(Serialize)]
 struct Create<'a> {
     model: &'a str,
@@ -66,7 +66,7 @@ impl Dialect for Another {
 
     fn create(&self, request: &CreateBatch) -> serde_json::Result<Vec<u8>> {
         let mut body = serde_json::to_vec(&Create { model: &request.model })?;
-        // In the place of its closing brace.
+        // In place of the closing brace.
         body.pop();
         body.extend_from_slice(br#","requests":["#);
         Ok(body)
@@ -82,7 +82,7 @@ impl Dialect for Another {
             RequestCounts { total: open + good + bad, completed: good, failed: bad }
         });
         Some(BatchObject {
-            // One stream for all replies, which each say themselves what they are.
+            // One stream for all replies; each says itself whether it is an output or an error.
             output_file_id: id.clone().filter(|_| status.as_deref() == Some("ended")),
             id,
             status,
@@ -130,7 +130,7 @@ mod tests {
                 7,
             ),
             (r#"{"key":"a","result":{"type":"expired"}}"#, ReplyKind::Retryable, 0),
-            // By a tape, and by its brackets.
+            // Read by simd-json, and by brackets.
             ("{\t\"k\\u0065y\":\"a\",\"result\":{\"type\":\"canceled\"}}", ReplyKind::Error, 0),
             (r#"{"key":"a","x":NaN,"result":{"type":"expired"}}"#, ReplyKind::Retryable, 0),
         ] {

@@ -4,16 +4,16 @@ use super::openai::OpenAi;
 use super::protocol::Dialect;
 use super::together::Together;
 
-/// Together's: upload by a presigned PUT, `{"job": …}` around a created batch, lists without pages.
+/// Together's: presigned PUT uploads, `{"job": …}` around a created batch, lists without pagination.
 pub const TOGETHER: &dyn Dialect = &Together;
 
-/// OpenAI's: upload by one multipart POST, bare batches with `metadata`, lists with pages.
+/// OpenAI's: multipart POST uploads, bare batches with `metadata`, paginated lists.
 pub const OPENAI: &dyn Dialect = &OpenAi;
 
-/// All of them.
+/// All dialects.
 pub static DIALECTS: &[&dyn Dialect] = &[TOGETHER, OPENAI];
 
-/// The dialect of that name.
+/// The dialect of this name.
 #[must_use]
 pub fn named(name: &str) -> Option<&'static dyn Dialect> {
     DIALECTS.iter().copied().find(|dialect| dialect.name() == name)

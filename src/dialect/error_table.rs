@@ -1,15 +1,15 @@
-//! Words of errors, as data.
+//! Known errors of a dialect, as data.
 
-/// What the errors of a dialect say of another attempt, in words in lower case. All dialects' tables hold for all replies, because gateways
-/// pass errors on.
+/// Which errors of a dialect are retryable; all texts in lower case. The tables of all dialects apply to all replies,
+/// because gateways pass errors on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ErrorTable {
-    /// Codes that decide alone, and whether another attempt is worth it.
+    /// Codes that decide on their own, and whether they are retryable.
     pub codes: &'static [(&'static str, bool)],
-    /// Pieces of messages that tell the service's own trouble from the request's.
+    /// Substrings of messages that mark a fault of the service, not of the request: retryable.
     pub messages: &'static [&'static str],
-    /// Codes of requests that a batch ended before it came to them.
+    /// Codes of requests that were never tried, because the batch ended first.
     pub untried: &'static [&'static str],
-    /// Pieces of the errors of batches that failed as a whole by the service's own trouble, besides `messages`.
+    /// Substrings of the errors of batches that failed as a whole by a fault of the service, in addition to `messages`.
     pub batch_messages: &'static [&'static str],
 }

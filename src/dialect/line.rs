@@ -1,39 +1,39 @@
-//! How a request line goes up: what stands around its body.
+//! The format of uploaded request lines: what surrounds the body.
 //!
-//! In: a request's id, its body, the URL of its batch. Out: the line, byte by byte. A body is passed on verbatim.
+//! In: a request's id, its body, the URL of its batch. Out: the bytes of the line. The body is copied verbatim.
 //!
-//! Invariant: the members of a format stand in one order, so that the bytes of a line are known before it is written.
+//! Invariants: the members of a format have a fixed order, so that the length of a line is known before it is written.
 
 /// What a line of a batch file has around its body.
 #[derive(Debug, PartialEq, Eq)]
 pub struct LineFormat {
-    /// The name by which a run remembers it.
+    /// The name under which a run records it.
     pub name: &'static str,
-    /// The member that names the request.
+    /// The member that identifies the request.
     pub id: &'static str,
-    /// The member that is the request.
+    /// The member that holds the request.
     pub body: &'static str,
-    /// Whether each line has a `method` and a `url`. What a line lacks of them is written on the way up.
+    /// Whether each line has a `method` and a `url`. Missing ones are added during the upload.
     pub has_target: bool,
 }
 
-/// `custom_id` and `body`. Other members go up as they are.
+/// `custom_id` and `body`. Other members are uploaded unchanged.
 pub static MINIMAL: LineFormat = LineFormat { name: "minimal", id: "custom_id", body: "body", has_target: false };
 
 /// `custom_id`, `method`, `url` and `body`.
 pub static FULL: LineFormat = LineFormat { name: "full", id: "custom_id", body: "body", has_target: true };
 
-/// The only method of lines.
+/// The `method` of every line.
 pub const METHOD: &str = "POST";
 
 impl LineFormat {
-    /// The members that say where the request goes, each with a comma behind it: the method, the URL.
+    /// The members with the request's method and URL, each followed by a comma.
     #[must_use]
     pub fn target(&self, url: &'static str) -> [[&'static str; 3]; 2] {
         if self.has_target { [[r#""method":""#, METHOD, r#"","#], [r#""url":""#, url, r#"","#]] } else { [[""; 3]; 2] }
     }
 
-    /// Appends a line that is made of an id, as the JSON string that it is, and a body.
+    /// Appends a line made of `id`, a JSON string with its quotes, and `body`.
     pub fn write(&self, id: &str, url: &'static str, body: &[u8], out: &mut Vec<u8>) {
         let mut put = |part: &str| out.extend_from_slice(part.as_bytes());
         [r#"{""#, self.id, r#"":"#, id, ","].into_iter().for_each(&mut put);
@@ -43,7 +43,7 @@ impl LineFormat {
         out.push(b'}');
     }
 
-    /// How many bytes such a line has besides its body, with an id of so many bytes.
+    /// The length of such a line without its body, in bytes; `id_bytes` is the length of the id.
     #[must_use]
     pub fn overhead_bytes(&self, id_bytes: usize, url: &'static str) -> usize {
         let target: usize = self.target(url).as_flattened().iter().map(|part| part.len()).sum();
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_as_long_as_was_said() {
+    fn line_length_is_predicted() {
         static BEDROCK: LineFormat =
             LineFormat { name: "bedrock", id: "recordId", body: "modelInput", has_target: false };
         for (format, line) in [

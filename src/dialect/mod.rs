@@ -1,22 +1,25 @@
-//! Where families of services differ, and the providers as rows of data. Pure: no I/O.
+//! Where protocol families differ, and the providers as rows of data. Pure: no I/O.
 //!
-//! In: the bytes that a service sent, or what is to be sent to it. Out: the same in the words of [`model`](crate::model).
+//! In: bytes from a service, or a request to it. Out: the same as types of [`model`](crate::model), or as bytes to
+//! send.
 //!
-//! A [`Dialect`] is one file here and one entry of [`DIALECTS`]; `remote/` does what it says, and no other room asks which one it is.
+//! A [`Dialect`] is one file here and one entry of [`DIALECTS`]. `remote/` interprets it, and no other module branches
+//! on which dialect it is.
 //!
-//! | part of a dialect | says | who does it |
+//! | part of a dialect | describes | used by |
 //! | --- | --- | --- |
 //! | [`routes`](Dialect::routes), [`headers`](Dialect::headers) | where each call goes, and with what | `remote/http_api.rs` |
-//! | [`list`](Dialect::list) | how a list of batches comes, and its next page | `remote/list.rs` |
-//! | [`upload`](Dialect::upload) | how lines get there: presigned, as a form, or inside of the create | `remote/upload/` |
+//! | [`list`](Dialect::list) | the format of a list of batches, and its pagination | `remote/list.rs` |
+//! | [`upload`](Dialect::upload) | how lines are uploaded: presigned, as a form, or inside the create request | `remote/upload/` |
 //! | [`line`](line::LineFormat), of the provider's row | what a line has around its body | `input/envelope.rs` |
-//! | [`create`](Dialect::create), [`created`](Dialect::created) | what a batch is asked for with, and what comes back | `remote/http_api.rs` |
-//! | [`batch`](Dialect::batch) | what a batch object says | `remote/` |
-//! | [`replies`](Dialect::replies) | the names in a reply line | the [reader](reply_reader) |
-//! | [`errors`](Dialect::errors) | words of errors that are worth another attempt, or not | the [class](retry_class) |
-//! | [`carries_tag`](Dialect::carries_tag) | whether a batch can carry whose it is | the providers' rows, `run/` |
+//! | [`create`](Dialect::create), [`created`](Dialect::created) | the request that creates a batch, and its response | `remote/http_api.rs` |
+//! | [`batch`](Dialect::batch) | the format of a batch object | `remote/` |
+//! | [`replies`](Dialect::replies) | the member names in a reply line | the [reader](reply_reader) |
+//! | [`errors`](Dialect::errors) | which errors are retryable | the [retry class](retry_class) |
+//! | [`carries_tag`](Dialect::carries_tag) | whether a batch can carry a tag that identifies its owner | the providers' rows, `run/` |
 //!
-//! Invariant: what a service says is data. Whatever it is, it is read into something, or refused with a reason.
+//! Invariants: what a service sends is untrusted data. It is parsed, or rejected with a reason; it never causes a
+//! panic.
 
 pub mod address;
 mod dialects;

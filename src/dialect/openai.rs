@@ -1,7 +1,7 @@
-//! OpenAI's dialect, and that of all who copied it.
+//! OpenAI's dialect, and that of all services that copied it.
 //!
-//! What is peculiar to it: a file goes up in one multipart form; batches are bare objects with `metadata`, `request_counts` and
-//! `errors.data[{code,message,line}]`; lists come in pages. Its clones leave members out, and write some in other types.
+//! Its specifics: a file is uploaded in one multipart form; batches are bare objects with `metadata`, `request_counts`
+//! and `errors.data[{code,message,line}]`; lists are paginated. Clones omit members, and write some with other types.
 
 use serde::Serialize;
 
@@ -15,7 +15,7 @@ use crate::json::brackets::whole::members_of;
 use crate::model::batch::CreateBatch;
 use crate::model::tag::{BatchTag, Metadata};
 
-/// Most batches on a page of a list.
+/// Maximum batches per page of a list.
 pub(crate) const PAGE_BATCHES: usize = 100;
 
 static UPLOAD: MultipartUpload = MultipartUpload {
@@ -29,7 +29,7 @@ static UPLOAD: MultipartUpload = MultipartUpload {
     },
 };
 
-/// What a batch is created with. The model is that of the lines: members that OpenAI does not know it refuses.
+/// The request that creates a batch. It does not name the model, which the lines do: OpenAI rejects unknown members.
 #[derive(Serialize)]
 struct Create<'a> {
     input_file_id: &'a str,
@@ -103,7 +103,8 @@ impl Dialect for OpenAi {
     fn errors(&self) -> ErrorTable {
         ErrorTable {
             codes: &[("batch_expired", true), ("batch_cancelled", false)],
-            // AIBrix, of the server that it asks (observed in 0.8.0): after five more attempts, and without an answer.
+            // AIBrix, about its upstream server (observed in 0.8.0): after five retries, and when there was no
+            // response.
             messages: &["all endpoints failed", "[transport_error]"],
             untried: &["batch_expired", "batch_cancelled"],
             ..ErrorTable::default()
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_in_lines_are_told_with_line_and_code() {
+    fn line_errors_are_reported_with_line_and_code() {
         let errors =
             |errors: &str| read(&format!(r#"{{"id":"b","status":"failed","errors":{errors}}}"#)).unwrap().error;
         let one = r#"{"code":"invalid_url","message":"The\nURL is wrong","param":"url","line":2}"#;
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_asked_for_with_its_file_and_its_tag() {
+    fn a_create_request_has_the_file_and_the_tag() {
         let request = CreateBatch {
             input_file_id: "file-1".into(),
             endpoint: "/v1/chat/completions".into(),

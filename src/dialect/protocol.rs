@@ -1,6 +1,8 @@
-//! What makes a dialect: the trait, and what its parts say.
+//! The trait that every dialect implements.
 //!
-//! In: bytes, or what is to be sent. Out: what they say, or bytes. Invariant: nothing here knows any one dialect, nor any provider.
+//! In: bytes of a service, or a request to it. Out: parsed objects, or bytes to send.
+//!
+//! Invariants: nothing here depends on a particular dialect or provider.
 
 use std::fmt;
 use std::panic::RefUnwindSafe;
@@ -12,26 +14,26 @@ use super::upload::UploadPlan;
 use super::wire::{BatchObject, Malformed};
 use crate::model::batch::CreateBatch;
 
-/// The protocol that a service speaks. Providers of one dialect differ in data alone.
+/// The protocol of a service. Providers of the same dialect differ only in data.
 pub trait Dialect: fmt::Debug + Send + Sync + RefUnwindSafe {
-    /// The name that users type, and by which two dialects are the same.
+    /// The name that users type. Dialects with the same name are equal.
     fn name(&self) -> &'static str;
 
-    /// Whose it is, for people.
+    /// The display name.
     fn title(&self) -> &'static str;
 
-    /// Where the service takes its calls.
+    /// The service's endpoints.
     fn routes(&self) -> &'static Routes;
 
-    /// Headers that every call has besides the key: names in lower case, and values.
+    /// Headers of every request besides the key: names in lower case, and values.
     fn headers(&self) -> &'static [(&'static str, &'static str)] {
         &[]
     }
 
-    /// How a list of batches comes.
+    /// The format and the pagination of a list of batches.
     fn list(&self) -> ListFormat;
 
-    /// How the lines of a batch get to the service.
+    /// How the lines of a batch are uploaded.
     fn upload(&self) -> UploadPlan;
 
     /// Whether a batch can carry a tag (`model/tag.rs`).
@@ -39,42 +41,42 @@ pub trait Dialect: fmt::Debug + Send + Sync + RefUnwindSafe {
         false
     }
 
-    /// The body of the call that creates a batch; with [`UploadPlan::Inline`] what stands in it before the first line. There is a tag only
-    /// where the provider keeps it.
+    /// The body of the request that creates a batch; with [`UploadPlan::Inline`], the part before the first line. The
+    /// request has a tag only if the provider stores it.
     ///
     /// # Errors
-    /// Where it cannot be written as JSON. Nothing may be sent then.
+    /// When it cannot be serialized. Nothing may be sent then.
     fn create(&self, request: &CreateBatch) -> serde_json::Result<Vec<u8>>;
 
-    /// Reads what the service says to a create.
+    /// Reads the response to a create request.
     ///
     /// # Errors
-    /// Where there is no batch in it, so that nobody knows whether there is one.
+    /// When it contains no batch, so that the outcome of the submission is unknown.
     fn created(&self, body: &[u8]) -> Result<Created, Malformed> {
         let batch = self.batch(body).ok_or_else(Malformed::object)?;
         Ok(Created { batch, warning: None })
     }
 
-    /// Reads a batch object, or an entry of a list; `None` for what is none, or not whole.
+    /// Reads a batch object, or an entry of a list; `None` if it is not one whole object.
     fn batch(&self, object: &[u8]) -> Option<BatchObject>;
 
-    /// The names in a reply line.
+    /// The member names in a reply line.
     fn replies(&self) -> &'static ReplyNames {
         &ReplyNames::COMMON
     }
 
-    /// What this dialect's errors say of another attempt, besides what [all](super::retry_class) say.
+    /// Which errors of this dialect are retryable, in addition to [common ones](super::retry_class).
     fn errors(&self) -> ErrorTable {
         ErrorTable::default()
     }
 }
 
-/// What a service says to a create.
+/// The response to a create request.
 #[derive(Debug)]
 pub struct Created {
     /// The batch.
     pub batch: BatchObject,
-    /// What it remarks.
+    /// The service's warning.
     pub warning: Option<String>,
 }
 
@@ -87,7 +89,7 @@ impl PartialEq for dyn Dialect {
 impl Eq for dyn Dialect {}
 
 impl fmt::Display for dyn Dialect {
-    /// Whose it is.
+    /// Writes the title.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.title())
     }

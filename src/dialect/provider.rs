@@ -1,14 +1,14 @@
-//! The providers, as data: one [`Provider`] a row of [`PROVIDERS`](super::providers::PROVIDERS).
+//! The providers, as data: each [`Provider`] is a row of [`PROVIDERS`](super::providers::PROVIDERS).
 //!
 //! # Adding a provider
 //!
-//! A provider that speaks a [`Dialect`] that is known is a row, and nothing else:
+//! A provider that speaks a known [`Dialect`] is a row, and nothing else:
 //!
-//! 1. **Facts first.** From the provider's documentation and SDK: the base URL and where the version stands in it, the variable that
-//!    holds the key, how the key is sent, the `purpose` of batch files, limits on requests and bytes, the endpoints, the completion
-//!    window, whether batches take `metadata`. Where two sources disagree, the smaller limit is the right one: a shard that is too
-//!    small costs a request more, one that is too large costs the run.
-//! 2. **The row**, in `dialect/providers.rs`. It begins from `OPENAI_LIKE` and says only what differs:
+//! 1. **Facts first.** From the provider's documentation and SDK: the base URL and the position of the version in it,
+//!    the variable that holds the key, how the key is sent, the `purpose` of batch files, limits on requests and bytes,
+//!    the endpoints, the completion window, whether batches take `metadata`. Where two sources disagree, use the
+//!    smaller limit: a shard that is too small costs another request, one that is too large costs the run.
+//! 2. **The row**, in `dialect/providers.rs`. It starts from `OPENAI_LIKE` and sets only what differs:
 //!
 //!    ```text
 //!    Provider {
@@ -22,17 +22,19 @@
 //!        ..OPENAI_LIKE
 //!    },
 //!    ```
-//! 3. **How sure we are**: [`Provider::confidence`] is the grade of the weakest fact that a run depends on, [`Provider::source_note`] says in a
-//!    few words where the row comes from and what in it is a guess. `batchline providers` shows both, and the table in the README is what
-//!    `batchline providers --markdown` prints: a test compares the two.
-//! 4. **The test row**, in the table of `every_row_is_as_its_sources_say` below: name, base URL, key variable, limits and window once
-//!    more, typed from the source and not copied from the row. The other tests there hold for every row by themselves: an address that
-//!    can be used, no key in the clear, limits that one line fits, an endpoint that lines can name.
-//! 5. **A smoke test with a key**, by whoever has one: `batchline run data/prompts.jsonl --provider example`, with `--shard-requests 2`
-//!    for more than one batch. Then `confidence` may rise.
+//! 3. **The confidence**: [`Provider::confidence`] is the grade of the weakest fact that a run depends on;
+//!    [`Provider::source_note`] says briefly where the row comes from and which parts are guesses. `batchline
+//!    providers` shows both, and the table in the README is the output of `batchline providers --markdown`: a test
+//!    compares the two.
+//! 4. **The test row**, in the table of `every_row_matches_its_sources` in `dialect/providers.rs`: name, base URL, key
+//!    variable, limits and window again, typed from the source and not copied from the row. The other tests there cover
+//!    every row automatically: a usable address, no key sent in cleartext, limits that one line fits, an endpoint that
+//!    lines can name.
+//! 5. **A smoke test with a key**, if you have one: `batchline run data/prompts.jsonl --provider example`, with
+//!    `--shard-requests 2` for more than one batch. Then `confidence` may be raised.
 //!
-//! A service of one's own needs no row: `--dialect openai --base-url URL` takes the row `custom`. What no field here can say is a quirk
-//! of a dialect and belongs into its file; only a protocol that really differs is a new [`Dialect`].
+//! A user's own service needs no row: `--dialect openai --base-url URL` uses the row `custom`. What no field here can
+//! express is a quirk of a dialect and belongs in its file; only a different protocol is a new [`Dialect`].
 
 use std::fmt;
 use std::time::Duration;
@@ -44,11 +46,11 @@ use super::protocol::Dialect;
 /// How the key is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Auth {
-    /// What it is called where providers are listed.
+    /// The name in the list of providers.
     pub name: &'static str,
     /// The header, in lower case.
     pub header: &'static str,
-    /// What stands before the key.
+    /// What precedes the key in the header's value.
     pub prefix: &'static str,
 }
 
@@ -66,14 +68,14 @@ impl fmt::Display for Auth {
     }
 }
 
-/// What is at the address of a row.
+/// The kind of service at the address of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Host {
     /// A service with a Batch API.
     Remote,
     /// The built-in service: started for a run, unless an address is given.
     BuiltIn,
-    /// A service without a Batch API: each request is a call.
+    /// A service without a Batch API: requests are sent one by one.
     Online,
 }
 
@@ -86,16 +88,16 @@ pub enum ReplyShape {
     Flat,
 }
 
-/// How sure a row is: the grade of the weakest fact that a run depends on.
+/// How well a row is verified: the grade of the weakest fact that a run depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Confidence {
-    /// Guessed, or told by third parties.
+    /// Guessed, or from third parties.
     Unverified,
-    /// Reported by somebody who ran real batches, or a server of the same code.
+    /// Reported by users who ran real batches, or a server with the same code.
     Reported,
-    /// Read in official documentation or the source of an official SDK.
+    /// From official documentation or the source of an official SDK.
     Documented,
-    /// Whole runs, in the tests of this repository.
+    /// Complete runs, in the tests of this repository.
     Tested,
 }
 
@@ -110,30 +112,30 @@ impl fmt::Display for Confidence {
     }
 }
 
-/// What a provider takes in one batch file. A shard must respect all of it at once.
+/// A provider's limits. A shard must satisfy all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Most requests in one batch.
+    /// Maximum requests per batch.
     pub shard_requests: u64,
-    /// Most bytes in one batch file, line ends included.
+    /// Maximum bytes per batch file, line terminators included.
     pub shard_bytes: u64,
-    /// Most bytes in one line, its end not included.
+    /// Maximum bytes per line, without its terminator.
     pub line_bytes: u64,
-    /// Most characters (Unicode scalar values) in a `custom_id`.
+    /// Maximum characters (Unicode scalar values) in a `custom_id`.
     pub custom_id_characters: u32,
-    /// Most inputs in one batch for embeddings, where they are counted and not only requests.
+    /// Maximum inputs per batch of embeddings, where the provider limits inputs and not only requests.
     pub embedding_inputs: Option<u64>,
-    /// Most batches in flight at a time, where that is known. What is not is learned from what the service refuses.
+    /// Maximum batches in flight, where it is known. Otherwise it is learned from the service's refusals.
     pub batches_in_flight: Option<u32>,
 }
 
-/// A provider: where it is, what it is called in the environment, what it speaks and what it takes.
+/// A provider: its address, environment variables, protocol and limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "a row of facts, each independent of the others")]
 pub struct Provider {
     /// The name that users type.
     pub name: &'static str,
-    /// Where the API is, with its version prefix; empty where everybody has an address of their own.
+    /// The base URL with its version prefix; empty where every user has a different one.
     pub base_url: &'static str,
     /// Other base URLs of the same service: the same accounts, files and batches.
     pub base_url_aliases: &'static [&'static str],
@@ -141,23 +143,23 @@ pub struct Provider {
     pub base_url_variable: &'static str,
     /// The environment variable that holds the key.
     pub key_variable: &'static str,
-    /// Whether the service can be asked anything without a key.
+    /// Whether every request needs a key.
     pub key_required: bool,
     /// How the key is sent.
     pub auth: Auth,
     /// The protocol.
     pub dialect: &'static dyn Dialect,
-    /// What is there.
+    /// The kind of service.
     pub host: Host,
-    /// Whether this row is meant where the user names at most a dialect.
+    /// Whether this row is the default if the user names no provider, for its dialect.
     pub is_default: bool,
     /// The `purpose` that a batch file is uploaded with.
     pub purpose: &'static str,
-    /// The endpoints that batches can be created for; the first, unless the user names another.
+    /// The endpoints that batches can be created for; the first is the default.
     pub endpoints: &'static [&'static str],
     /// What lines have around their bodies.
     pub line: &'static LineFormat,
-    /// The `url` of a line, where it is not the batch's endpoint.
+    /// The `url` of a line, if it differs from the batch's endpoint.
     pub line_url: Option<&'static str>,
     /// The `completion_window` that batches are created with.
     pub completion_window: &'static str,
@@ -165,21 +167,21 @@ pub struct Provider {
     pub metadata: bool,
     /// Whether a file must have been processed before a batch can be created from it.
     pub waits_for_file: bool,
-    /// What replies have around their answers. Both are read, and written in one [shape](crate::results::normalize) if asked, whatever it
-    /// says: it is for people.
+    /// What replies have around their answers. Informational: both are read, and
+    /// [normalized](crate::results::normalize) if requested, whatever this field is.
     pub replies: ReplyShape,
-    /// What fits into one batch.
+    /// The provider's limits.
     pub limits: Limits,
-    /// How long to wait between two looks at a batch.
+    /// The default poll interval.
     pub poll_interval: Duration,
-    /// How sure all this is.
+    /// How well the row is verified.
     pub confidence: Confidence,
-    /// Where it comes from, and what in it is a guess.
+    /// The sources of the row, and what in it is a guess.
     pub source_note: &'static str,
 }
 
 impl Provider {
-    /// Whether the service of this row is at that address.
+    /// Whether this row's service is at `address`.
     #[must_use]
     pub fn is_at(&self, address: &Address) -> bool {
         let one = address.canonical();
@@ -187,20 +189,20 @@ impl Provider {
         known.any(|known| Address::parse(known).is_ok_and(|known| known.canonical() == one))
     }
 
-    /// The one spelling of that address: the row's own, if it is one of the row's.
+    /// The canonical form of `address`: the row's own base URL, if it is one of the row's addresses.
     #[must_use]
     pub fn canonical_address(&self, address: &Address) -> Address {
         let own = self.is_at(address).then(|| Address::parse(self.base_url).ok()).flatten();
         own.unwrap_or_else(|| address.canonical())
     }
 
-    /// The endpoint that batches are created for, unless the user names another.
+    /// The default endpoint.
     #[must_use]
     pub fn endpoint(&self) -> &'static str {
         self.endpoints.first().copied().unwrap_or("/v1/chat/completions")
     }
 
-    /// The `url` that a line has in a batch for `endpoint`.
+    /// The `url` of the lines of a batch for `endpoint`.
     #[must_use]
     pub fn url_for(&self, endpoint: &'static str) -> &'static str {
         self.line_url.unwrap_or(endpoint)

@@ -1,4 +1,4 @@
-//! The table of providers. How to add one stands in [`provider`](crate::dialect::provider).
+//! The table of providers. [`provider`](crate::dialect::provider) describes how to add one.
 
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ const TOGETHER_LIMITS: Limits = Limits {
     batches_in_flight: None,
 };
 
-/// What is taken where a limit is not known: 50,000 requests and 100 MB are the smallest that OpenAI's own users would expect. No provider
-/// but Together documents a limit on lines; the one here is ours, and keeps memory bounded. 64 characters of a `custom_id` are what
-/// every provider takes.
+/// Defaults for unknown limits: 50,000 requests and 100 MB are the smallest that OpenAI's users would expect. Only
+/// Together documents a limit on lines; the one here is our own, and bounds memory. Every provider accepts a
+/// `custom_id` of 64 characters.
 const COMMON_LIMITS: Limits = Limits {
     shard_requests: 50_000,
     shard_bytes: 100_000_000,
@@ -31,12 +31,12 @@ const COMMON_LIMITS: Limits = Limits {
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
-/// The endpoint whose requests have inputs.
+/// The endpoint whose requests contain inputs.
 pub const EMBEDDINGS: &str = "/v1/embeddings";
 const RESPONSES: &str = "/v1/responses";
 const MODERATIONS: &str = "/v1/moderations";
 
-/// What rows of OpenAI's dialect have in common; each says what it is called and what differs.
+/// Defaults of rows in OpenAI's dialect; each row sets its names and what differs.
 const OPENAI_LIKE: Provider = Provider {
     name: "",
     base_url: "",
@@ -81,8 +81,9 @@ const LOCAL: Provider = Provider {
     ..OPENAI_LIKE
 };
 
-/// Any server of OpenAI's dialect that has no Batch API: it is asked request by request, and the replies are written in Together's dialect.
-/// The limits are those of a Batch API, so that the same shards can go to one. The address is vLLM's.
+/// Any server of OpenAI's dialect that has no Batch API: it is asked request by request, and the replies are written in
+/// Together's dialect. The limits are those of a Batch API, so that the same shards can go to one. The address is
+/// vLLM's.
 const ONLINE: Provider = Provider {
     name: "online",
     base_url: "http://127.0.0.1:8000/v1",
@@ -146,7 +147,7 @@ pub static PROVIDERS: &[Provider] = &[
         limits: Limits { shard_bytes: 200_000_000, ..COMMON_LIMITS },
         confidence: Confidence::Unverified,
         source_note: "official docs for https://RESOURCE.openai.azure.com/openai/v1; that files must be processed first and that \
-                   body.model is the deployment is hearsay",
+                   body.model is the deployment are third-party reports",
         ..OPENAI_LIKE
     },
     Provider {
@@ -155,7 +156,7 @@ pub static PROVIDERS: &[Provider] = &[
         base_url_variable: "GROQ_BASE_URL",
         key_variable: "GROQ_API_KEY",
         confidence: Confidence::Unverified,
-        source_note: "SDK source and official docs, which disagree on 100 or 200 MB; 50,000 requests are hearsay",
+        source_note: "SDK source and official docs, which disagree on 100 or 200 MB; 50,000 requests are a third-party report",
         ..OPENAI_LIKE
     },
     Provider {
@@ -189,7 +190,7 @@ pub static PROVIDERS: &[Provider] = &[
         endpoints: &[CHAT, EMBEDDINGS],
         limits: Limits { shard_bytes: 500_000_000, ..COMMON_LIMITS },
         confidence: Confidence::Reported,
-        source_note: "SDK source (500 MB) and reports of live use (1000 MB); downloads redirect to a storage",
+        source_note: "SDK source (500 MB) and reports of live use (1000 MB); downloads redirect to a storage service",
         ..OPENAI_LIKE
     },
     Provider {
@@ -199,7 +200,7 @@ pub static PROVIDERS: &[Provider] = &[
         key_variable: "DOUBLEWORD_API_KEY",
         endpoints: &[CHAT, EMBEDDINGS, RESPONSES],
         confidence: Confidence::Unverified,
-        source_note: "its open server was observed on loopback (100 MB); requests, endpoints and the key's variable are hearsay",
+        source_note: "its open server was observed on loopback (100 MB); requests, endpoints and the key's variable are third-party reports",
         ..OPENAI_LIKE
     },
     Provider {
@@ -231,7 +232,7 @@ pub static PROVIDERS: &[Provider] = &[
         source_note: "official docs, which say neither how many requests nor what a window looks like",
         ..OPENAI_LIKE
     },
-    // AIBrix's metadata service, wherever somebody has it: by itself it listens on this port. Whoever runs it behind a gateway sets a key.
+    // AIBrix's metadata service, self-hosted: this is its default port. A key is only needed behind a gateway.
     Provider {
         name: "aibrix",
         base_url: "http://127.0.0.1:8090/v1",
@@ -244,7 +245,7 @@ pub static PROVIDERS: &[Provider] = &[
         source_note: "its own server, version 0.8.0, in whole runs with kills and a real expiry; takes 50,000 requests and 100 MiB",
         ..OPENAI_LIKE
     },
-    // Any server of one's own.
+    // Any server of the user's own.
     Provider {
         name: "custom",
         base_url_variable: "BATCHLINE_BASE_URL",
@@ -260,7 +261,7 @@ pub static PROVIDERS: &[Provider] = &[
 ];
 
 impl Provider {
-    /// What tells the row from all others: its name, and the dialect behind a colon if another row of that name comes first.
+    /// The unique name of the row: its name, plus a colon and the dialect if another row of that name comes first.
     #[must_use]
     pub fn identity(&self) -> String {
         match provider(self.name) {
@@ -285,26 +286,26 @@ pub fn provider_speaking(name: &str, dialect: &dyn Dialect) -> Option<&'static P
     PROVIDERS.iter().find(|provider| provider.name == name && provider.dialect.name() == dialect.name())
 }
 
-/// The provider that is meant where the user names none, and maybe a dialect.
+/// The default provider, or the default for a dialect.
 #[must_use]
 pub fn default_provider(dialect: Option<&dyn Dialect>) -> Option<&'static Provider> {
     let speaks = |row: &&Provider| dialect.is_none_or(|dialect| row.dialect.name() == dialect.name());
     PROVIDERS.iter().filter(|row| row.is_default).find(speaks)
 }
 
-/// The first row of a host of that kind.
+/// The first row with a host of this kind.
 #[must_use]
 pub fn hosted(host: Host) -> Option<&'static Provider> {
     PROVIDERS.iter().find(|row| row.host == host)
 }
 
-/// The format of lines of that name.
+/// The line format of this name.
 #[must_use]
 pub fn line_format(name: &str) -> Option<&'static LineFormat> {
     PROVIDERS.iter().map(|row| row.line).find(|format| format.name == name)
 }
 
-/// The URLs that lines can name: the endpoints of all rows, and the URLs of lines where they are others.
+/// The URLs that lines can name: the endpoints of all rows, and line URLs that differ from them.
 pub fn line_urls() -> impl Iterator<Item = &'static str> {
     PROVIDERS.iter().flat_map(|row| row.endpoints.iter().copied().chain(row.line_url))
 }
@@ -315,18 +316,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_row_is_found_again_and_can_be_used() {
+    fn every_row_is_found_by_its_identity_and_usable() {
         for row in PROVIDERS {
             assert_eq!(provider(&row.identity()), Some(row));
             assert_eq!(provider_speaking(row.name, row.dialect), Some(row));
             if !row.base_url.is_empty() {
                 let address = Address::parse(row.base_url).expect(row.name);
-                assert_eq!(address.to_string(), row.base_url, "the version stands in it");
+                assert_eq!(address.to_string(), row.base_url, "it contains the version");
                 assert!(!row.key_required || address.is_https(), "{} would send its key in the clear", row.name);
             }
             assert!(row.limits.line_bytes < row.limits.shard_bytes, "{}", row.name);
             assert!(row.endpoints.iter().all(|endpoint| endpoint.starts_with("/v")), "{}", row.name);
-            assert!(!row.source_note.contains(['|', '\n']), "{}: it stands in a table", row.name);
+            assert!(!row.source_note.contains(['|', '\n']), "{}: it is printed in a table", row.name);
             assert!(
                 !row.endpoints.is_empty() && !row.source_note.is_empty() && !row.purpose.is_empty(),
                 "{}",
@@ -334,15 +335,15 @@ mod tests {
             );
             assert!(!row.metadata || row.dialect.carries_tag(), "{}", row.name);
         }
-        for nobody in ["nobody", "", "local:", "local:nothing", "openai:together"] {
-            assert_eq!(provider(nobody), None, "{nobody}");
+        for unknown in ["nobody", "", "local:", "local:nothing", "openai:together"] {
+            assert_eq!(provider(unknown), None, "{unknown}");
         }
         assert_eq!(provider("local:openai").map(|row| row.dialect), Some(OPENAI));
         assert_eq!(provider("local").map(|row| row.dialect), Some(TOGETHER), "the first of the name");
     }
 
     #[test]
-    fn every_row_is_as_its_sources_say() {
+    fn every_row_matches_its_sources() {
         const MB: u64 = 1_000_000;
         // Typed from the sources: name, base URL, key variable, requests, bytes, window.
         for (name, base_url, key_variable, requests, bytes, window) in [

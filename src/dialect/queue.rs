@@ -1,11 +1,12 @@
-//! Words by which services say that too much of ours is queued already: a wait, not a failure.
+//! Recognizes errors that mean that the service's queue for this account is full: backpressure, not a failure.
 //!
-//! In: an error in JSON, of a call or of a batch. Out: whether it says so. Services accept batches up to so many tokens, or so many batches,
-//! and refuse what is beyond: at once, or by a batch that fails before any request of it was tried.
+//! In: an error in JSON, of a call or of a batch. Out: whether it says so. Services limit the tokens or batches that
+//! may be enqueued, and reject what exceeds the quota: at once, or by a batch that fails before any of its requests was
+//! tried.
 
 use serde_json::Value;
 
-/// Codes, lower case, that say it whatever the message is.
+/// Codes, in lower case, that mean it whatever the message is.
 const CODES: [&str; 7] = [
     // OpenAI and Azure, of a batch.
     "token_limit_exceeded",
@@ -17,9 +18,10 @@ const CODES: [&str; 7] = [
     "too_many_batches",
 ];
 
-/// Pieces of messages, lower case, that say it where the code does not.
+/// Substrings of messages, in lower case, that mean it where the code does not.
 const MESSAGES: [&str; 11] = [
-    // OpenAI: "Enqueued token limit reached for M"; Azure: "The number of enqueued tokens has surpassed the configured limit".
+    // OpenAI: "Enqueued token limit reached for M"; Azure: "The number of enqueued tokens has surpassed the configured
+    // limit".
     "enqueued token",
     "tokens enqueued",
     "too many batches",
@@ -33,10 +35,10 @@ const MESSAGES: [&str; 11] = [
     "batch queue is full",
 ];
 
-/// How deep an error is looked into.
+/// Maximum depth to which an error is searched.
 const DEPTH_MAX: u32 = 4;
 
-/// Whether an error, or one of a list of them, says it.
+/// Whether an error, or one of a list of errors, means that the queue is full.
 pub(crate) fn is_full(error: &Value) -> bool {
     says_full(error, DEPTH_MAX)
 }
@@ -47,7 +49,7 @@ fn says_full(error: &Value, depth: u32) -> bool {
         Value::String(text) => has_words(text),
         Value::Array(items) => items.iter().any(|item| says_full(item, depth - 1)),
         Value::Object(members) => {
-            // A line that has too many tokens is its own fault, whatever the code.
+            // A single line with too many tokens is an error of that line, whatever the code.
             let is_of_line = members.get("line").is_some_and(Value::is_number);
             let named = |name: &str| members.get(name).and_then(Value::as_str);
             let has_code = ["code", "type"].into_iter().filter_map(named).any(is_code);
@@ -75,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_queue_is_told_from_what_else_is_wrong() {
+    fn a_full_queue_is_distinguished_from_other_errors() {
         let openai = "Enqueued token limit reached for gpt-4o-mini in organization org-1. Limit: 2,000,000 enqueued tokens. Please try \
                       again once some in_progress batches have been completed.";
         let azure = "The number of enqueued tokens has surpassed the configured limit of 30K for the deployment 'm'. Please either \

@@ -1,8 +1,8 @@
-//! The members of a reply line to what matters of it: who is answered, and how it went.
+//! From the members of a reply line to a [`Reply`]: which request it answers, and its kind.
 //!
-//! In: the `Parts` that the [reader](super::reply_reader) found in one line of an output or error file. Out: the hash of its `custom_id`,
-//! whether it is an output or an error by the [rule](super::reply_rule), and the tokens it used. The line itself is never rewritten: what
-//! goes on is its place.
+//! In: the `Parts` that the [reader](super::reply_reader) found in one line of an output or error file. Out: the hash
+//! of its `custom_id`, whether it is an output or an error by the [rule](super::reply_rule), and the tokens it used.
+//! The line itself is never rewritten: later stages get its position.
 
 use std::borrow::Cow;
 
@@ -14,10 +14,10 @@ use crate::model::custom_id::IdHasher;
 use crate::model::reply::{Reply, ReplyKind, ReplyRole};
 use crate::model::shown::is_unsafe;
 
-/// Most characters of an error's code and message that errors are counted by; what is longer ends with `…`.
+/// Maximum characters of the label by which errors are counted (code and message); longer ones end with `…`.
 const LABEL_CHARACTERS_MAX: usize = 200;
 
-/// `None` if the parts do not say whom they answer.
+/// Builds the reply; `None` if the parts identify no request.
 pub(crate) fn reply_of<'l, T: Tree<'l>>(parts: &Parts<'l, T>, role: ReplyRole, ids: IdHasher) -> Option<Reply> {
     let id = parts.id.as_ref()?;
     let (id_hash, id_is_string) = (ids.hash(&id.text), id.is_string);
@@ -39,7 +39,7 @@ pub(crate) fn reply_of<'l, T: Tree<'l>>(parts: &Parts<'l, T>, role: ReplyRole, i
     Some(Reply { id_hash, id_is_string, kind, usage, error: Some(failure.label(failing)) })
 }
 
-/// What an error says, as text.
+/// The texts of an error.
 #[derive(Default)]
 struct Words<'l> {
     code: Option<Cow<'l, str>>,

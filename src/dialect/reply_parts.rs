@@ -1,14 +1,16 @@
-//! The members of a reply that matter, wherever its service puts them, by the [names](ReplyNames) of its dialect.
+//! The relevant members of a reply, wherever its service puts them, by the [names](ReplyNames) of its dialect.
 //!
 //! In: a line, [scanned](crate::json::scanner) or as a [`Tree`]. Out: its [`Parts`].
 //!
 //! ```text
 //! {"custom_id", "response": {"status_code", "body": {"usage", "error"}, "error"}, "error"}     OpenAI, Together
-//! {"custom_id", "response": {"usage", …}}                                                      Nebius: the answer alone
+//! {"custom_id", "response": {"usage", …}}                                                      Nebius: a bare answer
 //! {"custom_id", "result": {"type", "message": {"usage", …}, "error"}}                          Anthropic
 //! ```
 //!
-//! `errors` stands for `error` everywhere. Invariant: all ways to read a line find the same in it.
+//! `errors` is accepted wherever `error` is.
+//!
+//! Invariants: all ways to read a line find the same parts.
 
 use std::borrow::Cow;
 
@@ -16,24 +18,24 @@ use crate::json::scanner::Scanner;
 use crate::json::tree::{Members, Raw, Scalar, Tree};
 use crate::model::reply::Usage;
 
-/// What a dialect calls the members of a reply that differ from one to another.
+/// The names of those members of a reply that differ between dialects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplyNames {
-    /// What names the request.
+    /// Identifies the request.
     pub id: &'static str,
-    /// What holds the answer, with a status around it or without.
+    /// Holds the answer, with or without a status around it.
     pub response: &'static str,
-    /// What holds the tokens, in the answer.
+    /// Holds the token counts, in the answer.
     pub usage: &'static str,
-    /// The tokens of the prompt; the first that is there counts.
+    /// The prompt tokens; the first one present counts.
     pub prompt: [&'static str; 2],
-    /// The tokens of the completion; the first that is there counts.
+    /// The completion tokens; the first one present counts.
     pub completion: [&'static str; 2],
 }
 
 impl ReplyNames {
-    /// Those of nearly all services. Chat completions count tokens of a prompt and of a completion, messages and responses those of input
-    /// and output.
+    /// Those of nearly all services. Chat completions count prompt and completion tokens; messages and responses count
+    /// input and output tokens.
     pub const COMMON: Self = Self {
         id: "custom_id",
         response: "response",
@@ -43,9 +45,9 @@ impl ReplyNames {
     };
 }
 
-/// The members of a reply. What says nothing (see [`Tree::says_something`]) is among them.
+/// The members of a reply, including those without content (see [`Tree::has_content`]).
 ///
-/// They lie in one another, and not behind options: a walk fills them in where they are.
+/// The structs are nested without options around them, so that a scan fills in fields as it finds them.
 #[derive(Debug)]
 pub(crate) struct Parts<'l, T> {
     pub(crate) id: Option<ReplyId<'l, T>>,
@@ -55,33 +57,35 @@ pub(crate) struct Parts<'l, T> {
     errors: [Option<T>; 2],
 }
 
-/// Whom a reply answers: `custom_id`.
+/// The request that a reply answers: `custom_id`.
 #[derive(Debug)]
 pub(crate) struct ReplyId<'l, T> {
-    pub(crate) said: T,
+    /// The value as it is in the reply.
+    pub(crate) raw: T,
     pub(crate) text: Cow<'l, str>,
-    /// Whether it is a string: services have made numbers of ids that look like some.
+    /// Whether it is a string: some services turn ids that look like numbers into numbers.
     pub(crate) is_string: bool,
 }
 
-/// What a service makes of an answer.
+/// The member that holds the answer.
 #[derive(Debug)]
 pub(crate) struct Response<T> {
-    /// All of it, if there is any and it is not `null`.
+    /// The whole value, if present and not `null`.
     whole: Option<T>,
     pub(crate) status: Option<Status<T>>,
     body: Body<T>,
     errors: [Option<T>; 2],
     usage: Option<Usage>,
-    /// Whether it is an answer if it has no body: it says more than its status.
+    /// Whether it is a bare answer if it has no body: it has more than a status.
     answers: bool,
 }
 
 /// `status_code`.
 #[derive(Debug)]
 pub(crate) struct Status<T> {
-    pub(crate) said: T,
-    /// If it can be read.
+    /// The value as it is in the reply.
+    pub(crate) raw: T,
+    /// Its number, if it can be parsed.
     pub(crate) code: Option<u64>,
 }
 
@@ -92,11 +96,11 @@ struct Body<T> {
     usage: Option<Usage>,
 }
 
-/// What Anthropic's rows have in the place of a response.
+/// What Anthropic's rows have in place of a response.
 #[derive(Debug)]
 pub(crate) struct RowResult<T> {
     pub(crate) kind: Option<T>,
-    /// The message; or the result itself, if it is one that does not say of what type it is.
+    /// The message; or the result itself, if it has no type.
     answer: Option<T>,
     error: Option<T>,
     usage: Option<Usage>,
@@ -120,7 +124,7 @@ impl<T> RowResult<T> {
 }
 
 impl<'l, T: Tree<'l>> Parts<'l, T> {
-    /// Of a line that is an object.
+    /// The parts of a line that is an object; `None` if it is not.
     pub(crate) fn of(line: T, names: &ReplyNames) -> Option<Self> {
         let wanted = [names.id, names.response, "result", "error", "errors"];
         let [custom_id, response, result, error, errors] = line.members(wanted)?.found;
@@ -132,23 +136,23 @@ impl<'l, T: Tree<'l>> Parts<'l, T> {
         })
     }
 
-    /// The status, if it can be read.
+    /// The status, if it can be parsed.
     pub(crate) fn status(&self) -> Option<u64> {
         self.response.status.as_ref()?.code
     }
 
-    /// The first member for errors that says something.
+    /// The first of the error members that has content.
     pub(crate) fn error(&self) -> Option<T> {
         let Self { response, result, errors, .. } = self;
         [errors, &[result.error, None], &response.errors, &response.body.errors]
             .into_iter()
             .flatten()
             .flatten()
-            .find(|error| error.says_something())
+            .find(|error| error.has_content())
             .copied()
     }
 
-    /// Whether there is something that may be the answer.
+    /// Whether there is a possible answer.
     pub(crate) fn answers(&self) -> bool {
         match (self.response.whole, self.response.body.whole) {
             (_, Some(body)) => !body.is_null(),
@@ -157,25 +161,25 @@ impl<'l, T: Tree<'l>> Parts<'l, T> {
         }
     }
 
-    /// Whether there is anything in the place of an answer.
+    /// Whether there is anything in place of an answer.
     pub(crate) fn responds(&self) -> bool {
         self.response.whole.is_some() || self.result.answer.is_some()
     }
 
-    /// What may be the answer, or stands in its place; `null` only if that says so itself.
+    /// The possible answer, or what is in its place; `null` only if the reply itself has it.
     pub(crate) fn body(&self) -> Option<T> {
         let Response { whole, status, body, errors, answers, .. } = &self.response;
         match (whole, body.whole) {
             (None, _) => self.result.answer,
             (Some(_), Some(body)) => Some(body),
-            // Nothing but a status is no body.
+            // A status alone is not a body.
             (Some(whole), None) => {
                 (*answers || status.is_none() || errors.iter().any(Option::is_some)).then_some(*whole)
             }
         }
     }
 
-    /// Tokens as the service counted them.
+    /// The token counts of the service.
     pub(crate) fn usage(&self) -> Usage {
         let usage = match (&self.response.whole, &self.response.body.whole) {
             (_, Some(_)) => self.response.body.usage,
@@ -187,26 +191,24 @@ impl<'l, T: Tree<'l>> Parts<'l, T> {
 }
 
 impl<'l, T: Tree<'l>> ReplyId<'l, T> {
-    fn of(said: T) -> Option<Self> {
-        match said.scalar() {
-            Scalar::Text(text) => Some(Self { said, text, is_string: true }),
-            // As it is written: `1.0` may be meant for the request "1.0", and is not 1.
-            Scalar::Integer(_) | Scalar::Number(_) => {
-                Some(Self { said, text: said.written_number()?, is_string: false })
-            }
+    fn of(raw: T) -> Option<Self> {
+        match raw.scalar() {
+            Scalar::Text(text) => Some(Self { raw, text, is_string: true }),
+            // As it is written: `1.0` may be the request "1.0", and is not 1.
+            Scalar::Integer(_) | Scalar::Number(_) => Some(Self { raw, text: raw.written_number()?, is_string: false }),
             _ => None,
         }
     }
 }
 
 impl<'l, T: Tree<'l>> Status<T> {
-    fn of(said: T) -> Self {
-        let code = match said.scalar() {
+    fn of(raw: T) -> Self {
+        let code = match raw.scalar() {
             Scalar::Integer(status) => u64::try_from(status).ok(),
             Scalar::Text(status) => status.trim().parse().ok(),
             _ => None,
         };
-        Self { said, code }
+        Self { raw, code }
     }
 }
 
@@ -225,10 +227,10 @@ impl<'l, T: Tree<'l>> Response<T> {
         }
     }
 
-    /// Of what is no object.
+    /// A response that is not an object.
     fn of_other(response: T) -> Self {
         let whole = Some(response).filter(|response| !response.is_null());
-        Self { whole, answers: response.says_something(), ..Self::NONE }
+        Self { whole, answers: response.has_content(), ..Self::NONE }
     }
 }
 
@@ -243,7 +245,7 @@ impl<'l, T: Tree<'l>> Body<T> {
 impl<'l, T: Tree<'l>> RowResult<T> {
     fn of(result: T, names: &ReplyNames) -> Self {
         let Some(Members { found, others }) = result.members(["type", "message", "error"]) else {
-            let answer = Some(result).filter(|result| result.says_something());
+            let answer = Some(result).filter(|result| result.has_content());
             return Self { kind: None, answer, error: None, usage: None };
         };
         let [kind, message, error] = found;
@@ -265,7 +267,7 @@ fn usage_of<'l, T: Tree<'l>>(usage: T, names: &ReplyNames) -> Usage {
     Usage { prompt: prompt.or(input).unwrap_or(0), completion: completion.or(output).unwrap_or(0) }
 }
 
-/// The parts of a line that can be scanned over, which most can.
+/// The parts of a line that the scanner accepts, as it does most.
 pub(crate) fn scanned<'l>(line: &'l [u8], names: &ReplyNames) -> Option<Parts<'l, Raw<'l>>> {
     let mut scanner = Scanner::new(line)?;
     let mut parts = Parts::NONE;
@@ -291,17 +293,17 @@ pub(crate) fn scanned<'l>(line: &'l [u8], names: &ReplyNames) -> Option<Parts<'l
     Some(parts)
 }
 
-/// An id, which nearly always is a string.
+/// An id, which is nearly always a string.
 fn scanned_id<'l>(scanner: &mut Scanner<'l>) -> Option<ReplyId<'l, Raw<'l>>> {
     if !scanner.follows(b'"') {
         return ReplyId::of(raw(scanner)?);
     }
     let mut string = None;
-    let said = scanner.raw(|scanner| {
+    let value = scanner.raw(|scanner| {
         string = Some(scanner.string()?);
         Some(())
     })?;
-    Some(ReplyId { said: Raw(said.as_bytes()), text: string?.unescaped()?, is_string: true })
+    Some(ReplyId { raw: Raw(value.as_bytes()), text: string?.unescaped()?, is_string: true })
 }
 
 fn scan_response<'l>(scanner: &mut Scanner<'l>, names: &ReplyNames, response: &mut Response<Raw<'l>>) -> Option<()> {
@@ -313,8 +315,8 @@ fn scan_response<'l>(scanner: &mut Scanner<'l>, names: &ReplyNames, response: &m
         scanner.members(|scanner, key| {
             match key {
                 "status_code" => {
-                    let said = raw(scanner)?;
-                    response.status.get_or_insert_with(|| Status::of(said));
+                    let status = raw(scanner)?;
+                    response.status.get_or_insert_with(|| Status::of(status));
                 }
                 "body" if response.body.whole.is_none() => scan_body(scanner, names, &mut response.body)?,
                 "body" | "request_id" => scanner.value()?,

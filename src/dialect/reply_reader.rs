@@ -1,22 +1,22 @@
-//! One line of a reply file, read for what matters of it.
+//! Reads the relevant parts of one line of a reply file.
 //!
 //! In: a line. Out: a [`Reply`], or nothing.
 //!
-//! A reply is one whole JSON object by its brackets. A line that was cut, at whatever byte, is none: what it would have said is not known.
-//! A whole one is paid data, so no parser may lose it, however ugly. Three readers stand in a row, each for what the one before refuses,
-//! and give the same `Parts`:
+//! A reply is one JSON object, whole by its brackets. A line that was truncated, at any byte, is not a reply: what it
+//! would have said is unknown. A whole one has been paid for, so no parser may lose it, however malformed. Three
+//! readers are tried in turn, each for what the previous one rejects, and give the same `Parts`:
 //!
 //! | reader | reads | cost |
 //! | --- | --- | --- |
 //! | the scanner (`json/scanner/`) | JSON in UTF-8 as services write it, nearly every line | one pass, nothing is built |
 //! | simd-json | all other JSON: escapes in keys, nesting beyond 64 levels | a tape of the line |
-//! | a scan of brackets (`json::brackets`) | what is whole and no JSON: half a surrogate pair, `NaN`, bytes that are not UTF-8, nesting beyond 1,024 levels | a pass over each level that is looked at |
+//! | a scan of brackets (`json::brackets`) | whole objects that are not JSON: a lone surrogate, `NaN`, bytes that are not UTF-8, nesting beyond 1,024 levels | a pass over each level that is searched |
 //!
-//! The last of them also reads what is too large to be held, where it stands in its file (any `Tree`).
+//! The last one also reads objects that are too large for memory, directly from their file (any `Tree`).
 //!
-//! Only a line that is not whole, or in which nothing is called `custom_id`, is unreadable, and even that is kept.
+//! Only a line that is not whole, or has no `custom_id`, is unreadable, and even that is kept.
 //!
-//! Invariant: readers that both accept a line read the same in it. Of a member that is there twice, the first counts.
+//! Invariants: readers that both accept a line read the same values. Of duplicate members, the first counts.
 
 use std::fmt;
 
@@ -29,16 +29,16 @@ use crate::json::tree::{Raw, Tree};
 use crate::model::custom_id::IdHasher;
 use crate::model::reply::{Reply, ReplyRole};
 
-/// Longest line that simd-json gets, in bytes: its tape takes up to 24 bytes for each byte of a hostile line.
+/// Maximum length of a line for simd-json, in bytes: its tape takes up to 24 bytes per byte of a hostile line.
 const PARSED_BYTES_MAX: usize = 1024 * 1024;
 
-/// Reads replies; one for each thread.
+/// Reads replies; each thread has one.
 pub struct ReplyReader {
     ids: IdHasher,
     names: &'static ReplyNames,
     buffers: Buffers,
     tape: Tape<'static>,
-    /// A line that simd-json may change.
+    /// A copy of the line that simd-json may modify.
     scratch: Vec<u8>,
 }
 
@@ -49,19 +49,19 @@ impl fmt::Debug for ReplyReader {
 }
 
 impl ReplyReader {
-    /// A reader with empty buffers that hashes ids with `ids`, of replies with these names in them.
+    /// A reader with empty buffers that hashes ids with `ids`, for replies with these member names.
     #[must_use]
     pub fn new(ids: IdHasher, names: &'static ReplyNames) -> Self {
         Self { ids, names, buffers: Buffers::default(), tape: Tape(Vec::new()), scratch: Vec::new() }
     }
 
-    /// Reads a line, without its line end; `None` when it is not whole, or does not say whom it answers.
+    /// Reads a line, without its terminator; `None` if it is not whole, or identifies no request.
     pub fn read(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
         let scanned = reply_parts::scanned(line, self.names).and_then(|parts| reply_of(&parts, role, self.ids));
         scanned.or_else(|| self.parse(line, role)).or_else(|| self.read_tree(Raw(line), role))
     }
 
-    /// Reads an object that is too large to be held.
+    /// Reads an object that is too large for memory.
     pub(crate) fn read_tree<'l>(&self, object: impl Tree<'l>, role: ReplyRole) -> Option<Reply> {
         reply_of(&Parts::of(object, self.names)?, role, self.ids)
     }
@@ -82,7 +82,7 @@ impl ReplyReader {
     }
 }
 
-/// The id in an object that is a reply, as text.
+/// The request's id in a reply object, as text.
 pub(crate) fn id_of<'l>(object: impl Tree<'l>, names: &ReplyNames) -> Option<String> {
     Some(Parts::of(object, names)?.id?.text.into_owned())
 }
@@ -100,7 +100,7 @@ pub(crate) mod tests {
         ReplyReader::new(IDS, &ReplyNames::COMMON).read(line, role)
     }
 
-    /// One of those that stand in a row.
+    /// One of the three readers.
     #[derive(Debug, Clone, Copy)]
     pub(crate) enum Reader {
         Scanner,
@@ -112,7 +112,7 @@ pub(crate) mod tests {
         pub(crate) const ALL: [Self; 3] = [Self::Scanner, Self::Tape, Self::Brackets];
     }
 
-    /// What this reader alone makes of a line.
+    /// The result of this reader alone.
     pub(crate) fn read_by(reader: Reader, line: &[u8], role: ReplyRole) -> Option<Reply> {
         match reader {
             Reader::Scanner => reply_of(&reply_parts::scanned(line, &ReplyNames::COMMON)?, role, IDS),
@@ -122,7 +122,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn tokens_are_counted_wherever_they_stand() {
+    fn tokens_are_counted_in_every_position() {
         let chat = r#""usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}"#;
         let message = r#""usage":{"input_tokens":7,"output_tokens":3}"#;
         for members in [
@@ -140,7 +140,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A line in which every member that matters is there twice, and its body as the first of each has it.
+    /// A line in which every relevant member is duplicated, and its body by the first of each.
     pub(crate) fn line_with_repeated_members() -> (String, String) {
         let usage = |tokens: u32| format!(r#""usage":{{"prompt_tokens":{tokens},"prompt_tokens":9}}"#);
         let first = format!("{{{},{}}}", usage(7), usage(8));
@@ -153,7 +153,7 @@ pub(crate) mod tests {
 
     /// See the table in `json/mod.rs`.
     #[test]
-    fn of_a_member_that_is_there_twice_every_reader_takes_the_first() {
+    fn every_reader_takes_the_first_of_duplicate_members() {
         let (line, _) = line_with_repeated_members();
         let failed = r#"{"custom_id":"a","error":{"code":"c","code":"d","message":"m"},"error":null,"custom_id":"b"}"#;
         for reader in Reader::ALL {
@@ -165,8 +165,8 @@ pub(crate) mod tests {
         }
     }
 
-    /// What makes a line ugly, in the place of a value.
-    fn ugly() -> Vec<Vec<u8>> {
+    /// Malformed values.
+    fn malformed_values() -> Vec<Vec<u8>> {
         let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
         let mut values: Vec<Vec<u8>> = [
             r#""\ud83d""#,
@@ -187,20 +187,20 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn ugly_replies_keep_their_id_their_status_their_error_and_their_tokens() {
-        for ugly in ugly() {
+    fn malformed_replies_keep_id_status_error_and_tokens() {
+        for value in malformed_values() {
             let line = |template: &str| {
-                let (before, after) = template.split_once("UGLY").unwrap();
-                [before.as_bytes(), &ugly, after.as_bytes()].concat()
+                let (before, after) = template.split_once("MALFORMED").unwrap();
+                [before.as_bytes(), &value, after.as_bytes()].concat()
             };
             let usage = r#""usage":{"prompt_tokens":7,"completion_tokens":3}"#;
             for (template, kind, error, tokens) in [
-                (format!(r#"{{"custom_id":"a","response":{{"status_code":200,"body":{{"t":UGLY,{usage}}}}}}}"#), ReplyKind::Output, None, 7),
-                (r#"{"x":UGLY,"custom_id":"a","response":{"status_code":200,"body":{}}}"#.to_owned(), ReplyKind::Output, None, 0),
-                (format!(r#"{{"custom_id":"a","response":{{"body":{{{usage}}},"status_code":500,"x":UGLY}}}}"#), ReplyKind::Retryable, Some("status 500"), 7),
-                (r#"{"custom_id":"a","response":{"status_code":400,"body":{"x":UGLY,"error":{"message":"no"}}},"error":null}"#.to_owned(), ReplyKind::Error, Some("no"), 0),
-                (r#"{"custom_id":"a","error":{"x":UGLY,"message":"Internal Server Error"}}"#.to_owned(), ReplyKind::Retryable, Some("Internal Server Error"), 0),
-                (r#"{"error":{"code":"batch_expired"},"response":null,"custom_id":"a","x":UGLY}"#.to_owned(), ReplyKind::Retryable, Some("batch_expired"), 0),
+                (format!(r#"{{"custom_id":"a","response":{{"status_code":200,"body":{{"t":MALFORMED,{usage}}}}}}}"#), ReplyKind::Output, None, 7),
+                (r#"{"x":MALFORMED,"custom_id":"a","response":{"status_code":200,"body":{}}}"#.to_owned(), ReplyKind::Output, None, 0),
+                (format!(r#"{{"custom_id":"a","response":{{"body":{{{usage}}},"status_code":500,"x":MALFORMED}}}}"#), ReplyKind::Retryable, Some("status 500"), 7),
+                (r#"{"custom_id":"a","response":{"status_code":400,"body":{"x":MALFORMED,"error":{"message":"no"}}},"error":null}"#.to_owned(), ReplyKind::Error, Some("no"), 0),
+                (r#"{"custom_id":"a","error":{"x":MALFORMED,"message":"Internal Server Error"}}"#.to_owned(), ReplyKind::Retryable, Some("Internal Server Error"), 0),
+                (r#"{"error":{"code":"batch_expired"},"response":null,"custom_id":"a","x":MALFORMED}"#.to_owned(), ReplyKind::Retryable, Some("batch_expired"), 0),
             ] {
                 for role in [ReplyRole::Output, ReplyRole::Error] {
                     let line = line(&template);
@@ -210,7 +210,7 @@ pub(crate) mod tests {
                 }
             }
         }
-        // In the message itself: it is read as far as it goes.
+        // In the message itself: it is decoded with replacements.
         let line = b"{\"custom_id\":\"a\",\"error\":{\"code\":\"c\",\"message\":\"timed out \xff \\ud83d\"}}";
         let reply = read(line, ReplyRole::Error).unwrap();
         assert_eq!(
@@ -220,7 +220,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_names_nobody_is_no_reply() {
+    fn lines_without_an_id_are_not_replies() {
         for line in [
             "nonsense",
             "{}",
@@ -237,7 +237,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// Rows as services write them: outputs and errors of each dialect, and what they look like when they are ugly.
+    /// Rows as services write them: outputs and errors of each dialect, also malformed ones.
     fn rows() -> Vec<Vec<u8>> {
         let mut rows: Vec<Vec<u8>> = [
             r#"{"id":"br_1","custom_id":"a","response":{"status_code":200,"body":{"id":"x","choices":[{"message":{"role":"assistant","content":"hello \"wo\\rld\" é}{"}}],"usage":{"prompt_tokens":7,"completion_tokens":3}}}}"#,
@@ -260,7 +260,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_row_that_is_cut_at_any_byte_is_no_reply() {
+    fn a_row_truncated_at_any_byte_is_not_a_reply() {
         for row in rows() {
             let whole = read(&row, ReplyRole::Output).unwrap();
             assert_eq!(whole.id_hash, IDS.hash("a"));
@@ -269,7 +269,7 @@ pub(crate) mod tests {
                     for role in [ReplyRole::Output, ReplyRole::Error] {
                         assert_eq!(read(cut, role), None, "{}", cut.escape_ascii());
                     }
-                    // A service that goes on behind a cut, or begins again.
+                    // A service that continues after a truncated row, or starts it again.
                     let glued = [cut, row.as_slice()].concat();
                     assert_eq!(read(&glued, ReplyRole::Output), None, "{}", glued.escape_ascii());
                 }
@@ -277,7 +277,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A value in which something that matters may stand, or that looks like it.
+    /// A value that may contain relevant members, or looks like it.
     pub(crate) fn value() -> impl Strategy<Value = String> {
         let leaf = prop_oneof![
             Just("null".to_owned()),
@@ -330,7 +330,7 @@ pub(crate) mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
-        /// Whatever stands in a line, each reader finds the same in it.
+        /// All readers find the same in any line.
         #[test]
         fn all_readers_read_the_same(
             id in value(), response in value(), error in value(), result in prop::option::of(value()), named: bool, role: bool,

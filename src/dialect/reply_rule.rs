@@ -1,22 +1,24 @@
-//! What a reply is: an output, an error, or an error that is worth another attempt.
+//! Classifies a reply: an output, an error, or a retryable error.
 //!
-//! In: the `Parts` of a reply and the file that it stands in. Out: why it is an error, or that it is none. There is one rule for all
-//! dialects, because a line says itself what it is: services put failures into their files of outputs, and outputs into those of errors.
+//! In: the `Parts` of a reply and the role of its file. Out: why it is an error, or that it is not one. One rule covers
+//! all dialects and looks at the content first: services put failures into output files, and outputs into error files.
 //! The first row that applies decides.
 //!
-//! | # | the reply | is | code, message | worth another attempt | who writes such |
+//! | # | the reply | is | code, message | retryable | written by |
 //! | --- | --- | --- | --- | --- | --- |
-//! | 1 | `error` or `errors`, `result.error`, `response.error` or `.errors`, `response.body.error` or `.errors` says something | error | its own | by [class](crate::dialect::retry_class) | Together: `error`. OpenAI: `body.error` with a status, or `error` with `response:null`. Anthropic: `result.error`. Gateways: a 200 with `body.error` |
+//! | 1 | `error` or `errors`, `result.error`, `response.error` or `.errors`, `response.body.error` or `.errors` has content | error | its own | by [class](crate::dialect::retry_class) | Together: `error`. OpenAI: `body.error` with a status, or `error` with `response:null`. Anthropic: `result.error`. Gateways: a 200 with `body.error` |
 //! | 2 | `result.type` is `errored`, `expired`, `canceled` or `failed` | error | the type | by class | Anthropic |
 //! | 3 | `response.status_code`, a number or a string of digits, is not 2xx | error | the status | by class | OpenAI, Mistral |
-//! | 4 | nothing stands in the place of the answer: no `response`, or `null`, or only a status; `body` is `null` | error | [`NO_ANSWER`] | yes | nobody on purpose |
+//! | 4 | there is no answer: no `response`, or `null`, or only a status; `body` is `null` | error | [`NO_ANSWER`] | yes | no service on purpose |
 //! | 5 | `response.status_code` is 2xx, or `result.type` is `succeeded` | output | | | Together, OpenAI; Anthropic |
-//! | 6 | anything else: there is something, and nothing says how it went | as its file | none | no | Nebius, where the response is the answer alone |
+//! | 6 | anything else: there is an answer, but no sign of success or failure | by the role of its file | none | no | Nebius, where the response is a bare answer |
 //!
-//! What says nothing is as good as absent: `null`, `NaN`, `false`, `0`, blank strings, empty arrays and objects, and those that hold only such.
-//! An answer alone (row 6) that has an `error` which says something is an error by row 1, in every file.
+//! Values without content count as absent: `null`, `NaN`, `false`, `0`, blank strings, empty arrays and objects, and
+//! containers of only such values. A bare answer (row 6) that has an `error` with content is an error by row 1, in
+//! every file.
 //!
-//! What always holds: the reader, which counts replies, and the common [`shape`](crate::results::normalize), which writes them, both ask here.
+//! Invariants: this is the only classification; both the reader, which counts replies, and
+//! [`normalize`](crate::results::normalize), which writes them, use it.
 
 use std::borrow::Cow;
 
@@ -24,32 +26,32 @@ use crate::dialect::reply_parts::Parts;
 use crate::json::tree::{Scalar, Tree};
 use crate::model::reply::ReplyRole;
 
-/// The code of a reply that says nothing: it has neither an output nor an error.
+/// The code of a reply that has neither an output nor an error.
 pub const NO_ANSWER: &str = "no_answer";
 
 /// The message that goes with [`NO_ANSWER`].
 pub(crate) const NO_ANSWER_MESSAGE: &str = "the reply has neither an output nor an error";
 
-/// Levels at which an error may stand inside of an error.
+/// Maximum levels of errors nested in errors.
 const INNER_ERRORS_MAX: u32 = 4;
 
 /// Why a reply is an error.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Why<'l, T> {
-    /// This says so.
+    /// It has this error member.
     Said(T),
     /// Its result is of this type.
     Ended(Cow<'l, str>),
-    /// This status alone.
+    /// Its status alone.
     Status,
-    /// It says nothing.
+    /// It has no answer.
     Silent,
-    /// The file that it stands in.
+    /// It is in an error file.
     File,
 }
 
 impl<'l, T: Tree<'l>> Parts<'l, T> {
-    /// Why this reply is an error, which stands in a file of this role; `None` for an output. See the [module](self).
+    /// Why this reply, in a file of this role, is an error; `None` for an output. See the [module](self).
     pub(crate) fn why_error(&self, role: ReplyRole) -> Option<Why<'l, T>> {
         if let Some(error) = self.error() {
             return Some(Why::Said(error));
@@ -71,7 +73,7 @@ impl<'l, T: Tree<'l>> Parts<'l, T> {
     }
 }
 
-/// What an error says, each member only if it says something.
+/// The members of an error, each only if it has content.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Failure<T> {
     pub(crate) code: Option<T>,
@@ -80,15 +82,15 @@ pub(crate) struct Failure<T> {
 }
 
 impl<'l, T: Tree<'l>> Failure<T> {
-    /// Of what stands in the place of an error, which says something. One inside of it counts if the outer one has no message: some
-    /// services wrap their upstream's, and some give a list.
+    /// The members of `error`, which has content. A nested error is used if the outer one has no message: some services
+    /// wrap their upstream's error, and some return a list.
     pub(crate) fn of(error: T) -> Self {
         Self::within(error, INNER_ERRORS_MAX)
     }
 
     fn within(error: T, levels: u32) -> Self {
         let names = ["code", "type", "message", "error"];
-        let says = |value: Option<T>| value.filter(|value| value.says_something());
+        let says = |value: Option<T>| value.filter(|value| value.has_content());
         let Some(members) = error.members(names) else { return Self::of_other(error, levels) };
         let [code, kind, message, inner] = members.found.map(says);
         match inner {
@@ -100,14 +102,14 @@ impl<'l, T: Tree<'l>> Failure<T> {
         }
     }
 
-    /// Of what is no object: a list of errors, or a word about one.
+    /// The members of an error that is not an object: a list of errors, or a message.
     fn of_other(error: T, levels: u32) -> Self {
         match error.scalar() {
             Scalar::Text(_) => Self { code: None, kind: None, message: Some(error) },
             Scalar::Integer(_) => Self { code: Some(error), kind: None, message: None },
             _ if levels == 0 => Self { code: None, kind: None, message: None },
             _ => {
-                let first = error.find_child(Tree::says_something);
+                let first = error.find_child(Tree::has_content);
                 first.map_or(Self { code: None, kind: None, message: None }, |first| Self::within(first, levels - 1))
             }
         }
@@ -121,7 +123,7 @@ pub(crate) mod tests {
     use crate::model::reply::ReplyKind;
     use crate::model::reply::ReplyKind::{Error, Output, Retryable};
 
-    /// What stands behind the id, what that is in a file of outputs and in one of errors, and how an error is counted.
+    /// The members besides the id, the kind in an output file and in an error file, and the label of an error.
     type Case = (&'static str, [ReplyKind; 2], &'static str);
 
     const SILENT: &str = "no_answer: the reply has neither an output nor an error";
@@ -246,7 +248,7 @@ pub(crate) mod tests {
         (r#""result":{"type":"paused","message":{"content":[]}}"#, [Output, Error], "error without a message"),
     ];
 
-    /// The line with its id in front, and with it at the end.
+    /// The line with its id first, and with its id last.
     pub(crate) fn lines((members, ..): &Case) -> [String; 2] {
         let id = r#""custom_id":"a""#;
         let comma = if members.is_empty() { "" } else { "," };
@@ -254,7 +256,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_row_of_the_table_is_what_it_says_to_every_reader() {
+    fn every_reader_classifies_every_row_of_the_table() {
         for case in CASES {
             for line in lines(case) {
                 for (role, wanted) in [ReplyRole::Output, ReplyRole::Error].into_iter().zip(case.1) {
@@ -266,8 +268,8 @@ pub(crate) mod tests {
                         assert_eq!(reply.error.as_deref(), label, "{reader:?} of {line} as {role:?}");
                         readers += 1;
                     }
-                    let ugly = line.contains("NaN");
-                    assert_eq!(readers, if ugly { 1 } else { Reader::ALL.len() }, "{line}");
+                    let is_json = !line.contains("NaN");
+                    assert_eq!(readers, if is_json { Reader::ALL.len() } else { 1 }, "{line}");
                 }
             }
         }

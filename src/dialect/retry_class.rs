@@ -1,24 +1,24 @@
-//! Which errors are worth sending the request again.
+//! Which errors are retryable.
 //!
-//! In: what an error reply says. Out: whether another attempt may end better. The first of these that is known decides:
+//! In: the texts of an error reply. Out: whether to retry its request. The first of these that is known decides:
 //!
-//! | what | worth another attempt |
+//! | what | retryable |
 //! | --- | --- |
 //! | the code | as the table of codes says |
 //! | the status | 408, 425, 429 and 5xx are, other 4xx are not |
-//! | the type, which some services have in the place of a code | as the table of codes says |
+//! | the type, which some services use in place of a code | as the table of codes says |
 //! | a code that is a number | as a status |
-//! | the message | if a piece of it is in the table of messages |
+//! | the message | if it contains an entry of the table of messages |
 //!
-//! Together marks every failed row `batch_client_error`, its own faults included, so the message decides where the code says nothing
-//! (observed in 2026: "Internal Server Error" in 17,701 of 20,000 rows of one batch). What is in no row of the table is the request's
-//! own fault: sending it again would cost and change nothing.
+//! Together marks every failed row `batch_client_error`, its own faults included, so the message decides where the code
+//! is not known (observed in 2026: "Internal Server Error" in 17,701 of 20,000 rows of one batch). Anything unknown is
+//! taken for a fault of the request: a retry would cost money and change nothing.
 
 use super::dialects::DIALECTS;
 use super::error_table::ErrorTable;
 use super::reply_rule::NO_ANSWER;
 
-/// Codes that everybody uses.
+/// Codes that many services use.
 const CODES: [(&str, bool); 17] = [
     // Anthropic's types of results, and of errors.
     ("expired", true),
@@ -41,7 +41,7 @@ const CODES: [(&str, bool); 17] = [
     ("dynamic_token_limited", true),
 ];
 
-/// Pieces of messages that everybody writes.
+/// Substrings of messages that many services write.
 const MESSAGES: [&str; 12] = [
     "internal server error",
     "internal error",
@@ -57,7 +57,7 @@ const MESSAGES: [&str; 12] = [
     "connection reset",
 ];
 
-/// What an error says, as far as it does.
+/// The texts of an error; missing ones are `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ErrorWords<'e> {
     /// `code`.
@@ -68,7 +68,7 @@ pub struct ErrorWords<'e> {
     pub message: Option<&'e str>,
 }
 
-/// Whether a request that failed like this is worth sending again.
+/// Whether a request that failed like this is to be retried.
 #[must_use]
 pub fn worth_retrying(status: Option<u64>, words: ErrorWords<'_>) -> bool {
     let ErrorWords { code, kind, message } = words;
@@ -87,7 +87,7 @@ fn of_code(code: Option<&str>) -> Option<bool> {
     known.find(|(known, _)| *known == code).map(|(_, worth)| *worth)
 }
 
-/// Whether a message, in lower case, is about the service's own trouble.
+/// Whether a message, in lower case, is about a fault of the service.
 fn is_service_trouble(message: &str) -> bool {
     MESSAGES.iter().chain(tables().flat_map(|table| table.messages)).any(|known| message.contains(known))
 }
@@ -104,7 +104,7 @@ fn of_status(status: u64) -> Option<bool> {
     }
 }
 
-/// Whether an error that is counted under this label says that the request was never tried.
+/// Whether the error with this label means that the request was never tried.
 #[must_use]
 pub fn is_untried(label: &str) -> bool {
     tables()
@@ -112,7 +112,7 @@ pub fn is_untried(label: &str) -> bool {
         .any(|code| label.strip_prefix(code).is_some_and(|rest| rest.is_empty() || rest.starts_with(": ")))
 }
 
-/// Whether the requests of a batch that failed as a whole, with this error, are worth sending again.
+/// Whether to retry the requests of a batch that failed as a whole with this error.
 #[must_use]
 pub fn failed_batch_worth_retrying(error: Option<&str>) -> bool {
     let error = error.unwrap_or_default().to_ascii_lowercase();
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn observed_errors_fall_into_their_class() {
+    fn observed_errors_are_classified() {
         let client = Some("batch_client_error");
         for message in ["Internal Server Error", "Internal server error", "Request timed out"] {
             assert!(worth_retrying(None, client, Some(message)), "{message}");
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_tried_says_so() {
+    fn untried_requests_are_recognized() {
         for label in ["batch_expired: This request could not be executed", "batch_cancelled", "batch_expired: too late"]
         {
             assert!(is_untried(label), "{label}");
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_that_fail_as_a_whole_are_mostly_at_fault_themselves() {
+    fn failed_batches_are_retried_only_for_faults_of_the_service() {
         assert!(failed_batch_worth_retrying(Some("Failed to download input file: ... 404 ...")));
         assert!(!failed_batch_worth_retrying(Some("Invalid model ID: Unable to access non-serverless model x")));
         assert!(!failed_batch_worth_retrying(Some("Failed to calculate tokens: input format error: Line 2")));

@@ -1,6 +1,8 @@
-//! Where a service takes its calls, as data: a method and a path for each, and how its list of batches goes on.
+//! The endpoints of a service as data: a method and a path for each call, and the pagination of its list of batches.
 //!
-//! In: an id. Out: the segments of a path, and how a list is read. Invariant: an id is one segment, or a part of one, whatever is in it.
+//! In: an id. Out: the segments of a path, and how a list is read.
+//!
+//! Invariants: an id fills one segment, or a part of one, whatever characters it has.
 
 use std::borrow::Cow;
 
@@ -14,12 +16,12 @@ const ARGUMENT: &str = "{}";
 pub struct Route {
     /// The method.
     pub method: Method,
-    /// The path, without a slash before it. `{}` stands for what the call is about, in a segment of its own or in a part of one:
+    /// The path, without a leading slash. `{}` is replaced by the call's argument, as a whole segment or a part of one:
     /// `batches/{}/cancel`, `batches/{}:cancel`.
     pub path: &'static str,
 }
 
-/// Where a service takes each of its calls.
+/// The endpoints of a service.
 #[derive(Clone, Debug)]
 pub struct Routes {
     /// Creates a batch. `{}` is its model.
@@ -28,18 +30,18 @@ pub struct Routes {
     pub batch: Route,
     /// Lists the batches.
     pub list: Route,
-    /// Cancels a batch; `None` if nobody can.
+    /// Cancels a batch; `None` if the service does not support it.
     pub cancel: Option<Route>,
-    /// Gets the content that a batch's [`output_file_id`](crate::model::batch::Batch::output_file_id) or `error_file_id` names, which may
-    /// be an id of any kind.
+    /// Gets the content that a batch's [`output_file_id`](crate::model::batch::Batch::output_file_id) or
+    /// `error_file_id` identifies; it may be an id of any kind.
     pub content: Route,
-    /// Gets what there is to say of a file; `None` if nothing is.
+    /// Gets the metadata of a file; `None` if there is none.
     pub file: Option<Route>,
     /// Deletes a file; `None` where files cannot be deleted, or there are none.
     pub delete_file: Option<Route>,
 }
 
-/// The routes of services that keep files apart from batches, as OpenAI named them.
+/// The routes of services with separate files and batches, named as OpenAI's.
 pub static FILES_AND_BATCHES: Routes = Routes {
     create: Route::post("batches"),
     batch: Route::get("batches/{}"),
@@ -83,30 +85,30 @@ impl Route {
     }
 }
 
-/// How a list of batches comes. A bare array and `null` are lists everywhere.
+/// The format of a list of batches. A bare array and `null` are accepted from every service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListFormat {
     /// The member with the batches, where the list is an object.
     pub entries: &'static str,
-    /// The parameter for the number of batches on a page, and the most that it takes; `None` where there are no pages.
+    /// The parameter for the page size, and its maximum; `None` if the list is not paginated.
     pub page: Option<(&'static str, usize)>,
-    /// How the next page is asked for.
+    /// How to request the next page.
     pub next: NextPage,
 }
 
-/// How the next page of a list is asked for.
+/// How to request the next page of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextPage {
-    /// This parameter has the id of the last batch that was seen. There is a next page if `has_more` says so.
+    /// The parameter is the id of the last batch seen. There is a next page if `has_more` is true.
     AfterLast(&'static str),
-    /// The parameter has the token that the page has as its member. There is a next page if there is a token.
+    /// The parameter is a token, from a member of the page. There is a next page if there is a token.
     Token {
         /// The parameter.
         parameter: &'static str,
         /// The member.
         member: &'static str,
     },
-    /// The parameter has the number of the page. There is a next page if this one is full.
+    /// The parameter is the page number. There is a next page if this one is full.
     Number {
         /// The parameter.
         parameter: &'static str,
@@ -116,7 +118,7 @@ pub enum NextPage {
 }
 
 impl ListFormat {
-    /// What the first page is asked for with, if with anything.
+    /// The value of the parameter for the first page, if it needs one.
     pub(crate) fn first_page(&self) -> Option<String> {
         match self.next {
             NextPage::Number { first, .. } => Some(first.to_string()),
@@ -126,14 +128,14 @@ impl ListFormat {
 }
 
 impl NextPage {
-    /// The parameter that asks for a page.
+    /// The parameter that selects a page.
     pub(crate) fn parameter(&self) -> &'static str {
         match self {
             Self::AfterLast(parameter) | Self::Token { parameter, .. } | Self::Number { parameter, .. } => parameter,
         }
     }
 
-    /// The member of a page that names the next one.
+    /// The member of a page that identifies the next one.
     pub(crate) fn token(&self) -> Option<&'static str> {
         if let Self::Token { member, .. } = self { Some(member) } else { None }
     }
@@ -144,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_stands_in_its_segment_whatever_it_is() {
+    fn an_id_stays_in_its_segment() {
         for (path, id, segments) in [
             ("batches", "x", &["batches"][..]),
             ("batches/{}/cancel", "a/../b", &["batches", "a/../b", "cancel"]),

@@ -1,8 +1,9 @@
 //! Together's dialect.
 //!
-//! What is peculiar to it (2026): an upload takes three steps, the bytes going to a signed address without the key; a created batch comes
-//! as `{"job": …}`, maybe with a `warning`, and bare afterwards; the list is an array without pages, or `null`; a batch has no metadata and
-//! no counts, but a `progress`, and its `error` is a text; a file that the account sent before is answered with 409 and its id.
+//! Its specifics (2026): an upload takes three steps, and the bytes go to a signed URL without the key; a create
+//! request returns `{"job": …}`, possibly with a `warning`, later calls return the bare batch; the list is an array
+//! without pagination, or `null`; a batch has no metadata and no counts, but a `progress`, and its `error` is a text;
+//! uploading a file that the account already has returns 409 and its id.
 
 use serde::Serialize;
 
@@ -25,7 +26,8 @@ static UPLOAD: PresignedUpload = PresignedUpload {
     format: FileFormat { status: "processing_status", processed: &[], unusable: &["failed", "invalid_format"] },
 };
 
-/// What a batch is created with. The model is that of the lines: named here as well, one that cannot be used would fail the whole batch.
+/// The request that creates a batch. It does not name the model, which the lines do: here, an unusable one would fail
+/// the whole batch.
 #[derive(Serialize)]
 struct Create<'a> {
     endpoint: &'a str,
@@ -71,11 +73,11 @@ impl Dialect for Together {
         let [job, warning] = members_of(body, ["job", "warning"]).unwrap_or_default();
         let warning = warning.and_then(|raw| message_of(&serde_json::from_slice(raw).ok()?));
         let warning = warning.map(|text| one_line(&text));
-        // A bare batch, as the later calls give it, is taken, too.
+        // A bare batch, as later calls return it, is accepted, too.
         let batch = job.and_then(|job| self.batch(job)).or_else(|| self.batch(body).filter(|batch| batch.id.is_some()));
         let Some(batch) = batch else {
             let said = warning.map(|text| format!(": {text}")).unwrap_or_default();
-            return Err(Malformed(format!("the answer has no batch{said}")));
+            return Err(Malformed(format!("the response has no batch{said}")));
         };
         Ok(Created { batch, warning })
     }
@@ -100,8 +102,8 @@ impl Dialect for Together {
     }
 
     fn errors(&self) -> ErrorTable {
-        // "Failed to download input file" was seen for a file that did not exist; for one that was just uploaded it is the service's
-        // trouble.
+        // "Failed to download input file" was seen for a file that did not exist; for one that was just uploaded it is
+        // a fault of the service.
         ErrorTable { batch_messages: &["failed to download input file"], ..ErrorTable::default() }
     }
 }
@@ -133,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_fields_are_absent_and_odd_statuses_are_not_terminal() {
+    fn malformed_fields_are_absent_and_unknown_statuses_are_not_terminal() {
         let batch =
             read(r#"{"id":"b","status":null,"progress":"50.5","created_at":1765175491,"error":{"message":"no\nway"}}"#);
         let batch = batch.unwrap();
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_asked_for_with_its_file_and_nothing_that_the_service_has_no_use_for() {
+    fn a_create_request_has_the_file_and_no_unsupported_members() {
         let request = CreateBatch {
             input_file_id: "file-1".into(),
             endpoint: "/v1/chat/completions".into(),
@@ -163,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_created_batch_comes_in_a_job_or_bare_and_with_a_warning() {
+    fn a_created_batch_is_read_from_a_job_or_bare_with_its_warning() {
         for (body, id, warning) in [
             (r#"{"job":{"id":"b-1","status":"VALIDATING"},"warning":"slow\nday"}"#, "b-1", Some("slow day")),
             (r#"{"job":{"id":"b-1"}}"#, "b-1", None),
@@ -173,10 +175,10 @@ mod tests {
             assert_eq!((created.batch.id.as_deref(), created.warning.as_deref()), (Some(id), warning), "{body}");
         }
         for (body, why) in [
-            ("{}", "the answer has no batch"),
-            ("not json", "the answer has no batch"),
-            (r#"{"job":null,"warning":"it was not created"}"#, "the answer has no batch: it was not created"),
-            (r#"{"job":{"id":"b-1"}"#, "the answer has no batch"),
+            ("{}", "the response has no batch"),
+            ("not json", "the response has no batch"),
+            (r#"{"job":null,"warning":"it was not created"}"#, "the response has no batch: it was not created"),
+            (r#"{"job":{"id":"b-1"}"#, "the response has no batch"),
         ] {
             assert_eq!(TOGETHER.created(body.as_bytes()).unwrap_err().to_string(), why, "{body}");
         }

@@ -1,67 +1,68 @@
-//! How the lines of a batch get to a service, as data: [`UploadPlan`] says it, and `remote/upload/` does it.
+//! How the lines of a batch are uploaded, as data: an [`UploadPlan`], which `remote/upload/` carries out.
 //!
-//! In: nothing. Out: routes, names and words.
+//! In: nothing. Out: routes, names and statuses.
 
 use super::route::Route;
 
-/// How the lines of a batch get to the service.
+/// How the lines of a batch are uploaded.
 #[derive(Clone, Copy, Debug)]
 pub enum UploadPlan {
-    /// In three steps: a form names a file and is answered with a signed address, the bytes go there, and a last call ends it.
+    /// In three steps: a form announces a file and returns a signed URL, the bytes go there, and a last call completes
+    /// it.
     Presigned(&'static PresignedUpload),
     /// In one multipart form.
     Multipart(&'static MultipartUpload),
-    /// Not at all: they stand in the body of the call that creates the batch.
+    /// Not separately: they are in the body of the request that creates the batch.
     Inline(InlineLines),
 }
 
 /// See [`UploadPlan::Presigned`].
 #[derive(Debug)]
 pub struct PresignedUpload {
-    /// Takes the form, and answers with a redirect to the address.
+    /// Accepts the form, and redirects to the signed URL.
     pub announce: Route,
-    /// What the service calls a JSONL file, in the form's `file_type`.
+    /// The form's `file_type` of a JSONL file.
     pub file_type: &'static str,
-    /// The header, in lower case, that says the id of the file to be.
+    /// The response header, in lower case, with the id of the new file.
     pub id_header: &'static str,
-    /// Ends the upload.
+    /// Completes the upload.
     pub finish: Route,
-    /// Looks at a file.
+    /// Gets a file object.
     pub file: Route,
-    /// How a file says how it is.
+    /// The format of a file object.
     pub format: FileFormat,
 }
 
 /// See [`UploadPlan::Multipart`].
 #[derive(Debug)]
 pub struct MultipartUpload {
-    /// Takes the form: `purpose`, and the bytes as `file`.
+    /// Accepts the form: `purpose`, and the bytes as `file`.
     pub send: Route,
     /// The media type of the bytes.
     pub media_type: &'static str,
-    /// Looks at a file.
+    /// Gets a file object.
     pub file: Route,
-    /// How a file says how it is.
+    /// The format of a file object.
     pub format: FileFormat,
 }
 
-/// How a file object says how the file is. Its words are compared without regard to case.
+/// How to read the status of a file object. Values are compared case-insensitively.
 #[derive(Debug)]
 pub struct FileFormat {
     /// The member.
     pub status: &'static str,
-    /// Words for a file that has been processed.
+    /// Values for a processed file.
     pub processed: &'static [&'static str],
-    /// Words for one that never will be.
+    /// Values for a file that will never be processed.
     pub unusable: &'static [&'static str],
 }
 
-/// What stands between lines, and behind the last, where they are part of the body that creates a batch. What stands before the first is
-/// that body's beginning.
+/// The separator and the end of lines that are part of the body that creates a batch. What precedes the first line is
+/// the beginning of that body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InlineLines {
-    /// Between two lines, in the place of the line end.
+    /// Between two lines, in place of the line terminator.
     pub between: u8,
-    /// Behind the last one.
+    /// After the last one.
     pub after: &'static str,
 }

@@ -1,7 +1,9 @@
-//! The objects that services send, read leniently: members that are missing, null, empty, of another type or no JSON are absent.
+//! The objects that services send, read leniently: members that are missing, null, empty, of another type or not JSON
+//! are absent.
 //!
-//! In: bytes. Out: what they say, if they are one whole object by its brackets. Each member is read by itself, so that one that no parser
-//! takes (`NaN`, half a surrogate pair, bytes that are not UTF-8) costs itself alone. Only ids are strict, because they come back in requests.
+//! In: bytes. Out: their content, if they are one object, whole by its brackets. Each member is parsed separately, so
+//! that a malformed one (`NaN`, a lone surrogate, bytes that are not UTF-8) affects no other. Only ids are strict,
+//! because they are sent back in requests.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -12,32 +14,32 @@ use crate::model::batch::{Batch, BatchStatus, RequestCounts, is_valid_id};
 use crate::model::shown::one_line;
 use crate::model::tag::BatchTag;
 
-/// Errors in lines that are told of a batch, of which there may be one for each line; others are counted.
+/// Maximum line errors of a batch that are shown, since there may be one per line; the others are counted.
 const ERRORS_TOLD: usize = 3;
 
-/// Most characters of what is no id in a message about it.
+/// Maximum characters of an invalid id in a message about it.
 const ID_SHOWN: usize = 256;
 
-/// A batch object, as far as it says. What is not there, or of another type, is absent.
+/// A batch object. Members that are missing, or of another type, are absent.
 #[derive(Debug, Default)]
 pub struct BatchObject {
     /// Its id.
     pub id: Option<String>,
     /// The file with its requests.
     pub input_file_id: Option<String>,
-    /// The service's word for where it stands.
+    /// The status, as the service names it.
     pub status: Option<String>,
-    /// How much is done, 0 to 100, where the service says so and not only counts.
+    /// The progress in percent, 0 to 100, if the service reports it besides counts.
     pub progress: Option<f64>,
     /// How many requests it has tried.
     pub counts: Option<RequestCounts>,
-    /// What its outputs are fetched by.
+    /// The id to fetch its outputs by.
     pub output_file_id: Option<String>,
-    /// What its errors are fetched by.
+    /// The id to fetch its errors by.
     pub error_file_id: Option<String>,
     /// Why it failed as a whole.
     pub error: Option<String>,
-    /// Whether its errors say that too much is queued.
+    /// Whether its errors mean that the queue is full.
     pub says_full: bool,
     /// The endpoint it is for.
     pub endpoint: Option<String>,
@@ -47,22 +49,22 @@ pub struct BatchObject {
     pub created_at: Option<Timestamp>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
-    /// Until when the service means to be done.
+    /// When its completion window ends.
     pub deadline: Option<Timestamp>,
-    /// Whose it is.
+    /// The tag that identifies its owner.
     pub tag: Option<BatchTag>,
 }
 
-/// Why an answer cannot be taken for what was asked.
+/// Why a response is not what was requested.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(pub String);
 
 impl Malformed {
-    /// Of what is not a whole JSON object.
+    /// The response is not one whole JSON object.
     #[must_use]
     pub fn object() -> Self {
-        Self("the answer is not a whole JSON object".to_owned())
+        Self("the response is not a whole JSON object".to_owned())
     }
 }
 
@@ -71,32 +73,32 @@ impl Malformed {
 pub enum Entry {
     /// A batch.
     Batch(Box<Batch>),
-    /// One that cannot be asked for, because its id is missing or none, with the file that it uses.
+    /// A batch that cannot be fetched, because its id is missing or invalid, with the file that it uses.
     Unnamed(String),
     /// Anything else.
     Odd,
 }
 
 impl BatchObject {
-    /// The id and the files of an object that calls them as most do; `None` for what is no object, or not whole.
+    /// The id and the files of an object with the usual names; `None` if it is not one whole object.
     pub(crate) fn files(object: &[u8]) -> Option<Self> {
         let names = ["id", "input_file_id", "output_file_id", "error_file_id"];
         let [id, input_file_id, output_file_id, error_file_id] = members_of(object, names)?.map(text);
         Some(Self { id, input_file_id, output_file_id, error_file_id, ..Self::default() })
     }
 
-    /// Reads the batch that a create of `input_file_id` was answered with. One of another file is an error.
+    /// Reads the batch that the create request for `input_file_id` returned. A batch of another file is an error.
     pub fn read_created(self, input_file_id: &str) -> Result<Batch, Malformed> {
         let batch = self.read()?;
         if batch.input_file_id.as_ref().is_some_and(|id| id != input_file_id) {
-            return Err(Malformed("the answer is about a batch of another file".to_owned()));
+            return Err(Malformed("the response is about a batch of another file".to_owned()));
         }
         Ok(batch)
     }
 
-    /// Checks the ids and cleans the texts.
+    /// Validates the ids and sanitizes the texts.
     pub fn read(self) -> Result<Batch, Malformed> {
-        let id = self.id.clone().ok_or_else(|| Malformed("the answer has a batch without an id".to_owned()))?;
+        let id = self.id.clone().ok_or_else(|| Malformed("the response has a batch without an id".to_owned()))?;
         check_id(&id)?;
         for other in [&self.input_file_id, &self.output_file_id, &self.error_file_id].into_iter().flatten() {
             check_id(other)?;
@@ -104,8 +106,8 @@ impl BatchObject {
         Ok(self.into_batch(id))
     }
 
-    /// Reads an entry of a list, where most are somebody else's: a file that cannot be asked for is absent there, because what a list says
-    /// of files is not relied upon.
+    /// Reads an entry of a list, where most batches belong to others: an invalid file id is treated as absent, because
+    /// the files in a list are not relied upon.
     pub fn into_entry(mut self) -> Entry {
         for file in [&mut self.input_file_id, &mut self.output_file_id, &mut self.error_file_id] {
             file.take_if(|file| !is_valid_id(file));
@@ -144,7 +146,7 @@ impl BatchObject {
     }
 }
 
-/// Refuses an id that is none, before it becomes part of a URL or of anything else.
+/// Rejects an invalid id, before it becomes part of a URL or of anything else.
 pub(crate) fn check_id(id: &str) -> Result<&str, Malformed> {
     if is_valid_id(id) {
         return Ok(id);
@@ -154,20 +156,20 @@ pub(crate) fn check_id(id: &str) -> Result<&str, Malformed> {
     Err(Malformed(format!("{shown:?}{cut} is not an id")))
 }
 
-/// A file object, and what stands in for one when the service has the content already.
+/// A file object, or what a service returns instead if it already has the content.
 #[derive(Debug, Default)]
 pub(crate) struct FileObject {
     pub(crate) id: Option<String>,
     /// The id of the file with the same content: `file_id`.
     pub(crate) known_as: Option<String>,
-    /// Its size, if the service said it.
+    /// Its size in bytes, if the service reports it.
     pub(crate) bytes: Option<u64>,
     /// Its status, folded to lower case.
     status: Option<String>,
 }
 
 impl FileObject {
-    /// Reads an object whose status is the member `status`; `None` for what is none, or not whole.
+    /// Reads an object whose status is the member `status`; `None` if it is not one whole object.
     pub(crate) fn parse(object: &[u8], status: &str) -> Option<Self> {
         let [id, known_as, bytes, status] = members_of(object, ["id", "file_id", "bytes", status])?;
         let bytes = value(bytes).and_then(|bytes| bytes.as_u64().or_else(|| bytes.as_str()?.parse().ok()));
@@ -175,23 +177,23 @@ impl FileObject {
         Some(Self { id: text(id), known_as: text(known_as), bytes, status })
     }
 
-    /// Its status, if that says that it cannot be used.
+    /// Its status, if that means that it cannot be used.
     pub(crate) fn is_unusable(&self, format: &FileFormat) -> Option<&str> {
         self.status.as_deref().filter(|status| format.unusable.contains(status))
     }
 
-    /// Its status, if that does not say that it has been processed.
+    /// Its status, if that does not mean that it has been processed.
     pub(crate) fn is_pending(&self, format: &FileFormat) -> Option<&str> {
         self.status.as_deref().filter(|status| !format.processed.contains(status))
     }
 }
 
-/// What a member says, if it is JSON.
+/// The value of a member, if it is JSON.
 pub(crate) fn value(raw: Option<&[u8]>) -> Option<Value> {
     serde_json::from_slice(raw?).ok()
 }
 
-/// The same of words that are only shown, with a replacement for each byte that is not UTF-8.
+/// The same for text that is only displayed: bytes that are not UTF-8 are replaced.
 pub(crate) fn words(raw: Option<&[u8]>) -> Option<Value> {
     serde_json::from_str(&String::from_utf8_lossy(raw?)).ok()
 }
@@ -211,7 +213,7 @@ pub(crate) fn number(raw: Option<&[u8]>) -> Option<f64> {
     }
 }
 
-/// The words of whoever made an error, in any shape that services are known to write.
+/// The message of an error, in any form that services are known to use.
 pub(crate) fn message_of(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -227,7 +229,7 @@ pub(crate) fn message(raw: Option<&[u8]>) -> Option<String> {
     message_of(&words(raw)?).map(|text| one_line(&text)).filter(|text| !text.is_empty())
 }
 
-/// RFC 3339 text, or Unix seconds, whole or not.
+/// A point in time: RFC 3339 text, or Unix seconds, integer or fractional.
 pub(crate) fn moment(raw: Option<&[u8]>) -> Option<Timestamp> {
     #[expect(clippy::cast_possible_truncation, reason = "a moment beyond the range of a timestamp is none")]
     let whole = |value: &Value| value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds as i64));
@@ -237,7 +239,7 @@ pub(crate) fn moment(raw: Option<&[u8]>) -> Option<Timestamp> {
     }
 }
 
-/// OpenAI's `request_counts`. What is no count in it is none.
+/// OpenAI's `request_counts`. Invalid counts are 0.
 pub(crate) fn request_counts(raw: Option<&[u8]>) -> Option<RequestCounts> {
     let counts = value(raw)?;
     let count = |name: &str| counts.get(name).and_then(Value::as_u64).unwrap_or(0);
@@ -245,7 +247,7 @@ pub(crate) fn request_counts(raw: Option<&[u8]>) -> Option<RequestCounts> {
     Some(counts).filter(|counts| *counts != RequestCounts::default())
 }
 
-/// OpenAI's `errors`: `{"data":[{"code","message","line"}]}`, or whatever else has words in it.
+/// OpenAI's `errors`: `{"data":[{"code","message","line"}]}`, or anything else with a message.
 pub(crate) fn line_errors(raw: Option<&[u8]>) -> Option<String> {
     let errors = words(raw)?;
     let told: Vec<String> = match errors.get("data").unwrap_or(&errors) {
@@ -261,7 +263,7 @@ pub(crate) fn line_errors(raw: Option<&[u8]>) -> Option<String> {
     Some(one_line(&told.join("; "))).filter(|text| !text.is_empty())
 }
 
-/// One of them, in words.
+/// The text of one of them.
 fn line_error(error: &Value) -> Option<String> {
     let message = message_of(error)?;
     let line = error.get("line").and_then(Value::as_u64).map(|line| format!("line {line}: ")).unwrap_or_default();
@@ -274,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_that_are_none_are_refused() {
+    fn invalid_ids_are_rejected() {
         for json in [
             r#"{"status":"COMPLETED"}"#,
             r#"{"id":".."}"#,
@@ -287,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_any_text_that_can_stand_in_an_address() {
+    fn any_text_that_fits_a_url_segment_is_an_id() {
         let long = "x".repeat(crate::model::batch::ID_BYTES);
         let arn = "arn:aws:bedrock:us-east-1:1:model-invocation-job/x";
         for id in ["file-8205dffa", "s3://bucket/a b", arn, "../etc/passwd", "%2e%2e", "-x", "a?b#c", "ä", "...", &long]

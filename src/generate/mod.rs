@@ -1,11 +1,11 @@
 //! A realistic prompt set of any size: what `batchline generate` writes and benchmarks read.
 //!
-//! In: [`GenerateOptions`]. Out: request lines as Together takes them, one per request, in any writer.
+//! In: [`GenerateOptions`]. Out: request lines in Together's format, one per request, in any writer.
 //!
-//! What always holds:
-//! - Line N depends on the seed, the models, the median size and N alone, so a smaller set is a prefix of a larger one.
+//! Invariants:
+//! - Line N depends only on the seed, the models, the median size and N, so a smaller set is a prefix of a larger one.
 //! - Every line is a valid request, and no two have the same `custom_id`.
-//! - Memory stays the same at any amount: lines are written into one buffer that is used again.
+//! - Memory is constant: lines are written into one buffer, which is reused.
 
 mod texts;
 
@@ -16,15 +16,15 @@ use fastrand::Rng;
 
 use texts::{Insertions, Language, Task, Texts};
 
-/// Bytes gathered before they are handed to the writer.
+/// Bytes that are buffered before a flush to the writer.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Largest accepted [`GenerateOptions::median_bytes`]: the longest line then still fits Together's 10 MB per line.
+/// Maximum of [`GenerateOptions::median_bytes`]: the longest line then still fits Together's 10 MB per line.
 pub const MAX_MEDIAN_BYTES: usize = 64_000;
 
 /// Lengths of lines: (how many in a thousand, shortest, longest), the lengths in percent of the median.
 ///
-/// The tail is what production sets look like: most prompts are short, a few carry a whole document.
+/// The long tail is typical of production sets: most prompts are short, a few contain a whole document.
 const SIZES: [(usize, usize, usize); 7] = [
     (150, 25, 45),
     (350, 45, 95),
@@ -38,16 +38,16 @@ const SIZES: [(usize, usize, usize); 7] = [
 /// Values of `max_tokens`.
 const MAX_TOKENS: [&str; 6] = ["16", "64", "200", "512", "1024", "4096"];
 
-/// Bytes that a turn of a conversation takes at least, about.
+/// Approximate minimum size of a turn of a conversation, in bytes.
 const TURN_BYTES: usize = 300;
 
-/// Bytes that the end of `messages` and `max_tokens` take, about.
+/// Approximate size of the end of `messages` and `max_tokens`, in bytes.
 const MAX_TOKENS_BYTES: usize = 20;
 
-/// One in so many requests is spelled in ASCII alone (`\u00e9`), as Python's `json.dumps` does unless told otherwise.
+/// One in this many requests is written in ASCII only (`\u00e9`), as Python's `json.dumps` does by default.
 const ASCII_ONE_IN: u32 = 6;
 
-/// One in so many sentences is followed by something odd, see [`Insertions`].
+/// One in this many sentences is followed by something unusual, see [`Insertions`].
 const ODDITY_ONE_IN: u32 = 12;
 
 /// How much to generate.
@@ -55,7 +55,7 @@ const ODDITY_ONE_IN: u32 = 12;
 pub enum Amount {
     /// This many requests.
     Requests(u64),
-    /// Whole lines until there are at least this many bytes, line ends included.
+    /// Whole lines until there are at least this many bytes, line terminators included.
     Bytes(u64),
 }
 
@@ -64,14 +64,14 @@ pub enum Amount {
 pub struct GenerateOptions {
     /// How much; by default 1,000 requests.
     pub amount: Amount,
-    /// Another seed gives another set; 0 by default.
+    /// The random seed; 0 by default.
     pub seed: u64,
     /// The models that the requests name, in turn; by default three that Together serves. Must not be empty.
     pub models: Vec<String>,
     /// Half of the lines are shorter than this, in bytes; 800 by default, 1 to [`MAX_MEDIAN_BYTES`].
     ///
-    /// The average is about 1.6 times and the longest about 125 times as much. A line is never shorter than its
-    /// fixed parts and one sentence (some 250 to 700 bytes), so a small median only means that most lines are like that.
+    /// The average is about 1.6 times and the longest about 125 times as much. A line is never shorter than its fixed
+    /// parts and one sentence (some 250 to 700 bytes), so with a small median most lines have that length.
     pub median_bytes: usize,
 }
 
@@ -102,7 +102,7 @@ pub struct Generated {
 /// Writes a prompt set to `output` and flushes it.
 ///
 /// # Errors
-/// `InvalidInput` when no model is given or the median is out of its bounds; otherwise what `output` said.
+/// `InvalidInput` if no model is given or the median is out of bounds; otherwise the error of `output`.
 pub fn generate(options: &GenerateOptions, output: &mut dyn Write) -> io::Result<Generated> {
     let prompts = Prompts::new(options)?;
     let mut generated = Generated { requests: 0, bytes: 0 };
@@ -125,7 +125,7 @@ pub fn generate(options: &GenerateOptions, output: &mut dyn Write) -> io::Result
     Ok(generated)
 }
 
-/// Everything that lines are put together from, already in JSON.
+/// Everything that lines are composed of, already in JSON.
 struct Prompts {
     seed: u64,
     median_bytes: usize,
@@ -196,7 +196,7 @@ impl Prompts {
         out.extend_from_slice(model.as_bytes());
         out.extend_from_slice(frame.head.as_bytes());
         let text_end = end.saturating_sub(MAX_TOKENS_BYTES + frame.tail.len());
-        // A short line has no room for a long conversation; an odd number of turns leaves the last word to the user.
+        // A short line has no room for a long conversation; with an odd number of turns the user speaks last.
         let turns = frame.turns.min((text_end.saturating_sub(out.len()) / TURN_BYTES) | 1);
         for turn in 0..turns {
             if turn > 0 {
@@ -284,7 +284,7 @@ impl Voice {
             }
             let sentence = out.len() - last;
             last = out.len();
-            // Stopping half a sentence early makes up for those that run over.
+            // Stopping half a sentence early compensates for sentences that exceed the size.
             if last + sentence / 2 >= end {
                 return;
             }
@@ -302,7 +302,7 @@ fn append_one(texts: &[String], rng: &mut Rng, out: &mut Vec<u8>) {
     out.extend_from_slice(texts[rng.usize(..texts.len())].as_bytes());
 }
 
-/// The inside of the JSON string that means `text`; with `ascii`, surrogate pairs stand for what is beyond U+FFFF.
+/// The inside of the JSON string for `text`; with `ascii`, characters beyond U+FFFF become surrogate pairs.
 fn escape(text: &str, ascii: bool) -> String {
     let mut escaped = String::with_capacity(text.len() + 8);
     for character in text.chars() {
@@ -323,7 +323,7 @@ fn escape(text: &str, ascii: bool) -> String {
     escaped
 }
 
-/// Spreads `(seed, seq)` over all 64 bits (the finaliser of `SplitMix64`), so that neighbouring lines have nothing in common.
+/// Spreads `(seed, seq)` over all 64 bits (the finaliser of `SplitMix64`), so that neighbouring lines are uncorrelated.
 fn mix(seed: u64, seq: u64) -> u64 {
     let mut mixed = seed.wrapping_add(seq.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -12,7 +12,7 @@ fn generated(options: &GenerateOptions) -> Vec<u8> {
     bytes
 }
 
-/// In ascending order, line ends included.
+/// In ascending order, line terminators included.
 fn line_sizes(bytes: &[u8]) -> Vec<usize> {
     let mut sizes: Vec<usize> = bytes.split_inclusive(|&byte| byte == b'\n').map(<[u8]>::len).collect();
     sizes.sort_unstable();
@@ -37,7 +37,7 @@ fn a_smaller_set_is_a_prefix_of_a_larger_one() {
 }
 
 #[test]
-fn every_line_is_a_request_with_an_id_of_its_own_and_the_models_take_turns() {
+fn every_line_is_a_request_with_a_unique_id_and_models_alternate() {
     let options = requests(5_000, 3);
     let bytes = generated(&options);
     let mut ids = HashSet::new();
@@ -87,7 +87,7 @@ fn an_amount_of_bytes_ends_with_the_line_that_reaches_it() {
 }
 
 #[test]
-fn sets_hold_what_breaks_careless_readers() {
+fn sets_contain_what_breaks_careless_readers() {
     let text = String::from_utf8(generated(&requests(5_000, 2))).expect("UTF-8");
     let raw = ["\u{2028}", "\u{2029}", "\u{85}", "\u{200d}", "é", "λ", "ж", "م", "ש", "ह", "的", "の", "펌"];
     let escaped = ["\\n", "\\\"", "\\\\", "\\t", "\\u001b", "\\u00e9", "\\u2028", "\\ud83d\\udc69"];
@@ -110,7 +110,7 @@ fn both_spellings_mean_the_text() {
 }
 
 #[test]
-fn options_that_make_no_sense_are_refused() {
+fn invalid_options_are_rejected() {
     let no_model = GenerateOptions { models: Vec::new(), ..GenerateOptions::default() };
     let no_size = GenerateOptions { median_bytes: 0, ..GenerateOptions::default() };
     let too_long = GenerateOptions { median_bytes: MAX_MEDIAN_BYTES + 1, ..GenerateOptions::default() };

@@ -1,6 +1,6 @@
-//! What generated prompts say, which is data: `data/generate/*.json`.
+//! The texts of generated prompts, as data: `data/generate/*.json`.
 //!
-//! In: those files, as they were when the program was built. Out: the same as values.
+//! In: those files, embedded at build time. Out: their parsed content.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-/// All of it.
+/// All texts.
 pub(super) struct Texts {
     /// English comes first: half of all requests are in it, the others share the rest.
     pub(super) languages: Vec<Language>,
@@ -20,7 +20,7 @@ pub(super) struct Texts {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Language {
-    /// What stands between two clauses and between two sentences: nothing in Chinese and Japanese.
+    /// The separator of clauses and of sentences: empty in Chinese and Japanese.
     pub(super) space: String,
     pub(super) openings: Vec<String>,
     pub(super) mains: Vec<String>,
@@ -52,7 +52,7 @@ impl Task {
     }
 }
 
-/// Put between sentences now and then.
+/// Inserted between sentences now and then.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Insertions {

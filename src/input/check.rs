@@ -1,13 +1,13 @@
 //! Line to Request or Defect.
 //!
-//! In: the bytes of one line, and what it must keep to. Out: its id, its model and what it lacks, or what is wrong with it.
+//! In: the bytes of one line, and the rules. Out: its id, its model and its missing fields, or its defect.
 //!
-//! A line has all that a request has, or it is a body alone, as `{"model":…,"messages":…}`, where ids are [assigned].
+//! A line is a whole request, or a body such as `{"model":…,"messages":…}` if ids are [assigned].
 //!
-//! Two share the work. [`request`] is fast: it scans the line (`grammar.rs`) and builds nothing. Whatever it does not accept goes to
-//! [`diagnose`], which is slow, exact and authoritative: it finds the place of the defect, or accepts the line after all.
+//! [`request`] is the fast path: it scans the line (`grammar.rs`) and builds nothing. What it does not accept goes to
+//! [`diagnose`], the slow path, which is authoritative: it locates the defect, or accepts the line after all.
 //!
-//! Invariant: both accept the same requests. What the fast one takes, `diagnose` takes.
+//! Invariants: what the fast path accepts, `diagnose` accepts, with the same result.
 //!
 //! [assigned]: crate::model::custom_id::assigned_id
 
@@ -21,23 +21,23 @@ use super::grammar;
 use crate::json::exact::{Object, Oddities, column, string};
 use crate::model::defect::{DEPTH_MAX, Defect, DefectKind};
 
-/// What a line must keep to.
+/// The rules for lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LineLimits {
-    /// Longest line in bytes, its line end not counted.
+    /// Maximum length of a line in bytes, without its terminator.
     pub line_bytes: u64,
-    /// Longest `custom_id` in Unicode scalar values.
+    /// Maximum length of a `custom_id` in Unicode scalar values.
     pub custom_id_characters: usize,
-    /// What it must have, or is given on its way up.
+    /// What it must have, or is given during the upload.
     pub envelope: Envelope,
-    /// Whether lines are bodies alone, and are given ids, too.
+    /// Whether lines are bodies, to which ids are assigned.
     pub assign_ids: bool,
-    /// Most inputs of a request for embeddings, where the service counts them.
+    /// Maximum inputs of a request for embeddings, if the service limits them.
     pub inputs: Option<u64>,
 }
 
 impl LineLimits {
-    /// What a line is taken to lack before it is known.
+    /// The fields that are assumed to be missing before the line has been read.
     pub(super) fn presumed(&self) -> Lacks {
         if self.assign_ids { self.envelope.around_body() } else { Lacks::default() }
     }
@@ -58,13 +58,13 @@ impl LineLimits {
         }
     }
 
-    /// Whether a line that lacks this is too long as it goes up.
+    /// Whether a line with these fields missing is too long when uploaded.
     fn is_too_long(&self, line: &[u8], lacks: Lacks) -> bool {
         self.envelope.written_bytes(line, lacks) > self.line_bytes
     }
 }
 
-/// What matters of a request. Strings without escapes are those of the line.
+/// The relevant fields of a request. Strings without escapes borrow from the line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fields<'l> {
     /// The caller's name for the request; `None` where it is assigned.
@@ -82,7 +82,7 @@ pub fn check<'l>(line: &'l [u8], limits: &LineLimits) -> Result<Fields<'l>, Defe
     request(line, limits).map_or_else(|| diagnose(line, limits), Ok)
 }
 
-/// The fields of a good line, without its line end; `None` when it needs [`diagnose`].
+/// The fields of a valid line, without its terminator; `None` if it needs [`diagnose`].
 #[must_use]
 pub fn request<'l>(line: &'l [u8], limits: &LineLimits) -> Option<Fields<'l>> {
     if line.len() as u64 > limits.line_bytes {
@@ -107,11 +107,11 @@ fn id_characters_over(id: &str, limits: &LineLimits) -> Option<usize> {
     Some(id.chars().count()).filter(|characters| *characters > limits.custom_id_characters)
 }
 
-/// Decides about a line that the fast path did not accept. `line` is as it stands in the file, its line end not included.
+/// Decides about a line that the fast path did not accept. `line` is unchanged from the file, without its terminator.
 pub fn diagnose<'l>(line: &'l [u8], limits: &LineLimits) -> Result<Fields<'l>, Defect> {
     let (object, lone_surrogate) = read(line, limits)?;
     let id_value = object.first("custom_id");
-    // The id first, so that every message can name it.
+    // The id first, so that every message can include it.
     let custom_id = id_value.and_then(string);
     let defect = |kind, column| Defect { kind, column, custom_id: custom_id.as_ref().map(ToString::to_string) };
     let at = |kind, value: &str| defect(kind, object.column_of(value));
@@ -167,7 +167,7 @@ fn read<'l>(line: &'l [u8], limits: &LineLimits) -> Result<(Object<'l>, Option<u
     Ok((object, oddities.lone_surrogate))
 }
 
-/// What is wrong with an id, given as it stands in the line, and what it says.
+/// What is wrong with an id, given its raw value and its decoded text.
 fn check_id(value: Option<&str>, custom_id: Option<&str>, limits: &LineLimits) -> Result<(), DefectKind> {
     match (value, custom_id) {
         (None, _) => Err(DefectKind::MissingCustomId),
@@ -187,7 +187,8 @@ fn model_of<'l>(body: &Object<'l>, start: usize) -> Result<Cow<'l, str>, (Defect
     string(value).ok_or_else(|| (DefectKind::ModelNotAString, body.column_of(value)))
 }
 
-/// The `custom_id` of a line and its column in bytes counted from 1, whatever else the line holds; `None` when it has none.
+/// The `custom_id` of a line and its column in bytes counted from 1, whatever else the line holds; `None` when it has
+/// none.
 #[must_use]
 pub fn custom_id(line: &[u8]) -> Option<(String, usize)> {
     let object = Object::read(std::str::from_utf8(line).ok()?).ok()?;
@@ -195,7 +196,7 @@ pub fn custom_id(line: &[u8]) -> Option<(String, usize)> {
     Some((string(value)?.into_owned(), object.column_of(value)))
 }
 
-/// The `body` of a line, as it stands there.
+/// The raw `body` of a line.
 #[must_use]
 pub fn body(line: &[u8]) -> Option<&[u8]> {
     Object::read(std::str::from_utf8(line).ok()?).ok()?.first("body").map(str::as_bytes)
@@ -362,8 +363,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever becomes of a good line, the fast path may refuse what `diagnose` takes, but never the other way round, and they read the
-        /// same fields.
+        /// Whatever becomes of a good line, the fast path may refuse what `diagnose` takes, but never the other way
+        /// round, and they read the same fields.
         #[test]
         fn what_the_fast_path_takes_is_taken_alike(
             line in prop_oneof![

@@ -1,6 +1,7 @@
 //! Chunks: the lines that start in a few neighbouring blocks of the Source, checked.
 //!
-//! In: the Source and the numbers of the blocks. Out: for each line that is not blank what the fold needs to know, and the Defects.
+//! In: the Source and the numbers of the blocks. Out: for each line that is not blank what the fold needs to know, and
+//! the Defects.
 //!
 //! This is where the CPU time goes. A reader's buffers are used again from block to block; on the good path nothing is
 //! allocated for a line. A block is what stays in a core's cache, a chunk what is worth handing from thread to thread.
@@ -25,7 +26,8 @@ const UTF16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
 /// Blocks in a chunk.
 const CHUNK_BLOCKS: u64 = 16;
 
-/// Bytes of a chunk, as far as its lines begin in them. The fold keeps eight bytes for each: 64 MiB for the largest Source.
+/// Bytes of a chunk, as far as its lines begin in them. The fold keeps eight bytes for each: 64 MiB for the largest
+/// Source.
 pub(crate) const CHUNK_BYTES: u64 = CHUNK_BLOCKS * lines::BLOCK_BYTES;
 
 /// What the fold needs to know of a line, besides the hash of its bytes.

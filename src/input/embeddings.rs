@@ -1,11 +1,12 @@
-//! How many inputs a request for embeddings has, which some services count in the place of requests.
+//! Counts the inputs of a request for embeddings, which some services limit instead of requests.
 //!
-//! In: a line that is a request. Out: the number of texts, or lists of tokens, in its `body.input`.
+//! In: a line that is a request. Out: the number of texts, or token lists, in its `body.input`.
 
 use crate::json::exact::{Object, elements};
 
-/// The inputs of a line, and where they begin: in bytes of the line, counted from 1. A text is one, and so is a list of tokens; a list of texts,
-/// or of lists of tokens, is as many as it has elements. Anything else counts as one, whatever the service makes of it.
+/// The number of inputs of a line, and the column where they begin, in bytes from 1. A text or a token list is one
+/// input; a list of texts or of token lists is as many as it has elements. Anything else counts as one, however the
+/// service treats it.
 pub(super) fn count(line: &str, is_body: bool) -> (u64, usize) {
     let found = || {
         let object = Object::read(line).ok()?;

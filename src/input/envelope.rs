@@ -1,11 +1,11 @@
-//! What a line has around its `body`, and what it is given on its way up.
+//! What surrounds the `body` of a line, and which fields are added during the upload.
 //!
-//! In: a good line, as Together's (`custom_id`, `body`), as OpenAI's (`custom_id`, `method`, `url`, `body`), or a body alone. Out: what it lacks of
-//! what the service wants, and the line with that in it.
+//! In: a valid line, like Together's (`custom_id`, `body`), like OpenAI's (`custom_id`, `method`, `url`, `body`), or a
+//! body only. Out: the fields that the service requires and the line is missing, and the line with them added.
 //!
-//! Invariant: what a line has is never touched, and what it lacks is put before it, right behind the opening brace, or around all of
-//! it. So the bytes that a line takes in a batch file are known when it is checked, and the checksum of a shard stays that of the user's
-//! own lines.
+//! Invariants: what a line has is never modified; missing fields are inserted directly after the opening brace, or
+//! around the whole line. So the length of a line in a batch file is known when it is checked, and the checksum of a
+//! shard is that of the user's own lines.
 
 use std::fmt;
 
@@ -16,15 +16,15 @@ use crate::json::scanner::RawString;
 use crate::model::custom_id::assigned_id;
 use crate::model::defect::DefectKind;
 
-/// What a service wants around a `body`: a format, and the URL that lines have in it.
+/// What a service requires around a `body`: a format, and the URL of its lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Envelope {
     pub(super) format: &'static LineFormat,
     pub(super) url: &'static str,
 }
 
-/// The place for whose id every body alone leaves room, because its own is not known when it is checked: 16 TiB of the shortest lines are
-/// fewer.
+/// The place for whose id every body alone leaves room, because its own is not known when it is checked: 16 TiB of the
+/// shortest lines are fewer.
 const LAST_SEQ: u64 = 1 << 41;
 
 impl Default for Envelope {
@@ -33,10 +33,10 @@ impl Default for Envelope {
     }
 }
 
-/// What a line has to be given on its way up.
+/// The fields that are added to a line during the upload.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lacks {
-    /// An id and all that is around a body: the line is a body alone.
+    /// An id and everything else around a body: the line is a body only.
     pub id: bool,
     /// A method.
     pub method: bool,
@@ -48,7 +48,7 @@ impl Envelope {
     /// The `custom_id`; other members are ignored.
     pub const MINIMAL: Self = Self { format: &MINIMAL, url: "" };
 
-    /// That of a format whose lines have this URL, if they have one; `None` for a URL that is no provider's.
+    /// The envelope of a format whose lines have this URL, if they have one; `None` if no provider has this URL.
     #[must_use]
     pub fn of(format: &'static LineFormat, url: &str) -> Option<Self> {
         let url = if format.has_target { line_urls().find(|known| *known == url)? } else { "" };
@@ -68,7 +68,7 @@ impl Envelope {
         Self::of(&FULL, url)
     }
 
-    /// Reads what [`Envelope`]'s `Display` writes.
+    /// Parses the output of [`Envelope`]'s `Display`.
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {
         let (name, url) = text.split_once(' ').unwrap_or((text, ""));
@@ -76,8 +76,10 @@ impl Envelope {
         (envelope.url == url).then_some(envelope)
     }
 
-    /// What a line lacks of the envelope whose `method` and `url` are these, as they stand there; or what is wrong with one of them, and
-    /// which.
+    /// The missing fields of a line with these raw values of `method` and `url`.
+    ///
+    /// # Errors
+    /// When one of them is wrong: the defect, and the value.
     pub fn lacks<'l>(self, method: Option<&'l str>, url: Option<&'l str>) -> Result<Lacks, (DefectKind, &'l str)> {
         if !self.format.has_target {
             return Ok(Lacks::default());
@@ -95,14 +97,14 @@ impl Envelope {
         Ok(Lacks { id: false, method: method.is_none(), url: url.is_none() })
     }
 
-    /// What a line lacks that is a body alone.
+    /// The missing fields of a body-only line.
     #[must_use]
     pub fn around_body(self) -> Lacks {
         let has_target = self.format.has_target;
         Lacks { id: true, method: has_target, url: has_target }
     }
 
-    /// How many bytes a line grows by that lacks this. The id that it may be given follows from its `seq`.
+    /// How many bytes these fields add to a line. An assigned id follows from its `seq`.
     #[must_use]
     pub fn added_bytes(self, lacks: Lacks, seq: u64) -> u32 {
         let added = if lacks.id {
@@ -113,12 +115,12 @@ impl Envelope {
         u32::try_from(added).unwrap_or(u32::MAX)
     }
 
-    /// Bytes of a line as it goes up, at most: its Seq may be any.
+    /// Maximum length of the uploaded line in bytes, for any Seq.
     pub(super) fn written_bytes(self, line: &[u8], lacks: Lacks) -> u64 {
         line.len() as u64 + u64::from(self.added_bytes(lacks, LAST_SEQ))
     }
 
-    /// Writes `line` with what it lacks. The id that it may be given follows from its `seq`.
+    /// Writes `line` with the missing fields added. An assigned id follows from its `seq`.
     pub fn write(self, line: &[u8], lacks: Lacks, seq: u64, out: &mut Vec<u8>) {
         if lacks.id {
             return self.format.write(&quoted_id(seq), self.url, line, out);
@@ -137,7 +139,7 @@ impl Envelope {
     }
 }
 
-/// The id that a line is given, as a JSON string. It has nothing in it that would have to be escaped.
+/// The id that is assigned to a line, as a JSON string. It needs no escapes.
 fn quoted_id(seq: u64) -> String {
     format!("\"{}\"", assigned_id(seq))
 }
@@ -150,7 +152,7 @@ impl fmt::Display for Envelope {
 }
 
 impl Lacks {
-    /// Whether the line goes up as it stands.
+    /// Whether the line is uploaded unchanged.
     #[must_use]
     pub fn is_nothing(self) -> bool {
         self == Self::default()

@@ -2,16 +2,16 @@
 //!
 //! In: the bytes of a line. Out: what its top level and its `body` hold that matters, or nothing.
 //!
-//! Invariant: a line that is accepted is valid, and [`diagnose`] accepts it too. A line that is not may be good all the same.
+//! Invariants: an accepted line is valid, and [`diagnose`] accepts it too. A rejected line may still be valid.
 //!
 //! [`diagnose`]: super::check::diagnose
 
 use crate::json::scanner::{RawString, Scanner};
 
-/// Most keys that are compared pairwise at the top level.
+/// Maximum keys that are compared pairwise at the top level.
 const KEYS_MAX: usize = 8;
 
-/// The values that make a request, as they stand in the line.
+/// The raw values of a request's fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RawFields<'l> {
     /// `None` for a line that is a body alone.
@@ -23,7 +23,7 @@ pub(super) struct RawFields<'l> {
     pub(super) url: Option<&'l str>,
 }
 
-/// The fields of a request; `None` when the line is none, or may be none.
+/// The fields of a request; `None` if the line is not one, or possibly not.
 pub(super) fn request(line: &[u8]) -> Option<RawFields<'_>> {
     let mut scanner = Scanner::new(line)?;
     let (mut custom_id, mut model, mut method, mut url) = (None, None, None, None);
@@ -48,7 +48,7 @@ pub(super) fn request(line: &[u8]) -> Option<RawFields<'_>> {
     Some(RawFields { custom_id: Some(custom_id?), model: model?, method, url })
 }
 
-/// The fields of a line that is a body alone; `None` when the line is none, or may be none, or has a `custom_id`.
+/// The fields of a body-only line; `None` if the line is not one, or possibly not, or has a `custom_id`.
 pub(super) fn body_only(line: &[u8]) -> Option<RawFields<'_>> {
     let mut scanner = Scanner::new(line)?;
     let model = body(&mut scanner, |key| key != "custom_id")?;

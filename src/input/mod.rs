@@ -6,9 +6,10 @@
 //! ```
 //!
 //! In: files and pipes. Out: [`Shard`](crate::model::shard::Shard)s, a [request index](request_index) on disk, and
-//! [`Defect`](crate::model::defect::Defect)s as data. Nothing here knows of services or replies.
+//! [`Defect`](crate::model::defect::Defect)s as data. Nothing here depends on services or replies.
 //!
-//! What always holds: the input is read once ([`scan`](scan::scan)); memory does not grow with it; nothing is packed into two shards.
+//! Invariants: the input is read once ([`scan`](scan::scan)); memory does not grow with it; no request is in two
+//! shards.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ pub mod shard_reader;
 pub mod source;
 pub mod unique;
 
-/// Why the input cannot be read. Bad lines are no errors: they are [`Defect`](crate::model::defect::Defect)s.
+/// Why the input cannot be read. Invalid lines are not errors but [`Defect`](crate::model::defect::Defect)s.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InputError {
@@ -66,7 +67,7 @@ pub enum InputError {
         /// The line, counted from 1.
         line: u64,
     },
-    /// A line is not what it was when it was checked, although the file looks as if nobody had touched it.
+    /// A line is not what it was when it was checked, although the file's metadata is unchanged.
     #[error("{}:{}", Name(Path::new(file)), lines_altered(*first, *last))]
     Altered {
         /// The input, as the user named it.
@@ -82,13 +83,13 @@ pub enum InputError {
     /// Standard input is a terminal: nothing was piped in.
     #[error("no input: name a file, or pipe requests into standard input")]
     StdinIsTerminal,
-    /// The inputs together are larger than offsets can say.
+    /// The inputs together are larger than offsets can represent.
     #[error("the inputs have {bytes} bytes; at most {} can be handled in one run", unique::SOURCE_BYTES_MAX)]
     SourceTooLarge {
         /// Size of all inputs.
         bytes: u64,
     },
-    /// So many ids repeat that they are no ids.
+    /// Too many duplicate ids to report.
     #[error("more than {} lines repeat an earlier custom_id", unique::DUPLICATES_MAX)]
     TooManyDuplicates,
 }

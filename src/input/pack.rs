@@ -2,10 +2,10 @@
 //!
 //! In: requests in input order. Out: for each its shard's number, and at the end the shards.
 //!
-//! What always holds:
-//! - A shard holds requests of one model: a model that a service refuses takes down its own batches only.
-//! - No shard exceeds the requests or the bytes of its limits.
-//! - Shards are numbered in the order of their first requests, and a shard's requests stand in input order.
+//! Invariants:
+//! - A shard has requests of one model: a model that a service rejects only fails its own batches.
+//! - No shard exceeds its limits on requests, bytes and inputs.
+//! - Shards are numbered in the order of their first requests, and a shard's requests are in input order.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::{Xxh3Default, xxh3_64_with_seed};
 
 use crate::model::shard::{Cut, Shard, ShardLimits};
 
-/// Most shards that are being filled at a time, one for each model. With more models than that the oldest is closed early.
+/// Maximum number of open shards, one per model. With more models, the oldest shard is closed early.
 const OPEN_SHARDS_MAX: usize = 4096;
 
 /// Folds line hashes into a shard's checksum.
@@ -62,8 +62,8 @@ impl OpenShard {
     }
 }
 
-/// Hashes the names of models: one for each request, so it must be fast, and it need not withstand an attack, because whoever chose
-/// the names wants the run.
+/// Hashes the names of models: once per request, so it must be fast. It need not resist attacks, because the user chose
+/// the names.
 #[derive(Default)]
 struct ModelHasher(u64);
 
@@ -103,8 +103,8 @@ impl Packer {
         Self { limits, open: HashMap::default(), closed: Vec::new(), opened: number }
     }
 
-    /// Places a request and returns its shard's number. `length` is its line's, without the line end; `inputs` count where there is a limit
-    /// on them.
+    /// Places a request and returns its shard's number. `length` is its line's, without the line end; `inputs` count
+    /// where there is a limit on them.
     pub fn push(&mut self, seq: u64, model: &str, (length, inputs): (u32, u32), line_hash: u64) -> u32 {
         let (bytes, inputs) = (u64::from(length) + 1, u64::from(inputs));
         let ShardLimits { requests: most, bytes: most_bytes, inputs: most_inputs } = self.limits;

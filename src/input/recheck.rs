@@ -1,10 +1,12 @@
 //! Whether lines of the input are still those that were checked.
 //!
-//! In: a shard, or the number of the one that a line went up with first. Out: nothing, or the place of what has changed.
+//! In: a shard, or the number of the one that a line went up with first. Out: nothing, or the place of what has
+//! changed.
 //!
-//! A file's time and size are easily kept while a byte of it changes, so what an input says is believed only after its checksum: before
-//! the answer to a line is matched in another process than the one that sent it, and before a line is sent or given out again. A shard is
-//! looked at once in a process; that costs one read of its lines, which is as fast as the disk (from the page cache 2 GB a second).
+//! A file's time and size are easily kept while a byte of it changes, so what an input says is believed only after its
+//! checksum: before the answer to a line is matched in another process than the one that sent it, and before a line is
+//! sent or given out again. A shard is looked at once in a process; that costs one read of its lines, which is as fast
+//! as the disk (from the page cache 2 GB a second).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead};

@@ -2,11 +2,11 @@
 //!
 //! In: a Source. Out: shards and a request index when all lines are requests, and every Defect with its place.
 //!
-//! Threads frame and check blocks on their own; a fold on the calling thread, in input order, only adds up: it counts lines,
-//! gives each line its Seq, hands requests to the packer and writes the index.
+//! Threads frame and check blocks on their own; a fold on the calling thread, in input order, only adds up: it counts
+//! lines, gives each line its Seq, hands requests to the packer and writes the index.
 //!
-//! What always holds: every line that is not blank has exactly one Seq, whether it is a request or not, so output line N can
-//! answer it. A line is a request, defective, or a duplicate, and the numbers of the three add up.
+//! What always holds: every line that is not blank has exactly one Seq, whether it is a request or not, so output line
+//! N can answer it. A line is a request, defective, or a duplicate, and the numbers of the three add up.
 
 use std::path::{Path, PathBuf};
 
@@ -75,8 +75,8 @@ impl Scan {
     }
 }
 
-/// Takes the Defects as they are found: those of lines in input order, then the duplicates in input order. It says whether it
-/// wants more; those beyond are only counted, because finding the place of a duplicate costs a read.
+/// Takes the Defects as they are found: those of lines in input order, then the duplicates in input order. It says
+/// whether it wants more; those beyond are only counted, because finding the place of a duplicate costs a read.
 pub type Report<'r> = dyn FnMut(PlacedDefect) -> Result<bool, InputError> + 'r;
 
 /// Scans the whole Source, and writes the request index to `index` if there is one.
@@ -84,7 +84,8 @@ pub type Report<'r> = dyn FnMut(PlacedDefect) -> Result<bool, InputError> + 'r;
 /// `progress` is told the bytes checked so far.
 ///
 /// # Errors
-/// When the Source cannot be read, a file cannot be written, or a limit of the scan itself is exceeded. Bad lines are no error.
+/// When the Source cannot be read, a file cannot be written, or a limit of the scan itself is exceeded. Bad lines are
+/// no error.
 pub fn scan(
     source: &Source,
     options: &ScanOptions,

@@ -1,9 +1,11 @@
 //! The bytes of a shard's batch file, read from where they stand in the Source.
 //!
-//! In: a shard, the request index and the Source. Out: the shard's lines, each in its envelope and with one `\n` behind it.
+//! In: a shard, the request index and the Source. Out: the shard's lines, each in its envelope and with one `\n` behind
+//! it.
 //!
-//! What always holds: the last bytes are only given out when everything read matches the checksum that was taken when the shard was
-//! packed. An input that changed since then ends in an error, and a reader that saw an error has not seen a whole shard.
+//! What always holds: the last bytes are only given out when everything read matches the checksum that was taken when
+//! the shard was packed. An input that changed since then ends in an error, and a reader that saw an error has not seen
+//! a whole shard.
 
 use std::io::{self, BufRead, Read};
 use std::path::Path;
@@ -41,7 +43,8 @@ pub struct ShardReader {
     span: AlignedBuffer,
     /// Lines that did not stand in the Source as they go up, or not next to each other.
     gathered: Vec<u8>,
-    /// The lines of the span go up as they stand there, line ends and all: they are given out, instead of what is gathered.
+    /// The lines of the span go up as they stand there, line ends and all: they are given out, instead of what is
+    /// gathered.
     verbatim: bool,
     given: usize,
     checksum: ShardChecksum,
@@ -202,7 +205,8 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
-        /// Bare lines go up with their number and as they stand, whatever is around them, and the shards are as large as was said.
+        /// Bare lines go up with their number and as they stand, whatever is around them, and the shards are as large
+        /// as was said.
         #[test]
         fn bare_lines_are_numbered_and_not_touched(
             parts in prop::collection::vec(("[ \t]{0,3}", "[a-z]{0,40}", "[ \t]{0,3}\r?", 0_usize..3, 0_usize..20), 1..200),

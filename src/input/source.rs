@@ -3,10 +3,10 @@
 //! In: paths and standard input, plain or compressed. Out: one space of offsets over all of them.
 //!
 //! Invariants:
-//! - Every byte can be read again, at any offset, until the Source is dropped: what cannot be re-read where it is (a pipe,
-//!   compressed data) is copied to a spool file first, once.
-//! - A part is as long as it was when it was opened; bytes appended later are not seen, and a part that shrinks is an error
-//!   at the read that misses them, never a signal (the reason for `pread` instead of a memory map).
+//! - Every byte can be read again, at any offset, until the Source is dropped: what cannot be re-read where it is (a
+//!   pipe, compressed data) is copied to a spool file first, once.
+//! - A part is as long as it was when it was opened; bytes appended later are not seen, and a part that shrinks is an
+//!   error at the read that misses them, never a signal (the reason for `pread` instead of a memory map).
 //! - No line spans two parts.
 
 use std::io::{self, IsTerminal, Read, Write};
@@ -28,8 +28,8 @@ use crate::storage::zstd::ZstdDecoder;
 /// First bytes of a gzip member (RFC 1952).
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 
-/// Largest window of a Zstandard frame that is decoded, in bytes. It is held in memory. `zstd` itself decodes no larger ones unless it is
-/// told to.
+/// Largest window of a Zstandard frame that is decoded, in bytes. It is held in memory. `zstd` itself decodes no larger
+/// ones unless it is told to.
 const ZSTD_WINDOW_MAX: u64 = 128 << 20;
 
 /// Bytes read first for a line of unknown length.
@@ -209,8 +209,8 @@ impl Source {
     }
 }
 
-/// Where the bytes of `input` can be read at any offset: its own path, or that of `spool`, to which they are copied if they cannot be read
-/// again where they are, or are compressed.
+/// Where the bytes of `input` can be read at any offset: its own path, or that of `spool`, to which they are copied if
+/// they cannot be read again where they are, or are compressed.
 ///
 /// # Errors
 /// As those of [`Source::open`].

@@ -2,15 +2,17 @@
 //!
 //! In: the keyed hash and the offset of every request. Out: every request whose id an earlier one has, with that one.
 //!
-//! Each id is one `u128`: the upper 84 bits of its hash, then the offset of its line in 44 bits, so that sorting groups equal
-//! hashes in input order. The entries are spread over partitions by their first byte. While they fit the budget all stay in
-//! memory; when they do not, each partition is sorted, thinned and appended to one scratch file, and at the end the partitions
-//! are read back one by one. A hash hit is only a suspicion: the ids are read from the Source and compared.
+//! Each id is one `u128`: the upper 84 bits of its hash, then the offset of its line in 44 bits, so that sorting groups
+//! equal hashes in input order. The entries are spread over partitions by their first byte. While they fit the budget
+//! all stay in memory; when they do not, each partition is sorted, deduplicated and appended to one scratch file, and
+//! at the end the partitions are read back one by one. Equal hashes are only candidates: the ids are read from the
+//! Source and compared.
 //!
-//! What always holds:
-//! - A request is reported exactly once if an earlier one has its id, whatever the hashes do (a test runs with 8-bit hashes).
-//! - Memory is the budget plus one partition for each thread. Thinning keeps one entry for each distinct id of a partition, so
-//!   an input that repeats one id for ever does not grow a partition.
+//! Invariants:
+//! - A request is reported exactly once if an earlier one has its id, even if hashes collide (a test uses 8-bit
+//!   hashes).
+//! - Memory is the budget plus one partition per thread. Deduplication keeps one entry per distinct id of a partition,
+//!   so an input that repeats one id endlessly does not grow a partition.
 
 use std::path::Path;
 
@@ -23,13 +25,13 @@ use crate::storage::partitions::Partitions;
 /// Bits of an entry that hold the offset: Sources of up to 16 TiB.
 const OFFSET_BITS: u32 = 44;
 
-/// Largest Source whose offsets fit an entry, in bytes.
+/// Maximum size of a Source whose offsets fit an entry, in bytes.
 pub const SOURCE_BYTES_MAX: u64 = 1 << OFFSET_BITS;
 
 /// Number of partitions.
 const PARTITIONS: usize = 256;
 
-/// Most repeated ids that are kept for the report. An input with more has no ids; it is refused as a whole.
+/// Maximum duplicate ids that are kept for the report. An input with more is rejected as a whole.
 pub const DUPLICATES_MAX: usize = 4 * 1024 * 1024;
 
 /// A request whose id was used before.
@@ -152,7 +154,7 @@ mod tests {
     use super::*;
     use crate::model::custom_id::IdHasher;
 
-    /// Line n stands at offset 10 n and has the id `ids[n]`.
+    /// Line n is at offset 10 n and has the id `ids[n]`.
     fn find(ids: &[u16], budget_bytes: usize, hash_bits: u32) -> Vec<Duplicate> {
         let read_id = |offset: u64| Ok(ids[usize::try_from(offset / 10).unwrap()].to_string());
         let scratch = tempfile::tempdir().unwrap();

@@ -1,12 +1,12 @@
-//! The exact reader of JSON: every member of an object, and where a text is no JSON.
+//! The exact reader of JSON: every member of an object, and where a text is not JSON.
 //!
-//! In: text. Out: an [`Object`] whose members are slices of the text, so that each has a column; or `serde_json`'s words for what is wrong
-//! and where. [`Oddities`] are what services read differently, and a parser need not mind.
+//! In: text. Out: an [`Object`] whose members are slices of the text, so that each has a column; or `serde_json`'s
+//! error with its position. [`Oddities`] are valid JSON, or may be, but services read them differently.
 //!
-//! The [scanner](super::scanner) goes first, since it takes nearly every text; what it refuses is parsed.
+//! The [scanner](super::scanner) is tried first, since it accepts nearly every text; what it rejects is parsed.
 //!
-//! Invariants: what is read is JSON as `serde_json` takes it, nested however deep. Nothing is copied: memory is some words for each member
-//! at the top level.
+//! Invariants: the reader accepts what `serde_json` accepts, at any nesting depth. Nothing is copied: memory is a few
+//! words per top-level member.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -18,12 +18,12 @@ use serde_json::value::RawValue;
 use super::scanner::{RawString, Scanner};
 use super::tree::unit;
 
-/// The string that `value`, a JSON value, is; `None` if it is none, or has half of a surrogate pair in it.
+/// The content of `value`, a JSON value, if it is a string; `None` if it is not, or contains a lone surrogate.
 pub(crate) fn string(value: &str) -> Option<Cow<'_, str>> {
     RawString::of(value)?.unescaped()
 }
 
-/// The elements of an array, as they stand in the text.
+/// The raw elements of an array.
 pub(crate) fn elements(text: &str) -> serde_json::Result<Vec<&str>> {
     let elements: Vec<&RawValue> = serde_json::from_str(text)?;
     Ok(elements.into_iter().map(RawValue::get).collect())
@@ -53,7 +53,7 @@ impl<'l> Object<'l> {
     }
 
     fn parsed(text: &'l str) -> serde_json::Result<Self> {
-        // All of it first: what is no JSON is said of that, and only then that something is no object.
+        // The whole text first: that it is not JSON is reported before that it is not an object.
         serde_json::from_str::<&RawValue>(text)?;
         let Members(members) = serde_json::from_str(text)?;
         Ok(Self { text, members })
@@ -73,7 +73,7 @@ impl<'l> Object<'l> {
         names.map(|name| self.named(name).next_back())
     }
 
-    /// The first key that `matters` and is there again, and its value there.
+    /// The first duplicate of a key that `matters`, with the value of the duplicate.
     pub(crate) fn repeated(&self, matters: impl Fn(&str) -> bool) -> Option<(Cow<'l, str>, &'l str)> {
         let mut seen = HashSet::new();
         self.members.iter().find_map(|(key, value)| {
@@ -82,21 +82,21 @@ impl<'l> Object<'l> {
         })
     }
 
-    /// Where the object begins, in bytes counted from 1.
+    /// Column of the object's first byte, in bytes from 1.
     pub(crate) fn column(&self) -> usize {
         column(self.text)
     }
 
-    /// Where a part of its text begins, in bytes counted from 1.
+    /// Column of the first byte of `part`, a slice of the text, in bytes from 1.
     pub(crate) fn column_of(&self, part: &str) -> usize {
         part.as_ptr() as usize - self.text.as_ptr() as usize + 1
     }
 }
 
-/// For the server, which writes lines as a service without some of their members takes them.
+/// For the server, which passes lines on without some of their members.
 #[cfg(any(feature = "serve", test))]
 impl<'l> Object<'l> {
-    /// The text without the members of these names, and otherwise byte for byte.
+    /// The text without the members of these names, otherwise byte for byte.
     pub(crate) fn without(&self, names: &[&str]) -> Cow<'l, str> {
         let cuts = self.cuts(names);
         if cuts.is_empty() {
@@ -111,7 +111,7 @@ impl<'l> Object<'l> {
         Cow::Owned(kept)
     }
 
-    /// Where the members of these names are, each with a comma that goes with it.
+    /// The ranges of the members of these names, each including the comma to remove with it.
     fn cuts(&self, names: &[&str]) -> Vec<std::ops::Range<usize>> {
         let (mut cuts, mut kept) = (Vec::<std::ops::Range<usize>>::new(), None);
         for (number, (key, value)) in self.members.iter().enumerate() {
@@ -120,7 +120,7 @@ impl<'l> Object<'l> {
             if !names.iter().any(|name| key.is(name)) {
                 kept = Some(end);
             } else if let Some(kept) = kept.filter(|_| is_last) {
-                // The comma before it goes, too, and with it what lies in between.
+                // A last member: remove the comma before it, too, and all in between.
                 cuts.retain(|cut| cut.start < kept);
                 cuts.push(kept..end);
             } else {
@@ -132,12 +132,12 @@ impl<'l> Object<'l> {
     }
 }
 
-/// Where the value in a text begins, in bytes counted from 1.
+/// Column of the first byte of the value in `text`, in bytes from 1.
 pub(crate) fn column(text: &str) -> usize {
     text.bytes().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0) + 1
 }
 
-/// Members as `serde_json` reads them.
+/// An object's members as `serde_json` reads them.
 struct Members<'l>(Vec<(RawString<'l>, &'l str)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
@@ -153,7 +153,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
                 let mut members = Vec::new();
                 while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-                    let key = RawString::of(key.get()).ok_or_else(|| de::Error::custom("a key is no string"))?;
+                    let key = RawString::of(key.get()).ok_or_else(|| de::Error::custom("a key is not a string"))?;
                     members.push((key, value.get()));
                 }
                 Ok(Members(members))
@@ -163,17 +163,17 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-/// What only a look at the bytes tells: how deep the nesting goes, and halves of surrogate pairs.
+/// What only the bytes show: how deep the nesting is, and lone surrogates.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Oddities {
-    /// Column of the bracket that is one too deep.
+    /// Column of the first bracket beyond the maximum depth.
     pub(crate) too_deep: Option<usize>,
-    /// Column of an escape that is half of a pair.
+    /// Column of the first escape that is a lone surrogate.
     pub(crate) lone_surrogate: Option<usize>,
 }
 
 impl Oddities {
-    /// Those of a text that may be JSON.
+    /// Those of a text that is possibly JSON.
     pub(crate) fn of(text: &[u8], depth_max: usize) -> Self {
         let mut oddities = Self { too_deep: None, lone_surrogate: None };
         let (mut depth, mut in_string, mut at) = (0_usize, false, 0);
@@ -204,7 +204,7 @@ impl Oddities {
     }
 }
 
-/// The UTF-16 unit of a `\uXXXX` escape that `text` begins with.
+/// The UTF-16 code unit of the `\uXXXX` escape at the start of `text`.
 fn escaped_unit(text: &[u8]) -> Option<u16> {
     unit(text.strip_prefix(b"\\")?)
 }
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_slices_and_of_several_the_first_and_the_last_are_known() {
+    fn members_are_slices_and_duplicates_have_a_first_and_a_last() {
         let text = " {\"a\": [1, \"\\ud800\"],\t\"b\\u0062\" : 1, \"a\":\"x\", \"c\":null} ";
         let object = read(text);
         assert_eq!((object.first("a"), object.first("d")), (Some(r#"[1, "\ud800"]"#), None));
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_but_one_object_is_refused_with_its_place() {
+    fn anything_but_one_object_is_rejected_with_its_position() {
         for (text, words) in [
             ("", "EOF while parsing a value at line 1 column 0"),
             ("[]", "invalid type: sequence, expected an object at line 1 column 0"),
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_taken_out_and_nothing_else_is_touched() {
+    fn members_are_removed_and_nothing_else_changes() {
         for (line, left) in [
             (
                 r#"{"method":"POST","url":"/v1","custom_id": "a", "body": {"url":1}}"#,
@@ -271,16 +271,16 @@ mod tests {
     }
 
     #[test]
-    fn strings_and_elements_are_told_from_other_values() {
+    fn strings_and_elements_are_distinguished_from_other_values() {
         assert_eq!(elements(r#" [1 ,{"a":2}] "#).unwrap(), ["1", r#"{"a":2}"#]);
         assert!(elements("{}").is_err() && elements("[1").is_err());
         assert_eq!((string(r#""a\n""#).as_deref(), string("1"), string(r#""\ud800""#)), (Some("a\n"), None, None));
     }
 
     proptest! {
-        /// Whatever becomes of a good text: the scanner and the parser read the same of it, or the scanner nothing.
+        /// However a valid text is edited: the scanner reads the same as the parser, or rejects it.
         #[test]
-        fn what_is_scanned_is_parsed_alike(
+        fn scanner_and_parser_agree(
             line in crate::json::scanner::tests::edited(
                 b"{\"a\":\"id-1\",\t\"b\" :{\"model\":\"m\",\"a\":[{\"c\":\"h\\u00e9 \\\"q\\\"\"}],\"n\":-1.5e3},\"a\":[true,null,{}]}",
             ),
@@ -288,7 +288,7 @@ mod tests {
             let Ok(text) = std::str::from_utf8(&line) else { return Ok(()) };
             let parsed = Object::parsed(text).ok();
             let known: Option<serde_json::Value> = serde_json::from_str(text).ok().filter(serde_json::Value::is_object);
-            // Numbers beyond 64 bits and halves of pairs are JSON, and no `Value`.
+            // Numbers beyond 64 bits and lone surrogates are JSON, but no `Value`.
             prop_assert!(parsed.is_some() || known.is_none(), "{}", text);
             if let Some(object) = &parsed && let Some(known) = known {
                 for name in ["a", "b"] {

@@ -1,35 +1,36 @@
-//! The one way to read JSON. Nothing outside looks for the end of a string or of a value.
+//! The one way to read JSON. Nothing outside this module looks for the end of a string or of a value.
 //!
-//! In: bytes of lines and of answers, in memory or piece by piece from a file. Out: values as they stand there: slices and places, never
-//! trees of copies.
+//! In: bytes of lines and of responses, in memory or piece by piece from a file. Out: raw values, as slices and
+//! positions, never trees of copies.
 //!
 //! | reader | takes | for |
 //! | --- | --- | --- |
 //! | `scanner` | valid JSON in UTF-8, nested at most 64 deep; where members are asked for, keys without escapes | nearly every line, in one pass |
-//! | `exact` | all that `serde_json` takes, and says where the rest is wrong | request lines that the scanner refuses; all of a request's members |
-//! | [`brackets`], `tree` | whatever is whole by its brackets, however ugly or large | replies, lists and batch objects, which are paid for or somebody else's |
+//! | `exact` | all that `serde_json` accepts; says where anything else is wrong | request lines that the scanner rejects; all members of a request |
+//! | [`brackets`], `tree` | anything with matching brackets, however malformed or large | replies, lists and batch objects, which are paid for or belong to others |
 //!
-//! simd-json stands between the first and the last for [replies](crate::results) alone. Small control messages are `serde_json`'s: they are
-//! built whole, and are read nowhere else.
+//! Only [replies](crate::results) also use simd-json, between the first and the last. Small control messages are parsed
+//! by `serde_json`: they are deserialized whole, and read nowhere else.
 //!
 //! Invariants:
-//! - What the scanner takes, the others take, and they read the same in it.
-//! - Memory does not grow with a value, except by some words for each top-level member (`exact`) and one bit for each open bracket.
-//! - White space is space, tab, CR and LF, and no kind of it is slower than another.
+//! - What the scanner accepts, the others accept, and they read the same values.
+//! - Memory does not grow with a value, except by a few words per top-level member (`exact`) and one bit per open
+//!   bracket.
+//! - White space is space, tab, CR and LF, and all kinds are equally fast.
 //!
 //! # Duplicate keys
 //!
-//! JSON allows a key to be there twice, and parsers differ. Each position has one rule, in whatever spelling the key is written:
+//! JSON allows duplicate keys, and parsers differ. Each position has one rule, however the key is escaped:
 //!
 //! | position | rule | because |
 //! | --- | --- | --- |
 //! | top level of a request line | a defect (`duplicate-key`), whichever key it is | services read it differently, and what is paid for must be what was meant |
 //! | `model` in a request's body | a defect, too | shards are packed by it |
-//! | other members of a body | nobody's business | a body goes up as it is, and the service decides |
-//! | a reply, at any depth | the first counts | every reader of replies can stop at it, and a service that appends cannot alter whom a reply answers |
+//! | other members of a body | not checked | a body is uploaded unchanged, and the service decides |
+//! | a reply, at any depth | the first counts | every reader of replies can stop at it, and a service that appends cannot change which request a reply answers |
 //! | a batch object, and the members of a page of a list | the first counts | as in replies |
-//! | `data` in a page of a list | all are read | a batch that is overlooked would be created again |
-//! | a request line that `serve` is given | the last counts | services decode requests with parsers that keep the last (Python's, Go's), and it answers as they do |
+//! | `data` in a page of a list | all are read | an overlooked batch would be created again |
+//! | a request line in `serve` | the last counts | services decode requests with parsers that keep the last (Python's, Go's), and `serve` behaves as they do |
 //! | control messages | refused as malformed where a struct is read | they are written by programs that do not repeat keys |
 
 pub(crate) mod brackets;

@@ -1,10 +1,11 @@
-//! A JSON value as a reader of replies has it.
+//! A JSON value as the readers of replies see it.
 //!
-//! In: a value that one of three readers holds: [`Raw`] bytes, of which only strings and brackets are known, the same in a
-//! [file](crate::results::stored_value), or a node of simd-json's tape. Out: its members, its elements, what it says. Whoever asks need not know
-//! which reader it is.
+//! In: a value in one of three representations: [`Raw`] bytes, of which only strings and brackets are known, the same
+//! in a [file](crate::results::stored_value), or a node of simd-json's tape. Out: its members, its elements, its
+//! content. The caller need not know which representation it is.
 //!
-//! What always holds: of a value that is JSON, all say the same. Of a member that is there twice, the first counts.
+//! Invariants: for a value that is JSON, all representations give the same results. Of duplicate members, the first
+//! counts.
 
 use std::borrow::Cow;
 use std::io::{self, BufRead};
@@ -15,16 +16,16 @@ use simd_json::prelude::{ValueAsScalar, ValueIntoString};
 
 use crate::json::brackets::{Brackets, Broken, is_key};
 
-/// Deepest nesting in which something is looked for that a value may say. What is deeper says something.
+/// Depth to which a value is searched for content. Anything deeper counts as content.
 const DEPTH_MAX: u32 = 8;
 
-/// A value without children, or that it has some.
+/// A scalar value, or a mark that the value is a container.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Scalar<'l> {
     Null,
     Bool(bool),
     Integer(i128),
-    /// A number that is no integer, or too large for one.
+    /// A number that is not an integer, or too large for one.
     Number(f64),
     Text(Cow<'l, str>),
     /// An object or an array.
@@ -32,7 +33,7 @@ pub(crate) enum Scalar<'l> {
 }
 
 impl Scalar<'_> {
-    /// The same without what it was read from.
+    /// The same, without borrowing from its source.
     pub(crate) fn into_owned(self) -> Scalar<'static> {
         match self {
             Self::Null => Scalar::Null,
@@ -45,27 +46,27 @@ impl Scalar<'_> {
     }
 }
 
-/// Some members of an object.
+/// Requested members of an object.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Members<T, const N: usize> {
-    /// The ones that were asked for.
+    /// Those that were requested.
     pub(crate) found: [Option<T>; N],
-    /// Whether there are any that were not asked for.
+    /// Whether there are any that were not requested.
     pub(crate) others: bool,
 }
 
 /// A JSON value.
 pub(crate) trait Tree<'l>: Copy {
-    /// Members of an object, as far as it has them; `None` for what is no object.
+    /// Those of the named members that an object has; `None` if the value is not an object.
     fn members<const N: usize>(self, names: [&str; N]) -> Option<Members<Self, N>>;
 
-    /// The first element, or value of a member, that is such a one.
-    fn find_child(self, such: impl FnMut(Self) -> bool) -> Option<Self>;
+    /// The first element, or value of a member, that matches.
+    fn find_child(self, matches: impl FnMut(Self) -> bool) -> Option<Self>;
 
-    /// What it is, unless it has children.
+    /// The scalar that it is; [`Scalar::Container`] for an object or an array.
     fn scalar(self) -> Scalar<'l>;
 
-    /// What it says, if it is a string.
+    /// Its content, if it is a string.
     fn text(self) -> Option<Cow<'l, str>> {
         match self.scalar() {
             Scalar::Text(text) => Some(text),
@@ -73,7 +74,7 @@ pub(crate) trait Tree<'l>: Copy {
         }
     }
 
-    /// A number as it is written, if its bytes are at hand.
+    /// A number as it is written, if its bytes are available.
     fn written_number(self) -> Option<Cow<'l, str>> {
         None
     }
@@ -81,7 +82,7 @@ pub(crate) trait Tree<'l>: Copy {
     /// Whether it is `null`.
     fn is_null(self) -> bool;
 
-    /// What it counts, if it is a number that counts anything.
+    /// Its value, if it is an integer that fits `u64`; else 0.
     fn count(self) -> u64 {
         match self.scalar() {
             Scalar::Integer(number) => u64::try_from(number).unwrap_or(0),
@@ -89,13 +90,14 @@ pub(crate) trait Tree<'l>: Copy {
         }
     }
 
-    /// Whether it says anything: `null`, `false`, zero, a blank string, an empty array or object do not, nor do any that hold only such.
-    fn says_something(self) -> bool {
-        says_something(self, DEPTH_MAX)
+    /// Whether it has content: `null`, `false`, zero, a blank string, an empty array or object have none, nor do
+    /// containers that hold only such values.
+    fn has_content(self) -> bool {
+        has_content(self, DEPTH_MAX)
     }
 }
 
-fn says_something<'l, T: Tree<'l>>(value: T, depth: u32) -> bool {
+fn has_content<'l, T: Tree<'l>>(value: T, depth: u32) -> bool {
     match value.scalar() {
         Scalar::Null => false,
         Scalar::Bool(is_true) => is_true,
@@ -103,20 +105,24 @@ fn says_something<'l, T: Tree<'l>>(value: T, depth: u32) -> bool {
         Scalar::Number(number) => number != 0.0,
         Scalar::Text(text) => !text.trim().is_empty(),
         Scalar::Container if depth == 0 => true,
-        Scalar::Container => value.find_child(|child| says_something(child, depth - 1)).is_some(),
+        Scalar::Container => value.find_child(|child| has_content(child, depth - 1)).is_some(),
     }
 }
 
-/// A value whose bytes are at hand, as they stand in the reply.
-pub(crate) trait Stands<'l>: Tree<'l> {
+/// A value whose bytes are available, as they are in the reply.
+pub(crate) trait RawTree<'l>: Tree<'l> {
     /// Whether it is a string.
     fn is_string(self) -> bool;
 
-    /// Hands over its bytes, in order. The error is that of who takes them.
+    /// Passes its bytes to `take`, in order.
+    ///
+    /// # Errors
+    /// Those of `take`.
     fn each_piece(self, take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>;
 }
 
-/// Passes over an object or array of so many bytes. `child` is given the place of each element, or of each member with its key in quotes.
+/// Skips an object or array of `length` bytes. `child` is called with the range of each element, or of each member's
+/// value and its key in quotes.
 pub(crate) fn each_child(
     value: impl BufRead,
     length: u64,
@@ -138,7 +144,7 @@ pub(crate) fn each_child(
     if brackets.at() == length { Ok(()) } else { Err(Broken::NotWhole) }
 }
 
-/// Finds members among the children that `each_child` hands over, each with its key in quotes.
+/// Finds members among the children that `each_child` yields, each with its key in quotes.
 pub(crate) fn find_members<T, const N: usize>(
     names: [&str; N],
     each_child: impl FnOnce(&mut dyn FnMut(&[u8], T)) -> Option<()>,
@@ -151,21 +157,21 @@ pub(crate) fn find_members<T, const N: usize>(
     Some(members)
 }
 
-/// Finds the first that is such a one among the children that `each_child` hands over. They are read to the end: what is not whole has none.
+/// Finds the first match among the children that `each_child` yields. All are read: a value that is not whole has none.
 pub(crate) fn find_child<T: Copy>(
-    mut such: impl FnMut(T) -> bool,
+    mut matches: impl FnMut(T) -> bool,
     each_child: impl FnOnce(&mut dyn FnMut(&[u8], T)) -> Option<()>,
 ) -> Option<T> {
     let mut found = None;
     each_child(&mut |_, value| {
-        if found.is_none() && such(value) {
+        if found.is_none() && matches(value) {
             found = Some(value);
         }
     })?;
     found
 }
 
-/// A value as it stands in its line, without white space around it.
+/// The bytes of a value in its line, without white space around it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Raw<'l>(pub(crate) &'l [u8]);
 
@@ -179,7 +185,7 @@ impl Raw<'_> {
     }
 }
 
-impl<'l> Stands<'l> for Raw<'l> {
+impl<'l> RawTree<'l> for Raw<'l> {
     fn is_string(self) -> bool {
         self.0.starts_with(b"\"")
     }
@@ -195,18 +201,18 @@ impl<'l> Tree<'l> for Raw<'l> {
         is_object.then(|| find_members(names, |child| self.each_child(child)))?
     }
 
-    fn find_child(self, such: impl FnMut(Self) -> bool) -> Option<Self> {
-        find_child(such, |child| self.each_child(child))
+    fn find_child(self, matches: impl FnMut(Self) -> bool) -> Option<Self> {
+        find_child(matches, |child| self.each_child(child))
     }
 
     fn written_number(self) -> Option<Cow<'l, str>> {
-        // `NaN`, `Infinity` and what else is no number do not end so.
+        // `NaN`, `Infinity` and other non-numbers do not end with a digit.
         let is_number = matches!(self.0, [b'-' | b'0'..=b'9', .., b'0'..=b'9'] | [b'0'..=b'9']);
         std::str::from_utf8(self.0).ok().filter(|_| is_number).map(Cow::Borrowed)
     }
 
     fn is_null(self) -> bool {
-        // Python's writers make `NaN` of a number that is none, and pandas of a field that is empty.
+        // Python's writers emit `NaN` for a missing number, and pandas for an empty field.
         matches!(self.0, b"null" | b"NaN")
     }
 
@@ -222,9 +228,9 @@ impl<'l> Tree<'l> for Raw<'l> {
     }
 }
 
-/// A number; what is none says something, whatever it is.
+/// A number; anything else counts as content, whatever it is.
 fn number(text: &[u8]) -> Scalar<'static> {
-    // As nearly all are that are looked at.
+    // Nearly all numbers that are read are short.
     if text.len() < 10 && text.iter().all(u8::is_ascii_digit) {
         let number = text.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
         return Scalar::Integer(number.into());
@@ -235,7 +241,7 @@ fn number(text: &[u8]) -> Scalar<'static> {
     integer.map_or_else(|_| number(), Scalar::Integer)
 }
 
-/// What stands between the quotes of a string. What is neither an escape nor UTF-8 becomes U+FFFD.
+/// Decodes the text between the quotes of a string. Anything that is neither a valid escape nor UTF-8 becomes U+FFFD.
 pub(crate) fn unescaped(text: &[u8]) -> Cow<'_, str> {
     if memchr(b'\\', text).is_none() {
         return std::str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
@@ -251,7 +257,7 @@ pub(crate) fn unescaped(text: &[u8]) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8_lossy(&plain).into_owned())
 }
 
-/// The character that an escape stands for, and its length. The backslash is not given.
+/// The character that an escape encodes, and its length. `text` starts after the backslash.
 fn escape(text: &[u8]) -> (char, usize) {
     let simple = match text.first() {
         Some(b'"') => '"',
@@ -278,7 +284,7 @@ fn escaped_unit(text: &[u8]) -> (char, usize) {
     }
 }
 
-/// The four hexadecimal digits behind a `u`.
+/// The value of the four hexadecimal digits after a `u`.
 pub(crate) fn unit(text: &[u8]) -> Option<u16> {
     let digits = text.strip_prefix(b"u")?.first_chunk::<4>()?;
     let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?;
@@ -300,10 +306,10 @@ impl<'l> Tree<'l> for Node<'_, 'l> {
         Some(members)
     }
 
-    fn find_child(self, mut such: impl FnMut(Self) -> bool) -> Option<Self> {
+    fn find_child(self, mut matches: impl FnMut(Self) -> bool) -> Option<Self> {
         match (self.as_object(), self.as_array()) {
-            (Some(object), _) => object.values().find(|value| such(*value)),
-            (_, Some(array)) => array.iter().find(|value| such(*value)),
+            (Some(object), _) => object.values().find(|value| matches(*value)),
+            (_, Some(array)) => array.iter().find(|value| matches(*value)),
             _ => None,
         }
     }
@@ -324,7 +330,7 @@ impl<'l> Tree<'l> for Node<'_, 'l> {
         } else if let Some(integer) = self.as_u64().map(u64::into).or_else(|| self.as_i64().map(i64::into)) {
             Scalar::Integer(integer)
         } else {
-            // An integer of more than 64 bits has no such value, and says something all the same.
+            // An integer of more than 64 bits has no `f64` here, but still counts as content.
             Scalar::Number(self.as_f64().unwrap_or(f64::NAN))
         }
     }
@@ -337,7 +343,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_says_nothing_is_told_from_what_does() {
+    fn empty_values_are_distinguished_from_content() {
         let deep = |leaf: &str| format!("{}{leaf}{}", "[".repeat(100_000), "]".repeat(100_000));
         for (value, says) in [
             ("null", false),
@@ -359,16 +365,16 @@ mod tests {
             (r#"{"code":null,"message":"no"}"#, true),
             (&deep("0"), true),
         ] {
-            assert_eq!(Raw(value.as_bytes()).says_something(), says, "{value:.80}");
+            assert_eq!(Raw(value.as_bytes()).has_content(), says, "{value:.80}");
             let mut copy = value.as_bytes().to_vec();
             if let Ok(tape) = simd_json::to_tape(&mut copy) {
-                assert_eq!(tape.as_value().says_something(), says, "{value:.80}");
+                assert_eq!(tape.as_value().has_content(), says, "{value:.80}");
             }
         }
     }
 
     #[test]
-    fn ugly_strings_are_read_as_far_as_they_go() {
+    fn malformed_strings_are_decoded_with_replacements() {
         let replaced = "\u{fffd}";
         for (text, wanted) in [
             (br"a\ud83d\ude00\/".as_slice(), "a😀/".to_owned()),
@@ -385,7 +391,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn strings_say_what_a_parser_reads(text in any::<String>(), ascii: bool) {
+        fn strings_decode_as_a_parser_reads_them(text in any::<String>(), ascii: bool) {
             let mut json = serde_json::to_string(&text).unwrap();
             if ascii {
                 let escape = |unit: u16| match u8::try_from(unit) {

@@ -2,12 +2,12 @@
 //!
 //! In: a submission, before it is sent. Out: all of them, after any crash.
 //!
-//! `SQLite` takes the end of a damaged write-ahead log for a transaction that was never finished, so damage there takes the Ledger
-//! back in time without a word; and what it has forgotten would be sent, and paid for, once more. This file tells. One line for each
-//! submission: a hash, then JSON. It is only ever appended to.
+//! `SQLite` takes the end of a damaged write-ahead log for a transaction that was never finished, so damage there takes
+//! the Ledger back in time without a word; and what it has forgotten would be sent, and paid for, once more. This file
+//! tells. One line for each submission: a hash, then JSON. It is only ever appended to.
 //!
-//! Invariants: an intent is in the Ledger before it is here, and here before it is sent. So one that is here and not there
-//! was lost, and one that is there and not here was not sent.
+//! Invariants: an intent is in the Ledger before it is here, and here before it is sent. So one that is here and not
+//! there was lost, and one that is there and not here was not sent.
 
 use std::io::Write;
 use std::path::Path;

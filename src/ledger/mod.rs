@@ -3,7 +3,8 @@
 //! In: what happened to each shard, as it happens. Out: where every shard stands, after any crash.
 //!
 //! What always holds:
-//! - A method returns when its change is committed and synced. What follows in the world (a POST, above all) follows after.
+//! - A method returns when its change is committed and synced. What follows in the world (a POST, above all) follows
+//!   after.
 //! - One connection, owned by the driver's thread. The run directory's lock keeps other processes out.
 //! - `user_version` says which schema a file has; a newer one than this program's is refused, never guessed at.
 //! - Every submission is among the [`intents`] beside it, too. A Ledger that lacks one is refused: it has gone
@@ -18,6 +19,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, ToSql, params};
 use serde::{Deserialize, Serialize};
 
 pub mod intents;
+mod phases;
 mod replies;
 mod rows;
 mod schema;

@@ -48,8 +48,8 @@ impl Ledger {
         Ok(self.meta_rows()?.remove(DELIVERED))
     }
 
-    /// What has become of the requests of all indexed shards, and of incomplete ones as far as is known. One that a later round has taken up
-    /// counts there.
+    /// What has become of the requests of all indexed shards, and of incomplete ones as far as is known. One that a
+    /// later round has taken up counts there.
     pub fn outcomes_so_far(&self) -> Result<Outcomes, LedgerError> {
         self.read(|connection| {
             let query = "SELECT coalesce(sum(outputs), 0), coalesce(sum(errors), 0), coalesce(sum(conflicts + unknown + unreadable), 0),
@@ -137,8 +137,8 @@ impl Ledger {
         })
     }
 
-    /// Records the shards of the next round. `followed` are the shards whose requests they take up; the errors that are sent again
-    /// are taken out of their counts.
+    /// Records the shards of the next round. `followed` are the shards whose requests they take up; the errors that are
+    /// sent again are taken out of their counts.
     pub fn next_round(&mut self, round: &NextRound) -> Result<(), LedgerError> {
         self.write(|connection| {
             let transaction = connection.transaction()?;

@@ -53,7 +53,8 @@ pub(crate) fn insert_shards(connection: &Connection, shards: &[Shard]) -> rusqli
     Ok(())
 }
 
-/// Reads a row of the query in [`Ledger::shards`](crate::ledger::Ledger::shards); the inner error says which value makes no sense.
+/// Reads a row of the query in [`Ledger::shards`](crate::ledger::Ledger::shards); the inner error says which value
+/// makes no sense.
 pub(crate) fn read_shard(row: &Row<'_>) -> rusqlite::Result<Result<ShardRow, String>> {
     let unsigned = |name| row.get::<_, i64>(name).map(i64::cast_unsigned);
     let checksum: String = row.get("checksum")?;

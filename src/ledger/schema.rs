@@ -3,10 +3,11 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// The schema that this program writes.
-pub(crate) const SCHEMA_VERSION: i64 = 5;
+pub(crate) const SCHEMA_VERSION: i64 = 6;
 
-/// What takes a Ledger from each older schema to the next one, from version 1 on. Together with the oldest schema they give [`SCHEMA`].
-pub(crate) const MIGRATIONS: [&str; 4] = [
+/// What takes a Ledger from each older schema to the next one, from version 1 on. Together with the oldest schema they
+/// give [`SCHEMA`].
+pub(crate) const MIGRATIONS: [&str; 5] = [
     "
 ALTER TABLE batch ADD COLUMN total INTEGER;
 ALTER TABLE batch ADD COLUMN completed INTEGER;
@@ -22,6 +23,9 @@ ALTER TABLE batch ADD COLUMN deferred INTEGER NOT NULL DEFAULT 0;
 ",
     "
 ALTER TABLE indexed ADD COLUMN recognised INTEGER NOT NULL DEFAULT 0;
+",
+    "
+CREATE TABLE phase (name TEXT PRIMARY KEY, seconds REAL NOT NULL) STRICT, WITHOUT ROWID;
 ",
 ];
 
@@ -74,6 +78,8 @@ CREATE TABLE indexed (
 CREATE TABLE reply_file (number INTEGER PRIMARY KEY, shard INTEGER NOT NULL REFERENCES shard, checksum TEXT NOT NULL) STRICT;
 -- What was sent again, and why.
 CREATE TABLE resent (round INTEGER NOT NULL, reason TEXT NOT NULL, requests INTEGER NOT NULL) STRICT;
+-- How long at least one shard was in a phase, while a process worked on the run. Phases overlap.
+CREATE TABLE phase (name TEXT PRIMARY KEY, seconds REAL NOT NULL) STRICT, WITHOUT ROWID;
 -- What went wrong and was dealt with.
 CREATE TABLE incident (at TEXT NOT NULL, shard INTEGER, text TEXT NOT NULL, kind TEXT NOT NULL DEFAULT 'note') STRICT;
 ";
@@ -132,7 +138,7 @@ PRAGMA user_version = 1;
         old.execute_batch(FIRST).unwrap();
         for _ in 0..2 {
             migrate(&mut old).unwrap();
-            for table in ["shard", "batch", "incident", "indexed"] {
+            for table in ["shard", "batch", "incident", "indexed", "phase"] {
                 assert_eq!(columns(&old, table), columns(&new, table), "{table}");
             }
             let version: i64 = old.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();

@@ -60,8 +60,8 @@ impl Ledger {
         })
     }
 
-    /// Records that the service has a batch for a submission, and whether it was `found` in its list, and not named by an answer. One that
-    /// was the shard's before may be so again.
+    /// Records that the service has a batch for a submission, and whether it was `found` in its list, and not named by
+    /// an answer. One that was the shard's before may be so again.
     pub fn accepted(
         &mut self,
         shard: u32,
@@ -117,8 +117,8 @@ impl Ledger {
         })
     }
 
-    /// Records that a submission's batch has ended before it did anything, because the service had no room for it: the shard is submitted
-    /// again; or looked for once more, if that batch may not have been the last submission's.
+    /// Records that a submission's batch has ended before it did anything, because the service had no room for it: the
+    /// shard is submitted again; or looked for once more, if that batch may not have been the last submission's.
     pub fn deferred(
         &mut self,
         shard: u32,
@@ -209,7 +209,8 @@ impl Ledger {
         self.set_state(shard, "uploaded")
     }
 
-    /// Batches that were found at the service beside those that work for the run, by id, and whether they are to be stopped.
+    /// Batches that were found at the service beside those that work for the run, by id, and whether they are to be
+    /// stopped.
     pub fn surplus(&self) -> Result<BTreeMap<String, bool>, LedgerError> {
         self.read(|connection| {
             let mut query = connection.prepare("SELECT id, stop FROM surplus")?;
@@ -258,8 +259,8 @@ impl Ledger {
         Ok(recorded)
     }
 
-    /// Takes up a submission that was forgotten as one of which nobody knows the answer. False if its shard is not there either, or
-    /// its place is taken.
+    /// Takes up a submission that was forgotten as one of which nobody knows the answer. False if its shard is not
+    /// there either, or its place is taken.
     pub fn remember(&mut self, intent: &Intent) -> Result<bool, LedgerError> {
         self.write(|connection| {
             let transaction = connection.transaction()?;

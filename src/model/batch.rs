@@ -1,4 +1,4 @@
-//! The service's object that works on one shard, in the words that all dialects are read into.
+//! The service's batch object, which executes one shard, in the form that all dialects are parsed into.
 
 use std::fmt;
 
@@ -8,21 +8,21 @@ use serde::{Deserialize, Serialize};
 use crate::model::shown::{REDACTED, one_line};
 use crate::model::tag::BatchTag;
 
-/// Longest id of a file or batch, in bytes.
+/// Maximum length of the id of a file or batch, in bytes.
 pub const ID_BYTES: usize = 4096;
 
-/// The service's batch object, as far as it says. Texts are cleaned, ids are valid.
+/// The service's batch object. Texts are sanitized, ids are valid.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     /// Its id; see [`is_valid_id`].
     pub id: String,
     /// The file with its requests.
     pub input_file_id: Option<String>,
-    /// Where it stands.
+    /// Its status.
     pub status: BatchStatus,
-    /// How much is done, 0 to 100.
+    /// The progress in percent, 0 to 100.
     pub progress: Option<f64>,
-    /// How many requests it has tried, where the service counts them.
+    /// How many requests it has tried, if the service reports it.
     pub counts: Option<RequestCounts>,
     /// The file with the answers of successful requests.
     pub output_file_id: Option<String>,
@@ -30,19 +30,19 @@ pub struct Batch {
     pub error_file_id: Option<String>,
     /// Why the batch as a whole failed.
     pub error: Option<String>,
-    /// Whether it failed before it did anything, because too much was queued already.
+    /// Whether it failed before it tried any request, because the queue was full.
     pub queue_full: bool,
     /// The endpoint it is for.
     pub endpoint: Option<String>,
-    /// The model that the service sees it as.
+    /// The model, according to the service.
     pub model: Option<String>,
     /// When it was created.
     pub created_at: Option<Timestamp>,
     /// When it ended.
     pub completed_at: Option<Timestamp>,
-    /// Until when the service means to be done. Batches overrun it.
+    /// When its completion window ends. Batches may overrun it.
     pub deadline: Option<Timestamp>,
-    /// Whose it is, where the provider keeps metadata and a program like this one created it.
+    /// Its owner, if the provider stores metadata and this program created it.
     pub tag: Option<BatchTag>,
 }
 
@@ -70,7 +70,7 @@ impl Batch {
     }
 }
 
-/// What a batch is created from.
+/// A request to create a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreateBatch {
     /// The uploaded requests.
@@ -79,13 +79,13 @@ pub struct CreateBatch {
     pub endpoint: String,
     /// How long the service may take, such as `24h`; not sent when absent.
     pub completion_window: Option<String>,
-    /// The model that all its requests name. Sent where the dialect wants it once for the batch.
+    /// The model of all its requests. Sent if the dialect has it once per batch.
     pub model: String,
-    /// Whose it is; sent where the provider keeps metadata.
+    /// Its owner; sent if the provider stores metadata.
     pub tag: Option<BatchTag>,
 }
 
-/// What a service says of the number of a batch's requests. What it does not say is 0.
+/// The service's counts of a batch's requests. Missing ones are 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestCounts {
     /// How many there are.
@@ -97,7 +97,7 @@ pub struct RequestCounts {
 }
 
 impl RequestCounts {
-    /// The share that was tried, 0 to 100 where the counts make sense; `None` without a total.
+    /// The percentage that was tried, 0 to 100 if the counts are consistent; `None` without a total.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "for progress bars")]
     pub fn percent(self) -> Option<f64> {
@@ -106,34 +106,34 @@ impl RequestCounts {
     }
 }
 
-/// Where a batch stands.
+/// The status of a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BatchStatus {
     /// Nothing has been done yet.
     Queued,
-    /// The service looks at the file.
+    /// The service validates the file.
     Validating,
-    /// The requests are worked on.
+    /// The requests are being executed.
     InProgress,
-    /// The requests are done, and their files are written.
+    /// The requests are done; their files are being written.
     Finalizing,
-    /// Over: every request was tried.
+    /// Terminal: every request was tried.
     Completed,
-    /// Over: the batch as a whole was refused.
+    /// Terminal: the batch as a whole failed.
     Failed,
-    /// Over: time ran out.
+    /// Terminal: the completion window ended.
     Expired,
     /// On its way to [`BatchStatus::Cancelled`].
     Cancelling,
-    /// Over: by request.
+    /// Terminal: cancelled by request.
     Cancelled,
-    /// A word that is not known here, or none (empty). Not over.
+    /// An unknown status, or none (empty). Not terminal.
     Other(String),
 }
 
 impl BatchStatus {
-    /// Reads the service's word for a status: in any case, with or without the prefixes that some put before it, in either
-    /// spelling of "cancelled". What no service is known to say is [`BatchStatus::Other`].
+    /// Parses a status: in any case, with or without the prefixes that some services use, in either spelling of
+    /// "cancelled". An unknown one is [`BatchStatus::Other`].
     #[must_use]
     pub fn read(word: &str) -> Self {
         let folded: String = word.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
@@ -155,7 +155,7 @@ impl BatchStatus {
         }
     }
 
-    /// Whether nothing will change any more. A status that is not known is not an end.
+    /// Whether the status is terminal. Unknown statuses are not.
     #[must_use]
     pub fn is_terminal(&self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Expired | Self::Cancelled)
@@ -180,9 +180,9 @@ impl fmt::Display for BatchStatus {
     }
 }
 
-/// Whether `id` can be an id: any text without control characters, at most [`ID_BYTES`] long, for the service alone knows what it means.
-/// In an address it stands as one segment, percent-encoded, which `.` and `..` cannot be; no file is named after it. One that had the key
-/// in it has lost its meaning.
+/// Whether `id` can be an id: any text without control characters, at most [`ID_BYTES`] long; only the service knows
+/// its meaning. In a URL it is one percent-encoded segment, which `.` and `..` cannot be; no file is named after it. An
+/// id that contained the key has been redacted, and is invalid.
 #[must_use]
 pub fn is_valid_id(id: &str) -> bool {
     !matches!(id, "" | "." | "..") && id.len() <= ID_BYTES && !id.contains(char::is_control) && !id.contains(REDACTED)

@@ -1,11 +1,11 @@
-//! `CustomId`: how requests and replies find each other.
+//! `CustomId`: how replies are matched to requests.
 //!
-//! Ids are compared by a hash with a secret key, so that nobody outside can prepare two that collide.
+//! Ids are compared by a hash with a secret key, so that collisions cannot be crafted.
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-/// The `custom_id` that is assigned to the line with this Seq, where lines are bodies alone: `line-N`, N being its place among those that
-/// are not blank, from 1, over all inputs together. So it need not be kept anywhere, and the same input has the same ids.
+/// The `custom_id` that is assigned to the line with this Seq, where lines are bodies: `line-N`, where N counts the
+/// non-blank lines of all inputs together, from 1. So it need not be stored, and the same input has the same ids.
 #[must_use]
 pub fn assigned_id(seq: u64) -> String {
     format!("line-{}", seq + 1)
@@ -19,7 +19,7 @@ pub struct IdHasher {
 }
 
 impl IdHasher {
-    /// A hasher with a key that nobody knows.
+    /// A hasher with a random key.
     #[must_use]
     pub fn random() -> Self {
         Self { key: fastrand::u64(..) }

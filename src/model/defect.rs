@@ -1,6 +1,7 @@
 //! Defects: why a line is not a request.
 //!
-//! A Defect is data, never an `Err`: it is counted, reported with its place, and the check goes on with the next line.
+//! A Defect is data, never an `Err`: it is counted, reported with its position, and the check continues with the next
+//! line.
 
 use std::fmt;
 use std::path::Path;
@@ -9,29 +10,29 @@ use serde::{Serialize, Serializer};
 
 use crate::model::shown::Name;
 
-/// Deepest nesting of a request, in arrays and objects. simd-json's own limit; no service is known to take more.
+/// Maximum nesting of arrays and objects in a request: simd-json's limit; no service is known to accept more.
 pub const DEPTH_MAX: usize = 1024;
 
 /// The rule that a line breaks.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum DefectKind {
-    /// The file is UTF-16, told by its byte order mark. The rest of the file is not looked at.
+    /// The file is UTF-16, by its byte order mark. The rest of the file is not checked.
     Utf16,
     /// The line is not valid UTF-8.
     NotUtf8,
-    /// The line is longer than the provider takes; the limit in bytes.
+    /// The line exceeds the provider's limit; the limit in bytes.
     LineTooLong(u64),
-    /// The line is not JSON; the parser's words.
+    /// The line is not JSON; the parser's message.
     InvalidJson(String),
     /// Arrays and objects are nested deeper than [`DEPTH_MAX`].
     TooDeep,
-    /// A string escapes half of a surrogate pair, which no UTF-8 text can hold.
+    /// A string has an escaped lone surrogate, which UTF-8 cannot represent.
     LoneSurrogate,
     /// The line is JSON, but not an object.
     NotAnObject,
-    /// There is a `custom_id`, but ids are assigned, to lines that are bodies alone.
+    /// There is a `custom_id`, but the lines are bodies, to which ids are assigned.
     HasCustomId,
-    /// The same key stands twice, which services read differently; the key.
+    /// A duplicate key, which services read differently; the key.
     DuplicateKey(String),
     /// There is no `custom_id`.
     MissingCustomId,
@@ -39,7 +40,7 @@ pub enum DefectKind {
     CustomIdNotAString,
     /// `custom_id` is the empty string.
     EmptyCustomId,
-    /// `custom_id` has more characters than the provider takes; how many it has, and the limit.
+    /// `custom_id` exceeds the provider's limit; its length and the limit, in characters.
     CustomIdTooLong(usize, usize),
     /// There is no `body`.
     MissingBody,
@@ -49,13 +50,13 @@ pub enum DefectKind {
     MissingModel,
     /// `body.model` is not a string.
     ModelNotAString,
-    /// `method` is there, and is not `POST`, which the provider wants.
+    /// `method` is present, and not `POST`, which the provider requires.
     OtherMethod,
-    /// `url` is there, and is not the endpoint of the batch, which the provider wants; the endpoint.
+    /// `url` is present, and not the endpoint of the batch, which the provider requires; the endpoint.
     OtherUrl(String),
-    /// The request has more inputs than the provider takes in one batch; how many it has, and the limit.
+    /// The request's inputs exceed the provider's limit per batch; their number, and the limit.
     TooManyInputs(u64, u64),
-    /// An earlier line has the same `custom_id`; its place, as `file:line`.
+    /// An earlier line has the same `custom_id`; its position, as `file:line`.
     DuplicateCustomId(String),
 }
 
@@ -147,7 +148,7 @@ impl fmt::Display for DefectKind {
 /// What is wrong with one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Defect {
-    /// The rule that it breaks.
+    /// The violated rule.
     pub kind: DefectKind,
     /// Where in the line, in bytes counted from 1.
     pub column: usize,

@@ -7,6 +7,7 @@ pub mod custom_id;
 pub mod defect;
 pub mod incident;
 pub mod outcome;
+pub mod phase;
 pub mod reply;
 pub mod shard;
 pub mod shard_state;

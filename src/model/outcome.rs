@@ -1,4 +1,4 @@
-//! What became of requests, counted.
+//! Counts of the outcomes of requests.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::reply::Usage;
 
-/// Most kinds of errors that are counted apart; the rest count as [`OTHER_ERRORS`].
+/// Maximum kinds of errors that are counted separately; the rest count as [`OTHER_ERRORS`].
 const ERROR_LABELS_MAX: usize = 50;
 
-/// What errors beyond the first `ERROR_LABELS_MAX` kinds are counted as.
+/// The label of errors beyond the first `ERROR_LABELS_MAX` kinds.
 pub const OTHER_ERRORS: &str = "other errors";
 
-/// What has become of requests whose batches have come back.
+/// The outcomes of requests whose batches have been collected.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Outcomes {
@@ -22,28 +22,28 @@ pub struct Outcomes {
     pub errors: u64,
     /// Requests without a reply.
     pub missing: u64,
-    /// Replies that are in the run directory alone: in conflict with the one kept, to unknown ids, or unreadable.
+    /// Replies that are only in the run directory: conflicting with the one kept, unmatched, or unreadable.
     pub set_aside: u64,
 }
 
-/// What became of the lines of reply files.
+/// Counts of the lines of reply files, by what they were.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Indexed {
-    /// Replies, and lines that are none; blank ones are not counted.
+    /// All lines, replies or not; blank ones are not counted.
     pub replies: u64,
     /// Requests that have an output.
     pub outputs: u64,
     /// Requests that have an error.
     pub errors: u64,
-    /// Of both, those whose reply has an id that is nearly theirs.
+    /// Of both, those whose reply has a near id.
     pub recognised: u64,
-    /// Replies that say the same as the one kept.
+    /// Duplicates: replies equal to the one kept.
     pub duplicates: u64,
-    /// Replies that say something else than the one kept.
+    /// Conflicts: replies that differ from the one kept.
     pub conflicts: u64,
-    /// Replies to nobody.
+    /// Unmatched replies: to unknown ids.
     pub unknown: u64,
-    /// Lines that are not whole objects, and objects that do not say whom they answer.
+    /// Lines that are not whole objects, and objects that identify no request.
     pub unreadable: u64,
     /// Tokens of the replies kept.
     pub usage: Usage,
@@ -81,14 +81,14 @@ impl Indexed {
         *self.labels.entry(if known { label } else { OTHER_ERRORS }.to_owned()).or_default() += count;
     }
 
-    /// Counts the errors by what `rename` makes of their labels.
+    /// Renames the labels of the counted errors.
     pub fn rename_labels(&mut self, rename: impl Fn(String) -> String) {
         for (label, count) in std::mem::take(&mut self.labels) {
             self.count_label(&rename(label), count);
         }
     }
 
-    /// Takes back what [`Indexed::count_error`] counted.
+    /// Reverts [`Indexed::count_error`].
     pub fn forget_error(&mut self, label: &str) {
         self.errors -= 1;
         let label = if self.labels.contains_key(label) { label } else { OTHER_ERRORS };
@@ -101,7 +101,7 @@ impl Indexed {
     }
 }
 
-/// What was asked of one model, and what came of it.
+/// The requests to one model, and their outcomes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct ModelCounts {

@@ -1,8 +1,8 @@
-//! One line of an output or error file: what matters of it.
+//! The relevant content of one line of an output or error file.
 
 use serde::{Deserialize, Serialize};
 
-/// Which of a batch's two files a reply stands in.
+/// Which of a batch's two files a reply is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReplyRole {
     /// The output file.
@@ -16,9 +16,9 @@ pub enum ReplyRole {
 pub enum ReplyKind {
     /// The request was answered.
     Output,
-    /// The request failed, and would fail again.
+    /// The request failed, and is not retryable.
     Error,
-    /// The request failed, and may fare better another time.
+    /// The request failed, and is retryable.
     Retryable,
 }
 
@@ -30,7 +30,7 @@ impl ReplyKind {
     }
 }
 
-/// Tokens as the service counted them.
+/// The service's token counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Tokens of the prompts.
@@ -46,17 +46,17 @@ impl std::ops::AddAssign for Usage {
     }
 }
 
-/// What matters of a reply.
+/// The relevant content of a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     /// Hash of the `custom_id` that it answers.
     pub id_hash: u128,
-    /// Whether that is a string, as requests have it. The number 7 may mean the request `"7"`.
+    /// Whether that is a string, as in requests. The number 7 may mean the request `"7"`.
     pub id_is_string: bool,
-    /// How it went.
+    /// Its kind.
     pub kind: ReplyKind,
     /// Tokens that it used; none for most errors.
     pub usage: Usage,
-    /// An error's code and message, cut to a length that can be counted by.
+    /// An error's code and message, truncated to a label by which errors are counted.
     pub error: Option<String>,
 }

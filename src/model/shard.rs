@@ -1,28 +1,28 @@
-//! The requests that go up together as one batch, and what such a shard must keep to.
+//! A shard: the requests that are uploaded together as one batch; and its limits.
 
 use serde::{Deserialize, Serialize};
 
-/// What a shard must keep to.
+/// The limits of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardLimits {
-    /// Most requests.
+    /// Maximum requests.
     pub requests: u64,
-    /// Most bytes, line ends included.
+    /// Maximum bytes, line terminators included.
     pub bytes: u64,
-    /// Most inputs of its requests together, where the service counts those of embeddings.
+    /// Maximum inputs of all its requests, if the service limits those of embeddings.
     pub inputs: Option<u64>,
 }
 
-/// Why a shard ends where it ends.
+/// Why a shard was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cut {
-    /// One request more would be too many.
+    /// It has the maximum number of requests.
     Requests,
     /// The next request would make it too large.
     Bytes,
-    /// The next request would bring too many inputs.
+    /// The next request would exceed the maximum number of inputs.
     Inputs,
-    /// More models are interleaved than shards can be open.
+    /// More models are interleaved than shards can be open at a time.
     Models,
     /// The input has no more requests of its model.
     End,
@@ -54,7 +54,7 @@ pub struct SeqRange {
     pub start: u64,
 }
 
-/// The requests that go up together as one batch file.
+/// The requests that are uploaded together as one batch file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
     /// Its number, counted from 0.
@@ -63,7 +63,7 @@ pub struct Shard {
     pub model: String,
     /// Seq of its first request.
     pub first: u64,
-    /// Seq of its last request. Requests of other shards may stand between.
+    /// Seq of its last request. Requests of other shards may lie in between.
     pub last: u64,
     /// How many requests it has.
     pub requests: u64,
@@ -71,10 +71,10 @@ pub struct Shard {
     pub bytes: u64,
     /// XXH3-128 over the XXH3-64 hashes of its lines; what is uploaded must match it.
     pub checksum: u128,
-    /// Why it ends where it ends.
+    /// Why it was closed.
     pub cut: Cut,
-    /// The round that it goes up in, counted from 1.
+    /// The round in which it is sent, counted from 1.
     pub round: u32,
-    /// Its lines; `None` for those that the request index gives its number.
+    /// Its lines; `None` for those to which the request index assigns its number.
     pub seq_range: Option<SeqRange>,
 }

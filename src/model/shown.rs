@@ -1,23 +1,25 @@
-//! Text that others wrote, made fit to be shown: file names, models, ids, what a service says.
+//! Sanitizes untrusted text for display: file names, models, ids, messages of a service.
 //!
-//! In: any text. Out: the same text, in which no character can steer a terminal, reorder what it shows, or pass for a line of ours.
+//! In: any text. Out: the same text, in which no character can control a terminal, reorder its output, or fake a line
+//! of this program.
 //!
-//! Invariants: what [`is_unsafe`] names never gets through; everything else does, unchanged. Data is not shown but written, and does not
-//! pass here.
+//! Invariants: characters that [`is_unsafe`] matches are always escaped or removed; all others are unchanged. Data that
+//! is written, not displayed, is not sanitized.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::path::Path;
 
-/// Longest message of the service that is kept, in characters; what is longer ends with `…`. It stands in the output once for each
-/// request of a batch that failed with it.
+/// Maximum length of a service's message, in characters; longer ones are truncated with `…`. The output has it once for
+/// each request of a batch that failed with it.
 pub const MESSAGE_CHARACTERS: usize = 4_000;
 
-/// Stands where a key was.
+/// Replaces a key.
 pub const REDACTED: &str = "[redacted]";
 
-/// Whether a character must not reach a terminal as it is: C0 and C1 controls (escape sequences begin with one), marks that change the
-/// direction of text, line and paragraph separators, and characters that show nothing and only hide or split words.
+/// Whether a character must not reach a terminal unescaped: C0 and C1 controls (escape sequences begin with one), marks
+/// that change the direction of text, line and paragraph separators, and invisible characters that only hide or split
+/// words.
 #[must_use]
 pub fn is_unsafe(c: char) -> bool {
     c.is_control()
@@ -39,7 +41,7 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// `text` on one line, without what must not reach a terminal, cut at [`MESSAGE_CHARACTERS`].
+/// `text` on one line, without unsafe characters, truncated at [`MESSAGE_CHARACTERS`].
 #[must_use]
 pub fn one_line(text: &str) -> String {
     let visible = text.chars().map(|c| if is_unsafe(c) { ' ' } else { c });
@@ -57,7 +59,7 @@ pub fn one_line(text: &str) -> String {
     cleaned
 }
 
-/// JSON text with `\uXXXX` in place of each unsafe character. They can only stand in strings, so it remains the same JSON.
+/// JSON text with `\uXXXX` in place of each unsafe character. They only occur in strings, so the value stays the same.
 #[must_use]
 pub fn visible_json(json: &str) -> Cow<'_, str> {
     if !json.contains(is_unsafe) {
@@ -67,7 +69,7 @@ pub fn visible_json(json: &str) -> Cow<'_, str> {
     for c in json.chars() {
         if is_unsafe(c) {
             for unit in c.encode_utf16(&mut [0; 2]) {
-                // Writing to a string cannot fail.
+                // Writing to a `String` cannot fail.
                 let _ = write!(shown, "\\u{unit:04x}");
             }
         } else {
@@ -77,7 +79,8 @@ pub fn visible_json(json: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// A file name in a message: as it is, or in quotes with escapes where it has unsafe characters, or bytes that are not UTF-8.
+/// A file name in a message: as it is, or in quotes with escapes where it has unsafe characters, or bytes that are not
+/// UTF-8.
 #[derive(Clone, Copy, Debug)]
 pub struct Name<'p>(pub &'p Path);
 

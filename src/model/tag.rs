@@ -1,18 +1,19 @@
-//! The tag of a batch, where a provider keeps metadata: whose it is.
+//! The tag of a batch, for providers that store metadata: it identifies the batch's owner.
 //!
-//! In: the run, the shard and the submission that a batch is created for. Out: three members of `metadata`, and the same read back
-//! from the service's list, where they tell our batches from everybody else's even if the file that they use does not.
+//! In: the run, the shard and the submission that a batch is created for. Out: three members of `metadata`, and the
+//! same read back from the service's list, where they distinguish this program's batches from all others even if the
+//! input file does not.
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// Longest run that is taken for one, in characters.
+/// Maximum length of a run's name, in characters; longer ones are not read.
 const RUN_CHARACTERS: usize = 64;
 
-/// Whose a batch is.
+/// The owner of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchTag {
-    /// The run, by a name that no other run has, wherever it is.
+    /// The globally unique name of the run.
     pub run: String,
     /// The number of the shard.
     pub shard: u32,
@@ -32,12 +33,12 @@ pub(crate) struct Metadata<'m> {
 }
 
 impl BatchTag {
-    /// As it is sent.
+    /// The metadata to send.
     pub(crate) fn metadata(&self) -> Metadata<'_> {
         Metadata { run: &self.run, shard: self.shard.to_string(), submission: self.submission.to_string() }
     }
 
-    /// Reads the metadata of a batch, which may have any other members; `None` if it is nobody's that we know.
+    /// Reads the metadata of a batch, which may have any other members; `None` if it is not a tag of this program.
     pub(crate) fn read(metadata: &Value) -> Option<Self> {
         let text = |name: &str| metadata.get(name).and_then(Value::as_str);
         let run = text("batchline_run").filter(|run| !run.is_empty() && run.chars().count() <= RUN_CHARACTERS)?;

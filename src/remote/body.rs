@@ -1,8 +1,10 @@
-//! A payload on its way up.
+//! Streams a payload as the body of a request.
 //!
-//! In: a [`Payload`], read on a blocking thread in pieces. Out: the stream that becomes a request's body. At most
-//! [`PIECES`] + 3 pieces exist at a time. The last piece is held back until the reader has said that it ended well:
-//! a payload that turns out to be wrong is never sent whole, and the service never sees a complete request.
+//! In: a [`Payload`], read on a blocking thread in pieces. Out: the stream that becomes a request's body.
+//!
+//! Invariants: at most [`PIECES`] + 3 pieces exist at a time; backpressure of the connection stops the reader. The last
+//! piece is held back until the reader has ended without an error: a payload that turns out to be wrong is never sent
+//! completely, and the service never sees a complete request.
 
 use std::io::{self, BufRead};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,13 +17,13 @@ use super::error::{ErrorKind, RemoteError};
 use super::service::{Payload, Progress};
 use crate::remote::timeouts::Timeouts;
 
-/// Most bytes of the pieces that a payload is read in.
+/// Maximum size of the pieces that a payload is read in, in bytes.
 pub(super) const PIECE_BYTES: usize = 256 << 10;
 
-/// Pieces that wait for the connection at most.
+/// Maximum number of pieces queued for the connection.
 const PIECES: usize = 2;
 
-/// What is known of a body while it goes out.
+/// The progress of a body while it is sent.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     sent: AtomicU64,
@@ -39,7 +41,7 @@ pub(super) fn open(payload: Arc<dyn Payload>, progress: Progress) -> (reqwest::B
         if let Err(error) = feed(&*payload, &sender) {
             let kind = error.kind();
             *reader_meter.fault() = Some(error);
-            // The body ends with an error, so that the connection is cut.
+            // The body ends with an error, so that the connection is closed.
             let _ = sender.blocking_send(Err(io::Error::from(kind)));
         }
     });
@@ -50,7 +52,7 @@ pub(super) fn open(payload: Arc<dyn Payload>, progress: Progress) -> (reqwest::B
                 Some(Ok(bytes)) => {
                     let sent = stream_meter.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed) + bytes.len() as u64;
                     progress.tell(sent);
-                    // The connection does not ask for a piece after the last.
+                    // The connection does not poll for a piece after the last.
                     stream_meter.ended.store(sent >= promised, Ordering::Relaxed);
                 }
                 _ => stream_meter.ended.store(true, Ordering::Relaxed),
@@ -61,7 +63,7 @@ pub(super) fn open(payload: Arc<dyn Payload>, progress: Progress) -> (reqwest::B
     (reqwest::Body::wrap_stream(stream), meter)
 }
 
-/// Reads the payload into the channel. Ends early, and well, when nobody takes the pieces any more.
+/// Reads the payload into the channel. Ends early, without an error, when the receiver is gone.
 fn feed(payload: &dyn Payload, sender: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
     let promised = payload.bytes();
     let mut reader = payload.open()?;
@@ -86,13 +88,13 @@ fn feed(payload: &dyn Payload, sender: &mpsc::Sender<io::Result<Bytes>>) -> io::
         return Err(changed(promised, "fewer"));
     }
     if let Some(last) = held {
-        // As above: if nobody takes it, nobody needs it.
+        // As above: without a receiver it is not needed.
         let _ = sender.blocking_send(Ok(last));
     }
     Ok(())
 }
 
-/// What the reader has at hand, [`PIECE_BYTES`] at most; nothing at the end.
+/// The next piece of the reader, at most [`PIECE_BYTES`]; empty at the end.
 fn read_piece(reader: &mut dyn BufRead) -> io::Result<Bytes> {
     let at_hand = reader.fill_buf()?;
     let piece = Bytes::copy_from_slice(&at_hand[..at_hand.len().min(PIECE_BYTES)]);
@@ -109,7 +111,7 @@ impl Meter {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many bytes the connection has taken. All of them, only if the payload was read to its end without a fault.
+    /// How many bytes the connection has taken: all of them only if the payload was read to its end without an error.
     pub(super) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
@@ -126,15 +128,15 @@ impl Meter {
         Some(error.with_source(fault))
     }
 
-    /// Returns when the body has stalled: when no piece was taken for [`Timeouts::idle`], or when the answer is
-    /// missing [`Timeouts::answer`] after the last one. Never returns otherwise.
+    /// Returns when the body has stalled: when no piece was taken for [`Timeouts::idle`], or there was no response
+    /// [`Timeouts::answer`] after the last one. Never returns otherwise.
     pub(super) async fn stalled(&self, timeouts: &Timeouts) -> &'static str {
         let mut seen = None;
         loop {
             let ended = self.ended.load(Ordering::Relaxed);
             tokio::time::sleep(if ended { timeouts.answer } else { timeouts.idle }).await;
             if ended {
-                return "no answer came after the upload";
+                return "no response after the upload";
             }
             let sent = Some(self.sent.load(Ordering::Relaxed));
             if sent == seen && !self.ended.load(Ordering::Relaxed) {

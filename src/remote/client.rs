@@ -1,11 +1,11 @@
-//! The four HTTP clients, and how a request leaves through one of them.
+//! The four HTTP clients, and how requests are sent through them.
 //!
-//! - *api* carries the token and talks to the API's origin alone;
-//! - *upload* does the same, for bodies that take their time;
-//! - *blob* carries nothing and talks to the addresses that the API gives out;
-//! - *billing* carries the token, sends the one request that costs money on a connection of its own, and repeats nothing.
+//! - *api* sends the token, to the API's origin alone;
+//! - *upload* does the same, for long request bodies;
+//! - *blob* sends no credentials, to URLs that the API gives out;
+//! - *billing* sends the token with the one request that costs money, on a separate connection, and never retries.
 //!
-//! None follows a redirect, asks for compression, or repeats a request by itself.
+//! Invariants: none follows a redirect, requests compression, or retries a request by itself.
 
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Url};
@@ -21,16 +21,16 @@ use crate::dialect::provider::Auth;
 use crate::dialect::route::Route;
 use crate::remote::throttle::{Throttle, retry_after};
 
-/// What the service sees us as. Edges in front of APIs turn away clients that do not name themselves.
+/// The `User-Agent`. Network edges in front of APIs block clients without one.
 const USER_AGENT: &str = concat!("batchline/", env!("CARGO_PKG_VERSION"));
 
-/// Why no client can be made.
+/// Why the clients cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The base URL cannot be used.
     #[error(transparent)]
     BadAddress(#[from] AddressError),
-    /// The token would cross a network in the clear.
+    /// The token would be sent over a network in cleartext.
     #[error("the API key is not sent to {origin} without encryption: use https, or an address of this machine")]
     PlainHttp {
         /// Where it would have gone.
@@ -41,7 +41,7 @@ pub enum SetupError {
     Client(#[source] reqwest::Error),
 }
 
-/// What is sent with every call: how the key goes, and headers besides.
+/// What is sent with every call: the form of the key, and other headers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CallHeaders {
     pub(super) auth: Auth,
@@ -49,7 +49,7 @@ pub(super) struct CallHeaders {
 }
 
 impl CallHeaders {
-    /// The key as most want it, and nothing else.
+    /// A bearer token, and no other headers.
     pub(super) const BEARER: Self = Self { auth: Auth::BEARER, headers: &[] };
 }
 
@@ -60,7 +60,7 @@ pub(super) struct Http {
     pub(super) timeouts: Timeouts,
     pub(super) observer: Observer,
     pub(super) throttle: Throttle,
-    /// What takes the token out of texts.
+    /// Removes the token from texts.
     pub(super) redactor: Redactor,
     api: Client,
     upload: Client,
@@ -69,7 +69,7 @@ pub(super) struct Http {
 }
 
 impl Http {
-    /// What an answer is read by.
+    /// How to read a response.
     fn terms(&self) -> Terms<'_> {
         Terms { address: &self.address, timeouts: self.timeouts, redactor: &self.redactor }
     }
@@ -92,15 +92,14 @@ impl Http {
             credentials.insert(name, value);
         }
         let redactor = Redactor::of(token);
-        // Where the API is without encryption this machine's certificates are not read, and need not be there: in a small container
-        // they are not.
+        // For an API without encryption this machine's certificates are not loaded: small containers have none.
         let without_certificates = |client: ClientBuilder| client.tls_certs_only([]);
         let to_api = || {
             let client = client(&address, &timeouts, credentials.clone());
             if address.is_https() { client } else { without_certificates(client) }
         };
         let api = to_api().read_timeout(timeouts.idle).build();
-        // No read timeout here: it would also run while a body goes out. Transfers are watched by those who make them.
+        // No read timeout here: it would also run while a body is sent. The callers watch their transfers.
         let upload = to_api().build();
         let billing = to_api().http1_only().pool_max_idle_per_host(0).timeout(timeouts.billing).build();
         let to_storage = || client(&address, &timeouts, HeaderMap::new());
@@ -113,7 +112,7 @@ impl Http {
         Ok(Self { address, timeouts, observer, throttle: Throttle::default(), redactor, api, upload, blob, billing })
     }
 
-    /// Calls `route` about `argument`: waits at the throttle, then returns the answer, whatever its status.
+    /// Calls `route` with `argument`: waits at the throttle, then returns the response, whatever its status.
     pub(super) async fn call(
         &self,
         route: &Route,
@@ -128,14 +127,14 @@ impl Http {
         self.send_to_api(&self.api, (route, ""), query, |request| request).await
     }
 
-    /// The same of a call that says nothing in its body, in the words of a service that wants a body of JSON with each POST.
+    /// The same with an empty JSON body, since some services require a body in each POST.
     pub(super) async fn call_without_body(&self, route: &Route, argument: &str) -> Result<Response<'_>, RemoteError> {
         let json = HeaderValue::from_static("application/json");
         self.call(route, argument, |request| request.header(CONTENT_TYPE, json).header(CONTENT_LENGTH, 0)).await
     }
 
-    /// Calls `route` with a body that takes its time: waits at the throttle, then returns the answer, whatever its status. The caller
-    /// watches that it goes on.
+    /// Calls `route` with a long body: waits at the throttle, then returns the response, whatever its status. The
+    /// caller watches for stalls.
     pub(super) async fn upload(
         &self,
         route: &Route,
@@ -154,7 +153,8 @@ impl Http {
         self.send_to_api(&self.billing, (route, argument), &[], build).await
     }
 
-    /// Sends a POST to the API at once: it does not wait at the throttle, nor makes it pause. For those who pace their calls themselves.
+    /// Sends a POST to the API at once: it neither waits at the throttle nor triggers it. For callers that pace their
+    /// calls themselves.
     pub(super) async fn post_unpaced(
         &self,
         segments: &[&str],
@@ -206,12 +206,12 @@ impl Http {
         Ok(Response::new(self.terms(), response, target, Origin::Api))
     }
 
-    /// Where `route` about `argument` is.
+    /// The URL of `route` with `argument`.
     pub(super) fn url(&self, route: &Route, argument: &str) -> Url {
         self.address.join(&route.segments(argument))
     }
 
-    /// A request as messages name it: the method and the URL without its query, which may be a signature.
+    /// The label of a request in messages: the method and the URL without its query, which may be a signature.
     pub(super) fn target(&self, method: &Method, url: &Url) -> String {
         let mut shown = url.clone();
         shown.set_query(None);
@@ -219,7 +219,7 @@ impl Http {
         self.redactor.text(&format!("{method} {shown}")).into_owned()
     }
 
-    /// Sends a request without credentials to an address that the API gave out.
+    /// Sends a request without credentials to a URL that the API gave out.
     pub(super) async fn blob(
         &self,
         method: Method,
@@ -236,8 +236,8 @@ impl Http {
 /// What the four clients have in common.
 fn client(address: &Address, timeouts: &Timeouts, mut headers: HeaderMap) -> ClientBuilder {
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    // reqwest takes its cryptography from the process. A program around this library may have chosen before: then this is an error
-    // that means nothing, and its choice holds.
+    // reqwest takes its cryptography from the process. A program around this library may have chosen before: then this
+    // is an error that means nothing, and its choice holds.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = Client::builder()
         .default_headers(headers)
@@ -256,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_not_sent_in_the_clear_to_another_machine() {
+    fn a_token_is_not_sent_in_cleartext_to_another_machine() {
         let make = |base: &str, token: Option<&str>| {
             let token = token.map(|token| Token::new(token).unwrap());
             Http::new(

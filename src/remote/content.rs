@@ -1,13 +1,14 @@
-//! What came, taken for what it is: unpacked where it is packed, and never a page that something on the way sent instead.
+//! The content of a download: decompressed if necessary, and never an HTML page that a proxy sent instead.
 //!
-//! In: the bytes of a transfer, whole, in a file, and what the answer said that they are packed in. Out: the file that they stand for,
-//! whole and durable, or not at all.
+//! In: the received bytes, complete, in a file, and the response's content encoding. Out: the decompressed file,
+//! complete and durable, or none at all.
 //!
-//! What always holds:
-//! - Nobody asked for packed content, but proxies and storages send it: gzip and Zstandard are recognised by their first bytes, Brotli,
-//!   which has none of its own, by the answer's header alone.
-//! - Memory is bounded: windows of at most [`ZSTD_WINDOW_MAX`] bytes, and a buffer for each layer.
-//! - No more is written to the disk than the service says that the file has, or [`UNPACKED_RATIO`] times what came where it says nothing.
+//! Invariants:
+//! - Compression is never requested, but proxies and storage services use it: gzip and Zstandard are recognized by
+//!   their magic numbers; Brotli, which has none, only by the response's header.
+//! - Memory is bounded: windows of at most [`ZSTD_WINDOW_MAX`] bytes, and one buffer per layer.
+//! - No more is written to disk than the size that the service reports, or [`UNPACKED_RATIO`] times the received bytes
+//!   if it reports none.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
@@ -28,19 +29,19 @@ use crate::storage::zstd::{ZstdDecoder, is_frame as is_zstd};
 /// Bytes that are read at a time.
 const READ_BYTES: usize = 256 << 10;
 
-/// Layers that content is unpacked from: what a proxy has packed once more, and no Russian dolls.
+/// Maximum layers of compression: enough for a proxy that compresses again, but not for a decompression bomb.
 const LAYERS_MAX: usize = 2;
 
 /// Largest window of a Zstandard frame that is unpacked, in bytes, as RFC 9659 has it for HTTP.
 const ZSTD_WINDOW_MAX: u64 = 8 << 20;
 
-/// Times that the bytes which came may grow where nobody says how many they stand for. Replies shrink to a twentieth at best.
+/// Maximum factor by which the received bytes may grow if the size is unknown. Replies compress to a twentieth at best.
 const UNPACKED_RATIO: u64 = 100;
 
 /// Bytes that they may have in any case.
 const UNPACKED_BYTES: u64 = 64 << 20;
 
-/// Bytes of a page that are looked at for its title.
+/// Bytes of a page that are searched for its title.
 const PAGE_BYTES: usize = 4 << 10;
 
 /// What content is packed in.
@@ -54,13 +55,13 @@ pub(super) enum Packing {
 /// Why content is not that of the file.
 #[derive(Debug)]
 pub(super) enum Unfit {
-    /// It is a page of HTML or XML, with this to say.
+    /// It is a page of HTML or XML, with this title or message.
     Page(String),
     /// It cannot be unpacked.
     Broken(io::Error),
     /// It is packed more often than anybody packs a file.
     TooDeep,
-    /// It stands for more bytes than this.
+    /// It decompresses to more bytes than this.
     TooLarge(u64),
     /// It cannot be read or written here.
     Local(FileError),
@@ -73,7 +74,7 @@ impl From<FileError> for Unfit {
 }
 
 impl Packing {
-    /// What the body of an answer is packed in, as its headers say. The error is a word that nobody here knows.
+    /// The content encoding of a response, by its headers. The error is an unknown encoding.
     pub(super) fn of_answer(headers: &HeaderMap) -> Result<Option<Self>, String> {
         let Some(value) = headers.get(CONTENT_ENCODING) else { return Ok(None) };
         let word = String::from_utf8_lossy(value.as_bytes()).trim().to_ascii_lowercase();
@@ -121,19 +122,21 @@ pub(super) fn is_packed(path: &Path, said: Option<Packing>) -> Result<bool, File
     Ok(outermost(first, said).is_some())
 }
 
-/// What the content with these first bytes is packed in. A header that speaks of gzip where there is none is one that outlived it.
+/// What the content with these first bytes is packed in. A header that speaks of gzip where there is none is one that
+/// outlived it.
 fn outermost(first: &[u8], said: Option<Packing>) -> Option<Packing> {
     if said == Some(Packing::Brotli) && !first.is_empty() { said } else { Packing::of_content(first) }
 }
 
-/// Most bytes that `packed` bytes may stand for, of a file that has `said` bytes as far as the service says.
+/// Maximum decompressed size of `packed` bytes, of a file whose size is `said` according to the service.
 pub(super) fn unpacked_max(packed: u64, said: Option<u64>) -> u64 {
-    // A file that has as many bytes as came is one that is packed at the service, which then says nothing of what is in it.
+    // A reported size equal to the received bytes is that of a file stored compressed, which says nothing of what is in
+    // it.
     said.filter(|said| *said != packed).unwrap_or_else(|| packed.saturating_mul(UNPACKED_RATIO).max(UNPACKED_BYTES))
 }
 
-/// How many bytes the service says that a file has; `None` where it does not say. An empty one says nothing: services that do not count
-/// say 0.
+/// The size of a file according to the service, in bytes; `None` if unknown. 0 counts as unknown, because services that
+/// do not track sizes report 0.
 pub(super) async fn said_bytes(http: &Http, dialect: &dyn Dialect, file_id: &str) -> Result<Option<u64>, RemoteError> {
     let Some(route) = &dialect.routes().file else { return Ok(None) };
     let file = http.call(route, file_id, |request| request).await?.successful().await?.file("status").await?;
@@ -141,7 +144,8 @@ pub(super) async fn said_bytes(http: &Http, dialect: &dyn Dialect, file_id: &str
     Ok(file.bytes.filter(|bytes| is_it && *bytes > 0))
 }
 
-/// Gives the content at `path`, which is not packed and has replies that name their requests by `id_member`, the name `target`. Returns its size.
+/// Gives the content at `path`, which is not packed and has replies that name their requests by `id_member`, the name
+/// `target`. Returns its size.
 pub(super) fn publish(path: &Path, id_member: &str, target: &Path) -> Result<u64, Unfit> {
     let file = LocalFile::open(path)?;
     let bytes = file.size().map_err(FileError::on("read", path))?;
@@ -161,7 +165,7 @@ pub(super) fn publish(path: &Path, id_member: &str, target: &Path) -> Result<u64
     Ok(bytes)
 }
 
-/// Unpacks the content at `path` and gives what was in it, at most `max` bytes, the name `target`. Returns its size.
+/// Unpacks the content at `path`, at most `max` bytes, and publishes it as `target`. Returns its size.
 pub(super) fn unpack(
     path: &Path,
     said: Option<Packing>,
@@ -202,8 +206,8 @@ pub(super) fn unpack(
     Ok(bytes)
 }
 
-/// Finds out whether content is a page instead of replies: it begins as one, and no reply stands in it. A service may have written a page
-/// of its own into a file among replies that were paid for.
+/// Detects whether content is a page instead of replies: it begins as one, and contains no reply. A service may have
+/// written a page of its own into a file among replies that were paid for.
 #[derive(Default)]
 struct Look {
     /// What every reply has, and no page.
@@ -300,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_it_is_packed_in_the_file_is_found() {
+    fn every_supported_compression_is_unpacked() {
         use Packing::{Brotli, Gzip, Zstd};
         let file: Vec<u8> = REPLY.repeat(20_000);
         let max = file.len() as u64;
@@ -334,14 +338,14 @@ mod tests {
         }
         let titled = settle(page, None, 0).unwrap_err();
         assert!(matches!(titled, Unfit::Page(text) if text.contains("502 Bad Gateway")));
-        // A page among replies that were paid for is one more line that answers nobody.
+        // A page among replies that were paid for is one more unmatched line.
         let mixed = [b"<html>\n".as_slice(), &b" ".repeat(READ_BYTES - 10), REPLY].concat();
         assert_eq!(settle(&mixed, None, 0).unwrap(), mixed);
         assert_eq!(settle(&gzip(&mixed), None, u64::MAX).unwrap(), mixed);
     }
 
     #[test]
-    fn what_cannot_be_unpacked_is_never_published() {
+    fn corrupt_compressed_content_is_never_published() {
         let file = REPLY.repeat(2000);
         for (packed, said) in [(gzip(&file), None), (zstd(&file), None), (brotli(&file), Some(Packing::Brotli))] {
             for cut in [5, packed.len() / 2, packed.len() - 1] {
@@ -356,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_unpacked_than_the_service_says_that_there_is() {
+    fn unpacking_is_limited_by_the_reported_size() {
         let file = REPLY.repeat(20_000);
         let max = file.len() as u64;
         for packed in [gzip(&file), zstd(&file)] {

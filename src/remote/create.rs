@@ -1,9 +1,9 @@
 //! Creating a batch: exactly one POST.
 //!
-//! In: what a batch is created from, and its lines. Out: yes with the batch, no, or nobody knows.
+//! In: a create request, and its lines. Out: the batch, a definite refusal, or an unknown outcome.
 //!
-//! Invariants: nothing here sends a second request. Whatever comes back but a batch of the same file leaves it unknown whether there is one,
-//! unless the service said a definite no, or nothing can have been sent.
+//! Invariants: nothing here sends a second request. Unless the response is a batch of the same file, the outcome is
+//! unknown, except if the service definitely refused, or nothing can have been sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +22,10 @@ use crate::dialect::provider::Provider;
 use crate::dialect::upload::{InlineLines, UploadPlan};
 use crate::model::batch::{Batch, CreateBatch};
 
-/// The statuses by which a service says that it did not create a batch, and will not on account of this request.
+/// The statuses that mean that the service did not create a batch, and will not because of this request.
 const DEFINITE_REFUSALS: [u16; 8] = [400, 401, 402, 403, 404, 413, 422, 429];
 
-/// Longest time for a POST with the lines in it. That it goes on is watched besides.
+/// Timeout of a POST with the lines in it. Stalls are detected separately.
 const LONGEST_POST: Duration = Duration::from_hours(4);
 
 /// What the body is.
@@ -61,7 +61,7 @@ pub(super) async fn create(
     }
 }
 
-/// The POST of a body with the lines in it, which takes its time.
+/// The POST of a long body with the lines in it.
 async fn post_lines<'h>(
     http: &'h Http,
     provider: &Provider,
@@ -81,7 +81,7 @@ async fn post_lines<'h>(
         sent = http.bill(route, &request.model, build) => sent,
         why = meter.stalled(&http.timeouts) => Err(RemoteError::new(ErrorKind::Timeout, &*target).with_message(why)),
     };
-    // A body that was not whole is no request, whatever the service made of it: its length was announced.
+    // A body that was not sent completely is not a request, whatever the service returned: its length was announced.
     meter.take_fault(&target).map_or(sent, Err)
 }
 
@@ -101,7 +101,7 @@ async fn read(
     created.batch.read_created(&request.input_file_id).map_err(malformed)
 }
 
-/// Whether it is certain that no batch was created: nothing was sent, or not all of it, or the service said so.
+/// Whether it is certain that no batch was created: nothing or not everything was sent, or the service said so.
 fn is_refusal(error: &RemoteError) -> bool {
     match error.status() {
         Some(status) => DEFINITE_REFUSALS.contains(&status),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_definite_no_is_a_refusal_whatever_its_shape() {
+    async fn a_definite_refusal_is_recognized_in_any_format() {
         for (body, said) in [
             (
                 r#"{"error":{"message":"no such file","type":"invalid_request_error","param":null,"code":null}}"#,
@@ -213,7 +213,7 @@ mod tests {
         }
         let (submission, _server) = create("openai", answer(422, "", "")).await;
         assert!(matches!(submission, Submission::Refused(error) if error.to_string().ends_with("refused (HTTP 422)")));
-        // Nobody listens there.
+        // No server listens there.
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let api = api_as("openai", &format!("http://{closed}"), 5, Observer::default());
         let submission = api.create(&request(), lines()).await;
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whatever_is_not_a_clear_answer_leaves_it_unknown() {
+    async fn an_ambiguous_response_is_an_unknown_outcome() {
         for act in [
             answer(500, "", ""),
             answer(502, "", "<html><title>Bad Gateway</title>"),
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_key_goes_where_the_provider_looks_for_it() {
+    async fn the_key_is_sent_in_the_providers_header() {
         for (provider, header, value) in
             [("openai", "authorization", format!("bearer {CANARY}")), ("azure-openai", "api-key", CANARY.to_owned())]
         {

@@ -1,4 +1,4 @@
-//! What can go wrong between here and the service, in the terms of those who must decide what to do about it.
+//! Errors of calls to a service, classified by what the caller can do about them.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -20,35 +20,35 @@ pub enum ErrorKind {
     Unauthorized,
     /// 402: no credit left, or a spending limit was reached.
     PaymentRequired,
-    /// 403 that did not come from the API but from the network edge before it.
+    /// 403 from the network edge in front of the API, not from the API.
     Blocked,
-    /// Another status by which the service says no for good.
+    /// Another status that is a permanent refusal.
     Refused,
     /// 429. When to come back is known to the throttle.
     RateLimited,
-    /// 408, 425 or 5xx: the service cannot answer now.
+    /// 408, 425 or 5xx: the service is temporarily unavailable.
     Unavailable,
-    /// The object storage behind a presigned URL did not do its part. A new URL may help.
+    /// The object storage behind a presigned URL failed. A new URL may help.
     Storage,
-    /// No connection came about: nothing was sent.
+    /// No connection could be established: nothing was sent.
     Unreachable,
-    /// The other side could not prove who it is, or does not speak TLS: nothing was sent.
+    /// The server's identity could not be verified, or it does not speak TLS: nothing was sent.
     Insecure,
     /// The connection broke off, or a body was shorter than announced.
     Interrupted,
-    /// Nothing, or too little, came within the time allowed.
+    /// Nothing, or too little, was received within the time limit.
     Timeout,
-    /// More bytes than allowed: 413, or an answer above its cap.
+    /// Too many bytes: 413, or a response above its size limit.
     TooLarge,
-    /// An answer that makes no sense, or that must not be obeyed.
+    /// A response that violates the protocol, or must not be followed.
     Protocol,
-    /// What came is not the content of the file: a page, or something that cannot be unpacked.
+    /// What was received is not the content of the file: an HTML page, or data that cannot be decompressed.
     Garbled,
     /// The payload's bytes are no longer those that were promised.
     InputChanged,
     /// A file on this machine could not be read or written.
     LocalFile,
-    /// This machine lets us open no further file, and a connection is one: nothing was sent.
+    /// The limit on open files, which connections count towards, is reached: nothing was sent.
     OutOfFiles,
     /// The service is not worth being asked any more: what it said last is the cause.
     GivenUp,
@@ -91,7 +91,7 @@ struct Parts {
 }
 
 impl RemoteError {
-    /// An answer to `target` that cannot be taken for what was asked.
+    /// A response to `target` that is not what was requested.
     pub(super) fn malformed(target: &str) -> impl FnOnce(Malformed) -> Self {
         move |why| Self::new(ErrorKind::Protocol, target).with_message(&why.to_string())
     }
@@ -112,7 +112,7 @@ impl RemoteError {
         }))
     }
 
-    /// Adds the HTTP status of the answer.
+    /// Adds the HTTP status of the response.
     #[must_use]
     pub fn with_status(mut self, status: u16) -> Self {
         self.0.status = Some(status);
@@ -154,7 +154,7 @@ impl RemoteError {
         self.0.kind
     }
 
-    /// The HTTP status, where there was an answer.
+    /// The HTTP status, if there was a response.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         self.0.status
@@ -178,13 +178,13 @@ impl RemoteError {
         self.0.kind.is_transient()
     }
 
-    /// Whether the service says that too much of ours is queued already: there will be room when it has worked off some.
+    /// Whether the service says that the queue for this account is full: there is room again when batches have ended.
     #[must_use]
     pub fn is_queue_full(&self) -> bool {
         self.0.queue_full
     }
 
-    /// Whether what was asked for is not there, or not any more.
+    /// Whether the requested object does not exist, or not any more.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         matches!(self.0.status, Some(404 | 410)) && !self.is_transient()
@@ -245,8 +245,8 @@ impl fmt::Display for RemoteError {
             ErrorKind::Interrupted => "the connection broke off",
             ErrorKind::Timeout => "timed out",
             ErrorKind::TooLarge => "too large",
-            ErrorKind::Protocol => "unexpected answer",
-            ErrorKind::Garbled => "what came is not the content of the file",
+            ErrorKind::Protocol => "unexpected response",
+            ErrorKind::Garbled => "the download is not the content of the file",
             ErrorKind::InputChanged => "the input changed",
             ErrorKind::LocalFile | ErrorKind::GivenUp => "",
             ErrorKind::OutOfFiles => "no connection could be opened",
@@ -277,9 +277,9 @@ impl StdError for RemoteError {
     }
 }
 
-/// The service's own words in an error body of any shape: `{"error": "text"}`, `{"error": {"message"}}`,
-/// `{"detail": …}`, `{"message": …}`, plain text, an XML error of a store (its
-/// message), or a page of HTML (its title). Empty when there are none.
+/// The message in an error body of any format: `{"error": "text"}`, `{"error": {"message"}}`, `{"detail": …}`,
+/// `{"message": …}`, plain text, an XML error of a store (its message), or a page of HTML (its title). Empty if there
+/// is none.
 pub(super) fn message_in(body: &[u8]) -> String {
     let text = if let Ok(value) = serde_json::from_slice::<Value>(body) {
         message_of(&value).unwrap_or_else(|| value.to_string())
@@ -290,7 +290,7 @@ pub(super) fn message_in(body: &[u8]) -> String {
     one_line(&text)
 }
 
-/// The words of an error in XML, or the title of a page of HTML.
+/// The message of an XML error, or the title of an HTML page.
 fn message_in_tags(text: &str) -> String {
     if let Some(message) = within(text, "error").and_then(|error| within(error, "message")) {
         return message.trim().to_owned();
@@ -299,7 +299,7 @@ fn message_in_tags(text: &str) -> String {
     title.map_or_else(|| "a page of HTML".to_owned(), |title| format!("a page of HTML, titled {:?}", title.trim()))
 }
 
-/// What stands between the tags of this name, which is in lower case.
+/// The text between the tags of this name, which is in lower case.
 fn within<'t>(text: &'t str, tag: &str) -> Option<&'t str> {
     let lower = text.to_ascii_lowercase();
     let start = lower.find(&format!("<{tag}>"))? + tag.len() + "<>".len();
@@ -313,7 +313,7 @@ mod tests {
     use crate::model::shown::MESSAGE_CHARACTERS;
 
     #[test]
-    fn the_message_is_found_in_every_shape() {
+    fn the_message_is_found_in_every_format() {
         for (body, message) in [
             (r#"{"error":"Job not found","request_id":"r"}"#, "Job not found"),
             (r#"{"error":{"message":"File x not found","type":"not_found"}}"#, "File x not found"),
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_message_is_cut() {
+    fn a_long_message_is_truncated() {
         let message = message_in("x".repeat(100_000).as_bytes());
         assert_eq!(message.chars().count(), MESSAGE_CHARACTERS + 1);
     }

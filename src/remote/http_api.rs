@@ -1,4 +1,5 @@
-//! The [`Api`] over HTTP: sends what the provider's [`Dialect`](crate::dialect::Dialect) says, and lets it read what comes back.
+//! The [`Api`] over HTTP: sends the requests of the provider's [`Dialect`](crate::dialect::Dialect), which parses the
+//! responses.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,9 +23,9 @@ use crate::remote::timeouts::Timeouts;
 pub struct Settings {
     /// How long things may take.
     pub timeouts: Timeouts,
-    /// How often and for how long to try again.
+    /// How often and for how long to retry.
     pub retry: RetryPolicy,
-    /// Hears what happens on the way.
+    /// Is notified of retries, throttling and warnings.
     pub observer: Observer,
 }
 
@@ -90,7 +91,7 @@ impl HttpApi {
         answer.successful().await.map(drop)
     }
 
-    /// Reads the batch that was asked for.
+    /// Reads the batch that was requested.
     async fn read_batch(&self, answer: Response<'_>, id: &str) -> Result<Batch, RemoteError> {
         let answer = answer.successful().await?;
         let (status, target) = (answer.status(), answer.target().to_owned());
@@ -100,12 +101,12 @@ impl HttpApi {
     }
 }
 
-/// The batch, if it is the one that was asked for.
+/// The batch, if it is the one that was requested.
 fn same(batch: Batch, id: &str, target: &str) -> Result<Batch, RemoteError> {
     if batch.id == id {
         return Ok(batch);
     }
-    Err(RemoteError::new(ErrorKind::Protocol, target).with_message("the answer is about another batch"))
+    Err(RemoteError::new(ErrorKind::Protocol, target).with_message("the response is about another batch"))
 }
 
 impl Api for HttpApi {
@@ -196,7 +197,8 @@ mod tests {
 
     const BATCH: &str = r#"{"id":"b-1","status":"IN_PROGRESS","progress":50.5}"#;
 
-    /// Batches of a long list: as many as an unoptimised reader takes well within the short timeouts, on a busy machine too.
+    /// Batches of a long list: as many as an unoptimised reader takes well within the short timeouts, on a busy machine
+    /// too.
     const MANY: usize = 2_000;
 
     async fn always(act: Act) -> (HttpApi, Server) {
@@ -216,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_batch_is_looked_at_through_passing_trouble() {
+    async fn transient_errors_are_retried() {
         let server = Server::start(|_, number| match number {
             0 => answer(502, "", "<html><title>Bad Gateway</title>"),
             1 => raw("", Then::Reset),
@@ -229,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn trouble_that_stays_is_told() {
+    async fn a_persistent_error_is_returned() {
         let (api, server) = always(answer(500, "", r#"{"error":"broken"}"#)).await;
         let error = api.batch("b-1").await.unwrap_err();
         assert_eq!((error.kind(), error.message()), (ErrorKind::Unavailable, Some("broken")));
@@ -238,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wrong_key_is_told_once_with_a_hint_and_without_the_key() {
+    async fn a_wrong_key_is_reported_once_with_a_hint_and_redacted() {
         let body = format!(r#"{{"error":{{"message":"Invalid API key provided: {CANARY}"}}}}"#);
         let (api, server) = always(answer(401, "", body)).await;
         let error = api.batches().await.unwrap_err();
@@ -250,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pause_asked_of_one_call_is_made_by_all() {
+    async fn all_calls_are_throttled_when_one_is() {
         let server = Server::start(|line, number| match (line, number) {
             ("GET /v1/batches/b-1", 0) => answer(429, "Retry-After-Ms: 400\r\n", r#"{"error":"slow down"}"#),
             ("GET /v1/batches", _) => answer(200, "", "[]"),
@@ -281,7 +283,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lists_are_read_whatever_their_shape() {
+    async fn lists_are_read_in_every_format() {
         for (body, count) in [("null", 0), ("[]", 0), (r#"[{"id":"a"},{"id":"b","status":"NEW"}]"#, 2)] {
             let (api, _server) = always(answer(200, "", body)).await;
             assert_eq!(api.batches().await.unwrap().batches.len(), count);
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_that_is_none_is_refused_and_one_that_breaks_off_is_read_again() {
+    async fn an_invalid_list_is_rejected_and_a_truncated_one_retried() {
         for body in ["{}", "<html>", "", "3", "nul", "{\"data\":{}}", "{\"error\":\"no\"}"] {
             let (api, server) = always(answer(200, "", body)).await;
             assert_eq!(api.batches().await.unwrap_err().kind(), ErrorKind::Protocol, "{body}");
@@ -307,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_without_end_is_cut_off() {
+    async fn an_endless_response_is_aborted() {
         let endless = format!("HTTP/1.1 200 OK\r\n\r\n[{BATCH},{}", " ".repeat(65 << 20));
         let (api, _server) = always(raw(endless, Then::Close)).await;
         assert_eq!(api.batches().await.unwrap_err().kind(), ErrorKind::TooLarge);
@@ -333,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_ended_batch_is_cancelled_already() {
+    async fn cancelling_an_ended_batch_succeeds() {
         let server = Server::start(|line, _| match line {
             "POST /v1/batches/b-1/cancel" => answer(409, "", r#"{"error":"Cannot cancel job"}"#),
             _ => answer(200, "", r#"{"id":"b-1","status":"CANCELED"}"#),
@@ -346,7 +348,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_is_as_large_as_the_service_says_if_it_says_anything() {
+    async fn the_size_of_a_file_is_known_only_if_the_service_reports_it() {
         for (status, body, bytes) in [
             (200, r#"{"id":"file-1","bytes":174}"#, Some(174)),
             (200, r#"{"id":"file-1","bytes":"174"}"#, Some(174)),
@@ -366,7 +368,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_gone_is_deleted() {
+    async fn deleting_a_missing_file_succeeds() {
         for status in [200, 404] {
             let (api, _server) = always(answer(status, "", r#"{"id":"file-1","deleted":true}"#)).await;
             api.delete_file("file-1").await.unwrap();
@@ -376,7 +378,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ids_are_one_segment_of_an_address_whatever_is_in_them_or_are_refused() {
+    async fn ids_are_escaped_as_one_url_segment_or_rejected() {
         let server = Server::start(|_, _| answer(404, "", "")).await;
         let api = api_at(&server.url, 1, Observer::default());
         for id in ["..", ".", "", "b\r\nX: y", "\0", &"x".repeat(4097)] {
@@ -415,7 +417,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_does_not_speak_tls_is_not_trusted_and_not_asked_again() {
+    async fn a_server_without_tls_is_not_trusted_and_not_retried() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("https://{}", listener.local_addr().unwrap());
         let connections = Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -433,7 +435,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_silent_service_is_given_up() {
+    async fn a_silent_service_times_out() {
         let (api, server) = always(raw("", Then::Hold)).await;
         assert_eq!(api.batch("b-1").await.unwrap_err().kind(), ErrorKind::Timeout);
         assert_eq!(server.seen().len(), 3);

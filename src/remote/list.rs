@@ -1,13 +1,13 @@
-//! The list of batches: whole or in pages, with whatever stands in it.
+//! The list of batches, in one piece or paginated.
 //!
-//! In: nothing. Out: the batches that can be named, in the service's order.
+//! In: nothing. Out: the batches that have a valid id, in the service's order.
 //!
 //! Invariants:
-//! - `[…]`, `{"data":[…]}` and `null` are lists in every dialect; a page that says that it goes on is followed.
-//! - The list is whole or an error. A list that has no end, or turns in a circle, is an error, too: one that was cut off would make a batch
-//!   in doubt look as if it was never created.
-//! - Most entries are somebody else's. Each is framed by its brackets and read by itself: one that makes no sense is counted, and no other
-//!   suffers by it.
+//! - `[…]`, `{"data":[…]}` and `null` are lists in every dialect; further pages are fetched as long as there are any.
+//! - The list is complete or an error. An endless or circular list is an error, too: in an incomplete list, a
+//!   submission with an unknown outcome would look as if its batch was never created.
+//! - Most entries belong to others. Each is delimited by its brackets and parsed separately: a malformed one is
+//!   counted, and affects no other.
 //! - Memory is that of the batches, at most [`LIST_BATCHES`], and one entry.
 
 use std::collections::HashSet;
@@ -26,19 +26,19 @@ use crate::dialect::wire::{BatchObject, Entry};
 use crate::json::brackets::{Brackets, Broken, Captured, is_key};
 use crate::model::batch::is_valid_id;
 
-/// Most pages of one list.
+/// Maximum pages of a list.
 const PAGES_MAX: usize = 2_000;
 
-/// Most entries of one list: in memory the smallest ones take thirty times the bytes of their text.
+/// Maximum entries of a list: in memory, the smallest ones take thirty times the bytes of their text.
 const LIST_BATCHES: usize = 100_000;
 
-/// Most bytes of a member of a page that is looked at.
+/// Maximum bytes of a page's member that are read.
 const MEMBER_BYTES: usize = 64 << 10;
 
-/// Most bytes of an entry that is looked at; no service writes longer ones.
+/// Maximum bytes of an entry that are read; no service writes longer ones.
 const ENTRY_BYTES: usize = 1 << 20;
 
-/// Asks for page after page, or for all at once.
+/// Requests all pages in turn, or the list in one piece.
 pub(super) async fn list(http: &Http, dialect: &'static dyn Dialect) -> Result<Listing, RemoteError> {
     let format = dialect.list();
     let mut listing = Listing::default();
@@ -70,7 +70,7 @@ pub(super) async fn list(http: &Http, dialect: &'static dyn Dialect) -> Result<L
         }
         let is_new = cursor.as_ref().is_some_and(|cursor| cursors.insert(cursor.clone()));
         if !is_new && ids.len() == known || cursor.is_none() {
-            let message = "the list says that it goes on, and shows nothing new";
+            let message = "the list says that it has another page, but shows nothing new";
             return Err(RemoteError::new(ErrorKind::Protocol, target).with_message(message));
         }
     }
@@ -87,11 +87,11 @@ struct Page {
     /// Entries of any kind.
     entries: usize,
     has_more: Option<bool>,
-    /// What names the next page, where the dialect has such.
+    /// The token of the next page, if the dialect uses tokens.
     token: Option<String>,
     /// Where the next page begins: behind its last entry, as far as that can be named.
     last: Option<String>,
-    /// Whether the last entry could be named.
+    /// Whether the last entry has an id.
     ends_named: bool,
     /// Whether it is a page at all, of which there may be more.
     is_paged: bool,
@@ -103,8 +103,8 @@ impl Page {
         Self { dialect, redactor, listing, entries, has_more, token, last: None, ends_named: false, is_paged: false }
     }
 
-    /// Whether there may be another one. Where a list comes in pages, a service that does not say so is asked, unless the page had room
-    /// for more.
+    /// Whether there may be another one. Where a list comes in pages, a service that does not say so is asked, unless
+    /// the page had room for more.
     fn goes_on(&self, format: &ListFormat) -> bool {
         let is_full = format.page.is_some_and(|(_, most)| self.entries >= most);
         match format.next {
@@ -114,7 +114,7 @@ impl Page {
         }
     }
 
-    /// What the next page is asked for with, if `cursor` was for this one.
+    /// The cursor of the next page, if `cursor` was that of this one.
     fn next(&mut self, format: &ListFormat, cursor: Option<String>) -> Option<String> {
         match format.next {
             NextPage::AfterLast(_) => self.last.take().or(cursor),
@@ -149,14 +149,14 @@ impl Page {
     }
 }
 
-/// Why an answer is no list.
+/// Why a response is not a list.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoList {
-    #[error("the answer is not a list of batches")]
+    #[error("the response is not a list of batches")]
     OtherThing,
-    #[error("the answer is a list of batches that is not whole JSON")]
+    #[error("the response is a list of batches that is not whole JSON")]
     NotWhole,
-    #[error("the answer has more than {LIST_BATCHES} batches")]
+    #[error("the response has more than {LIST_BATCHES} batches")]
     TooMany,
     #[error(transparent)]
     Read(#[from] std::io::Error),
@@ -215,7 +215,7 @@ fn read_object(brackets: &mut Brackets<impl BufRead>, page: &mut Page) -> Result
         let member = brackets.captured(MEMBER_BYTES)?;
         let value = || serde_json::from_slice::<Value>(&member.bytes).ok().filter(|_| member.whole);
         if is_key(key, format.entries) {
-            // Without it the object is something else: an error that was answered with 200, say.
+            // Without it the object is something else, such as an error with status 200.
             has_data |= value() == Some(Value::Null);
         } else if format.next.token().is_some_and(|token| is_key(key, token)) {
             page.token = value().and_then(|value| value.as_str().map(str::to_owned)).filter(|token| !token.is_empty());
@@ -231,7 +231,7 @@ fn read_object(brackets: &mut Brackets<impl BufRead>, page: &mut Page) -> Result
         return Err(NoList::OtherThing);
     }
     if !page.ends_named {
-        // What the service says is worth less than what it shows, but here it shows nothing that can be named.
+        // `has_more` is less reliable than the entries themselves, but here no entry has an id.
         page.last = last_id.or(page.last.take());
     }
     Ok(())
@@ -259,7 +259,8 @@ mod tests {
     /// What OpenAI's dialect has on a page.
     const PAGE_BATCHES: usize = 100;
 
-    /// A service with `count` batches that shows its pages as `page` says, given the batches on it and whether there are more.
+    /// A service with `count` batches that shows its pages as `page` says, given the batches on it and whether there
+    /// are more.
     async fn service(count: usize, page: fn(&str, bool) -> String) -> Server {
         Server::start(move |line, _| {
             let after = line.split_once("after=b-").map_or(0, |(_, number)| number.parse::<usize>().unwrap() + 1);
@@ -351,7 +352,7 @@ mod tests {
             .await;
             assert_eq!(listed_as(provider, &server).await.unwrap(), ["a", "b", "c"]);
             assert_eq!((&*server.seen()[0].line, server.seen().len()), (first, 4));
-            // Where nothing on it can be named nobody knows what comes next.
+            // If no entry on it has an id, the next page is unknown.
             let server = Server::start(move |_, _| answer(200, "", page("3", "null"))).await;
             assert_eq!(listed_as(provider, &server).await.unwrap_err().kind(), ErrorKind::Protocol);
         }
@@ -366,7 +367,7 @@ mod tests {
         assert!(listed(&server).await.unwrap().is_empty(), "nothing is nothing");
     }
 
-    /// Entries that nobody would want, each in brackets that fit.
+    /// Malformed entries with matching brackets.
     const ODD: [&[u8]; 34] = [
         b"null",
         b"3",
@@ -475,7 +476,7 @@ mod tests {
     }
 
     proptest! {
-        /// No entry of a list can break another one, whatever it is and however the list is written.
+        /// No entry of a list affects another one, whatever it is and however the list is formatted.
         #[test]
         fn the_batches_of_a_list_are_found_among_entries_of_any_kind(
             entries in prop::collection::vec(entry(), 0..30),

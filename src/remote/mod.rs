@@ -1,19 +1,19 @@
 //! Everything that talks to a provider's Batch API over HTTP; and, in [`online`], to a service that has none.
 //!
-//! In: a [`Provider`], a [`Token`], and single operations asked of an [`Api`]: upload a payload, create a batch,
-//! look at it, list, cancel, download, delete. Out: [`RemoteFile`]s, [`Batch`]es, reply files on disk, or a
-//! [`RemoteError`] that says what was tried on what. Bytes and retries are told through callbacks; nothing prints.
+//! In: a [`Provider`], a [`Token`], and single operations of an [`Api`]: upload a payload, create a batch, get it,
+//! list, cancel, download, delete. Out: [`RemoteFile`]s, [`Batch`]es, reply files on disk, or a [`RemoteError`] that
+//! says what was tried on what. Transferred bytes and retries are reported through callbacks; nothing is printed.
 //!
-//! What always holds:
-//! - Creating a batch sends exactly one POST and never repeats it. Every other operation may be repeated without
-//!   harm, and is, within the bounds named in [`retry`].
+//! Invariants:
+//! - Creating a batch sends exactly one POST, which is never retried. Every other operation is idempotent, and is
+//!   retried within the limits in [`retry`].
 //! - The token is sent to the API's origin and nowhere else. A redirect is never followed with it.
-//! - Memory does not grow with the size of a transfer. Every answer that is held in memory has a cap.
-//! - Text from the service (ids, messages, addresses) is checked or cleaned before it goes anywhere, and names no
+//! - Memory does not grow with the size of a transfer. Every response that is held in memory has a size limit.
+//! - Text from the service (ids, messages, addresses) is validated or sanitized before it is used, and never names a
 //!   local file.
 //!
-//! There is no state between two operations but the [`throttle`], which all of them pass. What has been asked before,
-//! what it cost and what comes next is known to `run` alone.
+//! The only state between operations is the [`throttle`], which all of them pass. Only `run` knows what was requested
+//! before, what it cost and what comes next.
 
 mod body;
 pub mod client;

@@ -1,11 +1,11 @@
-//! The one place where keys are taken out of what a service says.
+//! The one place where API keys are removed from what a service sends.
 //!
-//! In: texts and JSON of a service. Out: the same with `[redacted]` wherever a key stood: as it is, with characters
-//! escaped as in JSON or in URLs, or in base64. What only looks like part of a key, as services show it (`sk-…1234`), stays; so does the
-//! beginning of a key that is too short to be of use to anybody.
+//! In: texts and JSON of a service. Out: the same with `[redacted]` in place of each key: verbatim, escaped as in JSON
+//! or URLs, or in base64. Abbreviated keys, as services display them (`sk-…1234`), are kept; so is the beginning of a
+//! key that is too short to be useful.
 //!
-//! Invariants: every text that leaves `super::answer` has passed here, so no message, no record and no id has a key in it. Reply
-//! files do not pass: their bytes are the user's data, delivered as they came.
+//! Invariants: every text that leaves `super::response` has been redacted, so no message, record or id contains a key.
+//! Reply files are not redacted: their bytes are the user's data, delivered as received.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -21,17 +21,17 @@ use crate::model::shown::REDACTED;
 /// Shorter words are no secrets (`local`, `EMPTY`), and would be found in the midst of others.
 const SECRET_BYTES_MIN: usize = 8;
 
-/// Takes keys out of texts. Without keys it changes nothing.
+/// Removes keys from texts. Without keys it changes nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Redactor(Arc<[Secret]>);
 
-/// A key in the forms that it is looked for in: as it is, and in both alphabets of base64, whatever comes before it, which is at each of
-/// three places in a group of three bytes.
+/// A key in the forms that it is looked for in: as it is, and in both alphabets of base64, whatever comes before it,
+/// which is at each of three places in a group of three bytes.
 #[derive(Debug)]
 struct Secret([SecretString; 7]);
 
 impl Redactor {
-    /// Takes out these keys.
+    /// Removes these keys.
     #[must_use]
     pub fn of(tokens: impl IntoIterator<Item = Token>) -> Self {
         let secrets = tokens.into_iter().map(Token::into_secret);
@@ -78,7 +78,7 @@ impl Secret {
         let encoded = |alphabet: GeneralPurpose, before: usize| {
             let bytes = [&[0; 2][..before], plain.expose_secret().as_bytes()].concat();
             let text = alphabet.encode(&bytes);
-            // Six bits make a character. Those that depend on what stands before or behind the key are left away.
+            // Each character encodes six bits. Those that depend on the bytes before or after the key are omitted.
             SecretString::from(&text[(before * 8).div_ceil(6)..bytes.len() * 8 / 6])
         };
         let [first, second, third] = [0, 1, 2].map(|before| encoded(STANDARD_NO_PAD, before));
@@ -86,7 +86,7 @@ impl Secret {
         Self([plain, first, second, third, fourth, fifth, sixth])
     }
 
-    /// Whether a closer look is worth it: most texts have neither the key nor an escape in them.
+    /// Whether a full search is needed: most texts contain neither the key nor an escape.
     fn may_be_in(&self, text: &[u8]) -> bool {
         memchr2(b'\\', b'%', text).is_some()
             || self.0.iter().any(|form| memmem::find(text, form.expose_secret().as_bytes()).is_some())
@@ -127,8 +127,8 @@ impl Secret {
     }
 }
 
-/// Where `word` ends if it begins at `at`, each of its characters as it is, or escaped as in JSON or in a URL; otherwise how far the
-/// text agrees with it.
+/// Where `word` ends if it begins at `at`, each of its characters as it is, or escaped as in JSON or in a URL;
+/// otherwise how far the text agrees with it.
 fn end_of(word: &str, text: &[u8], at: usize) -> Result<usize, usize> {
     let mut end = at;
     for wanted in word.bytes() {
@@ -184,7 +184,7 @@ mod tests {
                 for encoded in [STANDARD.encode(&text), URL_SAFE.encode(&text)] {
                     let redacted = redactor().text(&encoded).into_owned();
                     assert!(redacted.contains(REDACTED), "{encoded}");
-                    // What is left of it says nothing: at most what stood around it, and a few bits.
+                    // What is left of it is useless: at most the surrounding bytes, and a few bits.
                     let left = redacted.len() - REDACTED.len();
                     assert!(left <= (before.len() + behind.len()).div_ceil(3) * 4 + 8, "{redacted}");
                 }

@@ -1,6 +1,6 @@
-//! Where we let the service send us: the checks on a `Location` before anything is sent there.
+//! Which redirects are followed: validates a `Location` before anything is sent there.
 //!
-//! Nothing that passes here is ever sent the token: redirects are followed by a client that has none.
+//! Invariants: the token is never sent to a redirect's target: redirects are followed by a client that has none.
 
 use std::net::IpAddr;
 
@@ -9,13 +9,13 @@ use reqwest::header::HeaderValue;
 
 use crate::dialect::address::Address;
 
-/// Most redirects after the address that the API itself gave.
+/// Maximum redirects after the URL that the API itself gave.
 pub(super) const HOPS: u32 = 5;
 
-/// Longest `Location`, in bytes. Presigned URLs have one or two thousand.
+/// Maximum length of a `Location`, in bytes. Presigned URLs have one or two thousand.
 const LOCATION_BYTES: usize = 16 * 1024;
 
-/// Who gave the address.
+/// The origin of a redirect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GivenBy {
     /// The API, over a connection that we trust.
@@ -29,7 +29,7 @@ pub(super) fn is_redirect(status: u16) -> bool {
     matches!(status, 301 | 302 | 303 | 307 | 308)
 }
 
-/// The address in a `Location` that was given by `by` in answer to `from`, or why it is refused.
+/// The URL in a `Location` that was given by `by` in response to `from`, or why it is rejected.
 pub(super) fn target(
     base: &Address,
     from: &Url,
@@ -57,7 +57,8 @@ pub(super) fn target(
     Ok(url)
 }
 
-/// Whether the URL's host may be on the public internet. Names are taken to be; `localhost` and addresses are looked at.
+/// Whether the URL's host may be on the public internet. Names are taken to be; `localhost` and addresses are looked
+/// at.
 fn is_public(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {

@@ -1,4 +1,4 @@
-//! Answers: what a status means, and how a body is read without trusting its length, its pace or its words.
+//! Responses: what a status means, and how a body is read without trusting its length, its speed or its text.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -25,31 +25,31 @@ use crate::dialect::queue;
 use crate::dialect::wire::FileObject;
 use crate::remote::throttle::retry_after;
 
-/// Most bytes of a list of batches.
+/// Maximum bytes of a list of batches.
 pub(super) const LIST_BYTES: u64 = 64 << 20;
 
-/// Most bytes of an answer about one file or batch.
+/// Maximum bytes of a response about one file or batch.
 pub(super) const OBJECT_BYTES: u64 = 1 << 20;
 
-/// Most bytes of an error's body that are looked at; the rest is left unread.
+/// Maximum bytes of an error's body that are read; the rest is left unread.
 pub(super) const ERROR_BODY_BYTES: usize = 64 << 10;
 
-/// Longest time spent on reading an error's body.
+/// Timeout of reading an error's body.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Buffer between the connection and the parser of a list, in bytes.
 const PARSE_BUFFER_BYTES: usize = 64 << 10;
 
-/// Who answered.
+/// The sender of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// The API: what it says is the service's word.
+    /// The API: its statuses are the service's.
     Api,
     /// A storage behind an address that the API gave out.
     Storage,
 }
 
-/// What an answer is read by: where it comes from, how long it may take, and what must not be in its words.
+/// How to read a response: its sender, its timeouts, and the redaction of its texts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms<'a> {
     pub(super) address: &'a Address,
@@ -57,7 +57,7 @@ pub(super) struct Terms<'a> {
     pub(super) redactor: &'a Redactor,
 }
 
-/// An answer whose body has not been read yet.
+/// A response whose body has not been read yet.
 pub(super) struct Response<'a> {
     terms: Terms<'a>,
     inner: HttpResponse,
@@ -101,12 +101,12 @@ impl<'a> Response<'a> {
             .map_err(|why| self.nonsense(why))
     }
 
-    /// The answer, if its status says success; the error it stands for otherwise. Its body may be packed.
+    /// The response, if its status is a success; otherwise the error it represents. Its body may be compressed.
     pub(super) async fn with_success(self) -> Result<Self, RemoteError> {
         if self.inner.status().is_success() { Ok(self) } else { Err(self.into_error().await) }
     }
 
-    /// The answer, if its status says success and its body is not packed; the error it stands for otherwise.
+    /// The response, if its status is a success and its body is not compressed; otherwise the error it represents.
     pub(super) async fn successful(self) -> Result<Self, RemoteError> {
         let answer = self.with_success().await?;
         answer.not_packed()
@@ -120,13 +120,13 @@ impl<'a> Response<'a> {
         Ok(self)
     }
 
-    /// An error about what stands in this answer.
+    /// An error about the content of this response.
     pub(super) fn nonsense(&self, why: &str) -> RemoteError {
         let message = self.terms.redactor.text(why);
         RemoteError::new(ErrorKind::Protocol, &*self.target).with_status(self.status()).with_message(&message)
     }
 
-    /// The error that this answer stands for, with the service's own words.
+    /// The error that this response represents, with the service's message.
     pub(super) async fn into_error(self) -> RemoteError {
         self.into_error_and_body().await.0
     }
@@ -167,9 +167,8 @@ impl<'a> Response<'a> {
         file.ok_or_else(|| RemoteError::malformed(&target)(Malformed::object()).with_status(code))
     }
 
-    /// Lets `read` read a body of at most [`LIST_BYTES`] while it comes in, on a thread that may block; what it takes out of it has yet
-    /// to pass the redactor. An error of the connection is the
-    /// one that it gets as an I/O error; see [`broken_off`].
+    /// Streams a body of at most [`LIST_BYTES`] to `read`, on a thread that may block; what it extracts has yet to be
+    /// redacted. It receives an error of the connection as an I/O error; see [`broken_off`].
     pub(super) async fn streamed<T: Send + 'static>(
         self,
         read: impl FnOnce(Box<dyn BufRead>) -> T + Send + 'static,
@@ -207,7 +206,7 @@ impl<'a> Response<'a> {
     }
 }
 
-/// Watches that a body comes in neither too slowly nor without end.
+/// Enforces the minimum speed and the maximum size of a body.
 struct Pace {
     timeouts: Timeouts,
     window_began: Instant,
@@ -224,7 +223,7 @@ impl Pace {
         self.in_window += bytes as u64;
         self.in_all += bytes as u64;
         if let Some(cap) = cap.filter(|cap| self.in_all > *cap) {
-            let message = format!("the answer exceeds {cap} bytes");
+            let message = format!("the response exceeds {cap} bytes");
             return Err(RemoteError::new(ErrorKind::TooLarge, target).with_message(&message));
         }
         let elapsed = self.window_began.elapsed();
@@ -260,7 +259,7 @@ fn is_from_the_edge(body: &[u8]) -> bool {
     text.is_empty() || text.starts_with(b"<") || memchr::memmem::find(body, b"error code: 1010").is_some()
 }
 
-/// As much of an error's body as comes soon and fits.
+/// As much of an error's body as arrives in time and fits.
 async fn beginning(mut response: HttpResponse) -> Vec<u8> {
     let mut body = Vec::new();
     let reading = async {
@@ -272,7 +271,7 @@ async fn beginning(mut response: HttpResponse) -> Vec<u8> {
             }
         }
     };
-    // Out of time is as good as the end: what has come is all that there is to tell.
+    // A timeout counts as the end: what has been received is used.
     let _ = tokio::time::timeout(ERROR_BODY_TIMEOUT, reading).await;
     body
 }
@@ -285,7 +284,7 @@ pub(super) fn broken_off(error: io::Error, target: String) -> RemoteError {
     }
 }
 
-/// The error of a request that got no answer, or of a body that broke off.
+/// The error of a request without a response, or of an interrupted body.
 pub(super) fn transport_error(redactor: &Redactor, error: reqwest::Error, target: String) -> RemoteError {
     let kind = if error.is_connect() {
         // rustls wraps what the other side said in TLS as `InvalidData`.
@@ -301,11 +300,11 @@ pub(super) fn transport_error(redactor: &Redactor, error: reqwest::Error, target
     } else {
         ErrorKind::Interrupted
     };
-    // Its URL may hold a signature.
+    // Its URL may contain a signature.
     let error = error.without_url();
     let words = in_full(&error);
     match redactor.text(&words) {
-        // A certificate, say, that is made out to it.
+        // Such as a certificate that was issued for it.
         Cow::Owned(redacted) => RemoteError::new(kind, target).with_source(redacted),
         Cow::Borrowed(_) => RemoteError::new(kind, target).with_source(error),
     }
@@ -322,7 +321,7 @@ fn in_full(error: &dyn StdError) -> String {
     words
 }
 
-/// Whether one of the I/O errors behind `error` is such.
+/// Whether one of the I/O errors that caused `error` matches.
 fn comes_from(error: &reqwest::Error, is_such: impl Fn(&io::Error) -> bool) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,7 +1,8 @@
-//! When a call is repeated, how often, and how long between.
+//! Retries: when, how often, and with which backoff.
 //!
-//! In: the errors of one operation's attempts. Out: a wait before the next, or the error back when it is final.
-//! Only operations that are safe to repeat use this; creating a batch does not (see [`super::service::Submission`]).
+//! In: the errors of one operation's attempts. Out: a delay before the next attempt, or the error if it is final.
+//!
+//! Invariants: only idempotent operations are retried; creating a batch is not (see [`super::service::Submission`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,30 +12,30 @@ use tokio::time::Instant;
 
 use super::error::{ErrorKind, RemoteError};
 
-/// How often one operation is tried before its error is given back.
+/// Maximum attempts of an operation before its error is returned.
 pub const ATTEMPTS: u32 = 6;
 
-/// How often one operation is tried when all that stands against it is a rate limit: its waits are at the throttle, and
-/// giving up would lose the turn.
+/// Maximum attempts of an operation that only fails because of a rate limit: it waits at the throttle, and giving up
+/// would lose its turn.
 pub const RATE_LIMITED_ATTEMPTS: u32 = 100;
 
-/// After this time no further attempt is begun, however few there were. Time at the throttle and in transfers counts.
+/// After this time no further attempt is started, however few there were. Time at the throttle and in transfers counts.
 pub const LONGEST_TRYING: Duration = Duration::from_hours(4);
 
-/// The waits between attempts.
+/// The backoff between attempts.
 pub const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_mins(1) };
 
-/// Exponential waits with full jitter: between nothing and twice as much each time.
+/// Exponential backoff with full jitter: a random delay up to a maximum that doubles each time.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
-    /// The longest first wait.
+    /// The maximum of the first delay.
     pub first: Duration,
-    /// The longest of all waits.
+    /// The maximum of all delays.
     pub longest: Duration,
 }
 
 impl Backoff {
-    /// A wait after `failures` earlier ones.
+    /// A random delay after `failures` earlier ones.
     #[must_use]
     pub fn wait(&self, failures: u32) -> Duration {
         let most = self.first.saturating_mul(2_u32.saturating_pow(failures)).min(self.longest);
@@ -42,14 +43,14 @@ impl Backoff {
     }
 }
 
-/// How patient the operations are. The default is made of the constants of this module.
+/// The retry policy of operations. The default consists of the constants of this module.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryPolicy {
-    /// Attempts in all.
+    /// Maximum attempts in total.
     pub attempts: u32,
-    /// Attempts in all when each was turned away by a rate limit.
+    /// Maximum attempts in total if each was rejected by a rate limit.
     pub rate_limited_attempts: u32,
-    /// No attempt begins later than this after the first.
+    /// No attempt starts later than this after the first.
     pub longest: Duration,
     /// The waits between.
     pub backoff: Backoff,
@@ -66,7 +67,7 @@ impl Default for RetryPolicy {
     }
 }
 
-/// Something that happened on the way and is no error of the operation.
+/// An event during an operation that is not an error of it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Notice<'a> {
@@ -79,12 +80,12 @@ pub enum Notice<'a> {
         /// How long until the next one, apart from waiting at the throttle.
         wait: Duration,
     },
-    /// The service asked for a pause, or limited us without saying for how long: all calls wait.
+    /// The service throttles us, with or without saying for how long: all calls wait.
     Paused {
         /// For how long.
         wait: Duration,
     },
-    /// The service accepted, with a remark.
+    /// The service accepted, with a warning.
     Warning {
         /// Its words, cleaned.
         text: &'a str,
@@ -103,12 +104,12 @@ impl fmt::Display for Notice<'_> {
     }
 }
 
-/// Hears the notices. Called on the task that makes the call: it must not block.
+/// Receives the notices. Called on the task that makes the call: it must not block.
 #[derive(Clone)]
 pub struct Observer(Arc<dyn Fn(&Notice<'_>) + Send + Sync>);
 
 impl Observer {
-    /// An observer that calls `hear`.
+    /// An observer that calls the callback `hear`.
     pub fn new(hear: impl Fn(&Notice<'_>) + Send + Sync + 'static) -> Self {
         Self(Arc::new(hear))
     }
@@ -119,7 +120,7 @@ impl Observer {
 }
 
 impl Default for Observer {
-    /// Hears nothing.
+    /// Ignores all notices.
     fn default() -> Self {
         Self::new(|_| {})
     }
@@ -156,12 +157,12 @@ impl<'a> Attempts<'a> {
         Self { retry, observer, begun: Instant::now(), failed: 0, rate_limited: 0 }
     }
 
-    /// Forgets the failures so far: the operation has come on so much that they do not count against it any more.
+    /// Resets the count of failures: the operation has made enough progress.
     pub(super) fn renew(&mut self) {
         self.failed = 0;
     }
 
-    /// Waits before the next attempt after `error`, or gives it back when it is final.
+    /// Waits before the next attempt after `error`, or returns it if it is final.
     pub(crate) async fn after(&mut self, error: RemoteError) -> Result<(), RemoteError> {
         let (count, most) = if error.kind() == ErrorKind::RateLimited {
             (&mut self.rate_limited, self.retry.rate_limited_attempts)
@@ -172,7 +173,7 @@ impl<'a> Attempts<'a> {
         if !error.is_transient() || *count >= most || self.begun.elapsed() >= self.retry.longest {
             return Err(error);
         }
-        // A rate limit is waited for at the throttle, together with everybody else.
+        // A rate limit is waited for at the throttle, together with all other calls.
         let wait = if error.kind() == ErrorKind::RateLimited {
             Duration::ZERO
         } else {

@@ -1,4 +1,4 @@
-//! For tests: payloads in memory, and a server on loopback that does as it is told, byte by byte, and remembers what
+//! For tests: payloads in memory, and a scripted server on loopback that controls every byte, and records what
 //! it saw. Every connection carries one exchange.
 
 use std::io::{self, BufRead, BufReader, Read};

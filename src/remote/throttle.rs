@@ -1,7 +1,7 @@
 //! The throttle that every call to the API passes: when the service asks for a pause, all calls pause together.
 //!
-//! In: what the answers' headers say about when to come back. Out: a wait before each call. A service that says
-//! nothing usable gets a default backoff, longer each time it limits us again, and reset at the first success.
+//! In: the responses' headers about when to retry. Out: a delay before each call. If a service says nothing usable, a
+//! default backoff is used, which grows each time it throttles again, and is reset by the first success.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,16 +11,16 @@ use tokio::time::Instant;
 
 use crate::remote::retry::Backoff;
 
-/// Longest pause that is granted to a service, whatever it asks for.
+/// Maximum pause, whatever the service asks for.
 pub const LONGEST_PAUSE: Duration = Duration::from_hours(1);
 
-/// After a pause the waiting calls start spread over this time, not all at once.
+/// After a pause, the start of the waiting calls is spread over this time.
 pub const SPREAD: Duration = Duration::from_secs(1);
 
-/// The pauses that are made when the service limits us without saying for how long.
+/// The default backoff, when the service throttles without saying for how long.
 const OWN_PAUSE: Backoff = Backoff { first: Duration::from_secs(2), longest: Duration::from_mins(1) };
 
-/// `x-ratelimit-reset` at or above this many seconds is a moment (Unix time), not a span: 2001.
+/// `x-ratelimit-reset` at or above this many seconds is a point in time (Unix time, 2001 or later), not a duration.
 const EPOCH_FROM: f64 = 1e9;
 
 /// See the module.
@@ -36,7 +36,7 @@ struct State {
 }
 
 impl Throttle {
-    /// Waits until calls may go out. Returns at once while there is no pause.
+    /// Waits until calls may be sent. Returns at once while there is no pause.
     pub async fn wait(&self) {
         let mut waited = false;
         loop {
@@ -45,7 +45,7 @@ impl Throttle {
                 Some(until) => tokio::time::sleep_until(until).await,
                 None if waited => {
                     tokio::time::sleep(SPREAD.mul_f64(fastrand::f64())).await;
-                    waited = false; // Another call may have begun a pause meanwhile: look once more.
+                    waited = false; // Another call may have started a pause in the meantime: check again.
                     continue;
                 }
                 None => return,
@@ -55,8 +55,8 @@ impl Throttle {
     }
 
     /// Pauses all calls, for as long as the service asked or else for a default backoff. Never shortens a pause.
-    /// Returns how long it lasts from now. Calls that were in flight when it began say nothing new: the
-    /// pauses of our own grow with those that come after the last.
+    /// Returns how long it lasts from now. Calls that were in flight when it began carry no new information: the
+    /// default backoff grows only with those that are sent after the last pause.
     pub fn pause(&self, asked: Option<Duration>) -> Duration {
         let mut state = self.state();
         let now = Instant::now();
@@ -78,7 +78,7 @@ impl Throttle {
         Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
     }
 
-    /// Notes that the service answered a call: what it limited before is past.
+    /// Records that the service accepted a call, which resets the backoff.
     pub fn succeeded(&self) {
         self.state().limited_in_a_row = 0;
     }
@@ -88,9 +88,9 @@ impl Throttle {
     }
 }
 
-/// How long an answer asks to wait: `retry-after-ms`, else `retry-after` (seconds or a date), else
-/// `x-ratelimit-reset`. The first that makes sense counts; nonsense, zero, negative and past values do not.
-/// At most [`LONGEST_PAUSE`]. Dates are measured against the answer's own `Date`, as clocks differ.
+/// How long a response asks to wait: `retry-after-ms`, else `retry-after` (seconds or a date), else
+/// `x-ratelimit-reset`. The first valid one counts; malformed, zero, negative and past values do not. At most
+/// [`LONGEST_PAUSE`]. Dates are compared with the response's own `Date`, because clocks differ.
 #[must_use]
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);

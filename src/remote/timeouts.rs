@@ -1,24 +1,24 @@
-//! How long things may take on the network.
+//! Network timeouts.
 
 use std::time::Duration;
 
-/// Longest time to make a connection, TLS included.
+/// Timeout of establishing a connection, TLS included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest silence while something is expected to come in, or to be taken by the other side.
+/// Maximum silence while data is expected, or is to be accepted by the other side.
 pub const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Longest time for the whole exchange of creating a batch.
+/// Timeout of the whole call that creates a batch.
 pub const BILLING_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// Longest wait for the answer to an upload after its last byte was handed over. What the system has buffered by then
+/// Maximum wait for the response to an upload after its last byte was passed on. What the system has buffered by then
 /// must still drain.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// The least that must come in during [`IDLE_TIMEOUT`], in bytes per second.
 pub const LEAST_BYTES_PER_SECOND: u32 = 1024;
 
-/// How long things may take. The default is made of the constants of this module.
+/// The timeouts of operations. The default consists of the constants of this module.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
     /// See [`CONNECT_TIMEOUT`].

@@ -1,7 +1,8 @@
-//! The key to the service.
+//! The API key of a service.
 //!
 //! In: the value of an environment variable, or a file that only its owner can read. Out: one sensitive header value.
-//! The token is in no `Debug` output; [`super::redact`] takes it out of what the service says back.
+//!
+//! Invariants: the token is in no `Debug` output; [`super::redact`] removes it from what the service sends back.
 
 use std::io::Read;
 use std::path::Path;
@@ -15,19 +16,19 @@ use crate::storage::durable::FileError;
 use crate::storage::local_file::LocalFile;
 use crate::storage::read_at::ReadAt;
 
-/// Longest token, in bytes. Real ones are far below it; a file above it is not a key.
+/// Maximum length of a token, in bytes. Real ones are far shorter; a larger file is not a key.
 pub const TOKEN_BYTES: u64 = 4096;
 
 /// Permission bits of a file that belong to anybody but its owner.
 const OTHERS: u32 = 0o077;
 
-/// Why there is no token.
+/// Why a token cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// Nothing but white space.
     #[error("the API key is empty")]
     Empty,
-    /// Not something that can stand in a header. The value is not shown.
+    /// Not a valid header value. The value is not shown.
     #[error("the API key has characters that no key has (white space inside, control characters, or not ASCII)")]
     Malformed,
     /// The file is not a plain file, or too long for a key.
@@ -69,11 +70,11 @@ impl Token {
         Ok(Self(SecretString::from(text)))
     }
 
-    /// Reads a token from a file that nobody but its owner can read. Symbolic links are followed (mounted secrets
-    /// are links); what counts is the file that was opened.
+    /// Reads a token from a file that only its owner can read. Symbolic links are followed (mounted secrets are links);
+    /// the checks apply to the file that was opened.
     ///
     /// # Errors
-    /// When it cannot be read, others than its owner can read it, or what is in it is no token.
+    /// When it cannot be read, others than its owner can read it, or its content is not a token.
     pub fn from_file(path: &Path) -> Result<Self, TokenError> {
         let failed = || FileError::on("read", path);
         let file = LocalFile::open(path)?;

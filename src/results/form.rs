@@ -1,7 +1,8 @@
-//! What a file is that was taken for a file of replies and is none.
+//! Detects what a file is that was passed as a reply file but is not one.
 //!
-//! In: a line in which no reply was found. Out: what it looks like, if that says that the file is of another kind: replies stand one on a
-//! line, as whole objects. A line that is only damaged looks like nothing in particular; it is unreadable, and what stands around it counts.
+//! In: a line that has no reply. Out: the format it suggests, if that shows that the file is of another kind: reply
+//! files have one whole object per line. A line that is merely damaged suggests none; it is unreadable, and the lines
+//! around it count.
 
 use std::fmt;
 use std::io::Read;
@@ -13,10 +14,10 @@ use crate::json::brackets::{Brackets, Broken};
 use crate::json::tree::{Raw, Scalar, Tree};
 use crate::storage::lines;
 
-/// Most bytes of a line that are looked at.
+/// Maximum bytes of a line that are examined.
 pub(super) const LOOK_BYTES_MAX: usize = 64 * 1024;
 
-/// What a file looks like that is no file of replies.
+/// The format of a file that is not a reply file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Form {
@@ -30,7 +31,7 @@ pub enum Form {
     Page,
     /// UTF-16, in either order.
     Utf16,
-    /// The compression of so many files: gzip, Zstandard, ZIP.
+    /// A compressed file: gzip, Zstandard, ZIP.
     Compressed,
     /// Bytes that are no text.
     Binary,
@@ -69,8 +70,9 @@ impl Form {
         }
     }
 
-    /// What a line looks like in which no reply was found; `None` if nothing is known but that. It is given as far as [`LOOK_BYTES_MAX`],
-    /// without white space around it; `objects` are the whole objects that it consists of, and `is_first` says that it begins the file.
+    /// What a line looks like in which no reply was found; `None` if nothing is known but that. It is given as far as
+    /// [`LOOK_BYTES_MAX`], without white space around it; `objects` are the whole objects that it consists of, and
+    /// `is_first` says that it begins the file.
     pub(super) fn of(line: &[u8], objects: &[Range<usize>], is_first: bool) -> Option<Self> {
         if let Some(form) = Self::of_start(line).filter(|_| is_first) {
             return Some(form);
@@ -86,7 +88,7 @@ impl Form {
         }
     }
 
-    /// What the first bytes of a file say that is no UTF-8 text.
+    /// The format that the first bytes indicate, of a file that is not UTF-8 text.
     fn of_start(start: &[u8]) -> Option<Self> {
         match start {
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'{' | b'[', 0, ..] | [0, b'{' | b'[', ..] => Some(Self::Utf16),
@@ -102,7 +104,7 @@ pub(super) fn is_text(line: &[u8]) -> bool {
     !line.iter().any(|byte| matches!(byte, b'{' | b'}'))
 }
 
-/// Whether the line `{` begins an object that goes on in what follows.
+/// Whether the line `{` begins an object that continues on the next lines.
 pub(super) fn goes_on(next: &[u8]) -> bool {
     let next = next.trim_ascii_start();
     let line = memchr(b'\n', next).map_or(next, |end| &next[..end]);
@@ -131,7 +133,8 @@ fn is_page(text: &[u8]) -> bool {
     starts(b"<!doctype") || starts(b"<html") || starts(b"<?xml")
 }
 
-/// Whether a line is an array of objects, or begins one. The rest of a damaged reply, which may begin like one, goes on behind it.
+/// Whether a line is an array of objects, or begins one. The rest of a damaged reply may begin like one, but has more
+/// after it.
 fn is_array(text: &[u8]) -> bool {
     let begins = matches!(text[1..].trim_ascii_start().first(), None | Some(b'{' | b']'));
     let mut array = Brackets::new(text);

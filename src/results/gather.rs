@@ -1,6 +1,7 @@
 //! Replies to a window of the output: one read from its file, or from memory, for each.
 //!
-//! In: Seqs. Out: their lines, in order. Memory is a window, and the files that [`ReplyCache`](crate::results::reply_cache::ReplyCache) holds.
+//! In: Seqs. Out: their lines, in order. Memory is a window, and the files that
+//! [`ReplyCache`](crate::results::reply_cache::ReplyCache) holds.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -162,8 +163,8 @@ impl<'m> Gatherer<'m> {
         Ok(())
     }
 
-    /// Writes what stands for a request of a window that is too large to be gathered, with little of it in memory. Returns its bytes, which
-    /// go to `errors` only if there is no output.
+    /// Writes what stands for a request of a window that is too large to be gathered, with little of it in memory.
+    /// Returns its bytes, which go to `errors` only if there is no output.
     pub(super) fn copy(
         &mut self,
         seq: u64,

@@ -2,8 +2,8 @@
 //!
 //! In: the Seqs of shards that wait for a decision. Out: for a stretch of Seqs, the shard that holds each.
 //!
-//! One record for each Seq, the number of the shard; what is held by none has none. The file is made when a run has come to its end, has
-//! no name, and goes with the process: the Ledger and the reply index know all that is in it.
+//! One record for each Seq, the number of the shard; what is held by none has none. The file is made when a run has
+//! come to its end, has no name, and goes with the process: the Ledger and the reply index know all that is in it.
 
 use std::ops::Range;
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! From the hash of an id to its place among a bounded number of requests.
 //!
-//! In: the hashes of a shard's requests, or of a stretch of the input. Out: for a hash, the number of the request that has it.
+//! In: the hashes of a shard's requests, or of a stretch of the input. Out: for a hash, the number of the request that
+//! has it.
 
 /// Low bits of an entry, which hold the request's number.
 const NUMBER_BITS: u32 = 32;
@@ -8,7 +9,8 @@ const NUMBER_BITS: u32 = 32;
 /// Entries in a bucket, on average.
 const BUCKET_ENTRIES: usize = 4;
 
-/// A table of `u128`s: 96 bits of hash, 32 bits of number, sorted; a directory by the upper bits leads to a handful of them.
+/// A table of `u128`s: 96 bits of hash, 32 bits of number, sorted; a directory by the upper bits leads to a handful of
+/// them.
 #[derive(Debug)]
 pub struct IdTable {
     entries: Vec<u128>,

@@ -1,12 +1,14 @@
 //! Reply files to slots: the step "index".
 //!
-//! In: the reply files of one batch (or those that somebody downloaded by hand), and the ids of the requests they may answer.
-//! Out: one slot for each request that was answered, and counts that account for every line of the files.
+//! In: the reply files of one batch (or those that somebody downloaded by hand), and the ids of the requests they may
+//! answer. Out: one slot for each request that was answered, and counts that account for every line of the files.
 //!
-//! A reply whose id is nobody's may have one that is nearly somebody's: it is looked at when all others have their places.
+//! A reply whose id is nobody's may have one that is nearly somebody's: it is looked at when all others have their
+//! places.
 //!
-//! Invariants: each reply is kept (it fills a slot), a duplicate, in conflict or unknown, and is counted once, as is each line that is
-//! unreadable. Replies have any length: more than a few MiB of none is in memory. Which reply wins does not depend on threads: the first in file order, but an output before an error.
+//! Invariants: each reply is kept (it fills a slot), a duplicate, in conflict or unknown, and is counted once, as is
+//! each line that is unreadable. Replies have any length: more than a few MiB of none is in memory. Which reply wins
+//! does not depend on threads: the first in file order, but an output before an error.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -45,11 +47,13 @@ pub struct IndexOptions {
 
 /// Reads the files, in the order given, and fills the slots. Slot n belongs to the request that `table` gives number n.
 ///
-/// If there are replies to nobody, and requests that lack one, `each_id` is called to tell the number and the id of each request: ids that
-/// are nearly the same may be meant. As many such replies are looked at as there are requests, or `STRANGERS_MIN`.
+/// If there are replies to nobody, and requests that lack one, `each_id` is called to tell the number and the id of
+/// each request: ids that are nearly the same may be meant. As many such replies are looked at as there are requests,
+/// or `STRANGERS_MIN`.
 ///
 /// # Errors
-/// When a file cannot be read, is no file of replies and strays are refused, or replies to set aside cannot be written; and those of `each_id`.
+/// When a file cannot be read, is no file of replies and strays are refused, or replies to set aside cannot be written;
+/// and those of `each_id`.
 pub fn index<E: From<ResultsError>>(
     files: &[ReplyFile],
     table: &IdTable,
@@ -105,7 +109,8 @@ fn path_of(files: &[ReplyFile], number: u32) -> &Path {
     &file.expect("the place was found in one of these files").path
 }
 
-/// The reply that a slot leads to. Its file is opened for it: few replies are read a second time, and there may be more files than can be open.
+/// The reply that a slot leads to. Its file is opened for it: few replies are read a second time, and there may be more
+/// files than can be open.
 fn text_of(path: &Path, slot: Slot) -> Result<ReplyText, FileError> {
     ReplyText::open(path, slot.offset, slot.length.map(u64::from))
 }
@@ -148,8 +153,8 @@ impl<'p> Placing<'p> {
         }
     }
 
-    /// Replies to nobody and the requests that they answer after all, of which there are so many. `each_id` is called if there is anybody to
-    /// look for.
+    /// Replies to nobody and the requests that they answer after all, of which there are so many. `each_id` is called
+    /// if there is anybody to look for.
     pub(super) fn meet<E: From<ResultsError>>(
         &mut self,
         requests: u64,
@@ -162,8 +167,8 @@ impl<'p> Placing<'p> {
         strangers.meet(self.files, self.ids, each_id)
     }
 
-    /// Places replies that met the requests which they answer by ids that are nearly theirs; the others, and those to requests that have a
-    /// reply by their own id, are set aside. `place_of` gives the place of a request's slot.
+    /// Places replies that met the requests which they answer by ids that are nearly theirs; the others, and those to
+    /// requests that have a reply by their own id, are set aside. `place_of` gives the place of a request's slot.
     pub(super) fn place_near(
         &mut self,
         slots: &mut [Option<Slot>],
@@ -204,8 +209,8 @@ impl<'p> Placing<'p> {
         let slot = Slot { offset: *offset, length: length.and_then(Slot::length), file: *file, kind: reply.kind };
         match *place {
             Some(kept) if self.is_own(*place) => self.settle(place, kept, slot, reply),
-            // Filled from another set of files, it belongs to another round. What is newer stands: files are numbered by time, and
-            // an earlier round is indexed late when something of it has to be made again.
+            // Filled from another set of files, it belongs to another round. What is newer stands: files are numbered
+            // by time, and an earlier round is indexed late when something of it has to be made again.
             Some(kept) if kept.file > slot.file => Ok(()),
             _ => self.keep(place, slot, reply),
         }

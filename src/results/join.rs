@@ -1,7 +1,8 @@
-//! Replies of any batches to the requests that they answer, when neither fits memory: the step "index" of a merge by hand.
+//! Joins the replies of any batches with their requests, when neither fits memory: the step "index" of `batchline
+//! merge`.
 //!
-//! In: the id of every request, and reply files that somebody downloaded. Out: the reply index of all requests, and counts that account
-//! for every line of the files.
+//! In: the id of every request, and reply files that the user downloaded. Out: the reply index of all requests, and
+//! counts that account for every line of the files.
 //!
 //! ```text
 //! requests ─┐ by hash                          by Seq
@@ -9,15 +10,16 @@
 //! replies ──┘
 //! ```
 //!
-//! Requests and replies go to partitions by the hash of their id, so that a request and its replies meet in the same one. There they are
-//! placed as [`index`](super::index) does it, and the slots go to partitions by Seq, from which the index is written front to back.
+//! Requests and replies go to partitions by the hash of their id, so that a request and its replies meet in the same
+//! one. There they are placed as [`index`](super::index) does it, and the slots go to partitions by Seq, from which the
+//! index is written front to back.
 //!
-//! What is left are replies whose ids are nobody's, and some of those are nearly (`near_ids.rs`) somebody's. They need no partition: as many
-//! as have room in memory are held, and the ids of all requests go by. What has no room is set aside.
+//! What remains are unmatched replies, some of which have near ids (`near_ids.rs`). They need no partition: as many as
+//! fit are held in memory while the ids of all requests are streamed. The others are set aside.
 //!
-//! What always holds: memory is the budget and a few partitions, whatever the number of requests and replies. The outcome is that of
-//! [`index`](super::index::index), but that another number of replies to nobody is looked at; lines that are set aside may come in another
-//! order.
+//! Invariants: memory is the budget and a few partitions, whatever the number of requests and replies. The outcome is
+//! that of [`index`](super::index::index), except that the number of unmatched replies that are examined may differ,
+//! and lines that are set aside may be in another order.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -40,13 +42,14 @@ use crate::storage::records::Record;
 /// Bits of a request's entry that hold its Seq.
 const SEQ_BITS: u32 = 40;
 
-/// Most lines of an input that can be merged.
+/// Maximum lines of an input that can be merged.
 pub const LINES_MAX: u64 = 1 << SEQ_BITS;
 
-/// Requests that a partition has, about: some bytes more than 100 for each are in memory while their replies are placed.
+/// Requests that a partition has, about: some bytes more than 100 for each are in memory while their replies are
+/// placed.
 const PARTITION_REQUESTS: u64 = 128 * 1024;
 
-/// Most partitions by hash: a billion requests make this many of twice the usual size.
+/// Maximum partitions by hash: a billion requests make this many of twice the usual size.
 const PARTITIONS_MAX: u64 = 4096;
 
 /// Seqs of a partition by Seq.
@@ -67,7 +70,7 @@ pub struct JoinOptions {
     pub scratch: PathBuf,
 }
 
-/// The requests of an input, on their way to their replies. See the [module](self).
+/// The requests of an input, to be joined with their replies. See the [module](self).
 #[derive(Debug)]
 pub struct Join {
     options: JoinOptions,
@@ -101,9 +104,9 @@ impl Join {
 
     /// Reads the files, in the order given, and writes the slots of all requests to `slots`.
     ///
-    /// If there are replies to nobody, and requests that lack one, `each_id` is called to tell the Seq and the id of each request: ids that
-    /// are nearly the same may be meant. As many such replies are looked at as fit a quarter of the memory. `progress` is told the bytes
-    /// read so far.
+    /// If there are unmatched replies, and requests without one, `each_id` is called to yield the Seq and the id of
+    /// each request, to match near ids. As many such replies are examined as fit a quarter of the memory. `progress` is
+    /// called with the bytes read so far.
     ///
     /// # Errors
     /// When a file cannot be read, or scratch, slots or replies to set aside cannot be written.
@@ -243,7 +246,7 @@ struct Candidate {
 impl Candidate {
     fn found(&self, request: Option<u32>) -> Found {
         let Slot { offset, length, file, kind } = self.slot;
-        // What an error says is read again if it is kept: few are.
+        // The text of an error is read again if it is kept: few are.
         let reply = Reply { id_hash: self.id_hash, id_is_string: true, kind, usage: self.usage, error: None };
         Found { file, offset, length: length.map(u64::from), reply: Some(reply), request }
     }

@@ -1,13 +1,14 @@
 //! Slots to one ordered output: the step "merge".
 //!
-//! In: a stretch of Seqs whose replies are final. Out: one line for each, in input order: the service's own, byte for byte or in the
-//! common [`shape`](crate::results::normalize), or one that says why there is none.
+//! In: a range of settled Seqs, up to the watermark. Out: one line per Seq, in input order: the service's own, byte for
+//! byte or [normalized](crate::results::normalize), or one that says why there is none.
 //!
-//! Threads gather (`gather.rs`) windows of replies, from files that are [held](crate::results::reply_cache) in memory or else with one `pread` each, straight to where
-//! they stand in the output; the calling thread writes the windows in order.
+//! Threads gather (`gather.rs`) windows of replies, from files that are [cached](crate::results::reply_cache) in memory
+//! or else with one `pread` each, directly to their positions in the output; the calling thread writes the windows in
+//! order.
 //!
-//! What always holds: every Seq of the stretch gives exactly one line, and outputs + errors + missing + held + invalid is their number. Memory
-//! is a few windows; a window with huge replies is not gathered but copied line by line, in pieces.
+//! Invariants: every Seq of the range gives exactly one line, so outputs + errors + missing + held + invalid is their
+//! number. Memory is a few windows; a window with huge replies is not gathered but copied line by line, in pieces.
 
 use std::ops::Range;
 
@@ -23,7 +24,7 @@ const WINDOW_SEQS: u64 = 256;
 /// Writes the lines of `seqs`.
 ///
 /// # Errors
-/// When a reply cannot be read back, or a sink refuses: [`ResultsError::Output`].
+/// When a reply cannot be read back, or a sink cannot be written: [`ResultsError::Output`].
 pub fn merge(seqs: Range<u64>, inputs: MergeInputs<'_>, sinks: &mut Sinks<'_>) -> Result<Merged, ResultsError> {
     let mut merged = Merged::default();
     let split = sinks.errors.is_some();

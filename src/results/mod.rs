@@ -5,11 +5,11 @@
 //!    download   index    merge
 //! ```
 //!
-//! In: files of replies in the service's order. Out: one line for each request, in input order. Nothing here knows how requests are
-//! stored or how replies came here.
+//! In: reply files in the service's order. Out: one line per request, in input order. Nothing here depends on how
+//! requests are stored or how replies were received.
 //!
-//! What always holds: reply bytes pass through as they are, unless they are asked for in the common [shape](normalize); every line of a reply file is accounted for; every request has one
-//! outcome.
+//! Invariants: reply bytes are passed through unchanged, unless they are [normalized](normalize); every line of a reply
+//! file is accounted for; every request has one outcome.
 
 use std::io;
 use std::path::PathBuf;
@@ -41,10 +41,10 @@ pub enum ResultsError {
     /// A file operation failed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The output does not take what is written.
+    /// The output cannot be written.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
-    /// What stands behind a reply that is missing cannot be told.
+    /// The reason for a missing reply cannot be determined.
     #[error("cannot look up request {seq} of the input")]
     Request {
         /// The request's Seq.
@@ -52,14 +52,14 @@ pub enum ResultsError {
         /// What went wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A file that was taken for a file of replies is of another kind.
+    /// A file that was passed as a reply file is of another kind.
     #[error("{}:{line} is not a reply: it looks like {form}", Name(path))]
     NotReplies {
         /// The file.
         path: PathBuf,
         /// The line, counted from 1.
         line: u64,
-        /// What it looks like.
+        /// The detected format.
         form: form::Form,
     },
     /// A reply file has other bytes than those that were indexed.

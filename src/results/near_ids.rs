@@ -1,15 +1,15 @@
-//! Replies whose ids are nearly those of requests.
+//! Matches replies whose ids are nearly those of requests.
 //!
-//! In: replies that answer nobody by their ids as they stand there, and, if there are any, the ids of all requests they may answer. Out:
-//! for each, the one request that it answers after all, or that there is none.
+//! In: unmatched replies, by their exact ids, and, if there are any, the ids of all requests that they may answer. Out:
+//! for each, the one request that it answers after all, or none.
 //!
-//! Services pass ids through systems that change them on their way: a number loses its quotes, blanks get lost or appear, composed
-//! characters are taken apart or put together, escapes come back in lower case. Such a reply was paid for, and without it its request would
-//! be sent again. Two ids are nearly the same if they have the same [`canonical`] form.
+//! Services pass ids through systems that change them: a number loses its quotes, blanks are removed or added,
+//! characters are composed or decomposed, escapes change to lower case. Such a reply was paid for, and without it its
+//! request would be sent again. Two ids are nearly the same if they have the same [`canonical`] form.
 //!
-//! What always holds: an id that is a request's own is never given to another request, and a request that has a reply by its own id gets no
-//! other one. Where two requests could be meant, none is. Nothing is done, and no id of a request is read, while every reply finds its
-//! request. Memory is the replies that are kept for it, of which there is a most; those beyond it answer nobody.
+//! Invariants: a reply with the exact id of a request never goes to another request, and a request with an exact reply
+//! gets no other one. An ambiguous reply matches no request. While all replies match exactly, nothing is done and no id
+//! is read. Memory is the replies that are kept, whose number is limited; further ones stay unmatched.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -21,17 +21,16 @@ use super::reply_file::{Found, ReplyFile};
 use super::reply_text::ReplyText;
 use crate::model::custom_id::IdHasher;
 
-/// Memory that a reply takes while it looks for its request, in bytes, about.
+/// Approximate memory per reply that is to be matched, in bytes.
 pub(super) const STRANGER_BYTES: usize = 256;
 
-/// Replies that are looked at whatever the memory: 4 MiB of them.
+/// Minimum memory for such replies, whatever the budget: 4 MiB of them.
 pub(super) const STRANGERS_MIN: usize = 16 * 1024;
 
 /// Composes characters: NFC.
 const COMPOSED: ComposingNormalizerBorrowed<'static> = ComposingNormalizerBorrowed::new_nfc();
 
-/// What is the same in ids that are nearly the same: without white space around it, composed, the hexadecimal digits of `%C3` and `\u00E9`
-/// in lower case.
+/// The form that nearly equal ids share: trimmed, composed, the hexadecimal digits of `%C3` and `\u00E9` in lower case.
 pub(super) fn canonical(id: &str) -> Cow<'_, str> {
     let id = id.trim();
     let has_escapes = memchr::memchr2(b'%', b'\\', id.as_bytes()).is_some();
@@ -54,7 +53,7 @@ fn with_small_escapes(id: &str) -> String {
     small
 }
 
-/// Who could be meant.
+/// The candidate requests.
 #[derive(Debug, Clone, Copy)]
 enum Meant {
     Nobody,
@@ -62,7 +61,7 @@ enum Meant {
     Several,
 }
 
-/// Replies that look for their requests.
+/// Replies that are to be matched.
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
     found: Vec<Found>,
@@ -70,12 +69,12 @@ pub(super) struct Strangers {
 }
 
 impl Strangers {
-    /// Takes so many at most.
+    /// Takes up to a maximum number of replies.
     pub(super) fn new(most: usize) -> Self {
         Self { found: Vec::new(), most }
     }
 
-    /// Takes a reply, or gives it back.
+    /// Takes a reply, or returns it when full.
     pub(super) fn take(&mut self, mut found: Found) -> Option<Found> {
         if self.found.len() >= self.most {
             return Some(found);
@@ -88,13 +87,13 @@ impl Strangers {
         None
     }
 
-    /// All of them, none of which answers anybody.
+    /// All of them, unmatched.
     pub(super) fn answering_nobody(self) -> Vec<(Found, Option<u64>)> {
         self.found.into_iter().map(|found| (found, None)).collect()
     }
 
-    /// The requests that are meant, in the order of the files. `each_id` tells the number and the id of each request; it is not called if
-    /// there is nobody to look for.
+    /// The matched requests, in the order of the files. `each_id` yields the number and the id of each request; it is
+    /// not called if there is nothing to match.
     pub(super) fn meet<E: From<ResultsError>>(
         mut self,
         files: &[ReplyFile],
@@ -186,8 +185,8 @@ mod tests {
         ("-7", usize::MAX, None),
     ];
 
-    /// What a reply file becomes, told in the plainest words: all who claim each request, those by its own id or else those by one that is
-    /// near to it alone; of them the first, but an output before an error.
+    /// What a reply file becomes, told in the plainest words: all who claim each request, those by its own id or else
+    /// those by one that is near to it alone; of them the first, but an output before an error.
     fn model(requests: &[(usize, &str)], replies: &[(usize, bool, u8)]) -> (Vec<Option<usize>>, Indexed) {
         let mut indexed = Indexed { replies: replies.len() as u64, ..Indexed::default() };
         let mut kept = Vec::new();

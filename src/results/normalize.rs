@@ -1,6 +1,6 @@
-//! One shape for the replies of every service.
+//! Normalizes the replies of all services to one format, the common shape.
 //!
-//! In: a reply as its service shaped it. Out: the same reply, for a reader that need not know who answered:
+//! In: a reply in its service's format. Out: the same reply, in a format that does not depend on the service:
 //!
 //! ```text
 //! {"custom_id":"a","response":{"status_code":200,"body":{…}},"error":null}
@@ -11,18 +11,19 @@
 //! | member | is |
 //! | --- | --- |
 //! | `custom_id` | the request's, as the service sent it, a number as a string; `null` for a line of the input that has none |
-//! | `response` | `null` where nobody answered |
-//! | `response.status_code` | what the service says, as a number; 200 for an output of a service that says nothing, else `null` |
+//! | `response` | `null` if there is no answer |
+//! | `response.status_code` | the service's status, as a number; without one, 200 for an output, else `null` |
 //! | `response.body` | the answer, byte for byte; where `response` itself is the answer (see [`ReplyShape`]), that; the message of Anthropic's `result` |
 //! | `error` | `null` for an output, and only there |
-//! | `error.code` | a string: the service's, or `http_400` where there is only a status, or the error's type, or `no_answer` for a reply that says nothing; `null` where there is none of them |
-//! | `error.message` | a string: the service's, or what it says instead of one, or that it gave no reason |
+//! | `error.code` | a string: the service's, or `http_400` if there is only a status, or the error's type, or `no_answer` for a reply without content; `null` without any of these |
+//! | `error.message` | a string: the service's, or what it sends instead of one, or that it gave no reason |
 //!
-//! Where an error is looked for, and what is one, is the [rule](crate::dialect::reply_rule)'s: a reply is here what it was counted as. What a service
-//! puts around an answer besides (`id`, `request_id`, members of its error) is left away: the native shape has it.
+//! The [rule](crate::dialect::reply_rule) decides what is an error and where it is: a reply is written as it was
+//! counted. Other members around an answer (`id`, `request_id`, members of its error) are omitted: the native shape has
+//! them.
 //!
-//! What always holds: the same members in the same order; a reply in this shape stays as it is. The values of a reply are not judged: what
-//! is no JSON inside of a body is none here either. What is in memory of a reply is up to whoever gives its parts.
+//! Invariants: the same members in the same order; normalizing is idempotent. The values of a reply are not validated:
+//! a body that is not JSON stays so. How much of a reply is in memory depends on the parts that the caller passes.
 //!
 //! [`ReplyShape`]: crate::remote::ReplyShape
 
@@ -32,11 +33,11 @@ use crate::dialect::ReplyNames;
 use crate::dialect::reply_parts;
 use crate::dialect::reply_parts::Parts;
 use crate::dialect::reply_rule::{Failure, NO_ANSWER, NO_ANSWER_MESSAGE, Why};
-use crate::json::tree::{Raw, Stands};
+use crate::json::tree::{Raw, RawTree};
 use crate::model::reply::ReplyRole;
 use crate::results::normalize::Piece::{Json, Made, Text, Value};
 
-/// What lines of the output look like.
+/// The format of output lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Shape {
     /// As the service sent them, byte for byte.
@@ -60,28 +61,28 @@ impl Shape {
         }
     }
 
-    /// The shape of that name.
+    /// The shape of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|shape| shape.name() == name)
     }
 }
 
-/// Appends the reply `line`, which is given without its line end, in the common shape. `failed` says that its request has no output.
-/// `None`, and nothing is appended, if the line is no reply.
+/// Appends the reply `line`, without its terminator, in the common shape. `failed` means that its request has no
+/// output. Returns `None`, and appends nothing, if the line is not a reply.
 pub(super) fn write_common(line: &[u8], failed: bool, out: &mut Vec<u8>) -> Option<()> {
     let names = &ReplyNames::COMMON;
     let parts = reply_parts::scanned(line, names).or_else(|| Parts::of(Raw(line), names))?;
     write_parts(&parts, failed, out)?.ok()
 }
 
-/// Writes a reply, of which these are the parts, in the common shape. `None`, and nothing is written, if it is none.
-pub(super) fn write_parts<'l, T: Stands<'l>>(
+/// Writes a reply with these parts in the common shape. Returns `None`, and writes nothing, if it is not a reply.
+pub(super) fn write_parts<'l, T: RawTree<'l>>(
     parts: &Parts<'l, T>,
     failed: bool,
     out: &mut (impl Write + ?Sized),
 ) -> Option<io::Result<()>> {
-    let custom_id = parts.id.as_ref()?.said;
+    let custom_id = parts.id.as_ref()?.raw;
     let mut write = || {
         put(out, &[Json(br#"{"custom_id":"#), Text(custom_id), Json(br#","response":"#)])?;
         if parts.responds() {
@@ -107,15 +108,15 @@ enum Piece<T> {
     Json(&'static [u8]),
     /// JSON that was made.
     Made(Vec<u8>),
-    /// A value of the reply, as it stands there.
+    /// A raw value of the reply.
     Value(T),
-    /// A value of the reply as a JSON string: itself, if it is one, else what it says.
+    /// A value of the reply as a JSON string: itself if it is one, else its text in quotes.
     Text(T),
 }
 
 /// The status as a number, or else as the service has it.
-fn status<'l, T: Stands<'l>>(parts: &Parts<'l, T>, failed: bool) -> Piece<T> {
-    let said = parts.response.status.as_ref().map(|status| status.said).filter(|said| !said.is_null());
+fn status<'l, T: RawTree<'l>>(parts: &Parts<'l, T>, failed: bool) -> Piece<T> {
+    let said = parts.response.status.as_ref().map(|status| status.raw).filter(|raw| !raw.is_null());
     match (parts.status(), said) {
         (Some(status), _) => Made(status.to_string().into_bytes()),
         (None, Some(status)) => Value(status),
@@ -125,7 +126,7 @@ fn status<'l, T: Stands<'l>>(parts: &Parts<'l, T>, failed: bool) -> Piece<T> {
 }
 
 /// The code and the message of an error, both as JSON.
-fn code_and_message<'l, T: Stands<'l>>(why: Why<'l, T>, status: Option<u64>) -> [Piece<T>; 2] {
+fn code_and_message<'l, T: RawTree<'l>>(why: Why<'l, T>, status: Option<u64>) -> [Piece<T>; 2] {
     let of_status = || status.map(|status| Made(quoted(&format!("http_{status}"))));
     let failing_status = || of_status().filter(|_| status.is_some_and(|status| (400..600).contains(&status)));
     let (code, message) = match why {
@@ -154,7 +155,7 @@ fn quoted(text: &str) -> Vec<u8> {
     serde_json::to_vec(text).expect("a string is always JSON")
 }
 
-fn put<'l, T: Stands<'l>>(out: &mut (impl Write + ?Sized), pieces: &[Piece<T>]) -> io::Result<()> {
+fn put<'l, T: RawTree<'l>>(out: &mut (impl Write + ?Sized), pieces: &[Piece<T>]) -> io::Result<()> {
     for piece in pieces {
         match piece {
             Json(json) => out.write_all(json)?,
@@ -166,8 +167,8 @@ fn put<'l, T: Stands<'l>>(out: &mut (impl Write + ?Sized), pieces: &[Piece<T>]) 
     Ok(())
 }
 
-/// Writes what a value says as a JSON string.
-fn put_quoted<'l>(out: &mut (impl Write + ?Sized), value: impl Stands<'l>) -> io::Result<()> {
+/// Writes a value's text as a JSON string.
+fn put_quoted<'l>(out: &mut (impl Write + ?Sized), value: impl RawTree<'l>) -> io::Result<()> {
     let mut begun = Vec::new();
     out.write_all(b"\"")?;
     value.each_piece(|piece| {
@@ -231,7 +232,7 @@ mod tests {
         let role = if line.contains("error") { ReplyRole::Error } else { ReplyRole::Output };
         let given = common_of(line.as_bytes(), role);
         assert_eq!(String::from_utf8_lossy(&given), wanted);
-        // Whatever stands in the file of errors is in the other one now: what it is, it says itself.
+        // Replies are moved from the error file to the output file: their kind depends on their content.
         assert_eq!(common_of(&given, ReplyRole::Output), given, "it stays as it is");
     }
 
@@ -247,7 +248,7 @@ mod tests {
                 r#"{"id":"br_1","custom_id":"a","error":{"code":"batch_client_error","message":"n\u00f6"}}"#,
                 r#"{"custom_id":"a","response":null,"error":{"code":"batch_client_error","message":"n\u00f6"}}"#,
             ),
-            // OpenAI's: an output, a refusal of the model, a request that nobody executed, a status alone.
+            // OpenAI's: an output, a refusal of the model, a request that was not executed, a status alone.
             (
                 r#"{"id":"b","custom_id":"a","response":{"status_code":200,"request_id":"r","body":{}},"error":null}"#,
                 r#"{"custom_id":"a","response":{"status_code":200,"body":{}},"error":null}"#,
@@ -269,7 +270,8 @@ mod tests {
                 r#"{ "response" : {"id":"c","choices":[]} , "custom_id" : "a" }"#,
                 r#"{"custom_id":"a","response":{"status_code":200,"body":{"id":"c","choices":[]}},"error":null}"#,
             ),
-            // Mistral's failures have JSON inside a string, DeepInfra's codes and xAI's errors other types, AIBrix the id last.
+            // Mistral's failures have JSON inside a string, DeepInfra's codes and xAI's errors other types, AIBrix the
+            // id last.
             (
                 r#"{"custom_id":"a","response":{"status_code":400,"body":"{\"detail\":\"no\"}"}}"#,
                 r#"{"custom_id":"a","response":{"status_code":400,"body":"{\"detail\":\"no\"}"},"error":{"code":"http_400","message":"the service gave no reason"}}"#,
@@ -404,7 +406,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a service puts around it and in whatever order: the id, the status, the body's bytes and the outcome are the same.
+        /// Whatever a service puts around it and in whatever order: the id, the status, the body's bytes and the
+        /// outcome are the same.
         #[test]
         fn a_reply_says_the_same_in_the_common_shape(
             id in any::<String>(), body in any_value(), other in any_value(), status in prop::option::of(100_u16..600),
@@ -447,7 +450,7 @@ mod tests {
             prop_assert_eq!(common_of(&shaped, ReplyRole::Output), shaped);
         }
 
-        /// Whatever stands in a line, the common shape says the same of it as the line.
+        /// The common shape of any line is classified as the line itself.
         #[test]
         fn a_line_in_the_common_shape_says_the_same(
             id in "[a-c]{0,3}", response in value(), error in value(), result in prop::option::of(value()), role: bool,
@@ -461,7 +464,7 @@ mod tests {
             prop_assert_eq!(found, (reply.id_hash, reply.kind.is_error(), reply.usage), "{} became {}", line, String::from_utf8_lossy(&shaped));
         }
 
-        /// What is a whole object and names somebody is written, and of all else nothing.
+        /// Whole objects that identify a request are written, and nothing else.
         #[test]
         fn whole_objects_are_written_and_nothing_else(
             text in prop::collection::vec(prop::sample::select(b"{}[]:,\"\\ ax1\xff".to_vec()), 0..40), failed: bool,

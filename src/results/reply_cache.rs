@@ -2,12 +2,12 @@
 //!
 //! In: the number of a reply file. Out: all of its bytes, if there is room for them.
 //!
-//! Replies stand in the service's order, so gathering them in input order means a read for each, which costs more than its bytes. A file
-//! that is read once, front to back, and gathered from in memory spares them. Shards are about as large as what may be held, and the
-//! merge goes through them in order.
+//! Replies stand in the service's order, so gathering them in input order means a read for each, which costs more than
+//! its bytes. A file that is read once, front to back, and gathered from in memory spares them. Shards are about as
+//! large as what may be held, and the merge goes through them in order.
 //!
-//! Invariants: no more is held than the budget. A file makes room only when it has not been asked for in a while, so that files
-//! that do not fit together do not push each other out in turn.
+//! Invariants: no more is held than the budget. A file makes room only when it has not been asked for in a while, so
+//! that files that do not fit together do not push each other out in turn.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -2,12 +2,13 @@
 //!
 //! In: a file that was downloaded, by us or by hand. Out: its replies, in their order, and its checksum.
 //!
-//! A line is one reply, as services write it. Two or more whole objects on a line are as many replies: somebody put files together, one of
-//! which had no line end. A line of any length is read; one that is too long to be held is gone through once, in pieces. What else stands
-//! in the place of a reply is unreadable, or shows that the file is none of replies (see [`Form`]).
+//! A line is one reply, as services write it. Two or more whole objects on a line are as many replies: somebody put
+//! files together, one of which had no line end. A line of any length is read; one that is too long to be held is gone
+//! through once, in pieces. What else stands in the place of a reply is unreadable, or shows that the file is none of
+//! replies (see [`Form`]).
 //!
-//! Invariants: all of the file is accounted for: each line that is not blank is one thing found or several. What is looked at
-//! more closely is only what the [reader](ReplyReader) refuses.
+//! Invariants: all of the file is accounted for: each line that is not blank is one thing found or several. What is
+//! looked at more closely is only what the [reader](ReplyReader) refuses.
 
 use std::io;
 use std::ops::Range;
@@ -55,7 +56,8 @@ const NEXT_BYTES: usize = 1024;
 pub enum Strays {
     /// Any line that shows it is an error: [`ResultsError::NotReplies`]. For files that people put together.
     Refuse,
-    /// It is an error if there is not one reply in it. Services have written lines of a page between replies, and those are unreadable.
+    /// It is an error if there is not one reply in it. Services have written lines of a page between replies, and those
+    /// are unreadable.
     RefuseWhole,
     /// It is none: what stands in it that is no reply is unreadable.
     SetAside,
@@ -74,7 +76,8 @@ pub(super) struct Found {
     pub(super) request: Option<u32>,
 }
 
-/// Reads the files, in the order given, and calls `take` with what stands in them, in its order. Returns the files' checksums.
+/// Reads the files, in the order given, and calls `take` with what stands in them, in its order. Returns the files'
+/// checksums.
 ///
 /// `request_of` gives the number of the request whose id has a hash; `progress` is told the bytes read so far.
 pub(super) fn read(

@@ -7,11 +7,11 @@
 //!       | offset | length | file | kind | check |      all little-endian, in a file of records (see `storage/records`)
 //! ```
 //!
-//! A reply of [`LONG_BYTES`] or more has all bits of its length set: it ends where its brackets do. So a slot leads to a reply of any length, and
-//! only one of 4 GiB is looked through to find its end.
+//! A reply of [`LONG_BYTES`] or more has all bits of its length set: it ends where its brackets do. So a slot leads to
+//! a reply of any length, and only one of 4 GiB is looked through to find its end.
 //!
-//! The file begins as a hole of its final size: no reply. What counts as written is what the Ledger says: a shard's slots are synced
-//! before its step is recorded, and writing them again changes nothing.
+//! The file begins as a hole of its final size: no reply. What counts as written is what the Ledger says: a shard's
+//! slots are synced before its step is recorded, and writing them again changes nothing.
 
 use crate::model::reply::ReplyKind;
 use crate::storage::records::{Record, RecordFile};

@@ -39,7 +39,8 @@ impl ReplyText {
         text.ok_or_else(cut)
     }
 
-    /// What stands at `offset` of a file that is open: so many bytes, or an object as far as its brackets go. `None` if the file ends before.
+    /// What stands at `offset` of a file that is open: so many bytes, or an object as far as its brackets go. `None` if
+    /// the file ends before.
     pub(super) fn at(
         file: Arc<dyn ReadAt>,
         path: &Path,

@@ -1,12 +1,12 @@
-//! A JSON value where it stands in a file, too large to be held.
+//! A JSON value in a file, too large for memory.
 //!
-//! In: a place in a file. Out: what a [`Tree`] says, read anew whenever it is asked for, and the value's bytes in pieces.
+//! In: a range of a file. Out: a [`Tree`], read again for each query, and the value's bytes in pieces.
 //!
-//! A reply of any length is judged by the same rule, and brought into the same shape, as one in memory. Each question costs a pass over
-//! the value; there are a handful.
+//! A reply of any length is classified by the same rule, and normalized in the same way, as one in memory. Each query
+//! costs a pass over the value; there are a handful.
 //!
-//! Invariants: memory is a piece of the file, and [`TEXT_BYTES_MAX`] of a string. What cannot be read is absent to whoever asks,
-//! and an error of the whole once it is done with: see [`StoredText::ask`].
+//! Invariants: memory is a piece of the file, and [`TEXT_BYTES_MAX`] of a string. A value that cannot be read is absent
+//! to the caller, and the read error is reported at the end: see [`StoredText::ask`].
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -14,14 +14,14 @@ use std::io::{self, BufRead, Read};
 use std::ops::Range;
 
 use crate::json::brackets::Broken;
-use crate::json::tree::{Members, Raw, Scalar, Stands, Tree, each_child, find_child, find_members};
+use crate::json::tree::{Members, Raw, RawTree, Scalar, Tree, each_child, find_child, find_members};
 use crate::storage::lines::RangeReader;
 use crate::storage::read_at::ReadAt;
 
-/// Most bytes of a value without children that are looked at. A longer string says what begins it.
+/// Maximum bytes of a scalar that are read. A longer string is truncated.
 const TEXT_BYTES_MAX: u64 = 64 * 1024;
 
-/// Stands for a string that begins with so much white space.
+/// Represents a string that begins with that much white space.
 const ELLIPSIS: &str = "…";
 
 /// Text in a file, and what went wrong when it was read.
@@ -116,7 +116,7 @@ impl<'t> Tree<'t> for StoredValue<'t> {
                     None => Scalar::Text(Cow::Borrowed(ELLIPSIS)),
                 }
             }
-            // A number of so many digits, or whatever else it is.
+            // A number with that many digits, or anything else.
             (_, true) => Scalar::Bool(true),
         }
     }
@@ -133,7 +133,7 @@ impl<'t> Tree<'t> for StoredValue<'t> {
     }
 }
 
-impl<'t> Stands<'t> for StoredValue<'t> {
+impl<'t> RawTree<'t> for StoredValue<'t> {
     fn is_string(self) -> bool {
         self.first_byte() == Some(b'"')
     }
@@ -184,7 +184,7 @@ mod tests {
 
     /// What a value says, as far as the rule asks.
     fn said<'l>(value: impl Tree<'l>) -> (Scalar<'static>, bool, bool) {
-        (value.scalar().into_owned(), value.is_null(), value.says_something())
+        (value.scalar().into_owned(), value.is_null(), value.has_content())
     }
 
     #[test]

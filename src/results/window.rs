@@ -1,4 +1,4 @@
-//! What the merge reads, and what it makes of one window of Seqs.
+//! The inputs of the merge, and its result for one window of Seqs.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -32,7 +32,7 @@ pub const HELD: &str = "held";
 #[derive(Clone, Copy)]
 #[expect(missing_debug_implementations, reason = "it borrows functions")]
 pub struct MergeInputs<'m> {
-    /// Where the replies stand.
+    /// Where the replies are.
     pub replies: &'m ReplyIndex,
     /// The path of a reply file.
     pub path: &'m (dyn Fn(u32) -> Result<PathBuf, ResultsError> + Sync),
@@ -40,11 +40,11 @@ pub struct MergeInputs<'m> {
     pub unanswered: &'m (dyn Fn(u64, Option<u32>) -> Result<Unanswered, ResultsError> + Sync),
     /// Which Seqs are held, whatever replies they have from earlier rounds; `None` when none is.
     pub held_seqs: Option<&'m HeldSeqs>,
-    /// The `body` of a Seq's request, as it stands in the input; `None` for a line that is no request.
+    /// The raw `body` of a Seq's request; `None` for a line that is not a request.
     pub body: &'m (dyn Fn(u64) -> Result<Option<Vec<u8>>, ResultsError> + Sync),
     /// Reply files in memory.
     pub held: &'m ReplyCache,
-    /// What the lines look like.
+    /// The format of the lines.
     pub shape: Shape,
     /// Threads that gather.
     pub threads: usize,
@@ -61,7 +61,7 @@ pub struct Merged {
     pub missing: u64,
     /// Requests that wait for a decision.
     pub held: u64,
-    /// Lines that were no requests and were skipped.
+    /// Invalid lines that were skipped.
     pub invalid: u64,
     /// Bytes written, to both files together.
     pub bytes: u64,
@@ -90,7 +90,8 @@ impl Merged {
 pub struct Sinks<'m> {
     /// Takes every line, or only outputs if there is a sink for the rest.
     pub outputs: &'m mut dyn Write,
-    /// Takes errors, missing, held and invalid lines, each with the `body` of its request, so that they can be sent again.
+    /// Takes errors, missing, held and invalid lines, each with the `body` of its request, so that they can be sent
+    /// again.
     pub errors: Option<&'m mut dyn Write>,
 }
 
@@ -101,7 +102,7 @@ pub(super) struct Standing {
     pub(super) held_by: Option<u32>,
 }
 
-/// A stretch of the output.
+/// A range of the output.
 pub(super) struct Window {
     pub(super) outputs: Vec<u8>,
     pub(super) errors: Vec<u8>,

@@ -1,10 +1,12 @@
 //! The doctor: whether a run directory is what its Ledger says, and what can be made good again.
 //!
-//! In: a run directory that no process works on. Out: findings. What can be derived again from what is left (slots from reply files,
-//! reply files from the service) is taken back to the step that makes it, for the next `run` to do; nothing is submitted again.
+//! In: a run directory that no process works on. Out: findings. What can be derived again from what is left (slots from
+//! reply files, reply files from the service) is taken back to the step that makes it, for the next `run` to do;
+//! nothing is submitted again.
 //!
-//! What is compared: the database with itself and with the intents beside it; the input with each shard's checksum; each reply file with the checksum taken when it
-//! was indexed; each slot with the id, or one that is nearly the id, of the request that it answers; the number of outputs and errors with what was counted.
+//! What is compared: the database with itself and with the intents beside it; the input with each shard's checksum;
+//! each reply file with the checksum taken when it was indexed; each slot with the id, or one that is nearly the id, of
+//! the request that it answers; the number of outputs and errors with what was counted.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -94,8 +96,8 @@ pub fn examine(path: &Path, mend: bool) -> Result<Vec<Finding>, Error> {
     Ok(findings)
 }
 
-/// Opens the reply index. Of one that is no index of this version nothing is left: with `mend` an empty one takes its place, otherwise one
-/// that is gone with the process.
+/// Opens the reply index. Of one that is no index of this version nothing is left: with `mend` an empty one takes its
+/// place, otherwise one that is gone with the process.
 fn open_replies(run: &Path, slots: u64, mend: bool) -> Result<ReplyIndex, Error> {
     let path = layout::replies_index(run);
     match ReplyIndex::open_or_create(&path, slots) {
@@ -164,7 +166,8 @@ fn examine_replies(
         return Ok(Some((format!("{unsound} of its slots in the reply index are damaged"), Remedy::IndexAgain)));
     }
     let own: Vec<u32> = reply_numbers(*submission, batch).collect();
-    // A later round answers for what it has taken up: the slots that it filled, and errors that were worth sending again.
+    // A later round answers for what it has taken up: the slots that it filled, and errors that were worth sending
+    // again.
     let answers_for = |slot: &Slot| !known.followed || own.contains(&slot.file) && slot.kind != ReplyKind::Retryable;
     let table = IdTable::new(members.iter().map(|(_, record)| record.id_hash));
     let (mut outputs, mut errors) = (0, 0);

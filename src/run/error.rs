@@ -127,7 +127,7 @@ pub enum Error {
         what: String,
     },
     /// The user asked to stop.
-    #[error("interrupted; the same command goes on from here")]
+    #[error("interrupted; run the same command to resume")]
     Interrupted,
 }
 
@@ -288,7 +288,7 @@ const ALTERED: &str = "put the input back as it was when the run was begun, then
                        every reply that has come is kept in the run directory";
 
 /// What to do about local state that is not what it was.
-const DOCTOR: &str = "`batchline doctor RUN_DIR` tells what is damaged; with --mend it mends what can be mended";
+const DOCTOR: &str = "`batchline doctor RUN_DIR` shows what is damaged; with --repair it repairs what can be repaired";
 
 /// A file that the user named is a matter of usage; one of ours (a spool, an index) is local state.
 fn input_file_kind(error: &FileError) -> ErrorKind {

@@ -1,5 +1,5 @@
-//! What is held when a run has come to its end: requests that were sent and have no outcome, because only somebody can decide what
-//! becomes of them.
+//! What is held when a run has come to its end: requests that were sent and have no outcome, because only somebody can
+//! decide what becomes of them.
 //!
 //! In: shards that are held. Out: which of their requests are, and what is said of each.
 
@@ -124,7 +124,8 @@ pub(crate) fn look_up(files: &Files, held: &[ShardRow]) -> Result<(Vec<HeldShard
     Ok((shards, Some(lines)))
 }
 
-/// The requests of a shard that are held: all of them, or those to which there is no reply that would not be sent again.
+/// The requests of a shard that are held: all of them, or those to which there is no reply that would not be sent
+/// again.
 fn held_seqs(files: &Files, known: &ShardRow) -> Result<Vec<u64>, Error> {
     let members = Members::collect(&known.shard, &files.requests, &files.run)?;
     let seqs: Vec<u64> = members.into_iter().map(|(seq, _)| seq).collect();

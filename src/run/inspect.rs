@@ -1,7 +1,7 @@
 //! Looking at a run, and stopping its batches.
 //!
-//! In: a run directory. Out: where it stands, read from the Ledger alone; nothing is asked of the service unless something is
-//! to be cancelled.
+//! In: a run directory. Out: where it stands, read from the Ledger alone; nothing is asked of the service unless
+//! something is to be cancelled.
 
 use std::path::{Path, PathBuf};
 
@@ -86,13 +86,13 @@ pub struct Decided {
 /// What [`retry`] is to decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// Everything that was left without an output is sent again by the next `run`, whatever the rounds say: errors that may fare better,
-    /// missing requests, what cancelled or failed batches left.
+    /// Everything that was left without an output is sent again by the next `run`, whatever the rounds say: errors that
+    /// may fare better, missing requests, what cancelled or failed batches left.
     SendUnfinished,
     /// The same, and unresolved submissions are repeated, too.
     SendAmbiguous,
-    /// What could be fetched of incomplete shards is all of their replies; nothing else. What lacks counts as missing, and is sent again as
-    /// long as there are rounds.
+    /// What could be fetched of incomplete shards is all of their replies; nothing else. What lacks counts as missing,
+    /// and is sent again as long as there are rounds.
     AcceptIncomplete,
 }
 

@@ -1,7 +1,7 @@
 //! What can be done without a service: check, plan, split and merge files that are here.
 //!
-//! In: inputs, and reply files that somebody downloaded. Out: Defects, shards, shard files, ordered replies. Scratch files live in a
-//! directory of their own and go when it goes.
+//! In: inputs, and reply files that somebody downloaded. Out: Defects, shards, shard files, ordered replies. Scratch
+//! files live in a directory of their own and go when it goes.
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead, Write};
@@ -207,9 +207,11 @@ pub struct MergedReplies {
     pub aside: Vec<PathBuf>,
 }
 
-/// Merges `replies` into input order, in bounded memory. Replies that answer nobody are kept in files whose names begin with `aside`.
+/// Merges `replies` into input order, in bounded memory. Replies that answer nobody are kept in files whose names begin
+/// with `aside`.
 ///
-/// Files of replies may be compressed, or pipes; `-` is standard input. One that is no file of replies is an error, and nothing is written.
+/// Files of replies may be compressed, or pipes; `-` is standard input. One that is no file of replies is an error, and
+/// nothing is written.
 ///
 /// ```
 /// use batchline::offline::{OfflineOptions, merge};

@@ -7,9 +7,11 @@
 //! good.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::input::InputError;
 use crate::input::check::LineLimits;
@@ -19,6 +21,7 @@ use crate::input::source::Source;
 use crate::ledger::Ledger;
 use crate::model::custom_id::IdHasher;
 use crate::model::defect::PlacedDefect;
+use crate::model::phase::Phase;
 use crate::run::directory::{Incoming, RunDirectory, layout, require_own};
 use crate::run::earlier;
 use crate::run::error::Error;
@@ -62,9 +65,10 @@ pub(crate) fn prepare(options: &Options, monitor: &dyn Monitor) -> Result<Prepar
         None => &options.places.home,
     };
     let incoming = Incoming::create(parent)?;
-    let ids = IdHasher::random();
+    let (ids, begun) = (IdHasher::random(), Instant::now());
     let source = open_source(options, incoming.path(), monitor)?;
     let scan = check(options, &source, ids, incoming.path(), monitor)?;
+    let checked_in = begun.elapsed();
     let fingerprint = identity.fingerprint(&scan);
     let target = match &options.directory {
         Some(directory) => directory.clone(),
@@ -95,7 +99,7 @@ pub(crate) fn prepare(options: &Options, monitor: &dyn Monitor) -> Result<Prepar
     };
     source.sync_spools()?;
     drop(source);
-    publish(incoming, &target, &meta, &scan)
+    publish(incoming, &target, &meta, (&scan, checked_in))
 }
 
 /// The runs that may be the one to resume.
@@ -131,10 +135,17 @@ fn ask_about_earlier(
 }
 
 /// Makes a new run's Ledger, and gives its directory its name.
-fn publish(incoming: Incoming, target: &Path, meta: &RunMeta, scan: &Scan) -> Result<Prepared, Error> {
+fn publish(
+    incoming: Incoming,
+    target: &Path,
+    meta: &RunMeta,
+    (scan, checked_in): (&Scan, Duration),
+) -> Result<Prepared, Error> {
     // Made here, it is its owner's alone; SQLite gives its side files the same mode.
     drop(crate::storage::durable::open_or_create(&layout::ledger(incoming.path()))?);
-    drop(Ledger::create(&layout::ledger(incoming.path()), &meta.rows()?, &scan.shards)?);
+    let mut ledger = Ledger::create(&layout::ledger(incoming.path()), &meta.rows()?, &scan.shards)?;
+    ledger.add_phase_times(&BTreeMap::from([(Phase::Check, checked_in)]))?;
+    drop(ledger);
     crate::storage::durable::create_directory(&layout::replies(incoming.path()))?;
     let directory = match incoming.publish(target) {
         Err(Error::File(error)) if error.source.kind() == std::io::ErrorKind::DirectoryNotEmpty => {

@@ -5,8 +5,8 @@
 //!
 //! A file appears whole, when all is written; a writer gets the lines as they become final.
 //!
-//! Invariants: a reply file that an earlier process has indexed is compared with its checksum before a line of it is given
-//! out, and no output appears as whole that has more or fewer outputs and errors than were counted.
+//! Invariants: a reply file that an earlier process has indexed is compared with its checksum before a line of it is
+//! given out, and no output appears as whole that has more or fewer outputs and errors than were counted.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -75,6 +75,8 @@ enum WriterMessage {
 pub(crate) struct Written {
     /// What was written.
     pub(crate) merged: Merged,
+    /// Time in which lines were merged and written.
+    pub(crate) took: Duration,
     /// Whether all lines were written, to files that have appeared or readers that have read to the end.
     pub(crate) delivered: bool,
 }
@@ -127,12 +129,14 @@ impl Merger {
         let thread = std::thread::spawn(move || {
             let (unverified, held) = (UnverifiedFiles(Mutex::new(recorded)), ReplyCache::new(files.memory_bytes));
             let mut merging = Merging { files, line, batch_failures, unverified, held, held_lines: None, shape };
-            let mut merged = Merged::default();
+            let (mut merged, mut took) = (Merged::default(), Duration::ZERO);
             let mut from = 0;
             for message in messages {
                 match message {
                     WriterMessage::Watermark(to) => {
+                        let begun = Instant::now();
                         merging.merge(from..to, &mut open, &mut merged, &*monitor)?;
+                        took += begun.elapsed();
                         from = to.max(from);
                     }
                     WriterMessage::Held(lines) => merging.held_lines = Some(lines),
@@ -143,8 +147,9 @@ impl Merger {
                 }
             }
             // The sender is gone: all is final, or the run has stopped early.
+            let begun = Instant::now();
             let delivered = from == merging.files.requests.len() && open.finish()?;
-            Ok(Written { merged, delivered })
+            Ok(Written { merged, took: took + begun.elapsed(), delivered })
         });
         Self { writer: Some(writer), batch_failures: failures, thread: Some(thread) }
     }

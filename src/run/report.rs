@@ -1,4 +1,5 @@
-//! All that can be said of a run, read from its Ledger at any time: while a process works on it, after it has failed, after it is done.
+//! All that can be said of a run, read from its Ledger at any time: while a process works on it, after it has failed,
+//! after it is done.
 //!
 //! In: a run directory. Out: a [`Report`]. `status`, the summary of `run` and their JSON are renderings of it.
 
@@ -13,6 +14,7 @@ use super::meta::RunMeta;
 use crate::ledger::Ledger;
 use crate::model::batch::BatchStatus;
 use crate::model::outcome::{Indexed, ModelCounts, Outcomes};
+use crate::model::phase::Phase;
 use crate::model::shard::Shard;
 use crate::model::shard_state::{ShardRow, ShardState};
 use crate::run::error::Error;
@@ -65,6 +67,9 @@ pub struct Report {
     pub prompt_tokens: u64,
     /// Tokens of the answers of all models, as the service counted them.
     pub completion_tokens: u64,
+    /// Time of each phase so far, in seconds, as far as processes worked on the run. Phases overlap; one that has not
+    /// begun is not here.
+    pub phase_seconds: BTreeMap<Phase, f64>,
     /// Bytes of the batch files that were uploaded; of each once, however often that was tried.
     pub uploaded_bytes: u64,
     /// Rounds so far, counted from 1.
@@ -81,7 +86,8 @@ pub struct Report {
     pub owner: Option<String>,
     /// How many shards are in each state.
     pub shards_by_state: BTreeMap<&'static str, u64>,
-    /// The shards, by number; none in a [`Summary`](super::Summary). Not in its JSON: whoever renders it decides on them.
+    /// The shards, by number; none in a [`Summary`](super::Summary). Not in its JSON: whoever renders it decides on
+    /// them.
     #[serde(skip)]
     pub shards: Vec<ShardStatus>,
     /// What went wrong and was dealt with, in the run's whole life. Not in its JSON either.
@@ -226,6 +232,7 @@ impl Report {
             rounds: recorded.iter().map(|known| known.shard.round).max().unwrap_or(1),
             batches,
             batches_unsound,
+            phase_seconds: ledger.phase_seconds()?,
             surplus_batches: ledger.surplus()?.into_keys().collect(),
             delivered_at: ledger.delivered_at()?,
             owner: None,

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::error_kind::ErrorKind;
 use crate::remote;
 
-/// Why a step could not be done, in the words of the error that it met. Its causes are in [`source()`](StdError::source),
-/// in words, too.
+/// Why a step could not be done, in the words of the error that it met. Its causes are in
+/// [`source()`](StdError::source), in words, too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct StepError {

@@ -32,7 +32,8 @@ pub struct Summary {
     pub held_shards: Vec<HeldShard>,
     /// Bytes written.
     pub bytes: u64,
-    /// Whether the output is complete and delivered: in a file that has appeared, or to a reader that has read to the end.
+    /// Whether the output is complete and delivered: in a file that has appeared, or to a reader that has read to the
+    /// end.
     pub delivered: bool,
     /// Whether the run was there before.
     pub resumed: bool,
@@ -43,7 +44,7 @@ pub struct Summary {
 impl Summary {
     pub(super) fn new(
         mut report: Report,
-        (held_shards, Written { merged, delivered }): (Vec<HeldShard>, Written),
+        (held_shards, Written { merged, delivered, .. }): (Vec<HeldShard>, Written),
         lines: u64,
         resumed: bool,
         took: Duration,

@@ -1,12 +1,13 @@
 //! Batches that an upstream answers instead of an echo, so that a service without a Batch API has one: a shell around
 //! [`online`](crate::remote::online), which knows how the upstream is asked.
 //!
-//! In: a batch whose input was checked, and its journal, if an earlier server began it. Out: its result files, though it was cancelled or
-//! its window ended: what has its row by then, and in OpenAI's dialect a row for each request that has none.
+//! In: a batch whose input was checked, and its journal, if an earlier server began it. Out: its result files, though
+//! it was cancelled or its window ended: what has its row by then, and in OpenAI's dialect a row for each request that
+//! has none.
 //!
 //! Invariants:
-//! - All that `online` promises: nothing is answered a second time because a server ended. The journal is `journal/BATCH.journal`, and is
-//!   removed when the end of the batch is recorded.
+//! - All that `online` promises: nothing is answered a second time because a server ended. The journal is
+//!   `journal/BATCH.journal`, and is removed when the end of the batch is recorded.
 //! - The result files follow from the journal alone; written again after a kill, they are the same.
 //! - The directory's records and files are synced as they come to be: what a client was told survives a power cut.
 

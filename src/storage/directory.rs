@@ -49,7 +49,8 @@ pub fn look_at(path: &Path) -> Result<Found, FileError> {
     }
 }
 
-/// Device and inode of what a path leads to, by which two spellings of it are recognised; `None` if there is nothing, or it cannot be told.
+/// Device and inode of what a path leads to, by which two spellings of it are recognised; `None` if there is nothing,
+/// or it cannot be told.
 #[must_use]
 pub fn inode(path: &Path) -> Option<(u64, u64)> {
     path.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))

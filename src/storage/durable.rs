@@ -36,7 +36,8 @@ const SHARED_FILE_MODE: u32 = 0o666;
 /// Permissions of directories that the user asked for, from which the umask takes some away.
 const SHARED_DIRECTORY_MODE: u32 = 0o777;
 
-/// Bytes of a target's name that the name of its temporary file repeats, so that it is not too long for the file system.
+/// Bytes of a target's name that the name of its temporary file repeats, so that it is not too long for the file
+/// system.
 const TEMPORARY_NAME_BYTES: usize = 200;
 
 /// Ends the names of temporary files.
@@ -68,8 +69,8 @@ impl FileError {
     }
 }
 
-/// Whether this says that the process, or the whole system, has as many open files as it may have. Waiting does not help: who
-/// holds them is, most likely, this process.
+/// Whether this says that the process, or the whole system, has as many open files as it may have. Waiting does not
+/// help: who holds them is, most likely, this process.
 #[must_use]
 pub fn is_out_of_files(error: &io::Error) -> bool {
     use rustix::io::Errno;
@@ -255,8 +256,8 @@ pub fn transfer(from: &Path, to: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Makes `to` another name of the file at `from`, which is whole and synced; an older file of that name is replaced. Where files cannot
-/// have two names, the content is copied.
+/// Makes `to` another name of the file at `from`, which is whole and synced; an older file of that name is replaced.
+/// Where files cannot have two names, the content is copied.
 pub fn link(from: &Path, to: &Path) -> Result<(), FileError> {
     let temporary = to.with_file_name(temporary_name(to, fastrand::u32(..)));
     if fs::hard_link(from, &temporary).is_ok() {

@@ -12,8 +12,8 @@ use crate::storage::durable::FileError;
 
 /// The state of stored bytes. Two equal identities mean, short of a clock set back, that the content has not changed.
 ///
-/// Of a file it holds the path, the inode, the size and the time of the last change. An object in a store would have its address and its
-/// version there.
+/// Of a file it holds the path, the inode, the size and the time of the last change. An object in a store would have
+/// its address and its version there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredIdentity {
     /// Absolute.
@@ -46,7 +46,8 @@ impl StoredIdentity {
         })
     }
 
-    /// Whether both are of one place, whatever has become of its content: the same path, also through symbolic links, or the same inode.
+    /// Whether both are of one place, whatever has become of its content: the same path, also through symbolic links,
+    /// or the same inode.
     #[must_use]
     pub fn is_same_place(&self, other: &Self) -> bool {
         let real = |file: &Self| fs::canonicalize(&file.path).ok();

@@ -3,8 +3,8 @@
 //! In: a file and the number of a block. Out: the lines that *start* in that block, each whole.
 //!
 //! Invariants:
-//! - A line is what stands between two `\n` bytes; nothing else ends one. A line belongs to the block in which its first
-//!   byte stands, so the blocks can be framed in any order and no line is seen twice or left out.
+//! - A line is what stands between two `\n` bytes; nothing else ends one. A line belongs to the block in which its
+//!   first byte stands, so the blocks can be framed in any order and no line is seen twice or left out.
 //! - A line longer than the limit is reported by its place and never held in memory; a [`RangeReader`] goes through it.
 
 use std::io::{self, BufRead, Read};

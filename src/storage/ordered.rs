@@ -1,14 +1,16 @@
 //! Numbered pieces of work on several threads, their products handed over in order.
 //!
-//! In: a count and a function from a number to a product. Out: the products, one after the other, on the calling thread.
+//! In: a count and a function from a number to a product. Out: the products, one after the other, on the calling
+//! thread.
 //!
 //! Invariants:
 //! - `fold` sees product 0, then 1, then 2, whatever order the threads finished in.
 //! - At most `WINDOW_PER_THREAD` pieces a thread are begun and not yet folded: memory does not grow with the count,
 //!   and a slow `fold` slows the threads down.
-//! - The first error, of a piece or of `fold`, stops the work and is returned. A panic stops it, too, and resumes in the caller.
-//! - Threads stay for the next call. Were they to end with each one, what they have freed would lie in pools of the allocator's that are
-//!   no thread's any more, and memory would grow with the number of calls.
+//! - The first error, of a piece or of `fold`, stops the work and is returned. A panic stops it, too, and resumes in
+//!   the caller.
+//! - Threads stay for the next call. Were they to end with each one, what they have freed would lie in pools of the
+//!   allocator's that are no thread's any more, and memory would grow with the number of calls.
 //! - Where no threads can be started the work is done on the calling thread.
 
 use std::collections::BTreeMap;
@@ -93,7 +95,8 @@ where
             scope.spawn(move |_| {
                 let mut state = worker();
                 while let Some(number) = take_number(next, count) {
-                    // A panic takes its turn like a product: if it went its own way, the fold would wait for that number for ever.
+                    // A panic takes its turn like a product: if it went its own way, the fold would wait for that
+                    // number for ever.
                     let product = catch_unwind(AssertUnwindSafe(|| work(&mut state, number)));
                     let panicked = product.is_err();
                     if products.send((number, product)).is_err() || panicked {

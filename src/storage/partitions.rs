@@ -1,9 +1,11 @@
 //! Fixed-width records, spread over partitions: in memory while they fit a budget, in one scratch file beyond it.
 //!
-//! In: records, each with the number of its partition. Out: the records of one partition, in the order in which they came. So what
-//! is too large for memory as a whole is worked on in parts: ids are compared, and replies find their requests, partition by partition.
+//! In: records, each with the number of its partition. Out: the records of one partition, in the order in which they
+//! came. So what is too large for memory as a whole is worked on in parts: ids are compared, and replies find their
+//! requests, partition by partition.
 //!
-//! Invariants: memory is the budget, whatever the number of records. The scratch file has no name: it is gone with the process.
+//! Invariants: memory is the budget, whatever the number of records. The scratch file has no name: it is gone with the
+//! process.
 
 use std::path::{Path, PathBuf};
 
@@ -36,7 +38,8 @@ pub struct Partitions<T> {
 }
 
 impl<T: Record> Partitions<T> {
-    /// `count` empty partitions that take `budget_bytes` of memory together; the scratch file is made in `directory`, if it is needed.
+    /// `count` empty partitions that take `budget_bytes` of memory together; the scratch file is made in `directory`,
+    /// if it is needed.
     #[must_use]
     pub fn new(count: usize, budget_bytes: usize, directory: &Path) -> Self {
         Self {

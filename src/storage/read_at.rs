@@ -2,8 +2,9 @@
 //!
 //! In: an offset and a buffer. Out: the bytes that are stored there.
 //!
-//! Whatever reads stored bytes goes through [`ReadAt`], so that an object in an object store is one more implementation: a request for a
-//! range behind a cache of blocks. Callers read a block, a span or a reply at a time, beside which a virtual call costs nothing.
+//! Whatever reads stored bytes goes through [`ReadAt`], so that an object in an object store is one more
+//! implementation: a request for a range behind a cache of blocks. Callers read a block, a span or a reply at a time,
+//! beside which a virtual call costs nothing.
 
 use std::fmt;
 use std::io;

@@ -1,8 +1,8 @@
 //! Where an output goes: written front to back, then finished or given up.
 //!
-//! In: bytes. Out: what appears when they are finished. A [`Sink`] that is dropped before that leaves nothing behind, as far as what it
-//! writes to can take back what it has: a file that was to appear whole does not appear, an upload to an object store would be aborted, a
-//! pipe keeps what it got.
+//! In: bytes. Out: what appears when they are finished. A [`Sink`] that is dropped before that leaves nothing behind,
+//! as far as what it writes to can take back what it has: a file that was to appear whole does not appear, an upload to
+//! an object store would be aborted, a pipe keeps what it got.
 
 use std::fmt;
 use std::io::{self, Write};

@@ -3,11 +3,11 @@
 //! In: a reader of compressed bytes. Out: a reader of what they stand for.
 //!
 //! Invariants:
-//! - Memory is the largest window that the caller allows, twice for a moment while it fills, and a block. A frame with a larger one is
-//!   refused before anything is allocated for it.
+//! - Memory is the largest window that the caller allows, twice for a moment while it fills, and a block. A frame with
+//!   a larger one is refused before anything is allocated for it.
 //! - Frames may follow one another, with skippable ones among them. Nothing else may follow a frame.
-//! - What a frame says of its content, its size and its checksum, is compared with what came out. A stream that ends within a frame is
-//!   an error of the kind [`io::ErrorKind::UnexpectedEof`].
+//! - What a frame says of its content, its size and its checksum, is compared with what came out. A stream that ends
+//!   within a frame is an error of the kind [`io::ErrorKind::UnexpectedEof`].
 
 use std::error::Error;
 use std::io::{self, BufRead, Read};
@@ -16,7 +16,8 @@ use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use xxhash_rust::xxh64::Xxh64;
 
-/// Whether content with these first bytes is a Zstandard frame, or a skippable one, with which parallel compressors begin.
+/// Whether content with these first bytes is a Zstandard frame, or a skippable one, with which parallel compressors
+/// begin.
 pub(crate) fn is_frame(first: &[u8]) -> bool {
     matches!(first, [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }

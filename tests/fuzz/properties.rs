@@ -1,6 +1,8 @@
-//! What must hold for any bytes: the properties that the fuzz targets throw libFuzzer at, and that `cargo test` tries on mutated files.
+//! What must hold for any bytes: the properties that the fuzz targets throw libFuzzer at, and that `cargo test` tries
+//! on mutated files.
 //!
-//! In: bytes. Out: nothing, or a panic that says what does not hold. Each function takes what would be read from a disk or a network.
+//! In: bytes. Out: nothing, or a panic that says what does not hold. Each function takes what would be read from a disk
+//! or a network.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -48,8 +50,8 @@ fn scratch() -> tempfile::TempDir {
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
 }
 
-/// Blocks give the lines of the whole file, whatever the lengths of lines. The first byte says how long a line may be; every other
-/// byte stands for many of its kind, so that small inputs reach beyond a block.
+/// Blocks give the lines of the whole file, whatever the lengths of lines. The first byte says how long a line may be;
+/// every other byte stands for many of its kind, so that small inputs reach beyond a block.
 pub(crate) fn framing(data: &[u8]) {
     let Some((first, rest)) = data.split_first() else { return };
     let (limit, most) = (1 + usize::from(*first) * 4096, usize::try_from(BLOCK_BYTES).unwrap() * 3);
@@ -158,7 +160,8 @@ pub(crate) fn reading(data: &[u8]) {
     }
 }
 
-/// Every line of two reply files, divided by a line of dashes, is accounted for, and every slot leads to the reply of its request.
+/// Every line of two reply files, divided by a line of dashes, is accounted for, and every slot leads to the reply of
+/// its request.
 pub(crate) fn indexing(data: &[u8]) {
     let directory = scratch();
     let at = memchr::memmem::find(data, b"\n--\n").unwrap_or(data.len());
@@ -231,8 +234,9 @@ pub(crate) fn records(data: &[u8]) {
     assert!(read.len() + damaged <= data.len());
 }
 
-/// A Ledger, made with a little of everything, in which bytes were changed: it is read, or refused with words, and it never knows fewer
-/// submissions than were recorded. The bytes come in fives: a place, little-endian, and what stands there instead.
+/// A Ledger, made with a little of everything, in which bytes were changed: it is read, or refused with words, and it
+/// never knows fewer submissions than were recorded. The bytes come in fives: a place, little-endian, and what stands
+/// there instead.
 pub(crate) fn ledger(data: &[u8]) {
     let directory = scratch();
     let path = directory.path().join("ledger.sqlite");

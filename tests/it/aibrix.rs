@@ -1,7 +1,8 @@
-//! AIBrix's Batch API server, which nobody here wrote: OpenAI's dialect as others have read it, with real calls to a server behind it.
+//! AIBrix's Batch API server, which nobody here wrote: OpenAI's dialect as others have read it, with real calls to a
+//! server behind it.
 //!
-//! It is not `serve` that answers here, so what holds here does not hold because client and server make the same mistake. The calls that
-//! its upstream got are the bill. `.ci/run` installs it; where it is not, its tests say so.
+//! It is not `serve` that answers here, so what holds here does not hold because client and server make the same
+//! mistake. The calls that its upstream got are the bill. `.ci/run` installs it; where it is not, its tests say so.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -56,7 +57,8 @@ impl Aibrix {
         self.running = launch(&self.place, &self.upstream, self.port, self.concurrency);
     }
 
-    /// The arguments that lead a client there. It lists a batch as soon as it has taken it, so what is not there after a while never will be.
+    /// The arguments that lead a client there. It lists a batch as soon as it has taken it, so what is not there after
+    /// a while never will be.
     pub(crate) fn arguments(&self) -> String {
         let url = format!("http://127.0.0.1:{}/v1", self.port);
         format!("--provider aibrix --base-url {url} --poll-interval 200ms --on-ambiguous retry-after:3s")
@@ -148,7 +150,7 @@ fn the_same_input_has_the_same_answers_as_in_togethers_dialect() {
 }
 
 #[test]
-fn rows_that_failed_by_the_fault_of_the_server_behind_it_go_up_again_alone() {
+fn only_rows_that_failed_by_the_servers_fault_are_resent() {
     let Some(aibrix) = Aibrix::start(Duration::from_millis(5)) else { return };
     let names = ["a", "ONCE503-b", "FAIL400-c", "d", "ONCE503-e"].map(str::to_owned);
     let (place, input) = (Place::new(), requests(names.into_iter()));
@@ -163,7 +165,7 @@ fn rows_that_failed_by_the_fault_of_the_server_behind_it_go_up_again_alone() {
 }
 
 #[test]
-fn what_it_refuses_ends_the_run_with_its_reason() {
+fn a_rejected_batch_ends_the_run_with_the_reason() {
     let Some(aibrix) = Aibrix::start(Duration::ZERO) else { return };
     let place = Place::new();
     place.write("in.jsonl", requests(["a".to_owned()].into_iter()));
@@ -181,7 +183,7 @@ fn what_it_refuses_ends_the_run_with_its_reason() {
 }
 
 #[test]
-fn a_server_that_is_killed_and_started_again_is_waited_for() {
+fn a_restarting_server_is_waited_for() {
     const KILLS: u64 = 2;
     let Some(mut aibrix) = Aibrix::start(Duration::from_millis(50)) else { return };
     let (place, input) = (Place::new(), requests((0..400).map(|number| format!("r-{number}"))));
@@ -195,8 +197,8 @@ fn a_server_that_is_killed_and_started_again_is_waited_for() {
     }
     running.end().with_code(0);
     assert_answered(&place.read("out.jsonl"), &input);
-    // Killed, it asks again what it has not written down, and forgets rows of batches that it calls completed. Our program sends those
-    // again, and nothing else.
+    // Killed, it asks again what it has not written down, and forgets rows of batches that it calls completed. Our
+    // program sends those again, and nothing else.
     let batches = aibrix.batches();
     let counts = |round: std::ops::Range<u64>, of: &str| -> u64 {
         let shard = |batch: &Value| batch["metadata"]["batchline_shard"].as_str().unwrap().parse::<u64>().unwrap();
@@ -215,7 +217,7 @@ fn a_server_that_is_killed_and_started_again_is_waited_for() {
 const WINDOW: Duration = Duration::from_secs(60);
 
 #[test]
-fn what_a_real_window_cuts_off_goes_up_again_alone() {
+fn only_requests_expired_by_a_real_window_are_resent() {
     // Two answers at a time, each in nine seconds: some fourteen in a minute.
     let Some(aibrix) = Aibrix::start_with(Duration::from_millis(5), 2) else { return };
     let names =

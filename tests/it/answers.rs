@@ -1,5 +1,5 @@
-//! What a batch has answered is never asked for twice: whatever becomes of the answer on its way, it is fetched again, and what does not come
-//! is held until somebody decides.
+//! What a batch has answered is never requested twice: an incomplete answer is fetched again, and missing replies are
+//! held until the user decides.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ fn assert_asked_once(service: &Service) {
     service.books().assert_never_twice();
 }
 
-/// Whether a request stands in a file.
+/// Whether a request is in a file.
 fn answers(content: &Content<'_>, id: &str) -> bool {
     memchr::memmem::find(content.body, format!("\"custom_id\":\"{id}\"").as_bytes()).is_some()
 }
@@ -71,7 +71,7 @@ fn held(output: &[u8]) -> Vec<String> {
 }
 
 #[test]
-fn a_body_that_is_cut_in_its_last_row_is_fetched_again_wherever_and_however_it_is_cut() {
+fn a_body_truncated_anywhere_in_its_last_row_is_fetched_again() {
     let requests = input();
     // Each run cuts each of its eighteen files somewhere else.
     let runs = wanted("BATCHLINE_TEST_ANSWER_CUTS", 1);
@@ -145,7 +145,7 @@ const TROUBLES: [Trouble; 14] = [
 ];
 
 #[test]
-fn whatever_comes_in_the_place_of_an_answer_for_a_while_costs_nothing() {
+fn transient_wrong_responses_cost_nothing() {
     let requests = input();
     for dialect in DIALECTS {
         // Eighteen files, fourteen troubles: twice, so that each trouble meets outputs and errors.
@@ -166,7 +166,7 @@ fn whatever_comes_in_the_place_of_an_answer_for_a_while_costs_nothing() {
 }
 
 #[test]
-fn an_answer_that_does_not_come_is_held_and_the_rest_is_given_out() {
+fn missing_replies_are_held_and_the_rest_is_delivered() {
     let requests = input();
     let troubles: [(&str, Trouble); 3] =
         [("cut", |body| chunked(half(body))), ("gone", |_| gone()), ("a page", |_| announced("", b"<html>"))];
@@ -212,7 +212,7 @@ fn an_answer_that_does_not_come_is_held_and_the_rest_is_given_out() {
 }
 
 #[test]
-fn somebody_may_decide_that_what_came_is_all() {
+fn incomplete_replies_can_be_accepted_as_complete() {
     let requests = generated(60);
     for dialect in DIALECTS {
         let (service, place) = (service(dialect), Place::new());
@@ -225,10 +225,10 @@ fn somebody_may_decide_that_what_came_is_all() {
         assert_eq!((&summary["held"], &summary["missing"]), (&held.into(), &0.into()));
         assert_eq!(summary["held_shards"].as_array().unwrap().len(), 3);
         assert_eq!(summary["held_shards"][0]["reason"], "incomplete-answer");
-        place.run("retry").with_code(0).saying("3 shards held still").saying("nothing to send again");
+        place.run("retry").with_code(0).saying("3 shards still held").saying("nothing to retry");
         let decided = place.run("retry --accept-incomplete").with_code(0).text();
         assert!(
-            decided.contains(&format!("3 incomplete shards taken as complete: {held} requests missing")),
+            decided.contains(&format!("3 incomplete shards accepted as complete: {held} requests missing")),
             "{decided}"
         );
         // With one round they are missing, and no longer held; nothing was sent for that.
@@ -241,7 +241,7 @@ fn somebody_may_decide_that_what_came_is_all() {
 }
 
 #[test]
-fn counts_that_say_more_than_there_is_hold_what_lacks() {
+fn counts_above_the_replies_hold_the_missing_requests() {
     let requests = generated(60);
     for (counted, code) in [(true, 7), (false, 0)] {
         let script = format!("[[fault]]\ndo = \"drop_rows\"\nbatch = 2\nshare = 0.3\ncounted = {counted}\n");

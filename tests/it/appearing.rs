@@ -1,4 +1,4 @@
-//! How outputs appear: with which mode, through which links, in pipes and descriptors, and what of an input that has nothing in it.
+//! How outputs appear: their mode, through links, in pipes and descriptors; and outputs of empty inputs.
 
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -118,7 +118,7 @@ fn a_name_as_long_as_the_file_system_takes_is_long_enough() {
 }
 
 #[test]
-fn what_a_killed_process_left_beside_an_output_goes_and_what_a_living_one_writes_stays() {
+fn temporary_outputs_of_killed_processes_are_removed_and_of_running_ones_kept() {
     let (place, requests) = place_with_files();
     let service = Service::start_with("--batch-time 10m");
     let command = format!("run in.jsonl {} -o out.jsonl", service.arguments());

@@ -1,4 +1,4 @@
-//! What is asked before it is done, where there is somebody to ask: sending again what was paid for, and removing it.
+//! Confirmation on the terminal: before paid requests are sent again, and before runs are removed.
 
 use crate::program::{Place, wait_until};
 use crate::requests::{assert_same, generated};
@@ -14,7 +14,7 @@ fn answered(service: &Service, requests: &[u8]) -> (Place, String) {
 }
 
 #[test]
-fn requests_of_a_file_that_was_answered_before_are_not_sent_again_without_a_word() {
+fn resending_answered_requests_needs_confirmation() {
     for dialect in DIALECTS {
         let (service, requests) = (Service::speaking(dialect, "--batch-time 0ms"), generated(20));
         let (place, command) = answered(&service, &requests);
@@ -91,7 +91,7 @@ fn another_service_or_endpoint_is_another_run_on_purpose() {
 }
 
 #[test]
-fn what_is_at_the_service_counts_and_what_was_never_sent_does_not() {
+fn submitted_requests_count_and_unsent_ones_do_not() {
     let (service, requests) = (Service::start_with("--batch-time 10m"), generated(20));
     let place = Place::new();
     place.write("in.jsonl", &requests);

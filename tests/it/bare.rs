@@ -62,7 +62,7 @@ fn bodies_are_numbered_and_answered_in_both_dialects_and_the_same_command_submit
 }
 
 #[test]
-fn what_is_written_as_files_is_what_goes_up_and_keeps_to_the_limit() {
+fn split_files_equal_the_uploads_and_respect_the_limits() {
     let (place, bodies) = (Place::new(), bodies(60));
     place.write("in.jsonl", bodies.join("\n"));
     place.run("check in.jsonl --assign-ids").with_code(0);
@@ -102,7 +102,7 @@ fn pipes_and_compressed_files_have_the_same_numbers() {
 }
 
 #[test]
-fn numbers_go_on_over_several_files_and_count_what_was_skipped() {
+fn numbers_continue_across_files_and_count_skipped_lines() {
     let (place, mut bodies) = (Place::new(), bodies(6));
     place.write("one.jsonl", bodies[..2].join("\n"));
     place.write("two.jsonl", format!("{}\n[]\n{}", bodies[2], bodies[4]));
@@ -155,7 +155,7 @@ fn rounds_send_the_same_numbers_again() {
 }
 
 #[test]
-fn a_service_without_batches_is_asked_with_the_bodies_as_they_stand() {
+fn a_service_without_batches_gets_the_bodies_unchanged() {
     let (place, upstream, bodies) = (Place::new(), Upstream::start(Manner::default()), bodies(7));
     place.write("in.jsonl", bodies.join("\n"));
     let command = format!("run in.jsonl --provider online --base-url {} --assign-ids", upstream.url());

@@ -1,5 +1,5 @@
-//! A service that means harm: bodies without end, compressed or not, headers without end, ids that would like to be paths. The run ends
-//! with words, within its memory, and writes nowhere but where it was told to.
+//! A hostile service: endless bodies, compressed or not, endless headers, ids that look like paths. The run ends with
+//! an error message, within its memory limit, and writes nowhere but to its own files.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,8 +13,8 @@ use crate::service::Service;
 /// More than this no answer sends, in bytes: a client that reads it all has failed already.
 const ENOUGH: u64 = 1 << 30;
 
-/// A host on this machine that answers every call with `head`, and then with `piece` for as long as anybody reads. What it has sent is
-/// counted.
+/// A host on this machine that answers every call with `head`, and then with `piece` for as long as anybody reads. What
+/// it has sent is counted.
 fn host(head: &'static [u8], piece: Vec<u8>) -> (String, Arc<AtomicU64>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -40,7 +40,7 @@ fn answer(mut connection: TcpStream, head: &[u8], piece: &[u8], sent: &AtomicU64
 }
 
 #[test]
-fn an_answer_without_end_is_given_up_within_the_memory_that_was_promised() {
+fn an_endless_response_is_aborted_within_the_memory_limit() {
     let repeated = |text: &str| text.repeat((1 << 16) / text.len() + 1).into_bytes();
     let cases: [(&str, &'static [u8], Vec<u8>); 6] = [
         ("the smallest batches", b"HTTP/1.1 200 OK\r\n\r\n[", repeated(r#"{"id":"b"},"#)),
@@ -120,14 +120,14 @@ fn compressed_zeros_long_lists_and_deep_replies_cost_neither_memory_nor_a_reply(
 }
 
 #[test]
-fn ids_that_would_like_to_be_paths_lead_nowhere() {
+fn hostile_ids_never_become_paths() {
     let requests = generated(60);
     for field in ["output_file_id", "error_file_id", "id", "input_file_id"] {
         for id in ["dots", "encoded_dots", "newline", "nul", "long"] {
             let script = format!("[[fault]]\ndo = \"bad_id\"\nid = \"{id}\"\nfield = \"{field}\"\nlooks = 2\n");
             let (place, service, ended) = run(&script, &requests);
-            // Any text is an id, and one that leads nowhere is asked for at the service and nowhere else. A batch of another id on our file
-            // is one that is too many, for all that anybody can tell.
+            // Any text is an id, and one that leads nowhere is asked for at the service and nowhere else. A batch of
+            // another id on our file is one that is too many, for all that anybody can tell.
             let code = if field == "id" && id.ends_with("dots") { 7 } else { 0 };
             assert_eq!(ended.status.code(), Some(code), "{field} {id}: {}", ended.stderr);
             assert_same(&place.read("out.jsonl"), &replies(&requests));

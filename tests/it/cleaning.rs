@@ -1,4 +1,4 @@
-//! `clean`, `ls` and `status`: what a run has cost stays until it is with whoever wanted it, and everybody is told where it stands.
+//! `clean`, `ls` and `status`: paid replies are kept until they are delivered, and the status of every run is shown.
 
 use serde_json::{Value, json};
 
@@ -41,7 +41,7 @@ fn listed(place: &Place, words: &str) {
 }
 
 #[test]
-fn what_is_delivered_whole_goes_after_a_yes() {
+fn delivered_runs_are_removed_after_confirmation() {
     for dialect in DIALECTS {
         let service = Service::speaking(dialect, "--batch-time 0ms");
         let (place, command) = place_for(&service, generated(20));
@@ -58,7 +58,12 @@ fn what_is_delivered_whole_goes_after_a_yes() {
 
         let shown = place.run("clean --dry-run").with_code(0).text();
         assert_eq!(shown, format!("would remove {}: done; 20 requests of in.jsonl\n", run.display()));
-        place.run("clean").with_code(2).saying("no terminal to ask on").saying("--yes").saying(run.to_str().unwrap());
+        place
+            .run("clean")
+            .with_code(2)
+            .saying("no terminal to ask for confirmation")
+            .saying("--yes")
+            .saying(run.to_str().unwrap());
         for no in ["n\n", "\n", "\u{4}"] {
             let told = place.program("clean").typing(no).run().with_code(6);
             told.saying("done; 20 requests of in.jsonl").saying("Remove 1 run, with all replies? [y/N]");
@@ -76,7 +81,7 @@ fn what_is_delivered_whole_goes_after_a_yes() {
 }
 
 #[test]
-fn what_was_never_delivered_whole_stays() {
+fn undelivered_runs_are_kept() {
     for dialect in DIALECTS {
         // Small enough to be in the pipe, all of it, before its reader is gone; and too large.
         for (number, requests) in [(5, generated(5)), (60, generated(60)), (2000, generated(2000))] {
@@ -129,7 +134,7 @@ fn errors_that_could_not_be_written_are_not_delivered() {
 }
 
 #[test]
-fn a_run_with_errors_or_missing_requests_says_so_and_stays() {
+fn runs_with_errors_or_missing_requests_are_kept() {
     for dialect in DIALECTS {
         let script =
             "[[fault]]\ndo = \"drop_rows\"\nrows = 2\n[[fault]]\ndo = \"duplicate_rows\"\nrows = 1\ndifferent = true\n";
@@ -149,7 +154,7 @@ fn a_run_with_errors_or_missing_requests_says_so_and_stays() {
         assert_eq!(told["state"], json!("done"));
         let words = format!("done with {errors} errors, {missing} missing, {aside} set aside");
         listed(&place, &words);
-        place.run("clean --yes").with_code(6).saying(&words).saying("--unfinished removes it all the same");
+        place.run("clean --yes").with_code(6).saying(&words).saying("--unfinished removes it anyway");
         place.run("clean --dry-run").with_code(6);
         assert_eq!(place.runs().len(), 1);
         place.run("clean --unfinished").with_code(2);
@@ -161,7 +166,7 @@ fn a_run_with_errors_or_missing_requests_says_so_and_stays() {
 }
 
 #[test]
-fn what_is_to_be_sent_again_is_told_until_it_was() {
+fn scheduled_retries_are_shown_until_they_are_sent() {
     for dialect in DIALECTS {
         let service = Service::faulty(dialect, "[[fault]]\ndo = \"drop_rows\"\nrows = 3\nbatch = 1\n");
         let (place, command) = place_for(&service, generated(20));
@@ -186,13 +191,13 @@ fn what_is_to_be_sent_again_is_told_until_it_was() {
 }
 
 #[test]
-fn a_delivery_counts_until_another_reply_comes() {
+fn a_delivery_is_void_after_a_new_reply() {
     let service = Service::start();
     let (place, command) = place_for(&service, generated(20));
     place.run(&format!("{command} -o out.jsonl")).with_code(0);
     let replies = place.run_directory().join("replies");
     std::fs::remove_file(replies.join(&names_in(&replies)[0])).unwrap();
-    place.run("doctor --mend").with_code(8);
+    place.run("doctor --repair").with_code(8);
     listed(&place, "2 of 3 shards done");
     place.run("clean --yes").with_code(6);
     place.shell(&format!("\"$BATCHLINE\" {command} > /dev/null")).run().with_code(0);
@@ -202,7 +207,7 @@ fn a_delivery_counts_until_another_reply_comes() {
 }
 
 #[test]
-fn what_was_never_sent_goes_without_a_word() {
+fn unsent_runs_are_removed_without_confirmation() {
     let place = Place::new();
     place.write("in.jsonl", generated(20));
     let mut begun = place.program("run in.jsonl --provider local --base-url http://127.0.0.1:9").start();
@@ -210,7 +215,7 @@ fn what_was_never_sent_goes_without_a_word() {
     let run = place.run_directory();
     // Not while a process works on it.
     let name = run.file_name().unwrap().to_str().unwrap();
-    place.run("clean").with_code(6).saying("works on it");
+    place.run("clean").with_code(6).saying("in use by process");
     place.run(&format!("clean {name} --unfinished --yes")).with_code(9).saying("locked by another process");
     begun.kill();
     begun.end();
@@ -223,7 +228,7 @@ fn what_was_never_sent_goes_without_a_word() {
 }
 
 #[test]
-fn what_is_at_work_or_held_stays() {
+fn active_and_held_runs_are_kept() {
     let service = Service::start_with("--batch-time 10m");
     let (place, command) = place_for(&service, generated(20));
     let mut begun = place.program(&command).start();
@@ -249,7 +254,7 @@ fn what_is_at_work_or_held_stays() {
 }
 
 #[test]
-fn a_run_that_cannot_be_read_goes_only_by_name() {
+fn an_unreadable_run_is_removed_only_by_name() {
     let service = Service::start();
     let (place, command) = place_for(&service, generated(20));
     place.run(&format!("{command} -o out.jsonl")).with_code(0);
@@ -264,7 +269,7 @@ fn a_run_that_cannot_be_read_goes_only_by_name() {
 }
 
 #[test]
-fn cut_off_it_leaves_nothing_that_passes_for_a_run() {
+fn an_interrupted_clean_leaves_no_partial_run() {
     if !is_available() {
         return skipped("strace is not installed, so no removal was cut off");
     }

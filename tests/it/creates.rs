@@ -1,5 +1,5 @@
-//! Creates that are refused and accepted all the same, answered with another shard's batch, or turned away because the queue is full:
-//! one batch for each shard, and a full queue is a wait.
+//! Creates that are refused but accepted, answered with another shard's batch, or rejected by a full queue: one batch
+//! for each shard, and a full queue is backpressure.
 
 use batchline::dialect::Dialect;
 
@@ -27,10 +27,11 @@ fn slow(dialect: &'static dyn Dialect, time: &str, script: &str) -> Service {
 }
 
 #[test]
-fn a_create_that_was_refused_and_accepted_is_found_before_it_is_sent_again() {
+fn a_refused_but_accepted_create_is_found_before_a_retry() {
     let requests = generated(60);
     for status in [429, 400, 404] {
-        // Nine pauses of the program's own choice, which are drawn, would take longer than a test waits: there the service names them.
+        // Nine pauses of the program's own choice, which are drawn, would take longer than a test waits: there the
+        // service names them.
         let named = "headers = { \"retry-after-ms\" = \"50\" }\n";
         for (nth, pause) in [("[1]", ""), ("[2, 5, 9]", ""), ("[1, 2, 3, 4, 5, 6, 7, 8, 9]", named)] {
             // With a list that shows it at once, and with one that takes a while.
@@ -55,7 +56,7 @@ fn a_create_that_was_refused_and_accepted_is_found_before_it_is_sent_again() {
 }
 
 #[test]
-fn a_create_that_was_refused_is_sent_again_when_the_list_shows_nothing_of_it() {
+fn a_refused_create_is_retried_when_the_list_does_not_show_it() {
     let requests = generated(60);
     for status in [429, 400, 404] {
         let script = format!("[[fault]]\ndo = \"status\"\ncall = \"create\"\nstatus = {status}\nnth = [1, 3, 4]\n");
@@ -70,7 +71,7 @@ fn a_create_that_was_refused_is_sent_again_when_the_list_shows_nothing_of_it() {
 }
 
 #[test]
-fn a_refusal_that_ends_a_run_is_looked_into_by_the_next_one() {
+fn a_refusal_that_ends_a_run_is_verified_by_the_next_one() {
     let requests = generated(60);
     for status in [401, 402, 403, 413, 422] {
         let script = format!("[[fault]]\ndo = \"accept_then_status\"\nstatus = {status}\nnth = 2\n");
@@ -119,7 +120,7 @@ fn a_create_that_is_answered_with_another_shards_batch_is_held_and_nothing_more_
 }
 
 #[test]
-fn batches_for_which_there_is_no_room_go_up_again_when_others_have_ended() {
+fn batches_rejected_by_a_full_queue_are_resubmitted_when_others_end() {
     let requests = generated(60);
     for (room, time) in [(1, "100ms"), (2, "300ms"), (4, "300ms")] {
         let script = format!("[[fault]]\ndo = \"no_room\"\nbatches = {room}\n");
@@ -132,8 +133,8 @@ fn batches_for_which_there_is_no_room_go_up_again_when_others_have_ended() {
                 .without("sent again");
             assert_same(&place.read("out.jsonl"), &service.replies(&requests));
             service.books().assert_billed_once(&requests);
-            // Three models share the room, and the run learns for each of them how much there is: at the start and whenever a batch
-            // ends, each may try one that is refused.
+            // Three models share the room, and the run learns for each of them how much there is: at the start and
+            // whenever a batch ends, each may try one that is refused.
             let creates = service.books().calls("create_batch");
             let most = SHARDS + MODELS * (SHARDS + 1);
             assert!(creates > SHARDS && creates <= most, "{dialect} {room}: {creates} creates");
@@ -142,7 +143,7 @@ fn batches_for_which_there_is_no_room_go_up_again_when_others_have_ended() {
 }
 
 #[test]
-fn creates_that_are_turned_away_by_a_full_queue_wait_too() {
+fn creates_rejected_by_a_full_queue_wait() {
     let requests = generated(60);
     for status in [429, 400, 403] {
         let script = format!("[[fault]]\ndo = \"turn_away\"\nbatches = 2\nstatus = {status}\n");
@@ -156,7 +157,7 @@ fn creates_that_are_turned_away_by_a_full_queue_wait_too() {
 }
 
 #[test]
-fn a_known_limit_is_kept_to_and_nothing_is_refused() {
+fn a_known_limit_is_respected() {
     let requests = generated(60);
     for dialect in DIALECTS {
         let (place, service) = (Place::new(), slow(dialect, "100ms", "[[fault]]\ndo = \"no_room\"\nbatches = 2\n"));
@@ -168,7 +169,7 @@ fn a_known_limit_is_kept_to_and_nothing_is_refused() {
 }
 
 #[test]
-fn a_queue_that_others_fill_is_waited_for() {
+fn a_queue_filled_by_others_is_waited_for() {
     let requests = [request("a", "m"), request("b", "m")].join("\n").into_bytes();
     let script = "[[fault]]\ndo = \"fail\"\nbatch = [1, 2, 3]\nmessage = \"Enqueued token limit reached for m\"\n";
     for dialect in DIALECTS {

@@ -1,6 +1,8 @@
-//! Killed at every durable system call: a run of nine shards is cut at the n-th `fsync`, `rename`, `pwrite64`, `writev`… and run again.
+//! Killed at every durable system call: a run of nine shards is cut at the n-th `fsync`, `rename`, `pwrite64`,
+//! `writev`… and run again.
 //!
-//! In every dialect. In `cargo test` a sample; `BATCHLINE_TEST_CUTS=200` for more, `BATCHLINE_TEST_CUTS=all` for all of them.
+//! In every dialect. In `cargo test` a sample; `BATCHLINE_TEST_CUTS=200` for more, `BATCHLINE_TEST_CUTS=all` for all of
+//! them.
 
 use batchline::dialect::Dialect;
 
@@ -16,7 +18,7 @@ const SAMPLE: usize = 30;
 const OPTIONS: &str = "run in.jsonl -o out.jsonl --shard-requests 9 --quiet";
 
 #[test]
-fn killed_at_any_durable_system_call_it_goes_on_and_nothing_is_paid_twice() {
+fn a_run_killed_at_any_durable_system_call_resumes_without_double_payment() {
     if !is_available() {
         return skipped("strace is not installed, so nothing was killed at its system calls");
     }

@@ -1,6 +1,6 @@
-//! Local state that is not what it was: whatever a disk has done to it, nothing is paid for twice, and nothing wrong is given out.
+//! Corrupted local state: nothing is paid for twice, and nothing wrong is delivered.
 //!
-//! In `cargo test` a sample of places; `BATCHLINE_TEST_DAMAGES=100` for more.
+//! `cargo test` takes a sample of positions; `BATCHLINE_TEST_DAMAGES=100` takes more.
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,8 @@ use crate::service::Service;
 /// Damages in `cargo test`.
 const SAMPLE: usize = 16;
 
-/// How long a run over damaged state may go on before it is ended: looking for a batch that does not exist takes an hour.
+/// How long a run over damaged state may go on before it is ended: looking for a batch that does not exist takes an
+/// hour.
 const LONG_ENOUGH: Duration = Duration::from_secs(6);
 
 /// What happens to a file.
@@ -50,7 +51,8 @@ fn run_a_while(place: &Place, arguments: &str) -> Ended {
     running.end()
 }
 
-/// A service, and a run of nine shards that was killed when four of its batches were created and one of them not yet confirmed.
+/// A service, and a run of nine shards that was killed when four of its batches were created and one of them not yet
+/// confirmed.
 fn cut_short(requests: &[u8]) -> (Service, Place, String) {
     let host = Place::new();
     host.write("faults.toml", "[[fault]]\ndo = \"accept_slow\"\ndelay = \"50s\"\nnth = 4\n");
@@ -68,7 +70,7 @@ fn cut_short(requests: &[u8]) -> (Service, Place, String) {
 #[test]
 fn a_damaged_ledger_never_leads_to_a_second_bill() {
     let requests = generated(60);
-    let (mut hit, mut refused, mut went_on, mut mended, mut shown) = (0, 0, 0, 0, Vec::new());
+    let (mut hit, mut refused, mut resumed, mut repaired, mut shown) = (0, 0, 0, 0, Vec::new());
     let damages = wanted("BATCHLINE_TEST_DAMAGES", SAMPLE);
     for number in 0..damages {
         let (service, place, arguments) = cut_short(&requests);
@@ -84,15 +86,15 @@ fn a_damaged_ledger_never_leads_to_a_second_bill() {
         let ended = run_a_while(&place, &arguments);
         service.books().assert_never_twice();
         match ended.status.code() {
-            Some(0) => went_on += 1,
+            Some(0) => resumed += 1,
             Some(8) => refused += 1,
             other => shown.push(format!("{what}: {other:?}")),
         }
         if ended.status.code() != Some(0) {
-            place.run(&format!("doctor --mend {}", run.display()));
+            place.run(&format!("doctor --repair {}", run.display()));
             let again = run_a_while(&place, &arguments);
             service.books().assert_never_twice();
-            mended += usize::from(again.status.code() == Some(0));
+            repaired += usize::from(again.status.code() == Some(0));
         }
         if place.has("out.jsonl") {
             assert_same(&place.read("out.jsonl"), &replies(&requests));
@@ -101,13 +103,13 @@ fn a_damaged_ledger_never_leads_to_a_second_bill() {
         assert!(service.books().accepted() <= 9, "{what}");
     }
     report(&format!(
-        "{hit} damaged ledgers: {went_on} went on, {refused} were refused, {mended} mended, 0 violations; other ends: {shown:?}"
+        "{hit} damaged ledgers: {resumed} resumed, {refused} were refused, {repaired} repaired, 0 violations; other ends: {shown:?}"
     ));
-    assert!(hit * 10 >= damages * 9 && refused > 0 && went_on > 0 && mended > 0);
+    assert!(hit * 10 >= damages * 9 && refused > 0 && resumed > 0 && repaired > 0);
 }
 
 #[test]
-fn a_submission_that_the_ledger_has_forgotten_is_found_at_the_service() {
+fn a_submission_missing_in_the_ledger_is_found_at_the_service() {
     let requests = generated(60);
     let (service, place, arguments) = cut_short(&requests);
     let run = place.run_directory();
@@ -118,8 +120,8 @@ fn a_submission_that_the_ledger_has_forgotten_is_found_at_the_service() {
     assert_eq!(service.books().accepted(), 4);
     place.run("doctor").with_code(8);
     assert_eq!(place.run(&arguments).with_code(8).stdout, b"", "looking changes nothing");
-    let mended = place.run("doctor --mend").with_code(8);
-    assert!(mended.text().contains("looks for its batch in the service's list"), "{mended:?}");
+    let repaired = place.run("doctor --repair").with_code(8);
+    assert!(repaired.text().contains("looks for its batch in the service's list"), "{repaired:?}");
     place.run("doctor").with_code(0);
     place.run(&arguments).with_code(0);
     assert_same(&place.read("out.jsonl"), &replies(&requests));
@@ -185,7 +187,7 @@ fn replies_of(run: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn replies_that_a_disk_has_changed_are_never_given_out_and_can_be_made_again() {
+fn corrupted_replies_are_never_delivered_and_can_be_repaired() {
     let (place, service, requests, arguments) = finished();
     let run = place.run_directory();
     let calls = service.books().calls("create_batch");
@@ -208,7 +210,8 @@ fn replies_that_a_disk_has_changed_are_never_given_out_and_can_be_made_again() {
                 assert!(!place.has("out.jsonl"), "{what}");
             }
             let found = place.run("doctor").with_code(8).text();
-            assert!(found.contains("--mend has it made again"), "{what}: {found}");
+            assert!(found.contains("--repair fixes it"), "{what}: {found}");
+            // By the option's name in earlier versions.
             place.run("doctor --mend").with_code(8);
             let again = place.run(&arguments);
             assert_eq!(again.status.code(), Some(0), "{what}: {found} {}", again.stderr);
@@ -238,9 +241,9 @@ fn an_index_that_does_not_begin_as_one_is_made_again_or_refused() {
         place.run(&arguments).with_code(8).saying("hint: `batchline doctor");
         assert!(!place.has("out.jsonl"));
         let found = place.run("doctor").with_code(8).text();
-        assert!(found.contains("--mend has it made again"), "{found}");
+        assert!(found.contains("--repair fixes it"), "{found}");
         assert_eq!(std::fs::read(&replies_index).unwrap(), content, "looking changes nothing");
-        place.run("doctor --mend").with_code(8);
+        place.run("doctor --repair").with_code(8);
         place.run(&arguments).with_code(0);
         assert_same(&place.read("out.jsonl"), &replies(&requests));
         place.run("doctor").with_code(0);
@@ -251,7 +254,7 @@ fn an_index_that_does_not_begin_as_one_is_made_again_or_refused() {
     for (content, words) in broken(&sound).iter().zip(["its header is damaged", "another version of the program"]) {
         std::fs::write(&index, content).unwrap();
         place.run(&arguments).with_code(8).saying(words);
-        place.run("doctor --mend").with_code(8);
+        place.run("doctor --repair").with_code(8);
     }
     std::fs::write(&index, &sound).unwrap();
     place.run(&arguments).with_code(0);
@@ -260,7 +263,7 @@ fn an_index_that_does_not_begin_as_one_is_made_again_or_refused() {
 }
 
 #[test]
-fn a_request_index_that_a_disk_has_changed_is_refused() {
+fn a_corrupted_request_index_is_rejected() {
     let (place, service, _, arguments) = finished();
     let run = place.run_directory();
     let calls = service.books().calls("create_batch");
@@ -286,7 +289,7 @@ fn a_request_index_that_a_disk_has_changed_is_refused() {
 }
 
 #[test]
-fn a_key_of_ids_that_has_changed_makes_no_strangers_of_replies() {
+fn a_corrupted_hash_key_does_not_make_replies_unmatched() {
     let requests = generated(60);
     let (service, place, arguments) = cut_short(&requests);
     let path = place.run_directory().join("ledger.sqlite");

@@ -1,4 +1,4 @@
-//! Lines that are no requests, and odd ones that are: each rule has a file in `data/defects` and its words are pinned here.
+//! Invalid lines, and unusual valid ones: each rule has a file in `data/defects`, and its message is pinned here.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -101,7 +101,7 @@ fn every_code_has_a_file_and_every_file_a_code() {
 }
 
 #[test]
-fn every_defect_is_told_with_its_place_and_in_these_words() {
+fn every_defect_has_its_position_and_message() {
     for (code, at, words) in WORDS {
         let ended = place_with(code).run(&format!("check {code}.jsonl {}", options(code))).with_code(4);
         assert_eq!(ended.stderr, format!("{code}.jsonl:{at}: {code}: {words}\n"));
@@ -110,7 +110,7 @@ fn every_defect_is_told_with_its_place_and_in_these_words() {
 }
 
 #[test]
-fn records_of_defects_say_what_the_words_say() {
+fn records_of_defects_match_the_messages() {
     for (code, at, words) in WORDS {
         let place = place_with(code);
         let ended =
@@ -160,7 +160,7 @@ fn all_defects_are_counted_and_reported_but_only_the_first_are_shown() {
 }
 
 #[test]
-fn odd_but_valid_files_are_accepted_and_answered_line_for_line() {
+fn unusual_but_valid_files_are_answered_line_by_line() {
     let files = names_in(&data("valid"));
     assert!(!files.is_empty());
     // They mostly wait: all at a time.

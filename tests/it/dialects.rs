@@ -1,4 +1,4 @@
-//! What is peculiar to OpenAI's dialect: envelopes, marks, pages, windows, files that are named and not there. What holds in every dialect is
+//! Specifics of OpenAI's dialect: envelopes, tags, pagination, windows, missing files. What holds in every dialect is
 //! in `conformance`, and what may go wrong in any in `faults`.
 
 use batchline::dialect::OPENAI;
@@ -85,7 +85,7 @@ fn lines_for_another_endpoint_stop_everything_before_anything_is_sent() {
 }
 
 #[test]
-fn where_the_list_does_not_say_which_files_batches_use_their_marks_tell_whose_they_are() {
+fn batches_are_recognized_by_their_tags_when_the_list_omits_files() {
     let script = "[[fault]]\ndo = \"accept_then_drop\"\n[[fault]]\ndo = \"show\"\nunset = [\"input_file_id\"]\n";
     let (place, service, requests) = (Place::new(), faulty(script), generated(60));
     run(&place, &service, &requests, "--shard-requests 8 --on-ambiguous hold --settle 3s").with_code(0);
@@ -95,7 +95,7 @@ fn where_the_list_does_not_say_which_files_batches_use_their_marks_tell_whose_th
 }
 
 #[test]
-fn a_window_that_is_too_short_cuts_a_batch_off_and_the_next_run_may_name_a_longer_one() {
+fn a_batch_expires_by_a_short_window_and_the_next_run_may_use_a_longer_one() {
     let service = Service::speaking(OPENAI, "--batch-time 4s");
     let (place, requests) = (Place::new(), generated(100));
     let ended = run(&place, &service, &requests, "--completion-window 2s --rounds 1").with_code(6);
@@ -109,7 +109,7 @@ fn a_window_that_is_too_short_cuts_a_batch_off_and_the_next_run_may_name_a_longe
 }
 
 #[test]
-fn a_batch_is_found_on_whatever_page_it_stands() {
+fn a_batch_is_found_on_any_page() {
     let requests: String = (0..130).map(|number| request(&format!("id-{number}"), "m") + "\n").collect();
     let service = faulty("[[fault]]\ndo = \"accept_then_drop\"\nnth = [1, 65, 130]\n");
     let place = Place::new();
@@ -120,7 +120,7 @@ fn a_batch_is_found_on_whatever_page_it_stands() {
 }
 
 #[test]
-fn a_named_error_file_that_is_not_there_counts_as_empty_where_nothing_lacks() {
+fn a_missing_error_file_counts_as_empty_if_no_reply_is_missing() {
     let script = "[[fault]]\ndo = \"show\"\nset = { error_file_id = \"file-deleted-since\" }\nwhile = \"completed\"\n";
     let (place, service, requests) = (Place::new(), faulty(script), generated(6));
     run(&place, &service, &requests, "").with_code(0);
@@ -128,7 +128,7 @@ fn a_named_error_file_that_is_not_there_counts_as_empty_where_nothing_lacks() {
 }
 
 #[test]
-fn outputs_that_are_not_there_are_held_and_never_paid_for_again() {
+fn missing_outputs_are_held_and_never_paid_for_again() {
     let script = "[[fault]]\ndo = \"show\"\nset = { output_file_id = \"file-deleted-since\" }\nwhile = \"completed\"\n";
     let (place, service, requests) = (Place::new(), faulty(script), generated(6));
     for _ in 0..2 {
@@ -140,7 +140,7 @@ fn outputs_that_are_not_there_are_held_and_never_paid_for_again() {
 }
 
 #[test]
-fn providers_are_listed_with_what_they_take_and_how_sure_that_is() {
+fn providers_are_listed_with_limits_and_confidence() {
     let place = Place::new();
     let text = place.run("providers").with_code(0).text();
     for row in [
@@ -166,7 +166,7 @@ fn providers_are_listed_with_what_they_take_and_how_sure_that_is() {
 }
 
 #[test]
-fn a_service_of_ones_own_needs_an_address_and_no_key() {
+fn a_custom_service_needs_an_address_and_no_key() {
     let (place, service, requests) = (Place::new(), Service::speaking(OPENAI, " --batch-time 0ms"), generated(6));
     place.write("in.jsonl", &requests);
     place.run("run in.jsonl --dialect openai").with_code(3).saying("--base-url");
@@ -178,7 +178,7 @@ fn a_service_of_ones_own_needs_an_address_and_no_key() {
 }
 
 #[test]
-fn a_batch_of_embeddings_is_cut_where_its_inputs_are_too_many() {
+fn a_batch_of_embeddings_is_limited_by_inputs() {
     let place = Place::new();
     // 30 requests of 4,000 inputs each: twelve of them are 48,000, and a batch takes 50,000.
     let inputs = vec![r#""x""#; 4_000].join(",");

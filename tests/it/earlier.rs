@@ -103,7 +103,7 @@ fn a_run_that_an_earlier_version_named_after_a_spelling_is_found_by_all_others()
 }
 
 #[test]
-fn of_several_runs_that_earlier_versions_made_of_one_the_furthest_is_gone_on_with() {
+fn the_most_advanced_of_duplicate_earlier_runs_is_resumed() {
     let requests = generated(9);
     let hash = hash_of(&crate::requests::lines(&requests));
     for answered in ["in.jsonl", "copy.jsonl"] {
@@ -146,7 +146,7 @@ fn a_run_over_lines_with_blanks_that_an_earlier_version_began_is_found() {
 }
 
 #[test]
-fn a_run_that_lost_its_paths_in_an_earlier_version_stands_in_nobodys_way() {
+fn an_earlier_run_without_paths_blocks_no_other_run() {
     let place = place_with(&generated(9), "elsewhere");
     // Such a run was never sent: the version that made it could not open it.
     place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0);

@@ -1,4 +1,5 @@
-//! An operating system that refuses: files, threads, writes and syncs. The run ends with words or does with less, and goes on later.
+//! Failing system calls: files, threads, writes and syncs. The run ends with an error message or uses fewer resources,
+//! and is resumed later.
 
 use crate::program::{Place, report, skipped, wanted};
 use crate::requests::{assert_same, generated, replies};
@@ -20,7 +21,7 @@ fn place_with_requests() -> (Place, Vec<u8>) {
 }
 
 #[test]
-fn after_a_write_or_a_sync_that_failed_nothing_more_is_sent_and_later_it_goes_on() {
+fn a_failed_write_or_sync_stops_submissions_and_the_run_resumes() {
     if !is_available() {
         return skipped("strace is not installed, so no call was made to fail");
     }
@@ -43,8 +44,8 @@ fn after_a_write_or_a_sync_that_failed_nothing_more_is_sent_and_later_it_goes_on
         }
         failed += 1;
         if ended.status.success() {
-            // SQLite may do without what it does when it closes, and without syncing a directory; nobody else does. A call that another
-            // thread interrupted in the log has no path there.
+            // SQLite may do without what it does when it closes, and without syncing a directory; nobody else does. A
+            // call that another thread interrupted in the log has no path there.
             let by_sqlite =
                 |line: &String| ["/ledger.sqlite", "/.incoming-", "resumed>"].iter().any(|of| line.contains(of));
             assert!(injected.iter().all(by_sqlite), "{call} {when}: {injected:?}");
@@ -65,7 +66,7 @@ fn after_a_write_or_a_sync_that_failed_nothing_more_is_sent_and_later_it_goes_on
 }
 
 #[test]
-fn with_few_open_files_it_ends_with_words_or_does_with_less() {
+fn with_few_open_files_a_run_fails_clearly_or_uses_fewer() {
     let (mut done, mut refused) = (0, 0);
     for files in [10, 12, 14, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26, 28, 32, 40, 64] {
         let service = Service::start();
@@ -91,7 +92,7 @@ fn with_few_open_files_it_ends_with_words_or_does_with_less() {
 }
 
 #[test]
-fn where_no_thread_can_be_started_it_ends_and_goes_on_later() {
+fn a_run_that_cannot_start_threads_ends_and_resumes() {
     if !is_available() {
         return skipped("strace is not installed, so no thread was kept from starting");
     }
@@ -111,7 +112,7 @@ fn where_no_thread_can_be_started_it_ends_and_goes_on_later() {
 }
 
 #[test]
-fn stopped_for_a_while_it_goes_on_as_if_nothing_had_been() {
+fn a_suspended_run_continues() {
     let service = Service::start_with("--batch-time 1s");
     let (place, requests) = place_with_requests();
     let running = place.program(&format!("{OPTIONS} {}", service.arguments())).start();

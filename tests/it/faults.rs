@@ -1,6 +1,7 @@
-//! Whole runs against a service that misbehaves by script: whatever it does, nothing is paid for twice and no row is lost.
+//! Whole runs against a service that misbehaves by script: whatever it does, nothing is paid for twice and no row is
+//! lost.
 //!
-//! The bill of the service is the judge, and its logs prove that the faults really happened.
+//! The service's bill decides, and its logs prove that the faults really happened.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -38,7 +39,7 @@ const WAYS: [&str; 8] = [
 const SHARDS: usize = 9;
 
 #[test]
-fn a_lost_answer_is_found_in_the_list_and_the_batch_adopted() {
+fn a_batch_with_a_lost_response_is_found_and_adopted() {
     let requests = generated(60);
     for (dialect, fault) in DIALECTS.into_iter().flat_map(|dialect| WAYS.map(|fault| (dialect, fault))) {
         let service = Service::faulty(dialect, &format!("[[fault]]\n{fault}\n"));
@@ -51,13 +52,15 @@ fn a_lost_answer_is_found_in_the_list_and_the_batch_adopted() {
     }
 }
 
-/// Every shard alone with every way, in every dialect: in `cargo test` each shard once; `BATCHLINE_TEST_MATRIX=144` for all of them.
+/// Every shard alone with every way, in every dialect: in `cargo test` each shard once; `BATCHLINE_TEST_MATRIX=144` for
+/// all of them.
 #[test]
-fn whichever_answer_is_lost_and_however_there_is_one_batch_for_each_shard() {
+fn any_lost_response_leaves_one_batch_per_shard() {
     let requests = generated(60);
     let pairs = WAYS.len() * SHARDS;
     let sample = wanted("BATCHLINE_TEST_MATRIX", SHARDS).min(pairs * DIALECTS.len());
-    // Eight ways and nine shards have no common divisor: the two remainders go through all pairs, then once more with the dialects swapped.
+    // Eight ways and nine shards have no common divisor: the two remainders go through all pairs, then once more with
+    // the dialects swapped.
     for number in 0..sample {
         let (way, nth) = (WAYS[number % WAYS.len()], number % SHARDS + 1);
         let dialect = DIALECTS[(number + number / pairs) % DIALECTS.len()];
@@ -73,7 +76,7 @@ fn whichever_answer_is_lost_and_however_there_is_one_batch_for_each_shard() {
 }
 
 #[test]
-fn killed_between_a_yes_and_its_arrival_it_finds_the_batch() {
+fn a_run_killed_before_the_response_finds_the_batch() {
     let requests = generated(60);
     for nth in 1..=SHARDS {
         let script = format!("[[fault]]\ndo = \"accept_slow\"\ndelay = \"50s\"\nnth = {nth}\n");
@@ -94,7 +97,7 @@ fn killed_between_a_yes_and_its_arrival_it_finds_the_batch() {
 }
 
 #[test]
-fn with_a_list_that_lies_a_shard_is_held_whichever_it_is() {
+fn any_shard_is_held_if_the_list_is_wrong() {
     let requests = generated(60);
     let lies = ["do = \"list_null\"", "do = \"list_omit\"\nnewest = 100", "do = \"list_lag\"\ndelay = \"10m\""];
     for nth in 1..=SHARDS {
@@ -127,7 +130,7 @@ fn a_batch_that_appears_after_it_was_held_is_adopted_by_the_next_run() {
 }
 
 #[test]
-fn a_second_batch_that_was_risked_by_choice_is_found_stopped_and_told() {
+fn a_duplicate_batch_risked_by_choice_is_found_cancelled_and_reported() {
     let requests = generated(60);
     for dialect in DIALECTS {
         let host = Place::new();
@@ -144,7 +147,7 @@ fn a_second_batch_that_was_risked_by_choice_is_found_stopped_and_told() {
 }
 
 #[test]
-fn what_the_list_does_not_show_is_held_and_left_to_a_decision() {
+fn a_submission_not_in_the_list_is_held_until_a_decision() {
     let script = "[[fault]]\ndo = \"accept_then_drop\"\nnth = 1\n[[fault]]\ndo = \"list_null\"\n";
     for dialect in DIALECTS {
         let (place, service, requests) = (Place::new(), Service::faulty(dialect, script), generated(60));
@@ -159,7 +162,7 @@ fn what_the_list_does_not_show_is_held_and_left_to_a_decision() {
         run(&place, &service, &requests, NEVER_TWICE).with_code(7);
         assert_eq!(service.books().calls("create_batch"), 9);
         assert!(service.books().billed().len() <= requests_in(&requests));
-        place.run("status").with_code(0).saying("held shard was sent");
+        place.run("status").with_code(0).saying("held shard was submitted");
         // The decision to send it again is a human's, and so is the bill.
         place.run("retry --ambiguous").with_code(0);
         run(&place, &service, &requests, NEVER_TWICE).with_code(0);
@@ -169,7 +172,7 @@ fn what_the_list_does_not_show_is_held_and_left_to_a_decision() {
 }
 
 #[test]
-fn what_was_never_created_is_held_or_sent_again_once_by_choice() {
+fn a_batch_never_created_is_held_or_resubmitted_once_by_choice() {
     let script = "[[fault]]\ndo = \"drop_before\"\ncall = \"create\"\nnth = 2\n";
     let requests = generated(60);
     for dialect in DIALECTS {
@@ -185,7 +188,7 @@ fn what_was_never_created_is_held_or_sent_again_once_by_choice() {
 }
 
 #[test]
-fn rows_that_failed_by_the_services_fault_or_got_lost_go_up_again_alone() {
+fn only_retryable_and_lost_rows_are_resent() {
     // After a real report: 88 of 100 rows failed. One of 100 gets lost on top, in the first round.
     let script = "[[fault]]\ndo = \"error_rows\"\nshare = 0.88\nonce = true\ncode = \"batch_client_error\"\n\
                   message = \"Internal Server Error\"\n[[fault]]\ndo = \"drop_rows\"\nshare = 0.01\nbatch = 1\n";
@@ -210,7 +213,7 @@ fn rows_that_failed_by_the_services_fault_or_got_lost_go_up_again_alone() {
 }
 
 #[test]
-fn batches_that_expire_or_fail_cost_only_what_they_did_not_do() {
+fn expired_and_failed_batches_resend_only_untried_requests() {
     let script = "[[fault]]\ndo = \"expire\"\nbatch = 1\nshare = 0.6\n[[fault]]\ndo = \"fail\"\nbatch = 2\n\
                   message = \"Internal error: no capacity\"\n";
     for dialect in DIALECTS {
@@ -238,7 +241,7 @@ fn batches_that_expire_or_fail_cost_only_what_they_did_not_do() {
 }
 
 #[test]
-fn replies_as_nobody_would_write_them_still_answer_their_requests() {
+fn malformed_replies_are_matched() {
     let script =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/data/faults/messy-results.toml")).unwrap();
     for dialect in DIALECTS {
@@ -262,7 +265,7 @@ fn replies_as_nobody_would_write_them_still_answer_their_requests() {
 }
 
 #[test]
-fn downloads_that_do_not_come_whole_are_made_whole() {
+fn interrupted_downloads_are_completed() {
     let script =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/data/faults/bad-downloads.toml")).unwrap();
     for dialect in DIALECTS {
@@ -275,7 +278,7 @@ fn downloads_that_do_not_come_whole_are_made_whole() {
 }
 
 #[test]
-fn rate_limits_outages_and_late_files_delay_a_run_and_no_more() {
+fn rate_limits_outages_and_late_files_only_delay_a_run() {
     let script = "[[fault]]\ndo = \"status\"\ncall = [\"upload\", \"create\", \"retrieve\", \"list\", \"content\"]\nevery = 5\n\
                   status = 429\nretry_after = 1\n[[fault]]\ndo = \"status\"\ncall = [\"put\", \"preprocess\"]\nevery = 4\nstatus = 503\n\
                   [[fault]]\ndo = \"reset\"\ncall = [\"upload\", \"put\"]\nevery = 7\nat = 300\n\
@@ -319,7 +322,8 @@ fn the_key_does_not_follow_a_redirect_to_another_host() {
     }
 }
 
-/// Another host, which answers whatever it is asked, and gives back what it has heard once it was told that this is enough.
+/// Another host, which answers whatever it is asked, and gives back what it has heard once it was told that this is
+/// enough.
 fn listen_elsewhere() -> (SocketAddr, JoinHandle<Vec<u8>>) {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = other.local_addr().unwrap();
@@ -342,7 +346,7 @@ fn listen_elsewhere() -> (SocketAddr, JoinHandle<Vec<u8>>) {
 }
 
 #[test]
-fn a_cancelled_run_brings_home_what_was_done_and_sends_nothing_again() {
+fn cancel_keeps_finished_results_and_resends_nothing() {
     for dialect in DIALECTS {
         let (place, service, requests) =
             (Place::new(), Service::faulty(dialect, "[[fault]]\ndo = \"never\"\n"), generated(30));

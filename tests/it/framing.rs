@@ -1,4 +1,5 @@
-//! Reply files that are not one reply a line, and replies of any length: each is found where it stands, or the file is refused by name.
+//! Reply files without one reply per line, and replies of any length: each reply is found, or the file is rejected by
+//! name.
 
 use std::io::Write;
 
@@ -102,7 +103,7 @@ fn strays(requests: &[u8], rows: &[Vec<u8>]) -> Vec<(&'static str, Vec<u8>, &'st
 }
 
 #[test]
-fn what_is_no_file_of_replies_is_refused_by_name_and_nothing_is_written() {
+fn files_of_other_kinds_are_rejected_and_nothing_is_written() {
     for dialect in DIALECTS {
         let (place, requests, rows) = laid_out(dialect, 9);
         place.write("good.jsonl", rows.join(&b'\n'));
@@ -119,7 +120,7 @@ fn what_is_no_file_of_replies_is_refused_by_name_and_nothing_is_written() {
 }
 
 #[test]
-fn lines_that_are_only_damaged_are_set_aside_and_the_others_count() {
+fn damaged_lines_are_set_aside_and_the_others_count() {
     let (place, requests, mut rows) = laid_out(TOGETHER, 6);
     let lost = rows.pop().unwrap();
     for end in [1, 2, lost.len() / 2, lost.len() - 1] {

@@ -1,5 +1,5 @@
-//! The properties of the fuzz targets on files of this repository, whole and mutated by a fixed seed, so that neither rots: `data/fuzz`
-//! holds what fuzzing has found.
+//! The properties of the fuzz targets on files of this repository, whole and mutated by a fixed seed, so that neither
+//! rots: `data/fuzz` holds what fuzzing has found.
 //!
 //! `BATCHLINE_TEST_MUTANTS=100000` for more.
 

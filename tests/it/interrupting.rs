@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: a quick end that says how to go on, nothing half done left in sight, and nothing paid twice by going on.
+//! Ctrl-C and SIGTERM: a quick exit that says how to resume, no partial output, and nothing paid twice by resuming.
 
 use rustix::process::Signal;
 
@@ -7,7 +7,7 @@ use crate::requests::{assert_same, generated, replies};
 use crate::service::Service;
 
 #[test]
-fn a_signal_ends_the_run_with_its_code_and_the_same_command_goes_on() {
+fn a_signal_ends_the_run_with_its_code_and_the_same_command_resumes() {
     for (signal, code, words) in [(Signal::INT, 130, "interrupted"), (Signal::TERM, 143, "terminated")] {
         let (place, requests) = (Place::new(), generated(60));
         let service = Service::start_with("--batch-time 1s");
@@ -16,7 +16,7 @@ fn a_signal_ends_the_run_with_its_code_and_the_same_command_goes_on() {
         let running = place.program(&command).start();
         wait_until(|| service.books().calls("create_batch") >= 3);
         running.signal(signal);
-        running.end().with_code(code).saying(words).saying("the same command goes on from here");
+        running.end().with_code(code).saying(words).saying("run the same command to resume");
         assert!(!place.has("out.jsonl"));
         place.run(&command).with_code(0).saying("going on with 60 requests");
         assert_same(&place.read("out.jsonl"), &replies(&requests));
@@ -68,7 +68,7 @@ fn a_signal_is_heard_while_the_service_does_not_answer() {
 }
 
 #[test]
-fn a_second_signal_ends_a_run_that_nobody_reads_from() {
+fn a_second_signal_ends_a_run_without_a_reader() {
     let (place, service, requests) = (Place::new(), Service::start(), generated(1000));
     place.write("in.jsonl", &requests);
     let command = format!("run in.jsonl {}", service.arguments());

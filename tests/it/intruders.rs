@@ -1,4 +1,5 @@
-//! `batchline serve` and those it was not started for: web pages, other machines, clients that hold on to it or fill it.
+//! `batchline serve` and unauthorized clients: web pages, other machines, clients that exhaust its connections or its
+//! disk.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -93,7 +94,7 @@ fn beyond_this_machine_it_listens_with_a_key_and_by_names_that_it_was_given() {
 }
 
 #[test]
-fn a_quota_ends_a_run_with_words_and_room_lets_it_go_on() {
+fn a_quota_ends_a_run_and_more_space_resumes_it() {
     for dialect in DIALECTS {
         let input = generated(60);
         let place = Place::new();
@@ -113,7 +114,7 @@ fn a_quota_ends_a_run_with_words_and_room_lets_it_go_on() {
 }
 
 #[test]
-fn a_flood_of_heads_that_never_end_costs_neither_the_memory_nor_somebody_elses_run() {
+fn endless_request_heads_exhaust_no_memory_and_block_no_other_client() {
     let service = Service::start_with("--batch-time 200ms");
     let head = format!("GET /v1/files HTTP/1.1\r\nHost: localhost\r\nX-Flood: {}", "x".repeat(60_000));
     let flood: Vec<TcpStream> = (0..FLOOD)

@@ -1,6 +1,7 @@
-//! SIGKILL at random moments: run again until done, the output is the one of a run that nobody disturbed, and each request is billed once.
+//! SIGKILL at random moments: re-run until done, the output is that of an undisturbed run, and each request is billed
+//! once.
 //!
-//! In every dialect. In `cargo test` twenty for each place of the service; `BATCHLINE_TEST_KILLS=200` for more.
+//! In every dialect. `cargo test` takes twenty for each place of the service; `BATCHLINE_TEST_KILLS=200` takes more.
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,9 @@ use crate::program::{MEMORY_KIB, Place, report, wait_until, wanted};
 use crate::requests::{assert_same, generated, replies_in};
 use crate::service::{Books, DIALECTS, Service};
 
-/// Kills in `cargo test` that must hit a living run, for each place of the service, over all dialects. Of four, at least one must hit it
-/// between its first batch and its output, and one while it goes on from an earlier kill: else the moments were badly chosen.
+/// Kills in `cargo test` that must hit a living run, for each place of the service, over all dialects. Of four, at
+/// least one must hit it between its first batch and its output, and one while it resumes after an earlier kill: else
+/// the moments were badly chosen.
 const KILLS: usize = 20;
 
 const REQUESTS: u64 = 3_000;
@@ -33,7 +35,7 @@ fn kills_together_with_the_service_inside_cost_neither_a_reply_nor_a_second_bill
 
 /// Where the service is that answers a run.
 enum Answering {
-    /// In a process of its own, which lives on.
+    /// In a separate process, which is not killed.
     Beside(Service),
     /// In the run's own process: it dies with it.
     Inside(&'static dyn Dialect),
@@ -55,7 +57,8 @@ impl Answering {
     }
 }
 
-/// Runs as often as it takes for [`KILLS`] kills; each run is killed and run again, and killed while it goes on, until it is done.
+/// Repeats until there were [`KILLS`] kills; each run is killed and re-run, and killed while it resumes, until it is
+/// done.
 fn survive_kills(answering: impl Fn(&'static dyn Dialect) -> Answering) {
     let seed = fastrand::u64(..);
     // Shown when the test fails. The moments follow from the seed; what they hit does not.
@@ -102,7 +105,8 @@ struct Done {
     peak_kib: u64,
 }
 
-/// Runs `requests` until the run is done and has given `output`. `moment` says after what time the next kill comes, given the kills so far.
+/// Runs `requests` until the run is done and has given `output`. `moment` says after what time the next kill comes,
+/// given the kills so far.
 fn one_run(
     service: &Answering,
     requests: &[u8],
@@ -142,7 +146,8 @@ fn one_run(
     }
     let books = service.books(&place);
     books.assert_billed_once(requests);
-    // A kill of the service may come between a batch and the line that logs its call; one create is under way at a time.
+    // A kill of the service may come between a batch and the line that logs its call; one create is under way at a
+    // time.
     assert!(books.calls("create_batch") + kills >= SHARDS);
     assert_same(&place.read("out.jsonl"), output);
     Done { took: begun.elapsed(), kills, kills_amid, kills_in_recovery, peak_kib }

@@ -1,6 +1,7 @@
 //! The program as its users meet it: the real binary, in a process of its own, against a real service over loopback.
 //!
-//! `tests/README.md` says how to run it. Each test has a directory of its own, and no test waits for anything without a bound.
+//! `tests/README.md` says how to run it. Each test has a directory of its own, and no test waits for anything without a
+//! bound.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(
     clippy::disallowed_methods,

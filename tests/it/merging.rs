@@ -1,4 +1,4 @@
-//! `merge`: reply files that somebody downloaded, brought into input order offline.
+//! `merge`: reply files that the user downloaded, merged in input order offline.
 
 use std::path::Path;
 
@@ -54,7 +54,7 @@ fn the_example_gives_the_expected_file_byte_for_byte_and_counts_what_it_met() {
 }
 
 #[test]
-fn replies_that_answer_nobody_are_kept_aside_as_they_came() {
+fn unmatched_replies_are_set_aside_unchanged() {
     let place = example();
     let ended = place
         .run(EXAMPLE)

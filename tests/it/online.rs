@@ -1,4 +1,5 @@
-//! `--provider online` and `serve --upstream`: a service without a Batch API is asked request by request, with the same promises.
+//! `--provider online` and `serve --upstream`: a service without a Batch API is asked request by request, with the same
+//! promises.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;

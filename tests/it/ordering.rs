@@ -1,4 +1,5 @@
-//! The order of system calls, without which a power cut would lose what is promised: kills cannot find a sync that is missing.
+//! The order of system calls, without which a power cut would lose what is promised: kills cannot find a sync that is
+//! missing.
 
 use crate::program::{Place, skipped};
 use crate::requests::{generated, request};
@@ -75,7 +76,8 @@ fn replies_are_synced_before_anything_that_relies_on_them() {
     );
 }
 
-/// The durable calls of a whole run of these requests through a pipe, in shards of nine; `None` where they cannot be seen.
+/// The durable calls of a whole run of these requests through a pipe, in shards of nine; `None` where they cannot be
+/// seen.
 fn calls_of_a_run(requests: &[u8]) -> Option<Vec<Call>> {
     if !is_available() {
         skipped("strace is not installed, so the order of system calls was not looked at");

@@ -1,4 +1,4 @@
-//! Where runs are, whose they are, and which run is the same one.
+//! Where runs are kept, who owns them, and which commands share a run.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -246,7 +246,7 @@ fn bodies_with_other_blanks_and_ends_are_the_same_bodies() {
 }
 
 #[test]
-fn a_run_goes_on_where_its_lines_have_got_other_blanks_and_ends() {
+fn a_run_resumes_after_white_space_changes() {
     for (number, (what, text)) in respelled(&generated(60)).into_iter().enumerate() {
         let dialect = DIALECTS[number % DIALECTS.len()];
         let (service, requests) = (Service::speaking(dialect, "--batch-time 0ms"), generated(60));
@@ -271,7 +271,7 @@ fn a_run_goes_on_where_its_lines_have_got_other_blanks_and_ends() {
 }
 
 #[test]
-fn passing_over_lines_changes_nothing_where_there_are_none_to_pass_over() {
+fn skipping_invalid_lines_changes_nothing_without_any() {
     let requests = generated(9);
     let place = place_with(&requests, "elsewhere");
     place.run(&format!("run in.jsonl {LOCAL} --skip-invalid -o out.jsonl")).with_code(0);
@@ -286,7 +286,7 @@ fn passing_over_lines_changes_nothing_where_there_are_none_to_pass_over() {
 }
 
 #[test]
-fn a_path_that_is_not_utf8_is_as_good_as_any_other() {
+fn a_path_that_is_not_utf8_works() {
     let requests = generated(9);
     for dialect in DIALECTS {
         let place = place_with(&requests, "elsewhere");
@@ -319,7 +319,7 @@ fn a_path_that_is_not_utf8_is_as_good_as_any_other() {
 }
 
 #[test]
-fn a_run_whose_ledger_makes_no_sense_is_somebody_elses_trouble() {
+fn a_run_with_an_invalid_ledger_blocks_no_other_run() {
     let place = place_with(&generated(9), "elsewhere");
     place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0);
     place.write("other.jsonl", generated(3));

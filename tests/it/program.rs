@@ -2,8 +2,8 @@
 //!
 //! In: arguments, perhaps standard input. Out: the exit code and what was printed.
 //!
-//! What always holds: of the environment that the program reads, nothing reaches it unasked. The records that it prints are as its schema says. Who waits longer than [`PATIENCE`]
-//! fails. No child, nor a child of its, outlives its test.
+//! What always holds: of the environment that the program reads, nothing reaches it unasked. The records that it prints
+//! are as its schema says. Who waits longer than [`PATIENCE`] fails. No child, nor a child of its, outlives its test.
 
 use std::fs::File;
 use std::io::{PipeReader, Read, Write};
@@ -348,7 +348,8 @@ impl Drop for Running {
     }
 }
 
-/// Waits for the end of a child process, and insists on its promise about memory meanwhile. Returns the most that it had, in KiB.
+/// Waits for the end of a child process, and insists on its promise about memory meanwhile. Returns the most that it
+/// had, in KiB.
 #[track_caller]
 pub(crate) fn end_within_memory(mut running: Running) -> (Ended, u64) {
     let mut peak = 0;

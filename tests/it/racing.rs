@@ -7,7 +7,7 @@ use crate::service::Service;
 const RACES: usize = 20;
 
 #[test]
-fn of_two_processes_at_once_one_works_and_the_other_is_turned_away() {
+fn of_two_concurrent_processes_one_is_rejected() {
     let (mut turned_away, mut both) = (0, 0);
     let requests = generated(60);
     for race in 0..RACES {

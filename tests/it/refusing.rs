@@ -1,5 +1,5 @@
-//! What keeps a run from going on: a key, a server, a lock, a disk. Each has its exit code and says what to do, and afterwards the
-//! same command goes on.
+//! What prevents a run from continuing: a key, a server, a lock, a disk. Each has its exit code and a hint, and
+//! afterwards the same command resumes.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -19,7 +19,8 @@ fn place_with_requests(requests: u64) -> (Place, Vec<u8>) {
     (place, requests)
 }
 
-/// A script that may mount what it likes: nobody else sees it, and it goes with the script. `None` where that is not allowed.
+/// A script that may mount file systems, which are private to it and disappear with it. `None` where that is not
+/// permitted.
 fn with_own_mounts(place: &Place, script: &str) -> Option<Program> {
     let probe = Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "none", "/mnt"]).output();
     if !probe.is_ok_and(|probe| probe.status.success()) {
@@ -134,25 +135,25 @@ fn waiting_for_a_service_that_fell_silent_costs_no_processor_time() {
 }
 
 #[test]
-fn a_second_process_on_the_same_run_is_turned_away_and_told_which_one_works_on_it() {
+fn a_second_process_on_the_same_run_is_rejected_with_the_owners_pid() {
     let service = Service::start_with("--batch-time 10m");
     let (place, _) = place_with_requests(3);
     let command = format!("run in.jsonl {} -o out.jsonl", service.arguments());
     let first = place.program(&command).start();
     wait_until(|| service.books().calls("create_batch") == 3);
     let owner = format!("process {}", first.id());
-    for command in [&command, "retry", "doctor --mend"] {
+    for command in [&command, "retry", "doctor --repair"] {
         place.run(command).with_code(9).saying("is locked by another process").saying(&owner).saying("hint: wait");
     }
-    assert!(place.run("status").with_code(0).text().contains(&format!("{owner} works on it")));
+    assert!(place.run("status").with_code(0).text().contains(&format!("in use by {owner}")));
     first.signal(Signal::INT);
     first.end().with_code(130);
-    assert!(!place.run("status").with_code(0).text().contains("works on it"));
+    assert!(!place.run("status").with_code(0).text().contains("in use by"));
     assert_eq!(service.books().calls("create_batch"), 3);
 }
 
 #[test]
-fn a_second_server_in_a_directory_or_on_an_address_is_turned_away() {
+fn a_second_server_on_a_directory_or_address_is_rejected() {
     let (place, service) = (Place::new(), Service::start());
     let mut first = place.program("serve --listen 127.0.0.1:0 -d books").start();
     wait_until(|| !first.stdout_so_far().is_empty() && first.is_alive());
@@ -162,7 +163,7 @@ fn a_second_server_in_a_directory_or_on_an_address_is_turned_away() {
 }
 
 #[test]
-fn an_input_that_is_not_there_and_a_command_that_makes_no_sense_are_matters_of_usage() {
+fn missing_inputs_and_invalid_commands_are_usage_errors() {
     let (place, _) = place_with_requests(3);
     for (command, words) in [
         ("run nowhere.jsonl --provider local", "cannot open nowhere.jsonl: No such file or directory"),
@@ -211,7 +212,7 @@ fn an_unwritable_directory_is_named() {
 }
 
 #[test]
-fn a_run_directory_that_became_read_only_is_left_alone_and_gone_on_with_later() {
+fn a_read_only_run_directory_is_untouched_and_resumed_later() {
     let (service, (place, requests)) = (Service::start(), place_with_requests(20));
     let command = format!("run in.jsonl {} -o out.jsonl", service.arguments());
     place.run(&command).with_code(0);
@@ -229,7 +230,7 @@ fn a_run_directory_that_became_read_only_is_left_alone_and_gone_on_with_later() 
 }
 
 #[test]
-fn a_full_disk_stops_the_run_and_with_more_space_it_goes_on() {
+fn a_full_disk_stops_the_run_and_more_space_resumes_it() {
     // Too small for the request index, for the Ledger, for the replies, and for the output.
     for size in ["8k", "100k", "400k", "1500k", "2800k"] {
         let (service, (place, requests)) = (Service::start(), place_with_requests(3000));
@@ -258,7 +259,7 @@ fn a_full_disk_stops_the_run_and_with_more_space_it_goes_on() {
 }
 
 #[test]
-fn a_limit_on_the_size_of_files_is_met_like_a_full_disk() {
+fn a_file_size_limit_is_handled_like_a_full_disk() {
     let (service, (place, requests)) = (Service::start(), place_with_requests(3000));
     let command = format!("run in.jsonl {} -o out.jsonl", service.arguments());
     // In blocks of 512 bytes: enough for everything but the output.
@@ -272,7 +273,7 @@ fn a_limit_on_the_size_of_files_is_met_like_a_full_disk() {
 }
 
 #[test]
-fn an_output_that_takes_nothing_is_local_trouble() {
+fn an_unwritable_output_is_a_local_error() {
     let (place, requests) = place_with_requests(20);
     let command = "run in.jsonl --provider local --poll-interval 50ms";
     place.run(&format!("{command} -o /dev/full")).with_code(8).saying("No space left on device");

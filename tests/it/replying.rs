@@ -1,6 +1,7 @@
-//! What counts as a reply, and as what: rows that were cut at every byte, ugly ones, failures of every kind.
+//! The classification of replies: rows truncated at every byte, malformed ones, failures of every kind.
 //!
-//! The rule and its table stand in `src/results/reply_rule.rs` and are tested there row by row; here they are seen from outside.
+//! The rule and its table are in `src/dialect/reply_rule.rs` and are tested there row by row; here they are tested from
+//! outside.
 
 use serde_json::{Value, json};
 
@@ -39,7 +40,7 @@ fn merge(place: &Place, requests: &str, replies: &[u8], options: &str) -> Ended 
 }
 
 #[test]
-fn a_row_that_was_cut_at_any_byte_answers_nobody() {
+fn a_row_truncated_at_any_byte_is_unmatched() {
     let (mut requests, mut replies, mut cuts) = (String::new(), Vec::new(), 0);
     let mut whole = Vec::new();
     for (number, row) in ROWS.iter().enumerate() {
@@ -82,7 +83,7 @@ fn a_row_that_was_cut_at_any_byte_answers_nobody() {
 }
 
 #[test]
-fn ugly_rows_that_are_whole_stay_what_they_are() {
+fn malformed_whole_rows_keep_their_kind() {
     let ugly: [&[u8]; 5] =
         [br#""\ud83d""#, b"NaN", b"123456789012345678901234567890123456789", b"\"\xff\xfe\"", b"\"\t\""];
     let (mut requests, mut replies) = (String::new(), Vec::new());
@@ -106,7 +107,7 @@ fn ugly_rows_that_are_whole_stay_what_they_are() {
 }
 
 #[test]
-fn a_status_of_success_does_not_make_an_output_of_a_failure() {
+fn a_failure_with_a_success_status_is_an_error() {
     let (mut requests, mut replies) = (String::new(), Vec::new());
     for (number, (members, code)) in [
         (r#""response":{"status_code":200,"body":{"error":{"message":"no"}}}"#, Value::Null),
@@ -136,7 +137,7 @@ fn a_status_of_success_does_not_make_an_output_of_a_failure() {
 }
 
 #[test]
-fn a_failure_in_an_answer_of_a_run_is_sent_again_if_that_may_help() {
+fn a_retryable_failure_inside_an_answer_is_resent() {
     let (place, upstream) = (Place::new(), Upstream::start(Manner::default()));
     place.write("in.jsonl", ["a", "ONCE200", "FAIL200"].map(|name| request(name, "m")).join("\n"));
     let command = format!("run in.jsonl --provider online --base-url {} -o out.jsonl --json", upstream.url());
@@ -203,7 +204,7 @@ fn replies_by_ids_that_are_nearly_those_of_requests_are_recognised() {
 }
 
 #[test]
-fn what_is_not_nearly_the_same_id_is_unknown_and_its_request_missing() {
+fn replies_with_other_ids_are_unmatched_and_requests_missing() {
     for (ids, id) in [
         // Another number, or the same one in another spelling.
         (&["7"][..], "7.0"),
@@ -258,7 +259,7 @@ fn huge_replies_by_nearly_the_same_id_are_recognised_too() {
 }
 
 #[test]
-fn in_a_run_what_could_be_two_is_held_and_never_sent_again() {
+fn in_a_run_ambiguous_replies_are_held_and_never_resent() {
     for dialect in DIALECTS {
         let service = Service::faulty(dialect, "[[fault]]\ndo = \"unknown_ids\"\nid = \"decomposed\"\n");
         let place = Place::new();
@@ -275,7 +276,7 @@ fn in_a_run_what_could_be_two_is_held_and_never_sent_again() {
 }
 
 #[test]
-fn an_id_of_its_own_always_wins_and_what_could_be_two_is_none() {
+fn an_exact_id_wins_and_ambiguous_replies_match_none() {
     let requests = ["7", "é", "e\u{301}", "a ", " a", "own", "twice"].map(|id| request(id, "m")).join("\n");
     let replies = [
         // First the one that is nearly right; the right one wins.
@@ -315,7 +316,7 @@ fn an_id_of_its_own_always_wins_and_what_could_be_two_is_none() {
 }
 
 #[test]
-fn in_a_run_what_is_recognised_is_not_sent_again_in_any_dialect() {
+fn in_a_run_recognised_replies_are_not_resent_in_any_dialect() {
     for dialect in DIALECTS {
         for (kind, ids) in [
             ("number", ["1", "20", "300"]),

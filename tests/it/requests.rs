@@ -1,4 +1,5 @@
-//! Requests to send, and the replies that they must get: an echo follows from its request line alone, so the whole output of a run is known beforehand.
+//! Requests to send, and the replies that they must get: an echo follows from its request line alone, so the whole
+//! output of a run is known beforehand.
 
 use batchline::dialect::{Dialect, TOGETHER};
 use batchline::generate::{Amount, GenerateOptions, generate};

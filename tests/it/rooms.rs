@@ -1,13 +1,14 @@
 //! The house: which room may know which, and that no files know each other in a circle.
 //!
-//! Read from the `use` lines and the paths of the sources themselves, so that the design cannot drift from the code. Unit tests and
-//! comments do not count.
+//! Read from the `use` lines and the paths of the sources themselves, so that the design cannot drift from the code.
+//! Unit tests and comments do not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// Each room, and the rooms below it that it may import. What is not named here (`cli`, `main.rs`) may import every room.
+/// Each room, and the rooms below it that it may import. What is not named here (`cli`, `main.rs`) may import every
+/// room.
 const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("json", &[]),
@@ -97,6 +98,31 @@ fn the_file_system_is_found_in_every_form() {
 }
 
 #[test]
+fn comments_are_as_wide_as_the_formatter_lets_code_be() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let settings = fs::read_to_string(root.join(".rustfmt.toml")).unwrap();
+    let width = settings.lines().find_map(|line| line.strip_prefix("max_width = ")).unwrap().parse().unwrap();
+    let mut texts = BTreeMap::new();
+    for directory in ["src", "tests", "benches"] {
+        collect(root, &root.join(directory), &mut texts);
+    }
+    let mut too_wide = Vec::new();
+    for (file, text) in &texts {
+        let mut is_example = false;
+        for (line, number) in text.lines().zip(1..) {
+            let Some(comment) = line.trim_start().strip_prefix("//") else { continue };
+            let comment = comment.trim_start_matches(['/', '!', ' ']);
+            is_example ^= comment.starts_with("```");
+            // Examples and the rows of a table cannot be wrapped.
+            if line.chars().count() > width && !is_example && !comment.starts_with('|') {
+                too_wide.push(format!("{file}:{number}"));
+            }
+        }
+    }
+    assert_eq!(too_wide, [""; 0]);
+}
+
+#[test]
 fn arrows_are_found_in_every_form() {
     let known = ["a", "a::b", "a::b::c", "d"].map(str::to_owned);
     let known: BTreeSet<&String> = known.iter().collect();
@@ -170,8 +196,8 @@ fn mentioned(module: &str, text: &str, known: &BTreeSet<&String>) -> BTreeSet<St
     found
 }
 
-/// The trees of the `use` lines, and all other code: without comments, unit tests, and modules inside of the file, whose `super` is the
-/// file itself.
+/// The trees of the `use` lines, and all other code: without comments, unit tests, and modules inside of the file,
+/// whose `super` is the file itself.
 fn taken_apart(text: &str) -> (Vec<String>, String) {
     let (mut uses, mut code, mut tree, mut inner) = (Vec::new(), String::new(), None::<String>, false);
     let mut lines = text.lines();

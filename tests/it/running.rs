@@ -1,4 +1,4 @@
-//! `run`: every way in, every way out, one line for each request in input order, and nothing twice.
+//! `run`: every kind of input and output, one line for each request in input order, and nothing submitted twice.
 
 use std::io::Write;
 
@@ -183,7 +183,7 @@ fn shards_of_seven_requests_for_three_models_in_turn_come_back_in_order() {
 }
 
 #[test]
-fn the_first_lines_appear_while_a_later_shard_is_still_at_work() {
+fn the_first_lines_appear_while_a_later_shard_is_in_progress() {
     // One request for one model, then so many for another that their batch takes long.
     let (first, rest) = (request("first", "a"), generated(15_000));
     let rest = String::from_utf8(rest).unwrap().replace("openai/gpt-oss-20b", "b");
@@ -208,7 +208,7 @@ fn the_first_lines_appear_while_a_later_shard_is_still_at_work() {
 }
 
 #[test]
-fn a_closed_pipe_is_a_quiet_exit_and_the_run_can_be_gone_on_with() {
+fn a_closed_pipe_is_a_quiet_exit_and_the_run_can_be_resumed() {
     let (place, service, requests) = (Place::new(), Service::start(), generated(2_000));
     place.write("in.jsonl", &requests);
     let command = format!("run in.jsonl {} --shard-requests 100", service.arguments());

@@ -1,4 +1,5 @@
-//! Texts of others on their way to a terminal: names of files, models, ids, what a service says. None of them steers it.
+//! Texts of others on their way to a terminal: names of files, models, ids, what a service says. None of them steers
+//! it.
 
 use std::os::unix::ffi::OsStrExt;
 
@@ -34,7 +35,7 @@ fn hostile_request(id: &str) -> String {
 }
 
 #[test]
-fn names_of_files_and_models_and_ids_steer_no_terminal() {
+fn names_and_ids_cannot_control_the_terminal() {
     let place = Place::new();
     let input = [hostile_request("a"), hostile_request("b")].join("\n");
     place.write(FILE, &input);
@@ -67,7 +68,7 @@ fn names_of_files_and_models_and_ids_steer_no_terminal() {
 }
 
 #[test]
-fn records_in_json_keep_every_character_and_steer_no_terminal_either() {
+fn records_in_json_keep_every_character_and_cannot_control_the_terminal() {
     let place = Place::new();
     place.write(FILE, [hostile_request("a"), hostile_request("a"), String::new()].join("\n"));
     let records = |ended: &[u8]| -> Vec<Value> {
@@ -83,7 +84,7 @@ fn records_in_json_keep_every_character_and_steer_no_terminal_either() {
 }
 
 #[test]
-fn what_a_service_says_steers_no_terminal() {
+fn messages_of_a_service_cannot_control_the_terminal() {
     let text = TEXT.chars().fold(String::new(), |text, c| format!("{text}\\U{:08x}", u32::from(c)));
     for dialect in DIALECTS {
         let script = format!(

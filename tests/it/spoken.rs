@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use batchline::dialect::DIALECTS;
 use batchline::dialect::providers::PROVIDERS;
 
-/// What a line of code has in it that decides by a dialect, or by a name of one or of a provider; `None` for one that does not.
+/// What a line of code has in it that decides by a dialect, or by a name of one or of a provider; `None` for one that
+/// does not.
 fn decision(line: &str, names: &[&str]) -> Option<String> {
     let code = line.split("//").next().unwrap_or_default();
     let spaceless: String = code.split_whitespace().collect();

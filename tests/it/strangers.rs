@@ -1,5 +1,5 @@
-//! Lists and looks that do not say what they should: entries of other people, lists that fail, lie, or never change, batches that nobody
-//! shows. A run minds its own batches, and ends.
+//! Wrong lists and polls: foreign entries, lists that fail, are wrong, or never change, batches that are not shown. A
+//! run ignores what is not its own, and ends.
 
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ fn run(place: &Place, service: &Service, requests: &[u8], options: &str) -> Ende
 }
 
 #[test]
-fn entries_of_others_stop_nothing_whatever_they_are() {
+fn foreign_list_entries_are_ignored() {
     let requests = generated(60);
     // Of all kinds; the same while answers to creates are looked for among them; and beside empty lists.
     for more in ["", "[[fault]]\ndo = \"accept_then_drop\"\n", "[[fault]]\ndo = \"list_null\"\n"] {
@@ -31,7 +31,7 @@ fn entries_of_others_stop_nothing_whatever_they_are() {
 }
 
 #[test]
-fn one_odd_entry_at_a_time_stops_nothing() {
+fn one_malformed_list_entry_is_ignored() {
     let requests = generated(20);
     for entry in [
         "null",
@@ -96,7 +96,7 @@ fn a_list_that_shows_batches_at_work_for_ever_does_not_hang_a_run() {
 }
 
 #[test]
-fn a_batch_that_the_service_does_not_show_is_held_and_the_rest_goes_on() {
+fn a_batch_that_the_service_does_not_show_is_held_and_the_rest_continues() {
     let requests = generated(60);
     for status in [404, 410, 403] {
         for hidden in ["[[fault]]\ndo = \"list_omit\"\nnewest = 100\n", ""] {
@@ -129,7 +129,7 @@ fn a_batch_that_the_service_does_not_show_is_held_and_the_rest_goes_on() {
 }
 
 #[test]
-fn a_batch_that_is_shown_again_is_taken_up_where_it_was() {
+fn a_batch_that_is_shown_again_is_resumed() {
     let requests = generated(60);
     let script = "[[fault]]\ndo = \"status\"\ncall = \"retrieve\"\nbatch = 2\nto = 6\nstatus = 404\n";
     for dialect in DIALECTS {

@@ -1,5 +1,5 @@
-//! What a command must not write: its own inputs, under whatever names, one file twice, what cannot be written. It ends with exit 2
-//! before anything is read, and every file is what it was.
+//! Outputs that a command must not write: its own inputs, under any name, one file twice, unwritable files. It ends
+//! with exit 2 before anything is read, and every file is unchanged.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -128,7 +128,7 @@ const WRITING_OVER_WHAT_IS_READ: [(&str, &str); 33] = [
 ];
 
 #[test]
-fn nothing_that_is_read_is_written_over_under_whatever_name() {
+fn inputs_are_never_overwritten_under_any_name() {
     let place = place_with_files();
     let before = snapshot(&place.path(""));
     let mut tried = 0;

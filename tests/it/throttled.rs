@@ -36,7 +36,7 @@ fn measured(manner: Manner, count: usize, options: &str) -> (Duration, f64) {
 }
 
 #[test]
-fn two_percent_of_refusals_cost_less_than_half_of_the_time_again() {
+fn two_percent_of_refusals_cost_less_than_half_the_run_time() {
     const COUNT: usize = 1_500;
     let manner = Manner { latency: Duration::from_millis(100), ..Manner::default() };
     let (plain, _) = measured(manner, COUNT, "");
@@ -93,7 +93,7 @@ fn a_service_that_refuses_everything_for_good_ends_the_run_and_it_is_resumed() {
 }
 
 #[test]
-fn an_account_that_has_nothing_left_ends_the_run_at_once() {
+fn an_exhausted_account_ends_the_run_at_once() {
     let spent = r#"{"error":{"message":"You exceeded your current quota","code":"insufficient_quota"}}"#;
     let manner = Manner { broken: Some((429, "application/json", spent)), ..Manner::default() };
     let (place, upstream, input) = (Place::new(), Upstream::start(manner), requests(100));

@@ -16,7 +16,8 @@ pub(crate) fn is_available() -> bool {
     probe.status().is_ok_and(|status| status.success())
 }
 
-/// The program with these arguments, its durable calls written to `log` in the place, with the paths that they are about.
+/// The program with these arguments, its durable calls written to `log` in the place, with the paths that they are
+/// about.
 pub(crate) fn traced(place: &Place, arguments: &str) -> Program {
     let calls = DURABLE_CALLS.join(",");
     strace(place, &format!("-y -s 200 -o log -e trace={calls}"), arguments)
@@ -28,14 +29,15 @@ pub(crate) fn killed_at(place: &Place, call: &str, nth: usize, arguments: &str) 
     strace(place, &format!("-o /dev/null -e trace={call} -e {inject}"), arguments)
 }
 
-/// The program with these arguments; when one of its threads makes its n-th call of this name that call fails. `when` is `3` for the third
-/// one, `3+` for those behind it, too. The calls are written to `log` in the place.
+/// The program with these arguments; when one of its threads makes its n-th call of this name that call fails. `when`
+/// is `3` for the third one, `3+` for those behind it, too. The calls are written to `log` in the place.
 pub(crate) fn failing_at(place: &Place, call: &str, error: &str, when: &str, arguments: &str) -> Program {
     let inject = format!("inject={call}:error={error}:when={when}");
     strace(place, &format!("-y -o log -e trace={call} -e {inject}"), arguments)
 }
 
-/// The program under strace, which may look into it: not in every container may root look into what is closed to others.
+/// The program under strace, which may look into it: not in every container may root look into what is closed to
+/// others.
 fn strace(place: &Place, how: &str, arguments: &str) -> Program {
     place.shell(&format!("exec strace -f {how} $BATCHLINE {arguments}")).env("BATCHLINE_DEBUGGABLE", "1")
 }

@@ -14,7 +14,8 @@ const VERSIONS: [&str; 2] = ["3.1.1", "2.42.0"];
 /// The version of OpenAI's SDK that `.ci/run` installs.
 const OPENAI: &str = "3.57.0";
 
-/// The interpreters to try: those that `BATCHLINE_TEST_PYTHONS` names, with colons between, or those that `.ci/run` has made.
+/// The interpreters to try: those that `BATCHLINE_TEST_PYTHONS` names, with colons between, or those that `.ci/run` has
+/// made.
 fn interpreters() -> Vec<PathBuf> {
     if let Ok(named) = std::env::var("BATCHLINE_TEST_PYTHONS") {
         return named.split(':').filter(|path| !path.is_empty()).map(PathBuf::from).collect();

@@ -1,10 +1,12 @@
-//! An OpenAI-compatible server in the test's own process, with a rate limit: what it let in, and how often, is known afterwards.
+//! An OpenAI-compatible server in the test's own process, with a rate limit: what it let in, and how often, is known
+//! afterwards.
 //!
-//! In: chat requests. Out: answers that follow from the last message alone. What the message says decides: `FAIL400` and `FAIL404` get that
-//! status each time, `WALL403` a web page with it, `ONCE503` at first, `FAIL200` and `ONCE200` a failure with a status of success, `PROSE` an
-//! answer that is not JSON, `LATIN` one that is not UTF-8, `SLOW9` an answer after nine seconds more, `QUOTE400`, `QUOTE200` and at first
-//! `QUOTE503` a failure that quotes the key. Nothing is counted that was turned away. Until it is mended, an upstream may be one that is
-//! not there at all, or that refuses everything.
+//! In: chat requests. Out: answers that follow from the last message alone. What the message says decides: `FAIL400`
+//! and `FAIL404` get that status each time, `WALL403` a web page with it, `ONCE503` at first, `FAIL200` and `ONCE200` a
+//! failure with a status of success, `PROSE` an answer that is not JSON, `LATIN` one that is not UTF-8, `SLOW9` an
+//! answer after nine seconds more, `QUOTE400`, `QUOTE200` and at first `QUOTE503` a failure that quotes the key.
+//! Nothing is counted that was turned away. Until it is mended, an upstream may be one that is not there at all, or
+//! that refuses everything.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -1,13 +1,14 @@
 //! Where JSON values begin and end, found by brackets and strings alone.
 //!
-//! In: bytes, from memory or piece by piece from a file: whatever is [`BufRead`], as a slice is. Out: where values, members and objects end,
-//! and as much of a value as is asked for.
+//! In: bytes, from memory or piece by piece from a file: any [`BufRead`], such as a slice. Out: where values, members
+//! and objects end, and as much of a value as the caller asks for.
 //!
-//! A reply has to be whole, but it may be ugly (half a surrogate pair, bytes that are not UTF-8, `NaN`, a number of any length) and larger
-//! than memory. Here nothing is judged but what tells where a value ends. The readers of lines that the scanner refuses are built on it,
-//! generic over where the bytes come from, so that a line of 10 GB is read as one of 10 KB is.
+//! A reply has to be whole, but it may be malformed (a lone surrogate, bytes that are not UTF-8, `NaN`, a number of any
+//! length) and larger than memory. Only what determines where a value ends is validated. The readers of lines that the
+//! scanner rejects are built on this module, generic over the source, so that a line of 10 GB is read like one of 10
+//! KB.
 //!
-//! Invariants: every byte is looked at once and in order. Memory is what is captured, which has a limit, and one bit for each open
+//! Invariants: every byte is read once and in order. Memory is what is captured, which is limited, and one bit per open
 //! bracket, up to 64 Mi of them (`open`); deeper brackets are only counted.
 
 use std::io::{self, BufRead};
@@ -19,13 +20,13 @@ pub(crate) mod whole;
 
 use crate::json::brackets::open::Open;
 
-/// Most bytes of a key that are kept: no key that anybody looks for is longer, even if every letter is an escape.
+/// Maximum bytes of a key that are kept: no key that is looked up is longer, even if every letter is an escape.
 pub(crate) const KEY_BYTES_MAX: usize = 256;
 
 /// Why no value was found.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Broken {
-    /// The bytes end too early, or are no JSON by their brackets.
+    /// The bytes end too early, or their brackets do not match.
     #[error("not whole JSON")]
     NotWhole,
     /// They cannot be read.
@@ -34,7 +35,7 @@ pub(crate) enum Broken {
 }
 
 impl Broken {
-    /// `None` for what is not whole.
+    /// Turns [`Broken::NotWhole`] into `None`.
     pub(crate) fn found<T>(result: Result<T, Self>) -> io::Result<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),
@@ -44,56 +45,57 @@ impl Broken {
     }
 }
 
-/// A value, or as much of it as was asked for.
+/// A value, or as much of it as was requested.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Captured {
-    /// Its first bytes, as they stand there.
+    /// Its first bytes, unchanged.
     pub bytes: Vec<u8>,
-    /// Whether that is all of it.
+    /// Whether they are the whole value.
     pub whole: bool,
 }
 
-/// A place in JSON text. See the [module](self).
+/// A cursor in JSON text. See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Brackets<R> {
     from: R,
-    /// Bytes before this place.
+    /// Bytes consumed so far.
     at: u64,
-    /// What is passed over is kept here, up to so many bytes.
+    /// Skipped bytes are kept here, up to the given limit.
     capture: Option<(Vec<u8>, usize)>,
-    /// The buffer of the key that was read last.
+    /// The buffer of the last key, for reuse.
     key: Vec<u8>,
-    /// Whether two values may stand side by side.
+    /// Whether two values may be adjacent, without a comma.
     lenient: bool,
 }
 
 impl<R: BufRead> Brackets<R> {
-    /// At the first byte of `from`.
+    /// A cursor at the first byte of `from`.
     pub(crate) fn new(from: R) -> Self {
         Self { from, at: 0, capture: None, key: Vec::new(), lenient: false }
     }
 
-    /// The same, but between the brackets of a value anything may stand: for a list in which one odd entry must not hide the others.
+    /// The same, but without validation between the brackets of a value: for a list in which one malformed entry must
+    /// not hide the others.
     pub(crate) fn lenient(from: R) -> Self {
         Self { lenient: true, ..Self::new(from) }
     }
 
-    /// How many bytes are behind us.
+    /// How many bytes have been consumed.
     pub(crate) fn at(&self) -> u64 {
         self.at
     }
 
-    /// The next byte, which stays the next one; `None` at the end.
+    /// The next byte, without consuming it; `None` at the end.
     pub(crate) fn peek(&mut self) -> io::Result<Option<u8>> {
         Ok(self.from.fill_buf()?.first().copied())
     }
 
-    /// Passes over white space.
+    /// Skips white space.
     pub(crate) fn space(&mut self) -> io::Result<()> {
         self.pass_while(is_space)
     }
 
-    /// Passes over a value of any kind, which begins here.
+    /// Skips a value of any kind, which begins here.
     pub(crate) fn value(&mut self) -> Result<(), Broken> {
         match self.peek()?.ok_or(Broken::NotWhole)? {
             b'"' => self.string(),
@@ -101,18 +103,18 @@ impl<R: BufRead> Brackets<R> {
             _ => {
                 let first = self.at;
                 self.pass_while(|byte| !is_space(byte) && !STRUCTURAL[usize::from(byte)])?;
-                // At the end of the bytes nobody knows whether a number goes on.
+                // At the end of the bytes, a number may be incomplete.
                 if self.at > first && self.peek()?.is_some() { Ok(()) } else { Err(Broken::NotWhole) }
             }
         }
     }
 
-    /// Passes over an object, which begins here.
+    /// Skips an object, which begins here.
     pub(crate) fn object(&mut self) -> Result<(), Broken> {
         if self.peek()? == Some(b'{') { self.nested() } else { Err(Broken::NotWhole) }
     }
 
-    /// Passes over a value and keeps its first bytes, at most so many.
+    /// Skips a value and keeps its first bytes, at most `bytes_max`.
     pub(crate) fn captured(&mut self, bytes_max: usize) -> Result<Captured, Broken> {
         let first = self.at;
         self.capture = Some((Vec::new(), bytes_max));
@@ -123,13 +125,13 @@ impl<R: BufRead> Brackets<R> {
         Ok(Captured { bytes, whole })
     }
 
-    /// Passes over all that is left, and returns how many bytes are behind us then.
+    /// Skips to the end, and returns how many bytes have been consumed by then.
     pub(crate) fn skip_to_end(&mut self) -> io::Result<u64> {
         self.pass_while(|_| true)?;
         Ok(self.at)
     }
 
-    /// Passes over an object. `take` is given each key, with its quotes, and has to pass over the value.
+    /// Skips an object. `take` is called with each key, in its quotes, and has to consume the value.
     pub(crate) fn members(
         &mut self,
         mut take: impl FnMut(&mut Self, &[u8]) -> Result<(), Broken>,
@@ -147,7 +149,7 @@ impl<R: BufRead> Brackets<R> {
         Ok(())
     }
 
-    /// Whether an object ends here, which is then behind us, or has another member. A comma too many does not matter.
+    /// Whether the object ends here, and then consumes its end; else another member follows. Extra commas are accepted.
     fn object_ends(&mut self) -> Result<bool, Broken> {
         self.pass_while(|byte| is_space(byte) || byte == b',')?;
         let ends = self.peek()? == Some(b'}');
@@ -157,14 +159,13 @@ impl<R: BufRead> Brackets<R> {
         Ok(ends)
     }
 
-    /// No other member stands at the side of one.
+    /// Requires a comma or the end of the object after a member.
     fn member_ends(&mut self) -> Result<(), Broken> {
         self.space()?;
         if matches!(self.peek()?, Some(b',' | b'}')) { Ok(()) } else { Err(Broken::NotWhole) }
     }
 
-    /// Passes over an array. `take` has to pass over each element. Where commas are too many or too few there are no elements between them,
-    /// or two.
+    /// Skips an array. `take` has to consume each element. Extra and missing commas are accepted.
     pub(crate) fn elements(&mut self, mut take: impl FnMut(&mut Self) -> Result<(), Broken>) -> Result<(), Broken> {
         self.expect(b'[')?;
         loop {
@@ -180,26 +181,27 @@ impl<R: BufRead> Brackets<R> {
     fn key(&mut self) -> Result<Vec<u8>, Broken> {
         let mut buffer = std::mem::take(&mut self.key);
         buffer.clear();
-        // Keys lie in no captured value: those are passed over without a look at their members.
+        // No key is inside a captured value, since those are skipped without reading their members.
         self.capture = Some((buffer, KEY_BYTES_MAX));
         let passed = self.string();
         let (key, _) = self.capture.take().unwrap_or_default();
         passed.map(|()| key)
     }
 
-    /// A value between brackets. No two values stand side by side in it, as they do where one was cut off and another begins.
+    /// A value between brackets. Adjacent values without a comma, as where one was cut off and another begins, are
+    /// rejected.
     fn nested(&mut self) -> Result<(), Broken> {
         let mut open = Open::default();
-        let mut behind_value = false;
+        let mut after_value = false;
         loop {
             let bare = self.bare()?;
             let mark = self.next_byte()?;
             let begins = matches!(mark, b'"' | b'{' | b'[');
-            let side_by_side = behind_value && (bare || begins) || bare && begins;
-            if side_by_side && !self.lenient {
+            let adjacent = after_value && (bare || begins) || bare && begins;
+            if adjacent && !self.lenient {
                 return Err(Broken::NotWhole);
             }
-            behind_value = matches!(mark, b'"' | b'}' | b']');
+            after_value = matches!(mark, b'"' | b'}' | b']');
             match mark {
                 b'"' => self.string_rest()?,
                 b'{' | b'[' => open.push(mark == b'{'),
@@ -212,7 +214,7 @@ impl<R: BufRead> Brackets<R> {
         }
     }
 
-    /// Passes over what is neither a string nor structure, and says whether that is more than white space.
+    /// Skips what is neither a string nor structural, and returns whether that is more than white space.
     fn bare(&mut self) -> io::Result<bool> {
         let mut any = false;
         loop {
@@ -227,7 +229,7 @@ impl<R: BufRead> Brackets<R> {
         }
     }
 
-    /// Passes over a string, which begins here.
+    /// Skips a string, which begins here.
     fn string(&mut self) -> Result<(), Broken> {
         self.expect(b'"')?;
         self.string_rest()
@@ -240,7 +242,7 @@ impl<R: BufRead> Brackets<R> {
         Ok(())
     }
 
-    /// Passes over this byte, which has to be the next one.
+    /// Consumes the next byte, which has to be `wanted`.
     pub(crate) fn expect(&mut self, wanted: u8) -> Result<(), Broken> {
         if self.next_byte()? == wanted { Ok(()) } else { Err(Broken::NotWhole) }
     }
@@ -249,7 +251,7 @@ impl<R: BufRead> Brackets<R> {
         self.next_of(|_| Some(0))
     }
 
-    /// Passes over everything before the byte that `find` finds in a piece, and over that byte, which is returned.
+    /// Skips everything up to and including the byte that `find` finds in a piece, and returns that byte.
     fn next_of(&mut self, find: impl Fn(&[u8]) -> Option<usize>) -> Result<u8, Broken> {
         loop {
             let piece = self.from.fill_buf()?;
@@ -277,7 +279,7 @@ impl<R: BufRead> Brackets<R> {
         }
     }
 
-    /// Passes over so many bytes of the current piece.
+    /// Consumes `bytes` bytes of the current piece.
     fn pass(&mut self, bytes: usize) -> io::Result<()> {
         if let Some((kept, most)) = &mut self.capture {
             let more = bytes.min(*most - kept.len());
@@ -289,7 +291,7 @@ impl<R: BufRead> Brackets<R> {
     }
 }
 
-/// The bytes outside of strings that are no part of a number or a word.
+/// The bytes outside of strings that are not part of a number or a literal.
 const STRUCTURAL: [bool; 256] = {
     let mut these = [false; 256];
     let bytes = b"{}[]\",:";
@@ -301,14 +303,12 @@ const STRUCTURAL: [bool; 256] = {
     these
 };
 
-/// What JSON calls white space.
-#[must_use]
+/// White space as JSON defines it.
 pub(crate) fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
-/// Whether a key with its quotes is this one, in whatever spelling.
-#[must_use]
+/// Whether a key in its quotes is `name`, however it is escaped.
 pub(crate) fn is_key(key: &[u8], name: &str) -> bool {
     if memchr(b'\\', key).is_some() {
         return serde_json::from_slice::<String>(key).is_ok_and(|key| key == name);
@@ -325,7 +325,7 @@ mod tests {
     use super::whole::{is_whole_object, members_of, object_end, objects_of};
     use super::*;
 
-    const UGLY: [&[u8]; 6] = [
+    const MALFORMED: [&[u8]; 6] = [
         br#"{"custom_id":"a","n":NaN,"big":123456789012345678901234567890,"s":"\ud83d"}"#,
         b"{\"s\":\"\xff\xfe\",\"t\":\"tab\t and nul\0\"}",
         br#"{"a":"\\","b":"\"}","c":["{",{"d":[]}]}"#,
@@ -335,8 +335,8 @@ mod tests {
     ];
 
     #[test]
-    fn whole_objects_are_whole_and_no_cut_of_them_is() {
-        for line in UGLY {
+    fn whole_objects_are_accepted_and_truncated_ones_rejected() {
+        for line in MALFORMED {
             assert!(is_whole_object(line), "{}", line.escape_ascii());
             let end = line.trim_ascii_end().len();
             for cut in 0..end {
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_or_closes_the_wrong_bracket_is_not_whole() {
+    fn non_objects_and_mismatched_brackets_are_not_whole() {
         for line in [
             &b"[]"[..],
             b"[{}]",
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_member_that_is_there_twice_the_first_counts_in_whatever_spelling() {
+    fn the_first_of_duplicate_keys_counts_however_escaped() {
         let line = br#" { "x" : {"a":0}, "\u0061" : "one" , "a":2,"b":[3, 4 ] }"#;
         assert_eq!(members_of(line, ["a", "b", "c"]), Some([Some(&br#""one""#[..]), Some(b"[3, 4 ]"), None]));
         let long = format!(r#"{{"{}":1,"a":2}}"#, "a".repeat(10_000));
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn children_are_found_whatever_stands_between_them() {
+    fn children_are_found_between_extra_commas_but_not_between_adjacent_values() {
         for line in [r#"{"a":1,"b":[2]}"#, r#"{ "a" :1 ,"b" : [2], }"#, r#"{,"a":1,,"b":[2]}"#] {
             assert_eq!(members_of(line.as_bytes(), ["a", "b"]), Some([Some(&b"1"[..]), Some(b"[2]")]), "{line}");
         }
@@ -403,7 +403,7 @@ mod tests {
         {
             assert!(members_of(line.as_bytes(), ["a"]).is_none(), "{line}");
         }
-        // A cut, and something else behind it.
+        // A truncated value, followed by another one.
         for inner in [r#""{"id":1"#, r#"1{"id":1}"#, r#"{}{"id":1}"#, "[]x", "x[]", r#""a""b""#, r#"x"b""#] {
             for line in [format!(r#"{{"a":[{inner}]}}"#), format!(r#"{{"a":{{"b":{inner}}}}}"#)] {
                 assert!(!is_whole_object(line.as_bytes()), "{line}");
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_cannot_be_read_are_not_taken_for_an_end() {
+    fn a_read_error_is_not_taken_for_the_end() {
         struct Failing;
         impl io::Read for Failing {
             fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
@@ -474,7 +474,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_ends_where_a_parser_does_whatever_the_pieces(value in json(), pretty: bool, piece in 1_usize..40) {
+        fn values_end_where_a_parser_ends_them_at_any_piece_size(value in json(), pretty: bool, piece in 1_usize..40) {
             let mut text = if pretty { serde_json::to_vec_pretty(&value) } else { serde_json::to_vec(&value) }.unwrap();
             let end = text.len();
             prop_assert_eq!(is_whole_object(&text), value.is_object());

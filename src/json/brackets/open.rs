@@ -1,13 +1,13 @@
-//! The brackets that are open at a place in JSON text.
+//! The stack of brackets that are open at a position in JSON text.
 //!
-//! In: brackets as they open and close. Out: how deep the place is, and whether a bracket closes one of its own kind.
+//! In: brackets as they open and close. Out: the depth, and whether a closing bracket matches the opening one.
 //!
-//! Invariant: memory is one bit for each open bracket, up to `KINDS_MAX`; the kinds of deeper ones are not known.
+//! Invariants: memory is one bit per open bracket, up to `KINDS_MAX`; the kinds of deeper ones are unknown.
 
-/// Open brackets whose kinds are known, so that none is closed by the other kind: 8 MiB of bits.
+/// Maximum depth at which the kinds of brackets are known, and mismatches detected: 8 MiB of bits.
 const KINDS_MAX: u64 = 64 * 1024 * 1024;
 
-/// Brackets that are open.
+/// The open brackets.
 #[derive(Default)]
 pub(crate) struct Open {
     /// How many.
@@ -17,7 +17,7 @@ pub(crate) struct Open {
 }
 
 impl Open {
-    /// One more, and whether it is an object's.
+    /// Opens a bracket, of an object or of an array.
     pub(crate) fn push(&mut self, is_object: bool) {
         if let Some((word, bit)) = place_of(self.depth) {
             if word == self.kinds.len() {
@@ -28,7 +28,7 @@ impl Open {
         self.depth += 1;
     }
 
-    /// One less; `None` where none is open, or where the innermost is of the other kind.
+    /// Closes a bracket; `None` if none is open, or if the innermost is of the other kind.
     pub(crate) fn pop(&mut self, is_object: bool) -> Option<()> {
         self.depth = self.depth.checked_sub(1)?;
         match place_of(self.depth) {
@@ -38,7 +38,7 @@ impl Open {
     }
 }
 
-/// Where the kind of a bracket stands.
+/// The word and the bit that hold the kind of the bracket at this depth.
 fn place_of(depth: u64) -> Option<(usize, u64)> {
     let word = usize::try_from(depth / u64::from(u64::BITS)).ok()?;
     (depth < KINDS_MAX).then_some((word, 1 << (depth % u64::from(u64::BITS))))
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bracket_closes_one_of_its_kind_as_deep_as_kinds_are_known() {
+    fn mismatched_brackets_are_detected_up_to_the_known_depth() {
         let mut open = Open::default();
         open.push(true);
         assert!(open.pop(false).is_none(), "the other kind");

@@ -1,12 +1,12 @@
-//! What is whole of JSON text in memory: objects, and members of them.
+//! Whole objects, and members of them, in JSON text in memory.
 //!
-//! In: a line, or a part of one. Out: where objects end, and members as they stand there.
+//! In: a line, or a part of one. Out: where objects end, and raw members.
 
 use std::ops::Range;
 
 use crate::json::brackets::{Brackets, is_key};
 
-/// Where the object ends with which `text` begins; `None` when it begins with something else, or ends too early.
+/// The end of the object that `text` begins with; `None` if it begins with something else, or ends too early.
 #[cfg(test)]
 pub(crate) fn object_end(text: &[u8]) -> Option<usize> {
     let mut brackets = Brackets::new(text);
@@ -36,12 +36,12 @@ pub(crate) fn objects_of(line: &[u8]) -> Option<Vec<Range<usize>>> {
     }
 }
 
-/// A place in what is in memory.
+/// A position in memory.
 fn position(at: u64) -> usize {
     usize::try_from(at).unwrap_or(usize::MAX)
 }
 
-/// Some members of an object, as they stand there, the first of each name; `None` for what is no whole object, and where anything follows.
+/// Raw members of an object, the first of each name; `None` if it is not one whole object, or anything follows it.
 pub(crate) fn members_of<'l, const N: usize>(object: &'l [u8], names: [&str; N]) -> Option<[Option<&'l [u8]>; N]> {
     let mut found = [None; N];
     let mut brackets = Brackets::new(object);

@@ -1,13 +1,14 @@
 //! The fast reader of JSON: one pass over a line that builds nothing.
 //!
-//! In: the bytes of a line. Out: the few values of it that matter, as they stand there.
+//! In: the bytes of a line. Out: the few raw values that matter.
 //!
-//! A parser that keeps what it read spends most of its time on keeping it; here a string is skipped by a search for its end, in blocks
-//! of sixty-four bytes, and only what is asked for is looked at. The scanner refuses what it is not sure of (nesting beyond [`DEPTH_MAX`],
-//! where members are asked for also keys with escapes): such a line goes to a reader that is slower, and takes more.
+//! A parser that builds values spends most of its time on that; here a string is skipped by a search for its end, in
+//! blocks of 64 bytes, and only what is requested is read. The scanner rejects what it does not handle (nesting beyond
+//! [`DEPTH_MAX`]; keys with escapes where members are requested): such a line goes to a slower reader that accepts
+//! more.
 //!
-//! Invariants: a line that is scanned to its end is valid UTF-8 and valid JSON without halves of surrogate pairs, and white space of every
-//! legal kind is as good as any other. Nothing is allocated, and no memory is used that grows with the line.
+//! Invariants: a line that is scanned to its end is valid UTF-8 and valid JSON without lone surrogates. All kinds of
+//! white space are equivalent. Nothing is allocated, and memory does not grow with the line.
 
 use std::borrow::Cow;
 
@@ -15,16 +16,16 @@ use wide::u8x16;
 
 use crate::json::brackets::is_space;
 
-/// Deepest nesting that is scanned: one bit of a word for each level.
+/// Maximum nesting depth: one bit of a word per level.
 const DEPTH_MAX: u32 = u64::BITS;
 
-/// Bytes whose quotes and backslashes are found at once: one bit of a word for each.
+/// Bytes that are searched at once: one bit of a word each.
 const BLOCK_BYTES: usize = 64;
 
-/// What no hexadecimal digit is worth.
+/// The entry in `DIGITS` of a byte that is not a hexadecimal digit.
 const NO_DIGIT: u8 = 0xff;
 
-/// What each byte is worth as a hexadecimal digit.
+/// The value of each byte as a hexadecimal digit.
 const DIGITS: [u8; 256] = {
     let mut digits = [NO_DIGIT; 256];
     let mut value: u8 = 0;
@@ -36,7 +37,7 @@ const DIGITS: [u8; 256] = {
     digits
 };
 
-/// The bytes that make an escape together with a backslash.
+/// The bytes that form an escape together with a backslash.
 const ESCAPES: [bool; 256] = {
     let mut escapes = [false; 256];
     let letters = b"\"\\/bfnrt";
@@ -48,7 +49,7 @@ const ESCAPES: [bool; 256] = {
     escapes
 };
 
-/// A string as it stands in the line, between its quotes.
+/// The raw text of a string, between its quotes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RawString<'l> {
     pub(crate) text: &'l str,
@@ -57,52 +58,53 @@ pub(crate) struct RawString<'l> {
 }
 
 impl<'l> RawString<'l> {
-    /// The string that a JSON value is; `None` if it is another one.
+    /// The raw text of a JSON value that is a string; `None` for any other value.
     pub(crate) fn of(value: &'l str) -> Option<Self> {
         let text = value.strip_prefix('"')?.strip_suffix('"')?;
         Some(Self { text, escaped: memchr::memchr(b'\\', text.as_bytes()).is_some() })
     }
 
-    /// Whether it says this.
+    /// Whether its decoded text is `wanted`.
     pub(crate) fn is(self, wanted: &str) -> bool {
         if self.escaped { self.unescaped().is_some_and(|text| text == wanted) } else { self.text == wanted }
     }
 
-    /// What it says.
+    /// Its decoded text; `None` if it has a lone surrogate.
     pub(crate) fn unescaped(self) -> Option<Cow<'l, str>> {
         let Self { text, escaped } = self;
         if escaped { serde_json::from_str(&format!("\"{text}\"")).ok() } else { Some(Cow::Borrowed(text)) }
     }
 }
 
-/// A place in a line that is valid UTF-8.
+/// A cursor in a line that is valid UTF-8.
 pub(crate) struct Scanner<'l> {
     text: &'l str,
     line: &'l [u8],
     at: usize,
-    /// The block whose marks these are.
+    /// The block that `marks` are of.
     block: usize,
     /// A bit for each quote, backslash and control character of the block.
     marks: u64,
 }
 
 impl<'l> Scanner<'l> {
-    /// At the beginning of a line; `None` when it is not UTF-8.
+    /// A cursor at the start of a line; `None` if it is not UTF-8.
     pub(crate) fn new(line: &'l [u8]) -> Option<Self> {
         simdutf8::basic::from_utf8(line).ok().map(Self::of)
     }
 
-    /// At the beginning of a text.
+    /// A cursor at the start of a text.
     pub(crate) fn of(text: &'l str) -> Self {
         Self { text, line: text.as_bytes(), at: 0, block: usize::MAX, marks: 0 }
     }
 
-    /// The next byte that is not white space; the place is behind it.
+    /// Consumes and returns the next byte that is not white space.
     fn next_byte(&mut self) -> Option<u8> {
         loop {
             let byte = *self.line.get(self.at)?;
             self.at += 1;
-            // Nearly every byte is no control character; the other kinds of white space are looked for behind that.
+            // Nearly every byte is above the space character; only the others are compared with each kind of white
+            // space.
             if byte > b' ' || !is_space(byte) {
                 return Some(byte);
             }
@@ -117,7 +119,7 @@ impl<'l> Scanner<'l> {
         (self.next_byte()? == wanted).then_some(())
     }
 
-    /// Nothing but white space follows.
+    /// Requires that only white space follows.
     pub(crate) fn end(&mut self) -> Option<()> {
         self.next_byte().is_none().then_some(())
     }
@@ -129,7 +131,7 @@ impl<'l> Scanner<'l> {
         (!key.escaped).then_some(key.text)
     }
 
-    /// An object, whose members `take` reads: it is given each key, and must take the value.
+    /// An object. `take` is called with each key, and must consume the value.
     #[inline]
     pub(crate) fn members(&mut self, mut take: impl FnMut(&mut Self, &'l str) -> Option<()>) -> Option<()> {
         self.skip_byte(b'{')?;
@@ -147,18 +149,18 @@ impl<'l> Scanner<'l> {
         }
     }
 
-    /// Whether a value follows that begins with this byte.
+    /// Whether the next value begins with this byte.
     pub(crate) fn follows(&mut self, first: u8) -> bool {
         self.skip_space();
         self.line.get(self.at) == Some(&first)
     }
 
-    /// Any value, as it stands in the line.
+    /// Any value, unparsed.
     pub(crate) fn raw_value(&mut self) -> Option<&'l str> {
         self.raw(Self::value)
     }
 
-    /// The value that `take` reads, as it stands in the line.
+    /// The value that `take` consumes, unparsed.
     pub(crate) fn raw(&mut self, take: impl FnOnce(&mut Self) -> Option<()>) -> Option<&'l str> {
         self.skip_space();
         let first = self.at;
@@ -168,14 +170,14 @@ impl<'l> Scanner<'l> {
 
     /// Any value.
     pub(crate) fn value(&mut self) -> Option<()> {
-        // For each level that is open, whether it is an object.
+        // One bit per open level: whether it is an object.
         let (mut depth, mut objects) = (0_u32, 0_u64);
         loop {
             match self.next_byte()? {
                 open @ (b'{' | b'[') => {
                     let is_object = open == b'{';
                     if self.closes_at_once(if is_object { b'}' } else { b']' }) {
-                        // An empty one is a value like any other.
+                        // An empty container is a value that has ended.
                     } else {
                         if depth == DEPTH_MAX {
                             return None;
@@ -196,7 +198,7 @@ impl<'l> Scanner<'l> {
                 digit @ b'0'..=b'9' => self.number_rest(Some(digit))?,
                 _ => return None,
             }
-            // A value has ended: the levels that end with it, and what follows.
+            // A value has ended: close the levels that end with it, and read the separator.
             loop {
                 if depth == 0 {
                     return Some(());
@@ -215,7 +217,7 @@ impl<'l> Scanner<'l> {
         }
     }
 
-    /// Whether the array or object that was just opened is empty; then it is behind it.
+    /// Whether the array or object that was just opened is empty, and then consumes its end.
     fn closes_at_once(&mut self, close: u8) -> bool {
         let opened = self.at;
         let closes = self.next_byte() == Some(close);
@@ -252,7 +254,7 @@ impl<'l> Scanner<'l> {
         }
     }
 
-    /// Where the next quote, backslash or control character is.
+    /// The position of the next quote, backslash or control character.
     #[inline]
     fn next_mark(&mut self) -> Option<usize> {
         let block = self.at / BLOCK_BYTES;
@@ -267,7 +269,7 @@ impl<'l> Scanner<'l> {
         Some(self.block * BLOCK_BYTES + marks.trailing_zeros() as usize)
     }
 
-    /// Takes the marks of a block; `None` past the last one.
+    /// Computes the marks of a block; `None` past the last one.
     fn look_at(&mut self, block: usize) -> Option<()> {
         let rest = self.line.get(block * BLOCK_BYTES..).filter(|rest| !rest.is_empty())?;
         self.block = block;
@@ -285,7 +287,7 @@ impl<'l> Scanner<'l> {
     fn escape_rest(&mut self) -> Option<()> {
         let kind = *self.line.get(self.at)?;
         self.at += 1;
-        // A look-up, because a jump for each letter is one that the processor cannot foresee.
+        // A table lookup, because the processor cannot predict a branch per letter.
         if ESCAPES[usize::from(kind)] {
             return Some(());
         }
@@ -308,7 +310,7 @@ impl<'l> Scanner<'l> {
         let digits = self.line.get(self.at..self.at + 4)?;
         self.at += 4;
         let [a, b, c, d] = [0, 1, 2, 3].map(|at| DIGITS[usize::from(digits[at])]);
-        // Only what is no digit has upper bits.
+        // Only `NO_DIGIT` has upper bits.
         let all_digits = (a | b | c | d) < 16;
         all_digits.then(|| u32::from(a) << 12 | u32::from(b) << 8 | u32::from(c) << 4 | u32::from(d))
     }
@@ -320,7 +322,7 @@ impl<'l> Scanner<'l> {
         found.then_some(())
     }
 
-    /// A number behind its first digit, or behind its sign.
+    /// The rest of a number after its first digit, or after its sign.
     fn number_rest(&mut self, first: Option<u8>) -> Option<()> {
         let first = match first {
             Some(digit) => digit,
@@ -345,9 +347,9 @@ impl<'l> Scanner<'l> {
         while self.take_byte(u8::is_ascii_digit).is_some() {}
     }
 
-    /// The next byte, if it is such a one.
-    fn take_byte(&mut self, such: impl Fn(&u8) -> bool) -> Option<u8> {
-        let byte = *self.line.get(self.at).filter(|byte| such(byte))?;
+    /// Consumes the next byte, if it matches.
+    fn take_byte(&mut self, matches: impl Fn(&u8) -> bool) -> Option<u8> {
+        let byte = *self.line.get(self.at).filter(|byte| matches(byte))?;
         self.at += 1;
         Some(byte)
     }
@@ -365,7 +367,7 @@ fn marks(bytes: &[u8; BLOCK_BYTES]) -> u64 {
         let found = word.simd_eq(u8x16::splat(b'"')) | word.simd_eq(u8x16::splat(b'\\'));
         marks |= u64::from(found.to_bitmask()) << (16 * number);
     }
-    // Few blocks have any control character, and only strings must not.
+    // Few blocks have a control character.
     if controls(lowest) == 0 { marks } else { marks | control_marks(bytes) }
 }
 
@@ -377,7 +379,7 @@ fn control_marks(bytes: &[u8; BLOCK_BYTES]) -> u64 {
     marked.fold(0, |marks, word| marks | word)
 }
 
-/// A bit for each control character of sixteen bytes: those that stay themselves when held against the last one.
+/// A bit for each control character of sixteen bytes: those that are their own minimum with the last control character.
 #[inline]
 fn controls(word: u8x16) -> u32 {
     word.min(u8x16::splat(b' ' - 1)).simd_eq(word).to_bitmask()

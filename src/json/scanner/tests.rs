@@ -1,10 +1,10 @@
-//! What the scanner takes is JSON, and it takes what services and people write.
+//! The scanner accepts only JSON, and it accepts what services and people write.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// What becomes of a line by a few edits.
+/// A line after a few random edits.
 pub(crate) fn edited(line: &'static [u8]) -> impl Strategy<Value = Vec<u8>> {
     let edit = (0_usize..200, 0_usize..6, "[\\[\\]{},:\"\\\\u0-9a-eE.+ \t\r\n-]{0,4}");
     prop::collection::vec(edit, 1..4).prop_map(|edits| {
@@ -18,18 +18,18 @@ pub(crate) fn edited(line: &'static [u8]) -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Whether all of it is one value.
+/// Whether the whole text is one value.
 fn scans(text: &[u8]) -> bool {
     Scanner::new(text).is_some_and(|mut scanner| scanner.value().and_then(|()| scanner.end()).is_some())
 }
 
-/// A value within others.
+/// A value nested in others.
 fn within(value: &str) -> String {
     format!(r#"{{"a":"b","c":{{"d":"e","x":{value}}}}}"#)
 }
 
 #[test]
-fn what_is_json_is_accepted() {
+fn json_is_accepted() {
     for value in [
         "0",
         "-0",
@@ -61,7 +61,7 @@ fn what_is_json_is_accepted() {
 }
 
 #[test]
-fn what_is_no_json_or_not_sure_is_refused() {
+fn invalid_or_too_deep_text_is_rejected() {
     for value in [
         "",
         "01",
@@ -111,7 +111,7 @@ fn what_is_no_json_or_not_sure_is_refused() {
 }
 
 #[test]
-fn members_are_told_in_order_and_values_stand_as_they_are() {
+fn members_are_read_in_order_and_values_stay_raw() {
     let mut scanner = Scanner::new(br#" { "a" : [1, {"b":2}] ,"c":"d\n","e":{} } "#).unwrap();
     let mut seen = Vec::new();
     let read = scanner.members(|scanner, key| {
@@ -126,7 +126,7 @@ fn members_are_told_in_order_and_values_stand_as_they_are() {
     }
 }
 
-/// A value with white space of every kind between its tokens, nested less deep than the scanner goes.
+/// A value with white space of every kind between its tokens, nested within the scanner's depth limit.
 fn spaced() -> impl Strategy<Value = String> {
     let space = || "[ \t\r\n]{0,3}";
     let text = || any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap());
@@ -154,7 +154,7 @@ fn spaced() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    /// What a parser takes, the scanner takes, whatever white space is in it; and both end at the same place.
+    /// What a parser accepts, the scanner accepts, with any white space in it; and both end at the same position.
     #[test]
     fn json_with_any_white_space_is_scanned(value in spaced(), before in "[ \t\r\n]{0,70}", behind in "[ \t\r\n]{0,3}") {
         let text = format!("{before}{value}{behind}");
@@ -165,7 +165,7 @@ proptest! {
     }
 
     #[test]
-    fn marks_are_where_the_bytes_are(text in "[a-z\"\\\\éÿ!#\\]\\[]{0,90}") {
+    fn quotes_and_backslashes_are_marked(text in "[a-z\"\\\\éÿ!#\\]\\[]{0,90}") {
         let text = format!("{text:64}");
         let bytes = text.as_bytes().first_chunk().unwrap();
         let wanted = (0..BLOCK_BYTES).filter(|at| matches!(bytes[*at], b'"' | b'\\'));
@@ -173,16 +173,16 @@ proptest! {
     }
 
     #[test]
-    fn control_characters_are_found_wherever_they_are(at in 0..BLOCK_BYTES, byte in 0_u8.., other in b'^'..) {
+    fn control_characters_are_marked_at_every_position(at in 0..BLOCK_BYTES, byte in 0_u8.., other in b'^'..) {
         let mut bytes = [other; BLOCK_BYTES];
         bytes[at] = byte;
         let is_marked = byte < b' ' || matches!(byte, b'"' | b'\\');
         prop_assert_eq!(marks(&bytes), u64::from(is_marked) << at);
     }
 
-    /// Whatever becomes of a good line, it is scanned only if `serde_json` takes it as a whole.
+    /// However a valid line is edited, it is accepted only if `serde_json` accepts all of it.
     #[test]
-    fn what_is_scanned_is_json(
+    fn accepted_lines_are_json(
         line in edited(br#"{"a":"id-1","b":{"model":"m","messages":[{"role":"user","content":"h\u00e9 \"q\""}],"n":-1.5e3,"o":[true,null,{}]}}"#),
     ) {
         if scans(&line) {

@@ -1,11 +1,13 @@
-//! A file on its way down.
+//! Downloads a file, and resumes interrupted transfers.
 //!
-//! In: the content of a remote file. Out: a local file that appears whole and durable, or not at all. Until then it
-//! stands beside its place as `<name>.part`. What is packed is [unpacked](super::content), and what is no file of replies is an error.
+//! In: the content of a remote file. Out: a local file that appears complete and durable, or not at all. Until then it
+//! is next to its target as `<name>.part`. Compressed content is [unpacked](super::content); anything but a file of
+//! replies is an error.
 //!
-//! A transfer that broke off goes on only where that is provably the same content: the first answer had a strong
-//! `ETag`, the next is a 206 with the same one, and it begins with the last [`OVERLAP_BYTES`] that are here already. In
-//! all other cases it starts over. What an earlier process left is never built upon: after a power cut it may have holes.
+//! Invariants: an interrupted transfer is resumed only if the content is provably the same: the first response had a
+//! strong `ETag`, the next is a 206 with the same one, and it begins with the last [`OVERLAP_BYTES`] that are here
+//! already. In all other cases it starts over. A partial file of an earlier process is never resumed: after a power
+//! failure it may have holes.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -32,14 +34,14 @@ use crate::storage::durable::FileError;
 use crate::storage::local_file::LocalFile;
 use crate::storage::read_at::ReadAt;
 
-/// Pieces that wait for the disk at most. A piece is what the connection gave at once, below half a MiB.
+/// Maximum number of pieces queued for the disk. A piece is what the connection returned at once, below half a MiB.
 const PIECES: usize = 4;
 
-/// A transfer that came on by this many bytes since its last failure has its earlier failures forgiven.
+/// A transfer that has progressed by this many bytes since its last failure has its count of failures reset.
 const RENEWING_BYTES: u64 = 16 << 20;
 
-/// Bytes in front of the rest that are fetched once more and compared, because headers alone do not tell: a server, or a
-/// cache before it, may send other bytes than it says.
+/// Bytes before the rest that are fetched again and compared, because headers alone are no proof: a server, or a cache
+/// in front of it, may send other bytes than it says.
 const OVERLAP_BYTES: u64 = 4 << 10;
 
 /// Fetches a file; see [`super::service::Api::download`].
@@ -67,12 +69,12 @@ pub(super) async fn download(
         }
     }
     let settled = settle(http, &part, (dialect, file_id), target).await;
-    // What was packed has been unpacked to a file of its own.
+    // Compressed content has been unpacked to a separate file.
     part.remove();
     Ok(Downloaded { bytes: settled?, announced: part.length.is_some() })
 }
 
-/// Gives what came, once it is whole, its place as the file that it stands for. Returns the file's size.
+/// Publishes a complete download under its final name, decompressed if necessary. Returns the file's size.
 async fn settle(
     http: &Http,
     part: &Part,
@@ -131,7 +133,7 @@ impl Part {
         Ok(Self { file, written: 0, length: None, tag: None, packing: None, asked: String::new(), progress })
     }
 
-    /// What is left is in nobody's way, should this fail; what there is to tell is something else.
+    /// Should this fail, the remaining file does no harm; the error to report is another one.
     fn remove(&self) {
         let _ = durable::remove_file(self.file.path());
     }
@@ -148,7 +150,7 @@ impl Part {
             RemoteError::new(ErrorKind::Garbled, &*target).with_message(&http.redactor.text(&message))
         })?;
         match answer.status() {
-            // Doubleword's: the batch goes on writing it.
+            // Doubleword's: the batch is still writing it.
             200 | 206 if answer.headers().get("x-incomplete").is_some_and(|value| value == "true") => {
                 let error = RemoteError::new(ErrorKind::Unavailable, target).with_status(answer.status());
                 return Err(error.with_message("the file is still being written"));
@@ -188,7 +190,7 @@ impl Part {
         (self.written, self.length, self.tag) = (0, None, None);
     }
 
-    /// What came belongs to something else than what is here: the next attempt starts over.
+    /// The response is about other content than what is here: the next attempt starts over.
     fn of_another(&mut self, target: String) -> RemoteError {
         self.forget();
         let message = "the rest of the file is not that of its beginning";
@@ -207,7 +209,8 @@ impl Part {
         fits && strong_tag(headers) == self.tag
     }
 
-    /// Writes the body, which begins at `from`, behind what is there. Whatever happens, `written` says afterwards how much that is.
+    /// Writes the body, which begins at `from`, behind what is there. Whatever happens, `written` says afterwards how
+    /// much that is.
     async fn copy(&mut self, answer: Response<'_>, from: u64) -> Result<(), RemoteError> {
         let target = answer.target().to_owned();
         let mut pieces = answer.pieces(None);
@@ -240,8 +243,8 @@ impl Part {
         received
     }
 
-    /// A thread that writes what it is sent, from the byte `from` on, behind what is there, and returns where that ends; `None` when
-    /// what is sent again is not what is there.
+    /// A thread that writes what it is sent, from the byte `from` on, behind what is there, and returns where that
+    /// ends; `None` when what is sent again is not what is there.
     fn writer(&self, from: u64) -> (mpsc::Sender<Bytes>, JoinHandle<io::Result<Option<u64>>>) {
         let (sender, mut receiver) = mpsc::channel::<Bytes>(PIECES);
         let (file, mut offset, known) = (Arc::clone(&self.file), from, self.written);
@@ -296,7 +299,7 @@ async fn content<'a>(
     let mut answer = http.call(&dialect.routes().content, file_id, build).await?;
     for _ in 0..=redirect::HOPS {
         if !redirect::is_redirect(answer.status()) {
-            // A 416 is no error here: it says that there is nothing to go on with.
+            // A 416 is not an error here: it means that there is nothing to resume.
             return if answer.status() == 416 { Ok(answer) } else { answer.with_success().await };
         }
         let url = answer.location()?;
@@ -305,7 +308,7 @@ async fn content<'a>(
     Err(answer.nonsense("too many redirects"))
 }
 
-/// An `ETag` that names exact bytes; a weak one does not.
+/// A strong `ETag`, which identifies exact bytes; a weak one does not.
 fn strong_tag(headers: &HeaderMap) -> Option<HeaderValue> {
     headers.get(ETAG).filter(|tag| tag.as_bytes().starts_with(b"\"")).cloned()
 }

@@ -1,4 +1,4 @@
-//! Downloads from servers that break off, repeat, redirect and lie.
+//! Downloads from servers that interrupt, repeat, redirect and send wrong data.
 
 use super::*;
 use crate::remote::retry::Observer;
@@ -78,7 +78,7 @@ async fn a_rest_that_does_not_fit_starts_over() {
         partial(TAG, REST - 1),
         answer(206, &other_length, &content()[REST..]),
         answer(206, TAG, &content()[REST..]),
-        // Other bytes than it says, and just as many.
+        // Other bytes than announced, and just as many.
         answer(206, &right_range, &content()[REST - 1..SIZE - 1]),
         answer(416, TAG, ""),
     ] {

@@ -1,8 +1,8 @@
-//! Lines that go up inside of the body that creates their batch.
+//! Lines that are sent inside the body that creates their batch.
 //!
-//! In: the beginning of that body, and the lines. Out: the whole body, as it is read.
+//! In: the beginning of that body, and the lines. Out: the whole body, streamed.
 //!
-//! Invariant: its length is known beforehand: each line end becomes one byte, and the last one none.
+//! Invariants: its length is known beforehand: each line terminator becomes one byte, and the last one none.
 
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
@@ -34,13 +34,13 @@ impl Payload for InlinePayload {
     }
 }
 
-/// Lines with something else in the place of their ends.
+/// Lines with another separator in place of their terminators.
 struct Joined {
     lines: Box<dyn BufRead + Send>,
     between: u8,
     /// Bytes that are left of what was promised.
     left: u64,
-    /// What is at hand, the last byte first.
+    /// The buffered bytes, in reverse order.
     piece: Vec<u8>,
 }
 

@@ -1,6 +1,8 @@
-//! How the lines of a batch get to the service, as its dialect plans it.
+//! Uploads the lines of a batch, by the plan of the dialect.
 //!
-//! In: a payload. Out: a file at the service. Invariant: every attempt opens a body of its own and asks for a file of its own.
+//! In: a payload. Out: a file at the service.
+//!
+//! Invariants: every attempt opens a new body and requests a new file.
 
 mod inline;
 mod multipart;
@@ -29,12 +31,12 @@ pub(super) async fn upload(
     match provider.dialect.upload() {
         UploadPlan::Presigned(plan) => presigned::upload(http, retry, (plan, provider), payload, progress).await,
         UploadPlan::Multipart(plan) => multipart::upload(http, retry, (plan, provider), payload, progress).await,
-        // They go up when the batch is created. Until then the shard has the payload's name.
+        // They are sent when the batch is created. Until then the shard has the payload's name.
         UploadPlan::Inline(_) => Ok(RemoteFile { id: payload.name(), bytes: None, reused: false }),
     }
 }
 
-/// Refuses a file that cannot be used, and one that is not what was sent.
+/// Rejects a file that is unusable, or not what was sent.
 fn check(file: &FileObject, format: &FileFormat, sent: u64, target: &str) -> Result<(), RemoteError> {
     let wrong = |kind, message: &str| Err(RemoteError::new(kind, target).with_message(message));
     if let Some(other) = file.bytes.filter(|other| *other != sent) {

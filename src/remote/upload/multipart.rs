@@ -1,7 +1,7 @@
-//! How a file goes up: in one multipart POST to the API itself.
+//! Uploads a file in one multipart POST to the API itself.
 //!
-//! What always holds: the form's length is announced to the byte, so a form that breaks off is no file. Every attempt opens a body of
-//! its own and asks for a file of its own.
+//! Invariants: the form's exact length is announced, so an interrupted form never becomes a file. Every attempt opens a
+//! new body and requests a new file.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,7 +79,7 @@ async fn send(
     }
     let answer = sent?.successful().await?;
     if meter.sent() < length {
-        // Its word about a file that it has not got is worth nothing.
+        // The service's status of a file that it has not received is meaningless.
         let error = RemoteError::new(ErrorKind::Interrupted, target).with_status(answer.status());
         return Err(error.with_message("the service answered before it had all the bytes"));
     }
@@ -87,7 +87,7 @@ async fn send(
     check(&file, &plan.format, length, &target)?;
     let pending = file.is_pending(&plan.format).map(str::to_owned);
     let Some(id) = file.id else {
-        return Err(RemoteError::new(ErrorKind::Protocol, target).with_message("the answer has a file without an id"));
+        return Err(RemoteError::new(ErrorKind::Protocol, target).with_message("the response has a file without an id"));
     };
     check_id(&id).map_err(RemoteError::malformed(&target))?;
     Ok((RemoteFile { id, bytes: file.bytes, reused: false }, pending))

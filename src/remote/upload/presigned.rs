@@ -1,9 +1,8 @@
-//! How a file goes up.
+//! Uploads a file to a presigned URL.
 //!
-//! In three steps: a form names it and is answered with a signed address and an id; the bytes go to that address,
-//! without the key; a last call ends it. `checksum`, which makes the service give back a file that
-//! it has already, is deliberately not sent: every attempt gets a file id of its own, so that an id stands for one
-//! attempt to create a batch.
+//! In three steps: a form announces the file and returns a signed URL and an id; the bytes go to that URL, without the
+//! key; a last call completes the upload. `checksum`, which makes the service deduplicate files, is deliberately not
+//! sent: every attempt gets a new file id, so that an id identifies one attempt to create a batch.
 
 use std::sync::Arc;
 
@@ -38,7 +37,7 @@ pub(super) async fn upload(
             Err(error) => attempts.after(error).await?,
         }
     };
-    // The bytes are there: from here on only the last step is repeated.
+    // The bytes are uploaded: from here on only the last step is retried.
     let mut attempts = Attempts::new(retry, &http.observer);
     loop {
         match settle(http, plan, &placed, payload.bytes()).await {
@@ -54,7 +53,7 @@ struct Placed {
     reused: bool,
 }
 
-/// Asks for an address and sends the bytes there.
+/// Requests a signed URL and sends the bytes there.
 async fn place(
     http: &Http,
     (plan, purpose): (&PresignedUpload, &str),
@@ -80,7 +79,7 @@ async fn place(
     Ok(Placed { id, reused: false })
 }
 
-/// The file that the service says has this content already.
+/// The file that already has this content, according to the service.
 async fn known_already(answer: Response<'_>, plan: &PresignedUpload) -> Result<Placed, RemoteError> {
     let (status, target) = (answer.status(), answer.target().to_owned());
     let file = answer.file(plan.format.status).await?;
@@ -123,13 +122,13 @@ async fn put(http: &Http, url: Url, payload: &Arc<dyn Payload>, progress: &Progr
     Err(RemoteError::new(ErrorKind::Protocol, "PUT of the upload").with_message("too many redirects"))
 }
 
-/// Ends the upload and checks that what is there is what was sent.
+/// Completes the upload and verifies that the file is what was sent.
 async fn settle(http: &Http, plan: &PresignedUpload, placed: &Placed, bytes: u64) -> Result<RemoteFile, RemoteError> {
     let Placed { id, reused } = placed;
     let look_up = || http.call(&plan.file, id, |request| request);
     let mut answer = if *reused { look_up().await? } else { http.call_without_body(&plan.finish, id).await? };
     if answer.status() == 409 {
-        // Ended already: by an earlier attempt whose answer was lost.
+        // Already completed, by an earlier attempt whose response was lost.
         answer = look_up().await?;
     }
     let answer = answer.successful().await?;
@@ -137,7 +136,7 @@ async fn settle(http: &Http, plan: &PresignedUpload, placed: &Placed, bytes: u64
     let file = answer.file(plan.format.status).await?;
     if file.id.as_ref().is_some_and(|other| other != id) {
         let error = RemoteError::new(ErrorKind::Protocol, &*target);
-        return Err(error.with_message("the answer is about another file"));
+        return Err(error.with_message("the response is about another file"));
     }
     check(&file, &plan.format, bytes, &target)?;
     Ok(RemoteFile { id: id.clone(), bytes: file.bytes, reused: *reused })
@@ -257,7 +256,7 @@ mod tests {
     async fn an_input_that_changed_is_final_and_its_body_never_complete() {
         let storage = storage(|_| answer(200, "", "")).await;
         let server = front(&storage).await;
-        // So large that it cannot be read to its end before the connection takes some of it.
+        // Too large to be read completely before the connection takes some of it.
         let mut payload = Memory::of(4 << 20);
         payload.fails_at_end = Some(std::io::ErrorKind::InvalidData);
         let error = upload(&api(&server, 5), &payload).await.unwrap_err();

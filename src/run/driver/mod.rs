@@ -16,7 +16,7 @@
 //! | --- | --- |
 //! | `state` | what the driver knows, part by part |
 //! | `shard_table`, `queue`, `backoff`, `admission`, `unresolved` | parts: each knows itself alone |
-//! | `poller`, `sightings`, `fetches`, `progress`, `watermark` | more of them |
+//! | `poller`, `sightings`, `fetches`, `progress`, `phase_clock`, `watermark` | more of them |
 //! | `submit`, `defer`, `reconcile`, `poll`, `look`, `collect`, `retry` | what is done with them |
 
 mod admission;
@@ -25,6 +25,7 @@ mod collect;
 mod defer;
 mod fetches;
 mod look;
+mod phase_clock;
 mod poll;
 mod poller;
 mod progress;
@@ -44,6 +45,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::ledger::Ledger;
+use crate::model::phase::Phase;
 use crate::model::shard_state::{NextStep, ShardRow, ShardState};
 use crate::remote::{Api, RemoteError};
 use crate::run::error::Error;
@@ -67,10 +69,12 @@ impl<A: Api, E: Executor> Driver<A, E> {
     /// held, and those that are not submitted because of one of them.
     pub(crate) async fn drive(mut self) -> Result<(Vec<ShardRow>, Ledger, Merger), Error> {
         let worked = self.work().await;
+        let recorded = self.ledger.add_phase_times(&self.phase_clock.take());
         if worked.is_err() || self.merger.has_failed() {
             self.await_last_answer().await;
         }
         worked?;
+        recorded?;
         if self.merger.has_failed() {
             return Err(self.merger.finish(None).err().unwrap_or(Error::Interrupted));
         }
@@ -99,6 +103,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
                 self.merger.advance(seq);
             }
             self.begin_steps();
+            self.clock_phases()?;
             let look = self.next_look();
             if self.tasks.is_empty() && look.is_none() {
                 if self.begin_round()? {
@@ -147,6 +152,20 @@ impl<A: Api, E: Executor> Driver<A, E> {
         }
         self.begin_poll();
         self.begin_looks();
+    }
+
+    /// Takes note of which phases are active, and now and then records for how long they have been.
+    fn clock_phases(&mut self) -> Result<(), Error> {
+        for (phase, step) in
+            [(Phase::Upload, NextStep::Upload), (Phase::Download, NextStep::Download), (Phase::Index, NextStep::Index)]
+        {
+            self.phase_clock.set(phase, self.queue.is_busy(step));
+        }
+        self.phase_clock.set(Phase::Batch, self.shards.counts().submitted > 0);
+        if self.phase_clock.is_due() {
+            self.ledger.add_phase_times(&self.phase_clock.take())?;
+        }
+        Ok(())
     }
 
     /// Takes a shard whose step may begin.

@@ -31,7 +31,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
     /// What the list says about batches that are waited for, about submissions with an unknown outcome, and about
     /// batches that are too many.
     pub(super) fn listed(&mut self, result: Result<Listing, RemoteError>) -> Result<(), Error> {
-        self.unresolved.looked();
+        self.unresolved.looked(self.poller.begun());
         self.poller.ended(result.as_ref().ok().map(|listing| listing.batches.len()));
         let listing = match result {
             Ok(listing) => listing,

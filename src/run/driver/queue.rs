@@ -57,6 +57,11 @@ impl Queue {
         Some(shard)
     }
 
+    /// Whether any of a step is under way.
+    pub(super) fn is_busy(&self, step: NextStep) -> bool {
+        self.busy(step) > 0
+    }
+
     fn busy(&self, step: NextStep) -> usize {
         self.busy.get(&step).copied().unwrap_or(0)
     }

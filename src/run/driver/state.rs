@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
 use super::fetches::Fetches;
+use super::phase_clock::PhaseClock;
 use super::poller::Poller;
 use super::progress::BatchProgress;
 use super::queue::Queue;
@@ -60,6 +61,7 @@ pub(crate) struct Driver<A: Api, E: Executor> {
     pub(super) sightings: Sightings,
     pub(super) fetches: Fetches,
     pub(super) progress: BatchProgress,
+    pub(super) phase_clock: PhaseClock,
     pub(super) watermark: Watermark,
 }
 
@@ -133,6 +135,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
             sightings: Sightings::default(),
             fetches,
             progress: BatchProgress::default(),
+            phase_clock: PhaseClock::new(),
         };
         for number in (0..).take(driver.shards.rows().len()) {
             driver.take_up(number);

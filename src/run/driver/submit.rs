@@ -173,6 +173,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         self.ledger.mistaken(shard, submission, &incident.to_string())?;
         self.admission.is_stopped = true;
         self.incident(&incident)?;
+        // The list may show the batch that was created in truth.
+        self.unresolved.look_at_held();
         self.set_state(shard, ShardState::Held { submission, file_id });
         Ok(())
     }

@@ -18,8 +18,8 @@ const CLEAN_LISTS: u32 = 3;
 pub(super) struct Unresolved {
     /// Since when lists have shown nothing of a shard's submission, and how many.
     clean: HashMap<u32, (Instant, u32)>,
-    /// Whether the list is wanted for shards that an earlier process held.
-    looks_at_held: bool,
+    /// Since when a list is wanted for shards that are held.
+    looks_at_held: Option<Instant>,
     /// Batches that are too many, and whether they are still to be stopped.
     surplus: BTreeMap<String, bool>,
     /// Batches that have ended before they did anything, whose shards are submitted again.
@@ -29,17 +29,22 @@ pub(super) struct Unresolved {
 impl Unresolved {
     /// What the Ledger has of an earlier process.
     pub(super) fn new(surplus: BTreeMap<String, bool>, deferred: BTreeSet<String>, looks_at_held: bool) -> Self {
-        Self { clean: HashMap::new(), looks_at_held, surplus, deferred }
+        Self { clean: HashMap::new(), looks_at_held: looks_at_held.then(Instant::now), surplus, deferred }
     }
 
     /// Whether a list is wanted for its own sake.
     pub(super) fn wants_list(&self) -> bool {
-        self.looks_at_held
+        self.looks_at_held.is_some()
     }
 
-    /// There was a list, or it could not be had.
-    pub(super) fn looked(&mut self) {
-        self.looks_at_held = false;
+    /// A shard is held whose batch the next list may show.
+    pub(super) fn look_at_held(&mut self) {
+        self.looks_at_held = Some(Instant::now());
+    }
+
+    /// There was a list, or it could not be had; it was asked for at that time.
+    pub(super) fn looked(&mut self, begun: Instant) {
+        self.looks_at_held = self.looks_at_held.filter(|since| *since > begun);
     }
 
     /// A list shows no batch for a shard's submission. Whether it is settled now that there is none: after some lists,
@@ -113,12 +118,24 @@ mod tests {
         assert_eq!([(); 3].map(|()| unresolved.not_listed(8, Duration::ZERO)), [false, false, true]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_was_asked_for_before_a_shard_was_held_says_nothing_of_it() {
+        let mut unresolved = Unresolved::new(BTreeMap::new(), BTreeSet::new(), true);
+        assert!(unresolved.wants_list());
+        unresolved.looked(Instant::now());
+        assert!(!unresolved.wants_list());
+        let begun = Instant::now();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        unresolved.look_at_held();
+        unresolved.looked(begun);
+        assert!(unresolved.wants_list());
+        unresolved.looked(Instant::now());
+        assert!(!unresolved.wants_list());
+    }
+
     #[test]
     fn a_surplus_batch_is_stopped_once_and_never_given_to_a_shard() {
-        let mut unresolved = Unresolved::new([("a".to_owned(), false)].into(), ["d".to_owned()].into(), true);
-        assert!(unresolved.wants_list());
-        unresolved.looked();
-        assert!(!unresolved.wants_list());
+        let mut unresolved = Unresolved::new([("a".to_owned(), false)].into(), ["d".to_owned()].into(), false);
         unresolved.add_surplus("b", true);
         assert!(unresolved.is_surplus("b") && unresolved.takes_to_stop("b"));
         assert!(!unresolved.takes_to_stop("b") && !unresolved.takes_to_stop("a") && !unresolved.takes_to_stop("c"));

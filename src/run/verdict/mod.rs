@@ -1,12 +1,14 @@
 //! Whether what is held of a batch's replies is all that the service has answered.
 //!
-//! In: what the reply files at hand hold, and what the service says beside them: the sizes of the files, how many requests it has tried,
-//! how the batch ended. Out: a [`Verdict`].
+//! In: what the reply files at hand hold, and what the service says beside them: the sizes of the files, how many
+//! requests it has tried, how the batch ended. Out: a [`Verdict`].
 //!
 //! Invariants:
-//! - As long as one of these witnesses says that there is more than is held, what is held is not the answer, and what lacks in it is not
-//!   missing: sent again, it would be paid for twice. A witness that is silent, or says 0, proves nothing.
-//! - That a batch names an output file is such a witness until the file is here: counts that happen to fit what is held do not outweigh it.
+//! - As long as one of these witnesses says that there is more than is held, what is held is not the answer, and what
+//!   lacks in it is not missing: sent again, it would be paid for twice. A witness that is silent, or says 0, proves
+//!   nothing.
+//! - That a batch names an output file is such a witness until the file is here: counts that happen to fit what is held
+//!   do not outweigh it.
 
 use serde::{Deserialize, Serialize};
 
@@ -133,8 +135,8 @@ impl Evidence {
         Verdict::Settled
     }
 
-    /// How many outputs the service counts, where some of them may answer requests that have none here: the errors are not among what it
-    /// counts as failed, and nothing proves that the output file is whole.
+    /// How many outputs the service counts, where some of them may answer requests that have none here: the errors are
+    /// not among what it counts as failed, and nothing proves that the output file is whole.
     fn outputs_elsewhere(&self) -> Option<u64> {
         let counts = self.counts?;
         let is_proven = self.files.iter().any(|file| file.role == ReplyRole::Output && file.is_proven());
@@ -142,9 +144,9 @@ impl Evidence {
         (!is_proven && is_more).then_some(counts.completed)
     }
 
-    /// Whether a file that the batch names and that is not here may hold answers. That it is named says so. What is counted may be behind,
-    /// so it rules that out only where it leaves no room: for outputs, when every request is accounted for without one more; for errors,
-    /// when as much is counted as is here, and no error more.
+    /// Whether a file that the batch names and that is not here may hold answers. That it is named says so. What is
+    /// counted may be behind, so it rules that out only where it leaves no room: for outputs, when every request is
+    /// accounted for without one more; for errors, when as much is counted as is here, and no error more.
     fn may_hide_answers(&self, role: ReplyRole) -> bool {
         let (tried, claimed) = (self.answered.saturating_sub(self.untried), self.claimed());
         let fits = claimed > 0 && claimed == tried;
@@ -280,7 +282,8 @@ mod tests {
         for said in [Nothing, Unknown, Bytes(800)] {
             let unproven = Evidence { files: vec![file(900, said)], ..nine() };
             assert_short(&unproven, "");
-            // A batch that was cut off leaves requests without a reply; a service that cannot answer now is asked again.
+            // A batch that was cut off leaves requests without a reply; a service that cannot answer now is asked
+            // again.
             let expired = Evidence { status: BatchStatus::Expired, ..unproven };
             assert_eq!(expired.judge() == Verdict::Settled, said != Unknown, "{said:?}");
         }
@@ -294,7 +297,8 @@ mod tests {
         // As AIBrix counts what it has forgotten.
         let agreeing = Evidence { counts: counts(8, 1), files: vec![file(900, Nothing)], strays: 1, ..nine() };
         assert_settled(&agreeing);
-        // A file that is not here is another matter: it may have what lacks, unless the counts leave nothing to be in it.
+        // A file that is not here is another matter: it may have what lacks, unless the counts leave nothing to be in
+        // it.
         let errors = FileEvidence { role: ReplyRole::Error, ..file(None, Nothing) };
         let absent = Evidence { files: vec![file(900, Nothing), errors], ..agreeing.clone() };
         assert_settled(&Evidence { counts: counts(9, 0), ..absent.clone() });
@@ -328,7 +332,8 @@ mod tests {
     fn what_was_not_tried_hides_nothing_that_was_answered() {
         let expired = Evidence { status: BatchStatus::Expired, untried: 5, retryable: 5, ..nine() };
         assert_settled(&expired);
-        // Five were answered and four of these are here; the fifth does not count as one of the five that were not tried.
+        // Five were answered and four of these are here; the fifth does not count as one of the five that were not
+        // tried.
         assert_short(
             &Evidence { counts: counts(5, 0), ..expired.clone() },
             "counts 5 of its requests as answered, and 4 are",

@@ -1,10 +1,11 @@
-//! Every small batch that a service can leave, as far as it has come here, and whatever the service says beside it: the verdict on each is
-//! held against what is true.
+//! Every small batch that a service can leave, as far as it has come here, and whatever the service says beside it: the
+//! verdict on each is held against what is true.
 //!
 //! In: nothing. Out: proof, by enumeration, of two promises:
 //!
-//! - No request that has an output at the service is sent again, unless three things are wrong at once: its output file came cut and looked
-//!   whole, the service does not say how large it is or says less, and its counts are absent or behind.
+//! - No request that has an output at the service is sent again, unless three things are wrong at once: its output file
+//!   came cut and looked whole, the service does not say how large it is or says less, and its counts are absent or
+//!   behind.
 //! - What is all here, and what the service says so of, is settled.
 
 use super::{Evidence, FileEvidence, SaidBytes, Verdict};
@@ -200,7 +201,8 @@ impl World<'_> {
         let sized =
             |file: usize| self.sizes[file] == Size::True && is_written(file) || self.came[file] == Came::Unnamed;
         let unsized_is_known = self.sizes.iter().all(|size| !matches!(size, Size::Unasked | Size::Unknown));
-        // Some services count what they did not try among what has failed. Where a row says that it was not tried, counts are read so.
+        // Some services count what they did not try among what has failed. Where a row says that it was not tried,
+        // counts are read so.
         let has_untried = self.count(|fate| fate == Fate::Untried) > 0;
         let is_counted = self.counted == if has_untried { Counted::UntriedAsFailed } else { Counted::True };
         let is_counted = is_counted && self.count(|fate| !matches!(fate, Fate::Untried | Fate::Dropped)) > 0;

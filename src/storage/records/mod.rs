@@ -1,4 +1,5 @@
-//! Files of records of a fixed width, by number: the one format, and the one check, of all indexes, lists and scratch files.
+//! Files of records of a fixed width, by number: the one format, and the one check, of all indexes, lists and scratch
+//! files.
 //!
 //! In: records, one after the other or at any place, by any number of threads. Out: the record with any number.
 //!
@@ -10,10 +11,11 @@
 //! ```
 //!
 //! Invariants:
-//! - What a disk has changed in a record is an error and never another record: the check is the exclusive or of all bytes of the content,
-//!   so that it tells each change of one bit, and is never 0 where they are, so that a lost page is no records.
-//! - A file of another kind, or of another version, is refused. A header of zeros is one that a crash has kept from the disk: the file
-//!   begins as a hole, and so do its records.
+//! - What a disk has changed in a record is an error and never another record: the check is the exclusive or of all
+//!   bytes of the content, so that it tells each change of one bit, and is never 0 where they are, so that a lost page
+//!   is no records.
+//! - A file of another kind, or of another version, is refused. A header of zeros is one that a crash has kept from the
+//!   disk: the file begins as a hole, and so do its records.
 //! - Nothing here says what is on disk: that is [`RecordFile::sync`], and what the Ledger says after it.
 
 use std::collections::BTreeSet;
@@ -24,6 +26,7 @@ use std::sync::{Mutex, PoisonError};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::storage::aligned::AlignedBuffer;
 use crate::storage::durable::FileError;
 use crate::storage::local_file::LocalFile;
 use crate::storage::read_at::ReadAt;
@@ -192,7 +195,8 @@ impl<R: Record> RecordFile<R> {
         Ok(this)
     }
 
-    /// Makes a file without a name in `directory`, with room for so many records, of which there is none yet; it can grow.
+    /// Makes a file without a name in `directory`, with room for so many records, of which there is none yet; it can
+    /// grow.
     pub fn scratch(directory: &Path, records: u64) -> Result<Self, FileError> {
         let this = Self::over(LocalFile::scratch(directory)?);
         this.begin([0; HEADER_BYTES], records)?;
@@ -238,8 +242,8 @@ impl<R: Record> RecordFile<R> {
         bytes.chunks_exact(width::<R>()).try_for_each(take).map_err(self.failed("read"))
     }
 
-    fn read_bytes(&self, first: u64, count: u64) -> Result<Vec<u8>, FileError> {
-        let mut bytes = vec![0; position(count * width::<R>() as u64)];
+    fn read_bytes(&self, first: u64, count: u64) -> Result<AlignedBuffer, FileError> {
+        let mut bytes = AlignedBuffer::of(position(count * width::<R>() as u64));
         self.file.read_exact_at(&mut bytes, offset::<R>(first)).map_err(self.failed("read"))?;
         Ok(bytes)
     }
@@ -257,7 +261,8 @@ impl<R: Record> RecordFile<R> {
         Ok(records)
     }
 
-    /// Puts the records from `first` on, `count` of them, into `records`, in place of what was there. All of them must be there.
+    /// Puts the records from `first` on, `count` of them, into `records`, in place of what was there. All of them must
+    /// be there.
     ///
     /// # Errors
     /// As those of [`RecordFile::read`], and when one is not there.
@@ -385,8 +390,8 @@ impl<R: Record, W: Write> RecordWriter<R, W> {
     }
 }
 
-/// Splits ascending numbers into groups that lie within [`PATCH_RECORDS`]: the group, its first number, and the records from that to its
-/// last.
+/// Splits ascending numbers into groups that lie within [`PATCH_RECORDS`]: the group, its first number, and the records
+/// from that to its last.
 fn groups(numbers: &[u64]) -> impl Iterator<Item = (&[u64], u64, u64)> {
     let mut rest = numbers;
     std::iter::from_fn(move || {

@@ -6,9 +6,9 @@
 //! Invariants:
 //! - No file is written that is read as well, or written twice, under whatever names ([`NamedFiles`]).
 //! - What is written to is known to be there and to be writable before the work begins.
-//! - A regular file appears whole, by a rename. One that was there keeps its mode and, where we may, its owner; a new one
-//!   gets what the umask leaves. A symbolic link stays, and what it leads to is replaced. Only what cannot be replaced,
-//!   such as a mount point, is written over.
+//! - A regular file appears whole, by a rename. One that was there keeps its mode and, where we may, its owner; a new
+//!   one gets what the umask leaves. A symbolic link stays, and what it leads to is replaced. Only what cannot be
+//!   replaced, such as a mount point, is written over.
 //! - Pipes, devices and descriptors (`/dev/stdout`, `/dev/fd/3`) are written to as they are.
 
 mod named;

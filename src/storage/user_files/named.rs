@@ -1,6 +1,7 @@
 //! All files that one command was told of, compared with one another.
 //!
-//! In: paths with their roles; what is read first, then what is written. Out: nothing, or why the command must not begin.
+//! In: paths with their roles; what is read first, then what is written. Out: nothing, or why the command must not
+//! begin.
 //!
 //! Files that exist are the same when device and inode are, so that links of both kinds, `./`, `..` and `/proc/self/fd`
 //! are seen through. Names that are free are the same in the same directory. Where the file system ignores case, paths

@@ -1,6 +1,7 @@
 //! A file that the user asked for, while it is written.
 //!
-//! In: a path. Out: the [`Sink`] that writes there: a file that appears whole, or a pipe or a device that is written to as it is.
+//! In: a path. Out: the [`Sink`] that writes there: a file that appears whole, or a pipe or a device that is written to
+//! as it is.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -13,7 +14,8 @@ use crate::storage::user_files::place;
 use crate::storage::user_files::place::Place;
 use crate::storage::user_files::taken::is_taken;
 
-/// Opens what is at `path` for writing, following symbolic links. A named pipe is waited for until somebody reads from it.
+/// Opens what is at `path` for writing, following symbolic links. A named pipe is waited for until somebody reads from
+/// it.
 ///
 /// # Errors
 /// When it cannot be written to.

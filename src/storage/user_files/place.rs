@@ -1,7 +1,7 @@
 //! What stands at a path that the user typed.
 //!
-//! In: a path. Out: a [`Place`], which says how it is written to, and an [`Object`], by which two spellings of one place
-//! are recognised.
+//! In: a path. Out: a [`Place`], which says how it is written to, and an [`Object`], by which two spellings of one
+//! place are recognised.
 
 use std::ffi::OsString;
 use std::fs::{File, FileType, Metadata};
@@ -117,8 +117,8 @@ fn descriptor(path: &Path) -> Option<u32> {
 
 /// A descriptor of this process once more, for writing.
 ///
-/// The standard ones share their offset with whoever else has them, so what a script writes before and after stays. Others
-/// are opened anew, at the end of the file.
+/// The standard ones share their offset with whoever else has them, so what a script writes before and after stays.
+/// Others are opened anew, at the end of the file.
 pub(crate) fn open_descriptor(number: u32) -> io::Result<File> {
     match number {
         0..=2 => standard(number),

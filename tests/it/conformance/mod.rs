@@ -1,8 +1,8 @@
 //! One set of scenarios against every dialect that the program speaks, and every service that answers in it.
 //!
-//! In: the table at the end of this file: a service a block, a scenario a line. Out: a test for each line. What a scenario insists on is what
-//! the README promises; a service says how its answers, its bill and its batches are known. A new service is a [`Row`] and a
-//! [`Spoken`] in `services`, and a block of the table.
+//! In: the table at the end of this file: a service a block, a scenario a line. Out: a test for each line. What a
+//! scenario insists on is what the README promises; a service says how its answers, its bill and its batches are known.
+//! A new service is a [`Row`] and a [`Spoken`] in `services`, and a block of the table.
 
 mod services;
 
@@ -77,7 +77,8 @@ fn place_with(requests: &[String], service: &dyn Spoken, options: &str) -> (Plac
     (place, format!("run in.jsonl -o out.jsonl {} {options}", service.arguments()))
 }
 
-/// Insists that each request has its own answer, in order, and was paid for once; twice only where the service has lost the first answer.
+/// Insists that each request has its own answer, in order, and was paid for once; twice only where the service has lost
+/// the first answer.
 #[track_caller]
 fn assert_whole(place: &Place, service: &dyn Spoken, requests: &[String]) {
     let output = place.read("out.jsonl");

@@ -1,7 +1,7 @@
 //! The services of the table: how each is started, reached and audited.
 //!
-//! In: a [`Conduct`]. Out: a service that behaves like that, which knows what it answers, and what it was paid for. An upstream's calls are
-//! the bill where there is one.
+//! In: a [`Conduct`]. Out: a service that behaves like that, which knows what it answers, and what it was paid for. An
+//! upstream's calls are the bill where there is one.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -69,8 +69,8 @@ pub(super) trait Spoken {
     /// How many batches it has accepted from the runs in this place.
     fn batches(&self, place: &Place) -> usize;
 
-    /// Whether some requests have been answered, given for how long its batches have been there. `serve` looks at a file for a fifth of the
-    /// time, and then goes at a steady pace.
+    /// Whether some requests have been answered, given for how long its batches have been there. `serve` looks at a
+    /// file for a fifth of the time, and then goes at a steady pace.
     fn has_answered_some(&self, after: Duration) -> bool {
         after >= Duration::from_millis(2_500)
     }

@@ -99,8 +99,8 @@ async fn rows(fixture: &Fixture, file: &Value) -> BTreeMap<String, Value> {
     rows
 }
 
-/// Insists that a batch of `count` requests has expired: what was answered is there, and a row for each of the others says so. Gives how
-/// many were answered.
+/// Insists that a batch of `count` requests has expired: what was answered is there, and a row for each of the others
+/// says so. Gives how many were answered.
 async fn assert_expired(fixture: &Fixture, batch: &str, count: usize) -> usize {
     let batch = ended(fixture, batch).await;
     assert_eq!((&batch["status"], batch["expired_at"].is_i64()), (&json!("expired"), true), "{batch}");

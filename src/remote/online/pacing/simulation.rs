@@ -264,7 +264,7 @@ async fn refusals_whatever_is_sent_cost_their_share_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_percent_of_refusals_cost_less_than_half_of_the_time_again() {
+async fn two_percent_of_refusals_cost_less_than_half_the_run_time() {
     let alone = run(plain(ms(100)), 1_500, 64).await.seconds;
     let ran = run(random(0.02, ms(100), QUICK, SECOND), 1_500, 64).await;
     assert_within("2 % refused", &ran, (alone, 1_500), (1.5, 1.03));
