@@ -1,6 +1,6 @@
 //! What is in a directory, and whose it is.
 //!
-//! In: a path. Out: the paths of its entries, or what stands there. Nothing here creates or removes: see
+//! In: a path. Out: the paths of its entries, or what is at it. Nothing here creates or removes: see
 //! [`durable`](crate::storage::durable).
 
 use std::fs;
@@ -47,6 +47,14 @@ pub fn look_at(path: &Path) -> Result<Found, FileError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
         Err(error) => Err(FileError::on("look at", path)(error)),
     }
+}
+
+/// Bytes of the file at `path`. A symbolic link is not followed.
+///
+/// # Errors
+/// When there is no such file, or it cannot be looked at.
+pub fn size_of(path: &Path) -> Result<u64, FileError> {
+    Ok(path.symlink_metadata().map_err(FileError::on("read", path))?.len())
 }
 
 /// Device and inode of what a path leads to, by which two spellings of it are recognised; `None` if there is nothing,

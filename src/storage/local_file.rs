@@ -90,7 +90,8 @@ impl LocalFile {
     /// Reads all of it, from its beginning.
     pub fn read_whole(path: &Path) -> Result<Vec<u8>, FileError> {
         let mut content = Vec::new();
-        Self::open(path)?.read_to_end(&mut content).map_err(FileError::on("read", path))?;
+        let read = File::open(path).and_then(|mut file| file.read_to_end(&mut content));
+        read.map_err(FileError::on("read", path))?;
         Ok(content)
     }
 

@@ -25,7 +25,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// The room of files, and those that still open files themselves.
-const OPENS_FILES: &[&str] = &["storage", "serve", "remote::online"];
+const OPENS_FILES: &[&str] = &["storage", "serve"];
 
 /// What opens, reads and writes files.
 const FILE_SYSTEM: &[&str] = &["std::fs", "std::os::unix::fs", "tokio::fs"];

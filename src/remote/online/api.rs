@@ -7,7 +7,7 @@
 //!
 //! Invariants:
 //! - Creating a batch is idempotent: a file has one batch, whose record is on disk before the answer.
-//! - A batch of an earlier process goes on when its lines are [attached](Api::attach).
+//! - A batch of an earlier process resumes when its lines are [attached](Api::attach).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ use crate::dialect::row_form::RowForm;
 use crate::model::batch::{Batch, BatchStatus, CreateBatch};
 use crate::remote::error::{ErrorKind, RemoteError};
 use crate::remote::service::{Again, Api, Downloaded, Listing, Payload, Progress, RemoteFile, Submission, unreadable};
-use crate::storage::durable::{self, FileError};
+use crate::storage::{directory, durable};
 
 /// See the module. Closed, or dropped, it sends nothing more.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ struct Entry {
 }
 
 impl OnlineApi {
-    /// Opens the batches in `directory`, which is made when it is not there. Those that have not ended go on when their
+    /// Opens the batches in `directory`, which is made when it is not there. Those that have not ended resume when their
     /// lines are attached. To be called within a tokio runtime.
     ///
     /// # Errors
@@ -161,7 +161,7 @@ impl Api for OnlineApi {
         let (from, target) = (self.reply_file(file_id)?, target.to_owned());
         blocking(move || {
             durable::link(&from, &target)?;
-            let bytes = size(&target)?;
+            let bytes = directory::size_of(&target)?;
             progress.tell(bytes);
             Ok(Downloaded { bytes, announced: true })
         })
@@ -170,7 +170,7 @@ impl Api for OnlineApi {
 
     async fn file_bytes(&self, file_id: &str) -> Result<Option<u64>, RemoteError> {
         let path = self.reply_file(file_id)?;
-        blocking(move || Ok(Some(size(&path)?))).await
+        blocking(move || Ok(Some(directory::size_of(&path)?))).await
     }
 
     async fn delete_file(&self, id: &str) -> Result<(), RemoteError> {
@@ -213,7 +213,7 @@ impl Shared {
         self.directory.join(format!("{batch}.json"))
     }
 
-    /// Goes on with the batch of a file, if it has one that waits for its lines.
+    /// Resumes the batch of a file, if it has one that waits for its lines.
     fn attach(self: &Arc<Self>, file_id: &str, lines: Arc<dyn Payload>) {
         let id = record::batch_id(file_id);
         let mut batches = self.batches();
@@ -340,10 +340,6 @@ fn read_through(payload: &dyn Payload, progress: &Progress) -> Result<u64, Remot
         bytes += read as u64;
         progress.tell(bytes);
     }
-}
-
-fn size(path: &Path) -> Result<u64, FileError> {
-    Ok(std::fs::metadata(path).map_err(FileError::on("read", path))?.len())
 }
 
 fn find_endpoint(path: &str) -> Result<Endpoint, RemoteError> {

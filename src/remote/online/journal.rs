@@ -21,8 +21,8 @@
 //! - No row has a line end in it.
 //! - A reader holds one group in memory, of at most [`GROUP_BYTES`] and one record.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -30,8 +30,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::model::reply::ReplyRole;
 use crate::model::shown::Name;
 use crate::remote::error::{ErrorKind, RemoteError};
-use crate::storage::durable;
-use crate::storage::durable::FileError;
+use crate::storage::durable::{self, FileError};
+use crate::storage::lines::RangeReader;
+use crate::storage::local_file::LocalFile;
+use crate::storage::read_at::ReadAt;
 
 /// Bytes of a group, from which on no further record is added.
 pub(super) const GROUP_BYTES: usize = 1 << 20;
@@ -41,9 +43,6 @@ const GROUP_BYTES_MAX: u64 = 64 << 20;
 
 /// Bytes of the first line of a group, at most.
 const HEAD_BYTES: u64 = 64;
-
-/// Bytes read at once.
-const BLOCK_BYTES: usize = 1 << 20;
 
 /// Why a journal cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -207,35 +206,33 @@ impl Replay {
 
 /// Opens the journal of a batch of `lines` lines for appending, made when it is not there, and says what it says. A
 /// torn end is cut off.
-pub(super) fn open(path: &Path, lines: u64) -> Result<(File, Replay), JournalError> {
+pub(super) fn open(path: &Path, lines: u64) -> Result<(LocalFile, Replay), JournalError> {
     let existed = path.exists();
-    let mut file = durable::open_or_create(path)?;
+    let file = LocalFile::open_or_create(path)?;
     if !existed {
         durable::sync_directory(path.parent().unwrap_or(Path::new(".")))?;
     }
     let mut replay = Replay::default();
-    let whole = each_record(&file, path, |offset, record| {
+    let whole = each_record(&file, |offset, record| {
         if replay.add(record, lines) { Ok(()) } else { Err(JournalError::Damaged { path: path.to_owned(), offset }) }
     })?;
-    file.set_len(whole).map_err(FileError::on("cut", path))?;
-    file.seek(SeekFrom::End(0)).map_err(FileError::on("read", path))?;
+    file.resize(whole).map_err(FileError::on("cut", path))?;
     Ok((file, replay))
 }
 
 /// Shows `visit` each record, with the offset of its group. Gives the bytes of the journal without a torn end.
 pub(super) fn each_record<E: From<JournalError>>(
-    mut file: &File,
-    path: &Path,
+    file: &LocalFile,
     mut visit: impl FnMut(u64, Record<'_>) -> Result<(), E>,
 ) -> Result<u64, E> {
-    let unreadable = |error| JournalError::File(FileError::on("read", path)(error));
-    file.rewind().map_err(unreadable)?;
-    let mut reader = BufReader::with_capacity(BLOCK_BYTES, file);
+    let unreadable = |error| JournalError::File(FileError::on("read", file.path())(error));
+    let end = file.size().map_err(unreadable)?;
+    let mut reader = RangeReader::new(file, 0..end);
     let (mut offset, mut records) = (0, Vec::new());
     loop {
-        let damaged = || JournalError::Damaged { path: path.to_owned(), offset };
+        let damaged = || JournalError::Damaged { path: file.path().to_owned(), offset };
         let Some(bytes) = read_group(&mut reader, &mut records).map_err(unreadable)? else {
-            let torn = !has_group_behind(file, offset).map_err(unreadable)?;
+            let torn = !has_group_behind(file, offset..end).map_err(unreadable)?;
             return if torn { Ok(offset) } else { Err(damaged().into()) };
         };
         for line in records.strip_suffix(b"\n").ok_or_else(damaged)?.split(|byte| *byte == b'\n') {
@@ -264,15 +261,11 @@ fn read_head(line: &[u8]) -> Option<(u64, u64)> {
     Some((bytes, u64::from_str_radix(sum, 16).ok()?))
 }
 
-/// Whether a whole group begins somewhere behind `offset`. Its first line may have become the end of another one.
-fn has_group_behind(file: &File, offset: u64) -> io::Result<bool> {
-    let (mut at, mut line, mut records) = (offset, Vec::new(), Vec::new());
-    let reader_at = |at| {
-        let mut cursor = file;
-        cursor.seek(SeekFrom::Start(at))?;
-        Ok::<_, io::Error>(BufReader::with_capacity(BLOCK_BYTES, cursor))
-    };
-    let mut reader = reader_at(at)?;
+/// Whether a whole group begins behind the first byte of `range`. Its first line may have become the end of another one.
+fn has_group_behind(file: &dyn ReadAt, range: Range<u64>) -> io::Result<bool> {
+    let (mut at, mut line, mut records) = (range.start, Vec::new(), Vec::new());
+    let reader_at = |at| RangeReader::new(file, at..range.end);
+    let mut reader = reader_at(at);
     loop {
         line.clear();
         if reader.by_ref().take(GROUP_BYTES_MAX).read_until(b'\n', &mut line)? == 0 {
@@ -280,11 +273,11 @@ fn has_group_behind(file: &File, offset: u64) -> io::Result<bool> {
         }
         let end = at + line.len() as u64;
         let head = memchr::memmem::rfind(&line, b"group ");
-        if let Some(head) = head.filter(|head| at + *head as u64 > offset && read_head(&line[*head..]).is_some()) {
-            if read_group(&mut reader_at(at + head as u64)?, &mut records)?.is_some() {
+        if let Some(head) = head.filter(|head| at + *head as u64 > range.start && read_head(&line[*head..]).is_some()) {
+            if read_group(&mut reader_at(at + head as u64), &mut records)?.is_some() {
                 return Ok(true);
             }
-            reader = reader_at(end)?;
+            reader = reader_at(end);
         }
         at = end;
     }
@@ -324,15 +317,15 @@ mod tests {
     #[test]
     fn what_was_written_is_read_back() {
         let (_directory, path) = journal(&groups().concat());
-        let (mut file, replay) = open(&path, 70).unwrap();
+        let (file, replay) = open(&path, 70).unwrap();
         assert!(replay.done.has(1) && replay.done.has(2) && !replay.done.has(3));
         assert!(replay.out.has(3) && replay.out.has(70) && !replay.out.has(2));
         assert_eq!((replay.done.len(), replay.out.len(), replay.lost, replay.crashed), (2, 2, 1, 0));
-        file.write_all(&group(&[Record::Crash(2)])).unwrap();
+        file.write_all_at(&group(&[Record::Crash(2)]), file.size().unwrap()).unwrap();
         let (file, replay) = open(&path, 70).unwrap();
         assert_eq!((replay.out.len(), replay.crashed), (0, 2));
         let mut rows = Vec::new();
-        each_record(&file, &path, |_, record| {
+        each_record(&file, |_, record| {
             if let Record::Row(kind, number, row) = record {
                 rows.push((kind, number, row.to_vec()));
             }
@@ -352,7 +345,7 @@ mod tests {
         for kept in 0..third.len() {
             let (_directory, path) = journal(&[&whole, &third[..kept]].concat());
             let (file, replay) = open(&path, 70).unwrap();
-            assert_eq!(file.metadata().unwrap().len(), whole.len() as u64, "{kept}");
+            assert_eq!(file.size().unwrap(), whole.len() as u64, "{kept}");
             assert_eq!((replay.done.len(), replay.out.len()), (1, 1), "{kept}");
         }
         // Blocks of zeros, as a file system may leave them.

@@ -19,7 +19,9 @@ use super::work::Work;
 use crate::model::reply::ReplyRole;
 use crate::remote::error::RemoteError;
 use crate::remote::service::Again;
+use crate::storage::directory;
 use crate::storage::durable::{self, FileError, PendingFile};
+use crate::storage::local_file::LocalFile;
 
 /// Bytes written at once.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -72,11 +74,10 @@ fn reply_name(batch: &str, role: ReplyRole) -> String {
 /// Reads the records of all batches in a directory, by their ids.
 pub(super) fn read_all(directory: &Path) -> Result<BTreeMap<String, Record>, RemoteError> {
     let mut records = BTreeMap::new();
-    for entry in std::fs::read_dir(directory).map_err(FileError::on("read", directory))? {
-        let path = entry.map_err(FileError::on("read", directory))?.path();
+    for path in directory::entries(directory)? {
         let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".json"));
         let Some(id) = name.filter(|name| name.starts_with("batch-")) else { continue };
-        let text = std::fs::read(&path).map_err(FileError::on("read", &path))?;
+        let text = LocalFile::read_whole(&path)?;
         let record = serde_json::from_slice(&text).map_err(|error| FileError::on("read", &path)(error.into()))?;
         records.insert(id.to_owned(), record);
     }

@@ -5,8 +5,7 @@
 //!
 //! Invariant: the rows follow from the journal alone; read again after a kill, they are the same.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -21,15 +20,14 @@ use crate::dialect::row_form::RowForm;
 use crate::model::reply::ReplyRole;
 use crate::remote::error::RemoteError;
 use crate::remote::service::{Again, Lines};
-use crate::storage::durable::FileError;
+use crate::storage::local_file::LocalFile;
 
 /// A batch that is being answered.
 pub(crate) struct Work {
     lines: Arc<dyn Lines>,
     /// How many of them are to be answered.
     wanted: u64,
-    journal: File,
-    path: PathBuf,
+    journal: Arc<LocalFile>,
     replay: Replay,
 }
 
@@ -50,7 +48,7 @@ impl Work {
     /// block.
     pub(crate) fn open(lines: Arc<dyn Lines>, wanted: u64, path: &Path) -> Result<Self, RemoteError> {
         let (journal, replay) = journal::open(path, lines.count())?;
-        Ok(Self { lines, wanted, journal, path: path.to_owned(), replay })
+        Ok(Self { lines, wanted, journal: Arc::new(journal), replay })
     }
 
     /// How many rows an earlier process has kept.
@@ -69,9 +67,8 @@ impl Work {
         if self.replay.has_output {
             upstream.prove();
         }
-        let file = self.journal.try_clone().map_err(FileError::on("open", &self.path))?;
         let crowd = upstream.clone();
-        let writer = Writer::start(file, self.path.clone(), move || crowd.pacing.out());
+        let writer = Writer::start(self.journal.clone(), move || crowd.pacing.out());
         let Terms { endpoint, form, on_row, stopping, cancelled } = terms;
         let asker = Asker {
             upstream: upstream.clone(),
@@ -159,7 +156,7 @@ impl Work {
             }
             Ok(())
         };
-        match journal::each_record(&self.journal, &self.path, &mut each) {
+        match journal::each_record(&self.journal, &mut each) {
             Ok(_) => Ok(again),
             Err(Halt::Visit(error)) => Err(error),
             Err(Halt::Journal(error)) => Err(RemoteError::from(error).into()),

@@ -5,11 +5,8 @@
 //! requests in flight nothing waits.
 //!
 //! In: records, from any number of tasks. Out: to each that waits, that its record is on disk.
-//! Invariant: a failed sync is final. No later record is kept, and all that wait hear of it.
+//! Invariant: a failed write or sync is final. No later record is kept, and every task that waits learns of it.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +15,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::journal::{GROUP_BYTES, Record, head};
-use crate::storage::durable;
 use crate::storage::durable::FileError;
+use crate::storage::local_file::LocalFile;
+use crate::storage::read_at::ReadAt;
 
 /// Records that wait for the next group at most. Beyond, those who have one wait.
 const WAITING: usize = 1024;
@@ -61,9 +59,9 @@ pub(super) struct Journal(mpsc::Sender<Entry>);
 
 impl Writer {
     /// Starts a task that appends to `file`. `crowd` says how many requests are in flight, or about to be.
-    pub(super) fn start(file: File, path: PathBuf, crowd: impl Fn() -> usize + Send + Sync + 'static) -> Self {
+    pub(super) fn start(file: Arc<LocalFile>, crowd: impl Fn() -> usize + Send + Sync + 'static) -> Self {
         let (entries, queue) = mpsc::channel(WAITING);
-        let writing = tokio::spawn(write(Arc::new(file), path, queue, crowd));
+        let writing = tokio::spawn(write(file, queue, crowd));
         Self { entries, writing }
     }
 
@@ -101,17 +99,18 @@ impl Journal {
 
 /// Writes until no journal is left that takes records.
 async fn write(
-    file: Arc<File>,
-    path: PathBuf,
+    file: Arc<LocalFile>,
     mut queue: mpsc::Receiver<Entry>,
     crowd: impl Fn() -> usize,
 ) -> Result<(), FileError> {
+    let mut end = file.size().map_err(FileError::on("read", file.path()))?;
     while let Some(first) = queue.recv().await {
-        let group = gather(first, &mut queue, &crowd).await;
-        let (file, path) = (file.clone(), path.clone());
-        let kept = tokio::task::spawn_blocking(move || append(&file, &path, &group.records).map(|()| group.hearers));
-        for hearer in kept.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))? {
-            // Whoever waited may have been told to end.
+        let Group { records, hearers, .. } = gather(first, &mut queue, &crowd).await;
+        let file = file.clone();
+        let written = tokio::task::spawn_blocking(move || write_group(&file, end, &records));
+        end = written.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        for hearer in hearers {
+            // The task that waited may have been told to end.
             let _ = hearer.send(());
         }
     }
@@ -156,10 +155,12 @@ async fn gather(first: Entry, queue: &mut mpsc::Receiver<Entry>, crowd: &impl Fn
     group
 }
 
-fn append(mut file: &File, path: &Path, records: &[u8]) -> Result<(), FileError> {
+/// Writes a group at `offset`, syncs it, and gives the offset behind it.
+fn write_group(file: &LocalFile, offset: u64, records: &[u8]) -> Result<u64, FileError> {
     let group = [head(records).as_bytes(), records].concat();
-    file.write_all(&group).map_err(FileError::on("write", path))?;
-    durable::sync(file, path)
+    file.write_all_at(&group, offset).map_err(FileError::on("write", file.path()))?;
+    file.sync()?;
+    Ok(offset + group.len() as u64)
 }
 
 #[cfg(test)]
@@ -172,7 +173,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j");
         let (file, _) = journal::open(&path, 1000).unwrap();
-        let writer = Writer::start(file, path.clone(), || 64);
+        let writer = Writer::start(Arc::new(file), || 64);
         let tasks: Vec<_> = (1..=1000)
             .map(|line| {
                 let journal = writer.journal();
@@ -192,9 +193,9 @@ mod tests {
     async fn a_failed_write_is_final_for_all() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j");
-        drop(durable::append(&path).unwrap());
+        drop(LocalFile::append(&path).unwrap());
         // A file that was opened for reading takes nothing.
-        let writer = Writer::start(File::open(&path).unwrap(), path, || 1);
+        let writer = Writer::start(Arc::new(LocalFile::open(&path).unwrap()), || 1);
         let journal = writer.journal();
         assert!(journal.keep(Record::Sent(1)).await.is_err());
         assert!(journal.keep(Record::Sent(2)).await.is_err());
