@@ -11,7 +11,6 @@
 //! - The result files follow from the journal alone; written again after a kill, they are the same.
 //! - The directory's records and files are synced as they come to be: what a client was told survives a power cut.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,6 +33,7 @@ use crate::serve::faults::batch_faults::BatchFault;
 use crate::serve::store::Store;
 use crate::serve::store::batch::Batch;
 use crate::storage::durable::{self, FileError};
+use crate::storage::local_file::LocalFile;
 
 pub use crate::remote::online::UpstreamOptions;
 pub use crate::remote::service::Again;
@@ -83,12 +83,12 @@ impl Upstream {
         durable::remove_file(&self.journal_path(batch))
     }
 
-    /// Waits until the server cannot go on, and says why.
+    /// Waits until the server cannot continue, and says why.
     pub(super) async fn failed(&self) -> ServeError {
         ServeError::Upstream(self.online.failed().await)
     }
 
-    /// The server cannot go on. Batches stay where they are.
+    /// The server cannot continue. Batches stay where they are.
     pub(super) fn fail(&self, error: RemoteError) {
         self.online.fail(error);
     }
@@ -96,7 +96,7 @@ impl Upstream {
 
 /// The lines of a batch's input file.
 struct InputLines {
-    file: File,
+    file: LocalFile,
     places: Vec<Place>,
 }
 
@@ -111,7 +111,7 @@ impl Lines for InputLines {
     }
 }
 
-/// Why a batch does not go on.
+/// Why a batch stops before its end.
 enum Failure {
     /// Its own fault.
     Batch(Refusal),

@@ -95,6 +95,14 @@ impl LocalFile {
         Ok(content)
     }
 
+    /// Reads all of it as text. What is not UTF-8 is an error.
+    pub fn read_text(path: &Path) -> Result<String, FileError> {
+        let mut text = String::new();
+        let read = File::open(path).and_then(|mut file| file.read_to_string(&mut text));
+        read.map_err(FileError::on("read", path))?;
+        Ok(text)
+    }
+
     /// Writes all of `bytes` at `offset`; what is skipped is a hole.
     pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_all_at(bytes, offset)

@@ -13,7 +13,6 @@
 //! refuses leave no line: strangers must not fill the disk. `nth` counts the calls of one endpoint from 1 since the
 //! server started.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,8 +24,8 @@ use super::endpoint::{ENDPOINTS, Endpoint};
 use crate::serve::clock;
 use crate::serve::faults::injector::FaultNames;
 use crate::serve::store::quota::Quota;
-use crate::storage::durable;
 use crate::storage::durable::FileError;
+use crate::storage::local_file::LocalFile;
 
 /// Most characters of a path in the log; those of clients have fewer.
 const LOGGED_PATH_CHARS: usize = 512;
@@ -41,15 +40,15 @@ pub(crate) struct AccessLog {
 
 #[derive(Debug)]
 struct CountedFile {
-    file: File,
+    file: LocalFile,
     counts: [u64; ENDPOINTS],
 }
 
 impl AccessLog {
-    /// Goes on with the access log in `directory`.
+    /// Continues the access log in `directory`.
     pub(crate) fn open(directory: &Path, quota: &Arc<Quota>) -> Result<Self, FileError> {
         let path = directory.join("access.jsonl");
-        let file = durable::append(&path)?;
+        let file = LocalFile::append(&path)?;
         Ok(Self { path, quota: quota.clone(), file: Mutex::new(CountedFile { file, counts: [0; ENDPOINTS] }) })
     }
 
@@ -119,7 +118,7 @@ impl LoggedCall<'_> {
 impl Drop for LoggedCall<'_> {
     fn drop(&mut self) {
         if !self.logged {
-            // The client is gone, so that the log cannot be written is told to no one.
+            // The client is gone, so there is no call that could report a failure to write the log.
             let _ = self.write(None);
         }
     }

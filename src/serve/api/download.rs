@@ -5,20 +5,21 @@
 //! `ETag`; all other ranges are ignored, as HTTP allows, but one that lies beyond the end is refused with 416.
 //! (Whether the service honours ranges is not known.)
 
-use std::io::SeekFrom;
+use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
-use tokio_util::io::ReaderStream;
+use futures::{Stream, stream};
 
 use super::auth::Account;
 use super::error::ApiError;
 use crate::serve::store::Store;
-use crate::storage::durable::FileError;
+use crate::storage::local_file::LocalFile;
+use crate::storage::read_at::ReadAt;
 
 /// Bytes read from disk at once.
 const PIECE_BYTES: usize = 256 << 10;
@@ -42,7 +43,8 @@ pub(crate) async fn download(
     let stored = store.file_of(&account, &id).ok_or_else(|| ApiError::no_file(&id))?;
     let content = stored.content.as_ref().ok_or_else(|| ApiError::no_file(&id))?;
     let path = store.content_path(&id);
-    let mut file = tokio::fs::File::open(&path).await.map_err(FileError::on("open", &path))?;
+    let opened = tokio::task::spawn_blocking(move || LocalFile::open(&path)).await;
+    let file = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
 
     let etag = format!("\"{}\"", content.digest);
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
@@ -58,8 +60,7 @@ pub(crate) async fn download(
             return Ok((total, refused).into_response());
         }
     };
-    file.seek(SeekFrom::Start(first)).await.map_err(FileError::on("seek in", &path))?;
-    let body = Body::from_stream(ReaderStream::with_capacity(file.take(length), PIECE_BYTES));
+    let body = Body::from_stream(pieces(file, first..first + length));
     let mut response = (
         status,
         [
@@ -77,6 +78,23 @@ pub(crate) async fn download(
         response.headers_mut().insert(header::CONTENT_RANGE, range);
     }
     Ok(response)
+}
+
+/// The bytes of a range of a file, piece by piece, each read on a thread that may block. To the reader it is an error
+/// when the file is shorter.
+fn pieces(file: LocalFile, range: Range<u64>) -> impl Stream<Item = io::Result<Bytes>> {
+    stream::try_unfold((file, range), |(file, range)| async move {
+        if range.is_empty() {
+            return Ok(None);
+        }
+        let length = usize::try_from(range.end - range.start).map_or(PIECE_BYTES, |rest| rest.min(PIECE_BYTES));
+        let read = tokio::task::spawn_blocking(move || {
+            let mut piece = vec![0; length];
+            file.read_exact_at(&mut piece, range.start)?;
+            Ok(Some((piece.into(), (file, range.start + length as u64..range.end))))
+        });
+        read.await?
+    })
 }
 
 /// Reads a `Range` header for a file of `bytes` bytes.

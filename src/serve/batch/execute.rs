@@ -8,9 +8,6 @@
 //! lines. A batch that was told to cancel gets a first part of the rows, in that same order: those that counted as done
 //! when the cancel came.
 
-use std::fs::File;
-use std::io;
-
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::context::BatchContext;
@@ -25,16 +22,15 @@ use super::unexecuted;
 use crate::serve::faults::batch_faults::BatchFault;
 use crate::serve::store::batch::Batch;
 use crate::serve::surfaces::surface::Surface;
+use crate::storage::local_file::LocalFile;
 
 /// Opens the input file of `batch`.
-pub(crate) fn open_input(context: &BatchContext, batch: &Batch) -> Result<File, Refusal> {
+pub(crate) fn open_input(context: &BatchContext, batch: &Batch) -> Result<LocalFile, Refusal> {
     let id = &batch.input_file_id;
     let missing = || Refusal::Unfit(format!("Failed to download input file: file {id}: 404 Not Found"));
     let file = context.store.input_of(batch).filter(|file| file.content.is_some()).ok_or_else(missing)?;
-    match File::open(context.store.content_path(&file.id)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing()),
-        opened => Ok(opened?),
-    }
+    LocalFile::open(&context.store.content_path(&file.id))
+        .map_err(|error| if error.is_not_found() { missing() } else { error.source.into() })
 }
 
 /// Answers the requests of `batch` and publishes the rows. Runs for as long as that takes, so not on an async thread.

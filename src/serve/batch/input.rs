@@ -4,15 +4,12 @@
 //! fails; and a table of where each line lies. Invariants: one line at a time is in memory, and a file within the
 //! limits has at most [`Limits::requests`] entries of 16 bytes in its table (24 with the number of the line).
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
-use std::os::unix::fs::FileExt;
+use std::io::{self, BufRead, Read};
 
 use super::request::{self, Request};
 use crate::serve::limits::Limits;
-
-/// Bytes read at once.
-const BLOCK_BYTES: usize = 1 << 20;
+use crate::storage::lines::RangeReader;
+use crate::storage::read_at::ReadAt;
 
 /// Lines that the service checks together. It counts lines from 1 *within a chunk* when it complains about one; how
 /// many lines a chunk has is not known.
@@ -47,7 +44,7 @@ pub(crate) struct Place {
 
 impl Place {
     /// Reads the line into `line`, in place of what was there.
-    pub(crate) fn read(self, file: &File, line: &mut Vec<u8>) -> io::Result<()> {
+    pub(crate) fn read(self, file: &dyn ReadAt, line: &mut Vec<u8>) -> io::Result<()> {
         line.resize(self.length, 0);
         file.read_exact_at(line, self.offset)
     }
@@ -62,8 +59,8 @@ pub(crate) struct Checked {
 }
 
 /// Checks that the file as a whole is neither empty nor too large.
-pub(crate) fn check_size(file: &File, limits: &Limits) -> Result<(), Refusal> {
-    let bytes = file.metadata()?.len();
+pub(crate) fn check_size(file: &dyn ReadAt, limits: &Limits) -> Result<(), Refusal> {
+    let bytes = file.size()?;
     if bytes == 0 {
         return Err(format_fault("the input file is empty"));
     }
@@ -75,7 +72,7 @@ pub(crate) fn check_size(file: &File, limits: &Limits) -> Result<(), Refusal> {
 }
 
 /// Checks every line of `file`, as Together does.
-pub(crate) fn check(file: &File, limits: &Limits) -> Result<Checked, Refusal> {
+pub(crate) fn check(file: &dyn ReadAt, limits: &Limits) -> Result<Checked, Refusal> {
     check_size(file, limits)?;
     let mut checked = Checked { model: None, requests: 0 };
     each_line(file, limits, |number, _, line| {
@@ -98,7 +95,7 @@ pub(crate) fn check(file: &File, limits: &Limits) -> Result<Checked, Refusal> {
 }
 
 /// Where each line of a checked `file` lies, in the order of the file.
-pub(crate) fn places(file: &File, limits: &Limits) -> Result<Vec<Place>, Refusal> {
+pub(crate) fn places(file: &dyn ReadAt, limits: &Limits) -> Result<Vec<Place>, Refusal> {
     let mut places = Vec::new();
     each_line(file, limits, |_, offset, line| {
         places.push(Place { offset, length: line.len() });
@@ -110,12 +107,11 @@ pub(crate) fn places(file: &File, limits: &Limits) -> Result<Vec<Place>, Refusal
 /// Shows `visit` each line, without its newline, with its number from 1 and its offset in the file. A newline at the
 /// very end starts no further line.
 pub(crate) fn each_line(
-    mut file: &File,
+    file: &dyn ReadAt,
     limits: &Limits,
     mut visit: impl FnMut(u64, u64, &[u8]) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
-    io::Seek::rewind(&mut file)?;
-    let mut reader = BufReader::with_capacity(BLOCK_BYTES, file);
+    let mut reader = RangeReader::new(file, 0..file.size()?);
     let (mut line, mut number, mut offset) = (Vec::new(), 0, 0);
     loop {
         line.clear();
@@ -153,11 +149,12 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::storage::local_file::LocalFile;
 
     const GOOD: &str = r#"{"custom_id":"a","body":{"model":"m"}}"#;
 
-    fn file(content: &str) -> File {
-        let mut file = tempfile::tempfile().unwrap();
+    fn file(content: &str) -> LocalFile {
+        let mut file = LocalFile::scratch(&std::env::temp_dir()).unwrap();
         file.write_all(content.as_bytes()).unwrap();
         file
     }

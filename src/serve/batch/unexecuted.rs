@@ -3,8 +3,6 @@
 //! Invariant: in a dialect that reports them, each has a row in the error file that says why, and is not billed.
 //! Together's batches leave no trace of them.
 
-use std::fs::File;
-
 use super::context::BatchContext;
 use super::input::{Place, Refusal};
 use super::request::{Request, row_id};
@@ -13,13 +11,14 @@ use super::row::{self, Answered, Kind};
 use super::stop::Stop;
 use crate::serve::faults::batch_faults::BatchFault;
 use crate::serve::store::batch::{Batch, Status};
+use crate::storage::read_at::ReadAt;
 
 /// Writes a row for each request in `places`, none of which was answered, if `batch` ended in a way that leaves such
 /// rows.
 pub(crate) fn report(
     context: &BatchContext,
     batch: &Batch,
-    input: &File,
+    input: &dyn ReadAt,
     places: impl Iterator<Item = Place>,
     results: &mut Results<'_>,
 ) -> Result<(), Stop> {

@@ -5,12 +5,12 @@
 //! costs 24 bytes of memory, and 16 of disk in `faults/BATCH.seen`.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::storage::durable;
 use crate::storage::durable::FileError;
+use crate::storage::local_file::LocalFile;
+use crate::storage::{directory, durable};
 
 #[derive(Debug)]
 pub(super) struct FailedOnce {
@@ -24,8 +24,7 @@ impl FailedOnce {
     pub(super) fn open(directory: PathBuf, number_of: impl Fn(&str) -> Option<u64>) -> Result<Self, FileError> {
         let mut first = HashMap::new();
         if directory.is_dir() {
-            for entry in fs::read_dir(&directory).map_err(FileError::on("list", &directory))? {
-                let path = entry.map_err(FileError::on("list", &directory))?.path();
+            for path in directory::entries(&directory)? {
                 let batch = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".seen"));
                 if let Some(number) = batch.and_then(&number_of) {
                     read(&path, number, &mut first)?;
@@ -55,7 +54,7 @@ impl FailedOnce {
 }
 
 fn read(path: &Path, batch: u64, first: &mut HashMap<u128, u64>) -> Result<(), FileError> {
-    let bytes = fs::read(path).map_err(FileError::on("read", path))?;
+    let bytes = LocalFile::read_whole(path)?;
     for request in bytes.as_chunks().0 {
         let earliest = first.entry(u128::from_le_bytes(*request)).or_insert(batch);
         *earliest = batch.min(*earliest);

@@ -3,7 +3,6 @@
 //! In: the text of a file. Out: its rules, all of them checked.
 //! Invariants: nothing in the file is ignored.
 
-use std::fs;
 use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
@@ -15,7 +14,7 @@ use super::row_faults::{self, RowFault};
 use super::selector::{CallName, CallSet, Selector};
 use super::trigger::Trigger;
 use super::view_faults::{self, ViewFault};
-use crate::storage::durable::FileError;
+use crate::storage::local_file::LocalFile;
 
 /// A script of faults: what goes wrong in a [`Server`](crate::serve::Server), and when. The module's documentation has
 /// all that it can say.
@@ -47,7 +46,7 @@ pub(super) enum Fault {
 impl Faults {
     /// Reads a script from a file.
     pub fn load(path: &Path) -> Result<Self, FaultsError> {
-        let text = fs::read_to_string(path).map_err(FileError::on("read", path))?;
+        let text = LocalFile::read_text(path)?;
         Self::parse(path, &text)
     }
 

@@ -2,9 +2,8 @@
 //! log of those that acted on batches.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::json;
@@ -13,8 +12,8 @@ use super::once::FailedOnce;
 use super::trigger::Trigger;
 use crate::serve::clock;
 use crate::serve::store::Store;
-use crate::storage::durable;
 use crate::storage::durable::FileError;
+use crate::storage::local_file::LocalFile;
 
 /// See the module.
 #[derive(Debug)]
@@ -25,22 +24,20 @@ pub(super) struct FaultState {
     /// How often a fault looked at a certain batch or file.
     looks: Mutex<HashMap<(usize, String), u64>>,
     pub(super) failed_once: FailedOnce,
-    log_path: PathBuf,
-    log: Option<Mutex<File>>,
+    log: Option<Mutex<LocalFile>>,
 }
 
 impl FaultState {
     /// What the server of `directory` remembers from earlier, for a script with that many `faults`; and their log.
     pub(super) fn open(faults: usize, seed: u64, directory: &Path, store: &Store) -> Result<Self, FileError> {
-        let log_path = directory.join("faults.jsonl");
-        let log = if faults == 0 { None } else { Some(Mutex::new(durable::append(&log_path)?)) };
+        let log =
+            if faults == 0 { None } else { Some(Mutex::new(LocalFile::append(&directory.join("faults.jsonl"))?)) };
         let number_of = |id: &str| store.batches.get(id).map(|batch| batch.number);
         Ok(Self {
             seed,
             calls: Mutex::new(vec![0; faults]),
             looks: Mutex::default(),
             failed_once: FailedOnce::open(directory.join("faults"), number_of)?,
-            log_path,
             log,
         })
     }
@@ -79,7 +76,7 @@ impl FaultState {
         let at = clock::rfc3339(clock::now());
         let line = format!("{}\n", json!({"at": at, "batch_id": batch, "fault": trigger.fault, "rows": rows}));
         let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.write_all(line.as_bytes()).map_err(FileError::on("write", &self.log_path))
+        log.write_all(line.as_bytes()).map_err(FileError::on("write", log.path()))
     }
 }
 

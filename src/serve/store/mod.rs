@@ -15,7 +15,7 @@
 //! Invariants: content is published before the record that speaks of it, and a record is removed before its content, so
 //! a kill leaves at most content that nothing speaks of, which the next start removes. The input of a batch stays until
 //! the batch has ended, though its owner may have deleted it: what was answered may be paid for, and it takes the input
-//! to give it back. A **lasting** store is on disk, too, before anybody hears of a change: what an upstream answers has
+//! to give it back. A **lasting** store is on disk, too, before a client hears of a change: what an upstream answers has
 //! its price.
 
 pub(crate) mod batch;
@@ -23,7 +23,6 @@ pub(crate) mod file;
 pub(crate) mod quota;
 mod records;
 
-use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -33,8 +32,9 @@ use self::file::{Content, StoredFile};
 use self::quota::{Quota, QuotaChoice, QuotaExceeded, Reservation};
 use self::records::RecordStore;
 use crate::serve::error::ServeError;
-use crate::storage::durable;
 use crate::storage::durable::{FileError, PendingFile};
+use crate::storage::lock::{FileLock, Locking};
+use crate::storage::{directory, durable};
 
 /// The server's directory.
 #[derive(Debug)]
@@ -47,21 +47,17 @@ pub(crate) struct Store {
     /// The highest number of a batch.
     numbers: AtomicU64,
     lasting: bool,
-    /// Locked as long as the store is open; the lock ends with the process, however it ends.
-    _lock: File,
+    /// Held as long as the store is open; the lock ends with the process, however it ends.
+    _lock: FileLock,
 }
 
 impl Store {
     /// Opens the directory, which is made when it is not there, and reads back what is in it.
     pub(crate) fn open(root: &Path, lasting: bool, quota: QuotaChoice) -> Result<Self, ServeError> {
         durable::create_directory(root)?;
-        let lock_path = root.join("lock");
-        let lock = durable::open_or_create(&lock_path)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(ServeError::Locked { directory: root.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(FileError::on("lock", &lock_path)(source).into()),
-        }
+        let Locking::Held(lock) = FileLock::take(&root.join("lock"))? else {
+            return Err(ServeError::Locked { directory: root.to_owned() });
+        };
         let billing = root.join("billing");
         durable::create_directory(&billing)?;
         remove_matching(&billing, |path| has_extension(path, "part"))?;
@@ -219,10 +215,9 @@ fn reserved(batches: &RecordStore<Batch>) -> u64 {
 fn logs(root: &Path) -> Result<u64, FileError> {
     let mut bytes = 0;
     for directory in [root, &root.join("billing")] {
-        for entry in fs::read_dir(directory).map_err(FileError::on("list", directory))? {
-            let entry = entry.map_err(FileError::on("list", directory))?;
-            if has_extension(&entry.path(), "jsonl") {
-                bytes += entry.metadata().map_err(FileError::on("read", &entry.path()))?.len();
+        for path in directory::entries(directory)? {
+            if has_extension(&path, "jsonl") {
+                bytes += directory::size_of(&path)?;
             }
         }
     }
@@ -234,8 +229,7 @@ fn has_extension(path: &Path, wanted: &str) -> bool {
 }
 
 fn remove_matching(directory: &Path, unwanted: impl Fn(&Path) -> bool) -> Result<(), FileError> {
-    for entry in fs::read_dir(directory).map_err(FileError::on("list", directory))? {
-        let path = entry.map_err(FileError::on("list", directory))?.path();
+    for path in directory::entries(directory)? {
         if unwanted(&path) {
             durable::remove_file(&path)?;
         }

@@ -8,7 +8,6 @@
 //! asked for, also on the threads that serve calls.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,8 +15,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::serve::error::ServeError;
-use crate::storage::durable;
 use crate::storage::durable::FileError;
+use crate::storage::local_file::LocalFile;
+use crate::storage::{directory, durable};
 
 /// What a [`RecordStore`] holds.
 pub(crate) trait Record: Serialize + DeserializeOwned + Clone {
@@ -29,7 +29,7 @@ pub(crate) trait Record: Serialize + DeserializeOwned + Clone {
 #[derive(Debug)]
 pub(crate) struct RecordStore<R> {
     directory: PathBuf,
-    /// Whether a record is synced before anybody sees it.
+    /// Whether a record is synced before any reader sees it.
     lasting: bool,
     records: Mutex<HashMap<String, Arc<R>>>,
 }
@@ -40,12 +40,11 @@ impl<R: Record> RecordStore<R> {
     pub(crate) fn open(directory: &Path, lasting: bool) -> Result<Self, ServeError> {
         durable::create_directory(directory)?;
         let mut records = HashMap::new();
-        for entry in fs::read_dir(directory).map_err(FileError::on("list", directory))? {
-            let path = entry.map_err(FileError::on("list", directory))?.path();
+        for path in directory::entries(directory)? {
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some("part") => durable::remove_file(&path)?,
                 Some("json") => {
-                    let bytes = fs::read(&path).map_err(FileError::on("read", &path))?;
+                    let bytes = LocalFile::read_whole(&path)?;
                     let record: R =
                         serde_json::from_slice(&bytes).map_err(|source| ServeError::Damaged { path, source })?;
                     records.insert(record.id().to_owned(), Arc::new(record));

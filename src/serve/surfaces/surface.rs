@@ -7,7 +7,6 @@
 
 use std::borrow::Cow;
 use std::fmt::Debug;
-use std::fs::File;
 
 use crate::dialect::Dialect;
 use crate::dialect::row_form::RowForm;
@@ -15,6 +14,7 @@ use crate::serve::api::error::ErrorShape;
 use crate::serve::batch::input::{Checked, Refusal};
 use crate::serve::batch::row::Answered;
 use crate::serve::limits::Limits;
+use crate::storage::read_at::ReadAt;
 
 /// See the module.
 pub(crate) trait Surface: Debug + Send + Sync {
@@ -35,7 +35,7 @@ pub(crate) trait Surface: Debug + Send + Sync {
     fn uploads_whole(&self) -> bool;
 
     /// Checks the input file of a batch.
-    fn check(&self, input: &File, limits: &Limits, endpoint: &str) -> Result<Checked, Refusal>;
+    fn check(&self, input: &dyn ReadAt, limits: &Limits, endpoint: &str) -> Result<Checked, Refusal>;
 
     /// Whether a batch shows for a while that its rows are there and only their files are not.
     fn finalizes(&self) -> bool;

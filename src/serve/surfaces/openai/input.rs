@@ -1,7 +1,6 @@
 //! Checks a batch's input file as OpenAI does: to the first line that is unfit, which is named with a code.
 
 use std::collections::HashSet;
-use std::fs::File;
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -9,9 +8,10 @@ use crate::json::exact::{Object, string};
 use crate::serve::batch::input::{self, Checked, Refusal};
 use crate::serve::batch::request::NO_SUCH_MODEL;
 use crate::serve::limits::Limits;
+use crate::storage::read_at::ReadAt;
 
 /// Checks every line of `file` for a batch of `endpoint`.
-pub(crate) fn check(file: &File, limits: &Limits, endpoint: &str) -> Result<Checked, Refusal> {
+pub(crate) fn check(file: &dyn ReadAt, limits: &Limits, endpoint: &str) -> Result<Checked, Refusal> {
     input::check_size(file, limits)?;
     let (mut checked, mut ids) = (Checked { model: None, requests: 0 }, HashSet::new());
     input::each_line(file, limits, |number, _, line| {
@@ -83,11 +83,12 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::storage::local_file::LocalFile;
 
     const GOOD: &str = r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m"}}"#;
 
     fn checked(content: &str) -> Result<Checked, (u64, &'static str)> {
-        let mut file = tempfile::tempfile().unwrap();
+        let mut file = LocalFile::scratch(&std::env::temp_dir()).unwrap();
         file.write_all(content.as_bytes()).unwrap();
         check(&file, &Limits::default(), "/v1/chat/completions").map_err(|refusal| match refusal {
             Refusal::Line { line, code, .. } => (line, code),

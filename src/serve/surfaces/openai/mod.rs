@@ -8,7 +8,6 @@ mod page;
 mod window;
 
 use std::borrow::Cow;
-use std::fs::File;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -27,6 +26,7 @@ use crate::serve::batch::row::{Answered, begin, quoted, write_parts};
 use crate::serve::limits::Limits;
 use crate::serve::surfaces::surface::Surface;
 use crate::storage::lines::trim_json_whitespace;
+use crate::storage::read_at::ReadAt;
 
 const FORM: RowForm = RowForm::FULL;
 
@@ -59,7 +59,7 @@ impl Surface for OpenAi {
         true
     }
 
-    fn check(&self, input: &File, limits: &Limits, endpoint: &str) -> Result<Checked, Refusal> {
+    fn check(&self, input: &dyn ReadAt, limits: &Limits, endpoint: &str) -> Result<Checked, Refusal> {
         input::check(input, limits, endpoint)
     }
 

@@ -5,7 +5,6 @@ mod files;
 mod upload;
 
 use std::borrow::Cow;
-use std::fs::File;
 
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post, put};
@@ -25,6 +24,7 @@ use crate::serve::batch::row::{self, Answered};
 use crate::serve::limits::Limits;
 use crate::serve::surfaces::surface::Surface;
 use crate::storage::lines::trim_json_whitespace;
+use crate::storage::read_at::ReadAt;
 
 const FORM: RowForm = RowForm::SPARE;
 
@@ -53,7 +53,7 @@ impl Surface for Together {
         false
     }
 
-    fn check(&self, input: &File, limits: &Limits, _endpoint: &str) -> Result<Checked, Refusal> {
+    fn check(&self, input: &dyn ReadAt, limits: &Limits, _endpoint: &str) -> Result<Checked, Refusal> {
         input::check(input, limits)
     }
 
