@@ -60,8 +60,8 @@ struct Entry {
 }
 
 impl OnlineApi {
-    /// Opens the batches in `directory`, which is made when it is not there. Those that have not ended resume when their
-    /// lines are attached. To be called within a tokio runtime.
+    /// Opens the batches in `directory`, which is made when it is not there. Those that have not ended resume when
+    /// their lines are attached. To be called within a tokio runtime.
     ///
     /// # Errors
     /// When the directory cannot be read, or a record in it is damaged.

@@ -261,7 +261,8 @@ fn read_head(line: &[u8]) -> Option<(u64, u64)> {
     Some((bytes, u64::from_str_radix(sum, 16).ok()?))
 }
 
-/// Whether a whole group begins behind the first byte of `range`. Its first line may have become the end of another one.
+/// Whether a whole group begins behind the first byte of `range`. Its first line may have become the end of another
+/// one.
 fn has_group_behind(file: &dyn ReadAt, range: Range<u64>) -> io::Result<bool> {
     let (mut at, mut line, mut records) = (range.start, Vec::new(), Vec::new());
     let reader_at = |at| RangeReader::new(file, at..range.end);

@@ -15,8 +15,8 @@
 //! Invariants: content is published before the record that speaks of it, and a record is removed before its content, so
 //! a kill leaves at most content that nothing speaks of, which the next start removes. The input of a batch stays until
 //! the batch has ended, though its owner may have deleted it: what was answered may be paid for, and it takes the input
-//! to give it back. A **lasting** store is on disk, too, before a client hears of a change: what an upstream answers has
-//! its price.
+//! to give it back. A **lasting** store is on disk, too, before a client hears of a change: what an upstream answers
+//! has its price.
 
 pub(crate) mod batch;
 pub(crate) mod file;
