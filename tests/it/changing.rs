@@ -67,10 +67,10 @@ fn an_input_that_is_edited_or_cut_under_a_run_is_not_sent() {
         ended.saying("has changed");
         assert!(!place.has("out.jsonl"), "{what}");
         assert!((1..SHARDS).contains(&before), "{what}: {before}");
-        // Put back as it was, it is gone on with.
+        // With the input restored, the run is resumed.
         place.write("in.jsonl", generated(60));
         let arguments = format!("run in.jsonl -o out.jsonl {OPTIONS} {}", service.arguments());
-        place.run(&arguments).with_code(0).saying("going on with 60 requests");
+        place.run(&arguments).with_code(0).saying("resuming 60 requests");
         assert_same(&place.read("out.jsonl"), &replies(&generated(60)));
         service.books().assert_billed_once(&generated(60));
     }
@@ -118,7 +118,7 @@ fn between_two_processes_an_input_is_known_by_its_content() {
     // The same lines in another file, of another time.
     place.write("new", generated(60));
     std::fs::rename(place.path("new"), place.path("in.jsonl")).unwrap();
-    place.run(&arguments).with_code(0).saying("going on with 60 requests");
+    place.run(&arguments).with_code(0).saying("resuming 60 requests");
     assert_same(&place.read("out.jsonl"), &replies(&generated(60)));
     assert_eq!(service.books().accepted(), SHARDS);
     service.books().assert_billed_once(&generated(60));
@@ -186,7 +186,7 @@ fn an_input_that_was_edited_unseen_is_not_given_out_with_the_errors() {
     place.run(&arguments).with_code(6);
     unseen(&place.path("in.jsonl"), edit);
     // Replies alone need nothing of it.
-    place.run(&arguments).with_code(6).saying("all is done");
+    place.run(&arguments).with_code(6).saying("already complete");
     std::fs::remove_file(place.path("out.jsonl")).unwrap();
     let with_errors = format!("{arguments} --errors errors.jsonl");
     let refused = place.run(&with_errors).with_code(8);

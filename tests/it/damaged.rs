@@ -157,7 +157,7 @@ fn a_ledger_of_a_newer_program_and_one_that_is_empty_or_gone_are_refused() {
     place.run(&arguments).with_code(8).saying("hint: ");
     assert_eq!(service.books().calls("create_batch"), 9, "nothing was begun anew");
     std::fs::write(&ledger, &sound).unwrap();
-    place.run(&arguments).with_code(0).saying("all is done");
+    place.run(&arguments).with_code(0).saying("already complete");
     service.books().assert_billed_once(&requests);
 }
 

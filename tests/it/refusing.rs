@@ -55,7 +55,7 @@ fn a_service_without_encryption_needs_no_certificates() {
 fn without_a_key_nothing_is_asked_of_a_provider_and_the_hint_names_a_way_out() {
     let (place, _) = place_with_requests(3);
     let ended = place.run("run in.jsonl").with_code(3);
-    ended.saying("there is no API key for together").saying("hint: set TOGETHER_API_KEY").saying("--provider local");
+    ended.saying("no API key for together").saying("hint: set TOGETHER_API_KEY").saying("--provider local");
     assert_eq!(place.names(), ["in.jsonl"]);
 }
 

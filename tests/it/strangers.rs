@@ -112,7 +112,7 @@ fn a_batch_that_the_service_does_not_show_is_held_and_the_rest_continues() {
                     .saying("does not show its batch")
                     .saying("look at both")
                     .saying("it is held")
-                    .saying("held: 1 shard");
+                    .saying("on hold: 1 shard");
                 let place_status = place.run("status --json").with_code(0);
                 let shown: Value = serde_json::from_slice(&place_status.stdout).unwrap();
                 assert_eq!(
