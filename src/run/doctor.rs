@@ -117,7 +117,7 @@ fn examine_submissions(ledger: &mut Ledger, mend: bool) -> Result<Vec<Finding>, 
     let mut findings = Vec::new();
     for intent in ledger.forgotten()? {
         let known = !mend || ledger.remember(&intent)?;
-        let what = format!("ledger: submission {} was recorded and is not there", intent.submission);
+        let what = format!("ledger: submission {} was recorded but is missing", intent.submission);
         let remedy = if known { Remedy::LookAgain } else { Remedy::Restore };
         findings.push(Finding { shard: Some(intent.shard), what, remedy });
     }

@@ -180,7 +180,7 @@ fn missing_replies_are_held_and_the_rest_is_delivered() {
         let command = format!("run in.jsonl {} {SHORT}", between.arguments());
         for _ in 0..2 {
             let ended = place.run(&format!("{command} -o out.jsonl")).with_code(7).saying("on hold: 1 shard (1)");
-            ended.saying("batches have answered more than could be fetched").saying("--accept-incomplete");
+            ended.saying("the service has more replies than could be fetched").saying("--accept-incomplete");
             let output = place.read("out.jsonl");
             assert_eq!(ids(&output), ids(&requests), "a line for each request");
             let held = held(&output);

@@ -156,7 +156,7 @@ fn an_input_that_was_edited_unseen_is_found_before_its_answers_are_matched() {
         unseen(&place.path("in.jsonl"), change);
         for _ in 0..2 {
             let ended = place.run(&arguments).with_code(8);
-            ended.saying("error: in.jsonl:").saying(words).saying("hint: put the input back as it was");
+            ended.saying("error: in.jsonl:").saying(words).saying("hint: restore the input to its state");
             assert!(!place.has("out.jsonl"));
         }
         // What was paid for has come home meanwhile.
@@ -190,7 +190,7 @@ fn an_input_that_was_edited_unseen_is_not_given_out_with_the_errors() {
     std::fs::remove_file(place.path("out.jsonl")).unwrap();
     let with_errors = format!("{arguments} --errors errors.jsonl");
     let refused = place.run(&with_errors).with_code(8);
-    refused.saying("cannot look up request").saying("are not what they were").saying("hint: put the input back");
+    refused.saying("cannot look up request").saying("are not what they were").saying("hint: restore the input");
     assert!(!place.has("errors.jsonl") && !place.has("out.jsonl"));
     place.write("in.jsonl", &requests);
     place.run(&with_errors).with_code(6);

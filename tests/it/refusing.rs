@@ -203,7 +203,7 @@ fn an_unwritable_directory_is_named() {
     assert_eq!(ended.text(), "8\n2\n");
     ended
         .saying("/d/home: Read-only file system")
-        .saying("hint: name another directory for runs: BATCHLINE_HOME")
+        .saying("hint: choose another directory: BATCHLINE_HOME")
         .saying("cannot write the output d/out.jsonl: Read-only file system");
     // The second was refused its output before anything was read.
     assert_eq!((place.runs().len(), place.unnamed_runs().len()), (0, 0));
