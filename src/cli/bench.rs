@@ -24,10 +24,10 @@ use super::terminal::{print, print_json, say};
 pub(crate) fn bench(arguments: &BenchArguments) -> Result<Exit, Failure> {
     let directory = arguments.directory.clone().unwrap_or_else(std::env::temp_dir);
     let amount = arguments.requests.map_or(Amount::Bytes(arguments.bytes), Amount::Requests);
-    let provider = hosted(Host::BuiltIn).ok_or_else(|| Failure::Usage("no service is built in".to_owned()))?;
+    let provider = hosted(Host::BuiltIn).ok_or_else(|| Failure::Usage("there is no built-in service".to_owned()))?;
     let mut runs: Vec<Vec<Measured>> = Vec::new();
     for run in 1..=arguments.runs {
-        // A service of its own for each run: one that has seen the shards before would not take them again.
+        // A new service for each run: one that has seen the shards before would reject them.
         let place = Incoming::create(&directory)?;
         let service = Service::start(&place)?;
         let options = BenchOptions {
@@ -52,7 +52,7 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<Exit, Failure> {
     show(&medians(&runs), arguments)
 }
 
-/// For each stage the median of its times and the highest of its peaks.
+/// For each stage, the median of its times and the maximum of its peaks.
 fn medians(runs: &[Vec<Measured>]) -> Vec<Measured> {
     let stages = runs.first().map_or(0, Vec::len);
     let median = |stage: usize, of: fn(&Measured) -> f64| {
@@ -103,7 +103,8 @@ fn show(stages: &[Measured], arguments: &BenchArguments) -> Result<Exit, Failure
     Ok(Exit::Success)
 }
 
-/// The local service in a process of its own, so that its work is not counted as ours. It ends with its standard input.
+/// The local service in a separate process, so that its work is not measured. It exits when its standard input is
+/// closed.
 struct Service {
     child: Child,
     base_url: String,
@@ -123,7 +124,7 @@ impl Service {
         let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--batch-time", "0ms", "--until-stdin-ends", "--directory"]);
         command.arg(place.path().join("service"));
-        // It needs no key, so it gets none.
+        // It needs no key, so none is passed on.
         for variable in keys::key_variables() {
             command.env_remove(variable);
         }
@@ -143,7 +144,7 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         drop(self.stdin.take());
-        // It ends by itself now; without waiting its directory would be removed under it.
+        // It exits by itself now; without waiting, its directory would be removed while it is still using it.
         let _ = self.child.wait();
     }
 }

@@ -53,7 +53,7 @@ impl Exit {
         }
     }
 
-    /// The more severe of two: what is wrong here rather than what is left to do.
+    /// The more severe of two: local damage takes precedence over unfinished requests.
     pub(crate) fn or(self, other: Self) -> Self {
         if (self as u8) >= (other as u8) { self } else { other }
     }
@@ -71,7 +71,7 @@ pub(crate) enum Failure {
     /// The library cannot continue.
     #[error(transparent)]
     Run(#[from] Error),
-    /// The local service cannot go on.
+    /// The local service cannot continue.
     #[error(transparent)]
     Serve(#[from] ServeError),
     /// As [`Error::Interrupted`], by SIGTERM.
@@ -127,7 +127,7 @@ impl Failure {
     }
 }
 
-/// What kind of error of the local service it is.
+/// The kind of an error of the local service.
 fn serve_kind(error: &ServeError) -> ErrorKind {
     match error {
         ServeError::Locked { .. } => ErrorKind::Locked,

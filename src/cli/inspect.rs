@@ -63,7 +63,7 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
         let (requests, bytes) = (plural(shard.requests, "request"), size(shard.bytes));
         let held = match shard.held_requests {
             0 => String::new(),
-            number => format!(", {} held", plural(number, "request")),
+            number => format!(", {} on hold", plural(number, "request")),
         };
         print(&format!(
             "shard {}: {requests}, {bytes}, {}{held}{batch}{batch_status}{note}",
@@ -131,7 +131,7 @@ pub(crate) fn cancel(arguments: &CancelArguments) -> Result<Exit, Failure> {
     let identity = Report::read(&run)?.service;
     let (name, place) = identity.split_once(' ').unwrap_or((&identity, BUILT_IN));
     let provider = settings::provider(name)?;
-    // The batches are where the run created them, whatever the environment says now.
+    // The batches are at the service that created them, regardless of the current environment.
     let recorded = (place != BUILT_IN).then(|| place.to_owned());
     let service = ServiceArguments {
         base_url: arguments.service.base_url.clone().or(recorded),
@@ -161,7 +161,7 @@ async fn cancel_batches(api: &impl Api, run: &Path) -> Result<Vec<Cancelled>, Fa
     Ok(inspect::cancel(api, run).await?)
 }
 
-/// What a command needs a run for that was not named.
+/// Why a command needs a run that was not named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// Reading it: any run will do.
@@ -206,7 +206,7 @@ pub(crate) fn describe(status: &Report) -> String {
     left.extend((set_aside > 0).then(|| format!("{} set aside", count(set_aside))));
     let with = if left.is_empty() { "" } else { " with " };
     let mut parts = vec![format!("{progress}{with}{}", left.join(", "))];
-    parts.extend((shards("held") > 0).then(|| format!("{} held", count(shards("held")))));
+    parts.extend((shards("held") > 0).then(|| format!("{} on hold", count(shards("held")))));
     for (number, noun) in [(status.queued_requests, "request"), (status.queued_shards, "shard")] {
         parts.extend((number > 0).then(|| format!("{} queued for the next `batchline run`", plural(number, noun))));
     }

@@ -1,6 +1,6 @@
 //! From the command line to the library and back to the exit code.
 //!
-//! Data goes to stdout, everything else to stderr. Every command is a file; what they share is here.
+//! Data goes to stdout, everything else to stderr. Each command has its own file; shared code is here.
 
 mod args;
 mod asking;
@@ -41,11 +41,11 @@ pub(crate) fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // What it quotes from the command line may have come out of a pattern over hostile file names.
+            // It quotes the command line, which may contain hostile file names that a shell pattern matched.
             let visible = |word: OsString| shown::visible(&word.to_string_lossy()).into_owned();
             let error = Arguments::try_parse_from(std::env::args_os().map(visible)).err().unwrap_or(error);
             let usage = if error.use_stderr() { Exit::Usage } else { Exit::Success };
-            // A closed pipe is a quiet exit here, too.
+            // A closed pipe exits silently here, too.
             let _ = error.print();
             return usage.into();
         }
@@ -54,14 +54,14 @@ pub(crate) fn main() -> ExitCode {
     match catch_unwind(|| dispatch(arguments.command)) {
         Ok(Ok(exit)) => exit.into(),
         Ok(Err(error)) => exit::report(&error, json).into(),
-        // The panic has said what it had to say.
+        // The panic hook has already printed the message.
         Err(_) => Exit::Internal.into(),
     }
 }
 
-/// A panic of the main thread ends the process: what it would unwind through may wait for threads that were never
-/// started. Nothing is lost, for a run survives worse at any moment.
-#[expect(clippy::exit, reason = "nothing else is certain to come to an end")]
+/// A panic of the main thread ends the process: unwinding could block on threads that were never started. Nothing is
+/// lost: a run can be killed at any moment and resumed.
+#[expect(clippy::exit, reason = "nothing else is certain to terminate")]
 fn end_on_panics() {
     let (main, tell) = (std::thread::current().id(), std::panic::take_hook());
     std::panic::set_hook(Box::new(move |panic| {

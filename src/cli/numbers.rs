@@ -1,4 +1,4 @@
-//! How numbers look to people.
+//! Human-readable numbers.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub(crate) fn count(number: u64) -> String {
 pub(crate) fn size(bytes: u64) -> String {
     let units = [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
     match units.into_iter().find(|(unit, _)| bytes >= *unit) {
-        #[expect(clippy::cast_precision_loss, reason = "shown with one digit behind the point")]
+        #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
         Some((unit, name)) => format!("{:.1} {name}", bytes as f64 / unit as f64),
         None => format!("{bytes} bytes"),
     }
@@ -37,7 +37,7 @@ pub(crate) fn plural(number: u64, noun: &str) -> String {
     format!("{} {noun}{ending}", count(number))
 }
 
-/// Seconds, as precise as they matter.
+/// Seconds, with a precision that suits their size.
 pub(crate) fn seconds(seconds: f64) -> String {
     if seconds < 100.0 {
         return format!("{seconds:.1} s");
@@ -62,7 +62,7 @@ pub(crate) fn moment(rfc3339: &str) -> String {
     moment.map_or_else(|_| rfc3339.to_owned(), |moment| moment.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
-/// What is said of so many replies whose ids are nearly those of their requests.
+/// The message about replies whose ids are nearly those of their requests.
 pub(crate) fn recognised(replies: u64) -> String {
     let noun = if replies == 1 { "reply" } else { "replies" };
     format!("recognised by nearly the same id: {} {noun}", count(replies))

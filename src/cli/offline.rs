@@ -20,10 +20,10 @@ use super::records::{CheckTotals, MergeTotals, PlanTotals, PlannedShard, Record}
 use super::settings;
 use super::terminal::{print, print_json, print_path, say, say_json};
 
-/// Bytes that make a token, roughly: what English prose and JSON have on average. An estimate, named as such.
+/// Average bytes per token of English prose and JSON. The output labels the result as an estimate.
 const BYTES_PER_TOKEN: u64 = 4;
 
-/// Bytes gathered before they are written.
+/// Size of the write buffer in bytes.
 const WRITE_BYTES: usize = 256 * 1024;
 
 pub(crate) fn check(arguments: &CheckArguments) -> Result<Exit, Failure> {

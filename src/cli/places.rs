@@ -9,13 +9,13 @@ use batchline::run::error::Error;
 
 use super::exit::Failure;
 
-/// Overrides where runs are kept.
+/// The environment variable that overrides where runs are kept.
 pub(crate) const HOME_VARIABLE: &str = "BATCHLINE_HOME";
 
 /// The name of the program's directory within the XDG state directory.
 const HOME_NAME: &str = "batchline";
 
-/// Where earlier versions kept runs, below the working directory.
+/// Where earlier versions kept runs, relative to the working directory.
 const IN_WORKING_DIRECTORY: &str = ".batchline";
 
 /// All directories that hold runs.
@@ -44,7 +44,7 @@ fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from)
 }
 
-/// The directory of a run that the user named, by its path or by its name in one of the directories that hold runs.
+/// The directory of a run given by path, or by name in one of the directories that hold runs.
 pub(crate) fn named(run: &Path) -> Result<PathBuf, Failure> {
     let is_name = run.components().count() == 1 && run.file_name().is_some();
     if !is_name || layout::ledger(run).exists() {

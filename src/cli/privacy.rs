@@ -1,22 +1,22 @@
-//! The memory of a process that holds a key is its owner's alone.
+//! Protects the memory of a process that holds a key.
 //!
-//! In: nothing. Out: a process that leaves no core dump, and that no other process of the same user can look into: not
-//! its memory, not the environment that the key may stand in.
+//! In: nothing. Out: a process that leaves no core dump. Other processes of the same user cannot read its memory or its
+//! environment, which may hold the key.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use super::terminal::say;
 
-/// Leaves the process open to debuggers and core dumps, for who looks for a defect in it.
+/// The environment variable that permits debuggers and core dumps.
 const DEBUGGABLE_VARIABLE: &str = "BATCHLINE_DEBUGGABLE";
 
-/// Closes the process. To be called before a key is read.
+/// Protects the process. Must be called before a key is read.
 pub(crate) fn close() {
     if std::env::var_os(DEBUGGABLE_VARIABLE).is_some_and(|value| value == "1") {
         return;
     }
     let no_core = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
-    // Also where the system hands core dumps to a program, which no limit stops.
+    // Effective even where the system pipes core dumps to a program, which ignores the limit.
     let closed = no_core.and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
     if let Err(error) = closed {
         say!("warning: a crash may leave the key in a core dump: {error}");

@@ -1,4 +1,4 @@
-//! Progress: bars on a terminal, a plain line now and then elsewhere, JSON records on request. All on stderr.
+//! Progress: bars on a terminal, periodic plain lines elsewhere, JSON records on request. All on stderr.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
@@ -17,22 +17,22 @@ use super::numbers::{count, plural, size};
 use super::records::{self, Message, Record, Started};
 use super::terminal::{names, say_json, say_line};
 
-/// Time between two plain lines.
+/// Interval between plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Time between two JSON records of progress.
+/// Interval between JSON progress records.
 const JSON_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How to say it.
+/// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manner {
     /// Only defects and warnings.
     Quiet,
-    /// Bars that redraw themselves.
+    /// Progress bars.
     Bars,
-    /// A line now and then.
+    /// Periodic lines.
     Plain,
-    /// Records.
+    /// JSON records.
     Json,
 }
 
@@ -47,7 +47,7 @@ impl Manner {
     }
 }
 
-/// Where things stand.
+/// The latest figures, and what was shown of them.
 #[derive(Debug, Default)]
 struct Standing {
     requests: u64,
@@ -62,11 +62,11 @@ struct Standing {
     last: String,
     last_record: Option<records::Progress>,
     bars: Vec<(&'static str, ProgressBar)>,
-    /// The run has ended; what is still told comes from transfers that were cut off.
+    /// The run has ended; later events come from interrupted transfers and are ignored.
     finished: bool,
 }
 
-/// Shows what the engine tells.
+/// Shows the events of the engine.
 #[derive(Debug)]
 pub(crate) struct Progress {
     manner: Manner,
@@ -77,12 +77,12 @@ pub(crate) struct Progress {
 impl Progress {
     pub(crate) fn new(manner: Manner) -> Self {
         let target = if manner == Manner::Bars { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        // The first plain line comes when some time has passed.
+        // The first plain line appears after one interval.
         let standing = Standing { said: Some(Instant::now()), ..Standing::default() };
         Self { manner, screen: MultiProgress::with_draw_target(target), standing: Mutex::new(standing) }
     }
 
-    /// Removes the bars; what follows is the summary.
+    /// Removes the bars; the summary follows.
     pub(crate) fn finish(&self) {
         let mut standing = self.standing();
         standing.finished = true;
@@ -95,7 +95,7 @@ impl Progress {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A line that stays, above the bars.
+    /// Prints a permanent line above the bars.
     fn say(&self, line: &str) {
         if self.manner == Manner::Bars {
             self.screen.suspend(|| say_line(line));
@@ -108,7 +108,7 @@ impl Progress {
         self.say_remark("note", text, |message| Record::Note(Message { message }));
     }
 
-    /// A warning or a note in words, or as a record.
+    /// Prints a warning or a note, as text or as a record.
     fn say_remark(&self, kind: &str, text: &str, record: fn(&str) -> Record<'_>) {
         if self.manner == Manner::Json {
             say_json(record(text));
@@ -117,7 +117,7 @@ impl Progress {
         }
     }
 
-    /// Moves the bar of that name, which appears with its first move.
+    /// Updates the bar of that name; the first update creates it.
     fn bar(&self, standing: &mut Standing, name: &'static str, at: u64, total: u64, is_bytes: bool) {
         if self.manner != Manner::Bars {
             return;
@@ -144,7 +144,7 @@ impl Progress {
         }
     }
 
-    /// A plain line or a record of where things stand, if it is time and something has changed.
+    /// Prints the progress as a plain line or a record, if the interval has passed and something has changed.
     fn say_standing(&self, standing: &mut Standing) {
         let interval = if self.manner == Manner::Json { JSON_INTERVAL } else { PLAIN_INTERVAL };
         if standing.said.is_some_and(|said| said.elapsed() < interval) {
@@ -166,7 +166,7 @@ impl Progress {
             }
         } else {
             let line = if *shards == ShardCounts::default() {
-                // A merge by hand: there is no service.
+                // `merge`: no service is involved.
                 match merged.lines() {
                     0 => format!("read {} of replies", size(*downloaded)),
                     lines => format!("merged {} lines", count(lines)),
@@ -190,7 +190,7 @@ impl Progress {
     }
 
     fn started(&self, directory: &Path, (resumed, done): (bool, bool), standing: &mut Standing, shards: usize) {
-        // What was said so far was about the check.
+        // The lines so far were about the check.
         standing.said = Some(Instant::now());
         let (requests, bytes) = (standing.requests, standing.bytes);
         match self.manner {
@@ -201,8 +201,8 @@ impl Progress {
             Manner::Quiet => {}
             Manner::Bars | Manner::Plain => {
                 let verb = match (resumed, done) {
-                    (true, true) => "all is done:",
-                    (true, false) => "going on with",
+                    (true, true) => "already complete:",
+                    (true, false) => "resuming",
                     (false, _) => "starting",
                 };
                 let shards = plural(shards as u64, "shard");
@@ -219,7 +219,7 @@ impl Progress {
 
 impl Monitor for Progress {
     fn sends_again(&self, earlier: &EarlierRun) -> bool {
-        // Who wants records reads no questions.
+        // With --json the reader is a program: do not ask.
         if self.manner == Manner::Json {
             return false;
         }
@@ -228,7 +228,7 @@ impl Monitor for Progress {
             number => format!(", and {} at the service", count(number)),
         };
         let text = format!(
-            "an earlier run over {} has answers to {} of {}{at_service}; this one sends all {} again. Continue?",
+            "an earlier run over {} has answers to {} of {}{at_service}; this run would send all {} again. Continue?",
             names(&earlier.inputs),
             count(earlier.answered),
             plural(earlier.requests, "request"),
@@ -272,7 +272,7 @@ impl Monitor for Progress {
 }
 
 impl Progress {
-    /// Takes up a number that has moved.
+    /// Records a figure that has changed.
     fn take(&self, standing: &mut Standing, event: Event<'_>) {
         match event {
             Event::Uploaded { bytes } => {
@@ -304,16 +304,16 @@ impl Progress {
     }
 }
 
-/// The states in which there are shards.
+/// How many shards are in each state, without the empty states.
 fn describe(shards: &ShardCounts) -> String {
     let mut text = String::new();
     for (number, state) in [
         (shards.waiting, "to upload"),
         (shards.uploaded, "to submit"),
-        (shards.submitted, "at work"),
-        (shards.ended, "coming back"),
+        (shards.submitted, "in progress"),
+        (shards.ended, "to download"),
         (shards.indexed, "done"),
-        (shards.held, "held"),
+        (shards.held, "on hold"),
     ] {
         if number > 0 {
             let _ = write!(text, ", {} {state}", count(number as u64));

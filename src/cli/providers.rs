@@ -26,7 +26,7 @@ pub(crate) fn providers(arguments: &ProvidersArguments) -> Result<Exit, Failure>
         let (requests, bytes) = (count(row.limits.shard_requests), size(row.limits.shard_bytes));
         let (window, confidence) = (row.completion_window, row.confidence.to_string());
         print(&columns([row.name, row.dialect.name(), &requests, &bytes, window, row.key_variable, &confidence]))?;
-        let place = if row.base_url.is_empty() { "--base-url names it" } else { row.base_url };
+        let place = if row.base_url.is_empty() { "requires --base-url" } else { row.base_url };
         print(&format!("{:13} {place}: {}", "", row.source_note))?;
     }
     say_line("");

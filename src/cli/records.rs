@@ -1,9 +1,9 @@
-//! The records that `--json` prints, one a line, and their JSON Schema.
+//! The records that `--json` prints, one per line, and their JSON Schema.
 //!
-//! In: what the library says. Out: a line of JSON that begins with `schema` and `kind`.
+//! In: the library's results and events. Out: a line of JSON that begins with `schema` and `kind`.
 //!
-//! Invariants: all that is printed as a record is a variant of [`Record`], so `batchline schema` describes it. A change
-//! that takes a field away, or gives it another meaning, raises [`SCHEMA`]; a new field or kind does not.
+//! Invariants: every record that is printed is a variant of [`Record`], so `batchline schema` describes it. Removing a
+//! field or changing its meaning increments [`SCHEMA`]; a new field or kind does not.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ pub(crate) const SCHEMA: u32 = 1;
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(title = "batchline records", description = "One line that batchline prints with --json.")]
 pub(crate) struct Versioned<'r> {
-    /// The version of the records: raised when a field goes away or changes its meaning.
+    /// The version of the records: incremented when a field is removed or changes its meaning.
     #[schemars(extend("const" = SCHEMA))]
     schema: u32,
     #[serde(flatten)]
@@ -39,7 +39,7 @@ impl<'r> From<Record<'r>> for Versioned<'r> {
     }
 }
 
-/// All that is printed as a record, by its kind.
+/// All records, by kind.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub(crate) enum Record<'r> {

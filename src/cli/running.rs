@@ -18,7 +18,7 @@ use super::records::{Record, RunSummary};
 use super::settings;
 use super::terminal::{say_json, say_line};
 
-/// Shards named in a summary; the rest is counted.
+/// Maximum number of shards or batches listed in a line of the summary.
 const HELD_SHOWN: usize = 5;
 
 pub(crate) fn run(arguments: &RunArguments) -> Result<Exit, Failure> {
@@ -57,7 +57,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<Exit, Failure> {
     Ok(exit_of(&summary))
 }
 
-/// The first signal stops the run, which then can be gone on with; the second one ends the process at once.
+/// The first signal stops the run, which can be resumed; the second ends the process immediately.
 #[expect(clippy::exit, reason = "a second Ctrl-C means now")]
 async fn stop_on_signals(stop: CancellationToken, terminated: Arc<AtomicBool>) {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
@@ -97,7 +97,7 @@ fn describe(summary: &Summary) -> Vec<String> {
     let mut parts =
         vec![plural(summary.report.outcomes.outputs, "output"), plural(summary.report.outcomes.errors, "error")];
     parts.push(format!("{} missing", count(summary.report.outcomes.missing)));
-    for (number, what) in [(summary.report.invalid, "invalid and skipped"), (summary.held, "held")] {
+    for (number, what) in [(summary.report.invalid, "invalid and skipped"), (summary.held, "on hold")] {
         if number > 0 {
             parts.push(format!("{} {what}", count(number)));
         }
@@ -154,7 +154,7 @@ fn describe(summary: &Summary) -> Vec<String> {
         let shown: Vec<&str> = summary.report.surplus_batches.iter().take(HELD_SHOWN).map(String::as_str).collect();
         let more = if summary.report.surplus_batches.len() > HELD_SHOWN { ", …" } else { "" };
         lines.push(format!(
-            "too many: {} ({}{more}) on files of this run, which may have been paid for twice; `batchline status {}` explains",
+            "duplicate batches: {} ({}{more}) on files of this run, possibly paid for twice; `batchline status {}` explains",
             plural(summary.report.surplus_batches.len() as u64, "batch"),
             shown.join(", "),
             Name(&summary.report.directory)
@@ -163,7 +163,7 @@ fn describe(summary: &Summary) -> Vec<String> {
     lines
 }
 
-/// Which shards are held for a reason, and what settles it.
+/// The line about the shards that are on hold for a reason, with its remedy.
 fn describe_held(summary: &Summary, reason: HeldReason) -> Option<String> {
     let held: Vec<u32> =
         summary.held_shards.iter().filter(|held| held.reason == reason).map(|held| held.shard).collect();
@@ -171,7 +171,7 @@ fn describe_held(summary: &Summary, reason: HeldReason) -> Option<String> {
     let more = if held.len() > HELD_SHOWN { ", …" } else { "" };
     (!held.is_empty()).then(|| {
         format!(
-            "held: {} ({}{more}): {}; `batchline status {}` explains. {}",
+            "on hold: {} ({}{more}): {}; `batchline status {}` explains. {}",
             plural(held.len() as u64, "shard"),
             shown.join(", "),
             reason.words(),

@@ -16,7 +16,7 @@ pub(crate) fn schema() -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// Takes the links of Rust's documentation out of a description, which is made of it.
+/// Removes rustdoc links from a description, which is generated from doc comments.
 fn plain_links(schema: &mut Schema) {
     if let Some(Value::String(description)) = schema.get_mut("description") {
         *description = description.replace("[`", "`").replace("`]", "`");

@@ -1,6 +1,6 @@
-//! The service that answers a run: what was chosen, and the [`Api`](batchline::remote::Api) that reaches it.
+//! The service that answers a run: its settings, and the [`Api`](batchline::remote::Api) that reaches it.
 //!
-//! In: a provider, with the address and the key that the options or the environment name. Out: a run that was executed.
+//! In: a provider, with the address and the key from the options or the environment. Out: a run that was executed.
 //! The built-in service is started here, in the run directory, and stopped when the run has ended.
 
 use std::time::Duration;
@@ -18,19 +18,19 @@ use super::args::{RunArguments, ServiceArguments};
 use super::exit::Failure;
 use super::keys::{configuration, online_token, variable};
 
-/// How long a service without a Batch API may be out of reach, or refuse everything, before the run ends, unless the
-/// user says otherwise. It can be resumed later.
+/// How long a service without a Batch API may be unreachable, or refuse everything, before the run ends, by default.
+/// The run can be resumed later.
 const PATIENCE: Duration = Duration::from_mins(30);
 
 /// The service that answers.
 #[derive(Debug, Clone)]
 pub(crate) enum Service {
-    /// The built-in one, started for this run inside of this process.
+    /// The built-in one, started for this run within this process.
     BuiltIn {
         /// Its provider.
         provider: &'static Provider,
     },
-    /// One that has no Batch API: it is asked request by request.
+    /// One without a Batch API: requests are sent one by one.
     Online {
         /// Its provider.
         provider: &'static Provider,
@@ -38,14 +38,14 @@ pub(crate) enum Service {
         address: Address,
         /// The key, if there is one.
         token: Option<Token>,
-        /// Most requests that are there at a time.
+        /// Maximum requests in flight.
         concurrency: usize,
         /// See [`PATIENCE`].
         patience: Duration,
     },
     /// One that has a Batch API.
     At {
-        /// What it takes and how it speaks.
+        /// Its limits and dialect.
         provider: &'static Provider,
         /// Where it is.
         address: Address,
@@ -55,15 +55,15 @@ pub(crate) enum Service {
 }
 
 impl Service {
-    /// Chooses the service and its key: from the options, else from the environment, else the provider's own.
+    /// Chooses the service and its key: from the options, else the environment, else the provider's defaults.
     pub(crate) fn choose(provider: &'static Provider, arguments: &ServiceArguments) -> Result<Self, Failure> {
         let typed = arguments.base_url.clone().or_else(|| variable(provider.base_url_variable));
         if provider.host == Host::BuiltIn && typed.is_none() {
             return Ok(Self::BuiltIn { provider });
         }
         if typed.is_none() && provider.base_url.is_empty() {
-            let hint = format!("name it: --base-url URL, or set {}", provider.base_url_variable);
-            return Err(configuration(format!("{} has no address of its own", provider.name), Some(hint)));
+            let hint = format!("pass --base-url URL, or set {}", provider.base_url_variable);
+            return Err(configuration(format!("{} has no default base URL", provider.name), Some(hint)));
         }
         let address = Address::parse(typed.as_deref().unwrap_or(provider.base_url))?;
         if provider.host == Host::Online {
@@ -73,23 +73,23 @@ impl Service {
         let token = match (&arguments.api_key_file, variable(provider.key_variable)) {
             (Some(path), _) => Some(Token::from_file(path)),
             (None, Some(value)) => Some(Token::new(&value)),
-            // The local service wants a key, but any will do.
+            // The local service requires a key, but accepts any.
             (None, None) if provider.host == Host::BuiltIn => Some(Token::new(provider.name)),
             (None, None) => None,
         };
         let token = token.transpose().map_err(|error| configuration(error.to_string(), None))?;
         if token.is_none() && provider.key_required {
             let hint = format!(
-                "set {} to your key, or try it without one: --provider {}",
+                "set {} to your key, or try it without a key: --provider {}",
                 provider.key_variable,
                 name_of(Host::BuiltIn)
             );
-            return Err(configuration(format!("there is no API key for {}", provider.name), Some(hint)));
+            return Err(configuration(format!("no API key for {}", provider.name), Some(hint)));
         }
         Ok(Self::At { provider, address, token })
     }
 
-    /// The service with the options that only one without a Batch API has.
+    /// Applies the options that only a service without a Batch API has.
     pub(crate) fn with_online_options(mut self, arguments: &RunArguments) -> Result<Self, Failure> {
         if let Self::Online { concurrency, patience, .. } = &mut self {
             *concurrency = arguments.concurrency.map_or(*concurrency, usize::from);
@@ -98,12 +98,12 @@ impl Service {
         }
         let typed = [("--concurrency", arguments.concurrency.is_some()), ("--patience", arguments.patience.is_some())];
         match typed.into_iter().find(|(_, is_typed)| *is_typed) {
-            Some((option, _)) => Err(Failure::Usage(format!("{option} is for --provider {}", name_of(Host::Online)))),
+            Some((option, _)) => Err(Failure::Usage(format!("{option} requires --provider {}", name_of(Host::Online)))),
             None => Ok(self),
         }
     }
 
-    /// What a run of it is named after.
+    /// The service's part of a run's fingerprint.
     pub(crate) fn identity(&self) -> ServiceIdentity {
         match self {
             Self::BuiltIn { provider } => ServiceIdentity::built_in(provider),
@@ -113,7 +113,7 @@ impl Service {
         }
     }
 
-    /// What takes its key out of texts.
+    /// Removes its key from texts.
     pub(crate) fn redactor(&self) -> Redactor {
         match self {
             Self::BuiltIn { .. } => Redactor::default(),
@@ -121,7 +121,7 @@ impl Service {
         }
     }
 
-    /// Has it answer the run.
+    /// Executes the run with it.
     pub(crate) async fn execute(self, run: Run, outputs: Outputs) -> Result<Summary, Failure> {
         let observer = run.observer();
         match self {
@@ -142,7 +142,7 @@ impl Service {
                 let dialect = provider.dialect;
                 let server = Server::start(ServeOptions { directory, dialect, ..ServeOptions::default() }).await?;
                 let address = Address::parse(&server.base_url())?;
-                // It takes any key.
+                // It accepts any key.
                 let token = Token::new(provider.name).map_err(|error| configuration(error.to_string(), None))?;
                 let api = HttpApi::new(provider, address, Some(token), Settings { observer, ..Settings::default() })?;
                 let worked = run.execute(api, outputs).await;
@@ -155,7 +155,7 @@ impl Service {
     }
 }
 
-/// The name of the provider that is hosted so.
+/// The name of the provider with this kind of host.
 fn name_of(host: Host) -> &'static str {
     hosted(host).map_or("none", |row| row.name)
 }

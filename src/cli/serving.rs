@@ -13,7 +13,7 @@ use super::terminal::{print, say};
 
 pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     if !arguments.listen.ip().to_canonical().is_loopback() && arguments.api_key_file.is_none() {
-        let what = format!("anybody who can reach {} could use this server", arguments.listen);
+        let what = format!("anyone who can reach {} could use this server", arguments.listen);
         let hint = "pass --api-key-file FILE, or listen on a loopback address such as 127.0.0.1:8080".to_owned();
         return Err(Failure::Run(batchline::run::error::Error::Configuration { what, hint: Some(hint) }));
     }
@@ -34,8 +34,8 @@ pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     let until_stdin_ends = arguments.until_stdin_ends;
     let upstream = settings::upstream(&arguments)?.map(|upstream| UpstreamOptions { observer: speaking(), ..upstream });
     let answers = match &upstream {
-        Some(upstream) => format!("the answers of {}", upstream.address),
-        None => "an echo".to_owned(),
+        Some(upstream) => format!("answers from {}", upstream.address),
+        None => "echoed answers".to_owned(),
     };
     let options = ServeOptions {
         directory: arguments.directory,
@@ -54,11 +54,17 @@ pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     runtime()?.block_on(async {
         let directory = options.directory.clone();
         let server = Server::start(options).await?;
-        // The first line is for scripts that ask for any free port.
+        // The first line tells scripts which port was chosen.
         print(&server.base_url())?;
-        say!("serving {}'s Batch API with {answers} from {}; Ctrl-C ends it", arguments.dialect, Name(&directory));
+        say!(
+            "serving the {} Batch API with {answers}, state in {}; press Ctrl-C to stop",
+            arguments.dialect,
+            Name(&directory)
+        );
         if is_faulty {
-            say!("with scripted faults; access.jsonl and faults.jsonl there say which of them acted");
+            say!(
+                "injecting scripted faults; access.jsonl and faults.jsonl in that directory record those that occurred"
+            );
         }
         let failed = tokio::select! {
             () = wait_for_signal() => None,
@@ -70,7 +76,7 @@ pub(crate) fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     })
 }
 
-/// Says what happens at the upstream.
+/// Prints what happens at the upstream.
 fn speaking() -> Observer {
     Observer::new(|notice| say!("{notice}"))
 }
@@ -80,11 +86,12 @@ fn unusable(error: &FaultsError) -> Failure {
         FaultsError::Unreadable { source, .. } => format!("{error}: {source}"),
         FaultsError::Invalid { .. } => error.to_string(),
     };
-    let hint = "data/faults has examples, and `cargo doc` for batchline::serve::faults all that a script can say";
+    let hint =
+        "data/faults has examples; the documentation of batchline::serve::faults describes all fields of a script";
     Failure::Run(batchline::run::error::Error::Configuration { what, hint: Some(hint.to_owned()) })
 }
 
-/// Reads standard input to its end, on a thread that nobody has to wait for.
+/// Reads standard input to its end, on a detached thread that does not delay shutdown.
 async fn stdin_ends() {
     let (ended, end) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {

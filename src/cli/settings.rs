@@ -1,4 +1,4 @@
-//! From what was typed, and the environment, to the library's options.
+//! Turns the command line and the environment into the library's options.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,8 +22,8 @@ use super::keys;
 use super::places;
 use super::services::Service;
 
-/// How long the local service's list is watched before a submission in doubt is repeated. It shows a batch as soon as
-/// it exists, and a call cannot outlive the process that would have answered it.
+/// How long the local service's list is watched before a submission with an unknown outcome is repeated. The list shows
+/// a batch as soon as it exists, and a call cannot outlive the server process that would have answered it.
 const LOCAL_SETTLE: Duration = Duration::from_secs(1);
 
 pub(crate) fn inputs(arguments: &InputArguments) -> Vec<Input> {
@@ -39,17 +39,17 @@ pub(crate) fn provider(name: &str) -> Result<&'static Provider, Failure> {
     })
 }
 
-/// The provider that was named, in the dialect that was named; without a name, what speaks that dialect anywhere.
+/// The provider of that name and dialect; without a name, the default provider of that dialect.
 fn chosen(input: &InputArguments) -> Result<&'static Provider, Failure> {
     let Some(name) = &input.provider else {
-        let unknown = || Failure::Usage("no provider speaks this dialect: name one with --provider".to_owned());
+        let unknown = || Failure::Usage("no default provider for this dialect: name one with --provider".to_owned());
         return default_provider(input.dialect).ok_or_else(unknown);
     };
     let named = provider(name)?;
     let Some(dialect) = input.dialect else { return Ok(named) };
     provider_speaking(named.name, dialect).ok_or_else(|| {
         Failure::Usage(format!(
-            "{name} speaks {}, not {}; for a service of your own leave --provider away",
+            "{name} speaks {}, not {}; for your own service, omit --provider",
             named.dialect.name(),
             dialect.name()
         ))
@@ -62,12 +62,12 @@ pub(crate) fn outputs(arguments: &OutputArguments) -> Outputs {
     Outputs { output, errors: arguments.errors.as_deref().map(target), shape: arguments.shape }
 }
 
-/// The path of what is to be written, of which `-` is standard output.
+/// The path of a file to write; `-` is standard output.
 pub(crate) fn target(typed: &Path) -> PathBuf {
     if typed == Path::new("-") { PathBuf::from(STDOUT) } else { typed.to_owned() }
 }
 
-/// The key is a file, too, that no output may replace.
+/// Refuses outputs that would replace the file of the API key.
 pub(crate) fn spare_key(key: Option<&Path>, outputs: &Outputs, report: Option<&Path>) -> Result<(), Failure> {
     let Some(key) = key else { return Ok(()) };
     let mut files = NamedFiles::default();
@@ -81,7 +81,7 @@ pub(crate) fn spare_key(key: Option<&Path>, outputs: &Outputs, report: Option<&P
     Ok(())
 }
 
-/// The endpoint that was named, if the provider has it.
+/// The endpoint of that name, if the provider has it; by default, the provider's first.
 fn endpoint(provider: &Provider, input: &InputArguments) -> Result<&'static str, Failure> {
     let Some(typed) = &input.endpoint else { return Ok(provider.endpoint()) };
     provider.endpoints.iter().copied().find(|known| known == typed).ok_or_else(|| {
@@ -93,18 +93,18 @@ fn endpoint(provider: &Provider, input: &InputArguments) -> Result<&'static str,
     })
 }
 
-/// That many threads, or one for each core.
+/// The number of threads; by default, one per core.
 pub(crate) fn threads(typed: Option<u16>) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     typed.map_or_else(cores, usize::from)
 }
 
-/// The part of the memory that holds ids, and then reply files, in bytes.
+/// The share of the memory for ids during the check, and then for reply files, in bytes.
 pub(crate) fn share(memory: u64) -> usize {
     bytes(memory) / MEMORY_SHARE
 }
 
-/// What is packed into one shard: what was typed, if the provider takes that, or what is usual.
+/// The limits of a shard: those from the command line, if within the provider's, else the usual ones.
 fn shard_limits(
     provider: &Provider,
     endpoint: &str,
@@ -113,7 +113,7 @@ fn shard_limits(
     let (most, usual) = (options::shard_limits(provider, endpoint), options::usual_shard(provider, endpoint));
     let lower = |typed: Option<u64>, most: u64, usual: u64, option: &str| match typed {
         Some(typed) if typed > most => {
-            Err(Failure::Usage(format!("{option} {typed} is more than the {most} that {} takes", provider.name)))
+            Err(Failure::Usage(format!("{option} {typed} exceeds the limit of {}, {most}", provider.name)))
         }
         Some(typed) => Ok(typed),
         None => Ok(usual),
@@ -150,7 +150,7 @@ pub(crate) fn offline(
     })
 }
 
-/// What a run is asked to do, and the service that is to answer it.
+/// The options of a run, and the service that answers it.
 pub(crate) fn run(arguments: &RunArguments) -> Result<(Options, Service), Failure> {
     let provider = chosen(&arguments.input)?;
     let endpoint = endpoint(provider, &arguments.input)?;
@@ -190,7 +190,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(Options, Service), Failur
     Ok((options, service))
 }
 
-/// Where runs are. A run with a directory of its own can do without.
+/// Where runs are kept; not required with --run-dir.
 fn run_places(arguments: &RunArguments) -> Result<RunPlaces, Failure> {
     match (places::places(), &arguments.runs.run_dir) {
         (Err(_), Some(directory)) => Ok(RunPlaces { home: directory.clone(), others: Vec::new() }),
@@ -198,7 +198,7 @@ fn run_places(arguments: &RunArguments) -> Result<RunPlaces, Failure> {
     }
 }
 
-/// The upstream of `serve`, if there is one.
+/// The upstream of `serve`, if any.
 pub(crate) fn upstream(arguments: &ServeArguments) -> Result<Option<UpstreamOptions>, Failure> {
     let Some(url) = &arguments.upstream else { return Ok(None) };
     let address = Address::parse(url)?;

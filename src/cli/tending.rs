@@ -30,7 +30,7 @@ pub(crate) fn retry(arguments: &RetryArguments) -> Result<Exit, Failure> {
         print(&format!("{shards} accepted as complete: {} missing", plural(decided.missing, "request")))?;
     }
     if decided.held > 0 {
-        say!("{} still held: `batchline status` says why and what to do", plural(decided.held, "shard"));
+        say!("{} still on hold: `batchline status` shows why and what to do", plural(decided.held, "shard"));
     }
     if decided.requests + decided.submissions + decided.accepted == 0 {
         say_line("nothing to retry");

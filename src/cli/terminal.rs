@@ -1,10 +1,10 @@
-//! The one way out for what people read: standard error, and the tables and records on standard output.
+//! All terminal output: messages on standard error, tables and records on standard output.
 //!
-//! In: lines, and records in JSON. Out: the same, fit for a terminal.
+//! In: lines, and records in JSON. Out: the same, safe for a terminal.
 //!
-//! Invariants: each call writes exactly one line, whatever is in it, so no text of others can pass for a message of
-//! ours; what could steer a terminal is shown as an escape (see [`shown`]). A record stays the same JSON. Lines are
-//! whole where nobody looks at them; on a terminal a very long one ends with `…`.
+//! Invariants: each call writes exactly one line, whatever it contains, so foreign text cannot pose as one of the
+//! program's messages; control characters are escaped (see [`shown`]). A record remains equivalent JSON. Lines are
+//! truncated, with `…`, only on a terminal.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -20,10 +20,10 @@ use super::records::{Record, Versioned};
 #[error("cannot write to standard output")]
 pub(crate) struct StdoutError(#[source] pub(crate) io::Error);
 
-/// Most characters of a line on a terminal.
+/// Maximum characters of a line on a terminal.
 const LINE_CHARACTERS: usize = 2_000;
 
-/// Writes a line to standard error, made like that of `format!`.
+/// Writes a line to standard error, formatted as by `format!`.
 macro_rules! say {
     ($($text:tt)*) => {
         $crate::cli::terminal::say_line(&format!($($text)*))
@@ -31,7 +31,7 @@ macro_rules! say {
 }
 pub(crate) use say;
 
-/// Writes a line to standard error. Where that is gone, nobody is left to be told.
+/// Writes a line to standard error. Failures are ignored: there is nowhere to report them.
 pub(crate) fn say_line(line: &str) {
     let mut stderr = io::stderr().lock();
     let line = fit(line, stderr.is_terminal());
@@ -40,7 +40,7 @@ pub(crate) fn say_line(line: &str) {
 
 /// Writes a record to standard error.
 pub(crate) fn say_json(record: Record<'_>) {
-    // What cannot be made JSON cannot be printed either: there is no one left to tell.
+    // A failure is ignored: there is nowhere to report it.
     let _ = json_line(record).and_then(|line| write_line(io::stderr().lock(), line.as_bytes()));
 }
 
@@ -56,12 +56,12 @@ pub(crate) fn print_json(record: Record<'_>) -> Result<(), StdoutError> {
     write_line(io::stdout().lock(), json_line(record)?.as_bytes())
 }
 
-/// Writes a JSON document to standard output, indented for people.
+/// Writes an indented JSON document to standard output.
 pub(crate) fn print_document(document: &Value) -> Result<(), StdoutError> {
     write_line(io::stdout().lock(), format!("{document:#}").as_bytes())
 }
 
-/// Writes a file's name to standard output: for a program that reads it as it is, for people as in messages.
+/// Writes a file's name to standard output: verbatim for a program, escaped on a terminal.
 pub(crate) fn print_path(path: &Path) -> Result<(), StdoutError> {
     use std::os::unix::ffi::OsStrExt;
     let stdout = io::stdout().lock();
@@ -72,7 +72,7 @@ pub(crate) fn print_path(path: &Path) -> Result<(), StdoutError> {
     }
 }
 
-/// The names of a run's inputs, as its Ledger has them.
+/// The names of a run's inputs, as recorded in its Ledger.
 pub(crate) fn names(inputs: &[String]) -> String {
     let names: Vec<String> = inputs.iter().map(|input| Name(Path::new(input)).to_string()).collect();
     names.join(", ")
@@ -87,7 +87,7 @@ fn write_line(mut out: impl Write, line: &[u8]) -> Result<(), StdoutError> {
     out.write_all(line).and_then(|()| out.write_all(b"\n")).map_err(StdoutError)
 }
 
-/// A line without what is unsafe, and on a terminal not longer than [`LINE_CHARACTERS`].
+/// A line with unsafe characters escaped, and on a terminal truncated to [`LINE_CHARACTERS`].
 fn fit(line: &str, on_terminal: bool) -> Cow<'_, str> {
     let shown = shown::visible(line);
     match shown.char_indices().nth(LINE_CHARACTERS) {

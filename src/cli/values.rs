@@ -1,6 +1,6 @@
-//! What the values of options look like: sizes, times, names.
+//! Parsers of option values: sizes, times, names.
 //!
-//! In: a word of the command line. Out: what it means, or what was expected instead.
+//! In: the text of a value. Out: the value, or what was expected instead.
 
 use std::time::Duration;
 
@@ -45,10 +45,10 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
 }
 
-/// Longest word for a completion window, in bytes.
+/// Maximum length of a completion window, in bytes.
 const WINDOW_BYTES: usize = 32;
 
-/// Takes a word such as `24h`, `7d` or `1d2h30min`; which of them a service knows is its own affair.
+/// Accepts text such as `24h`, `7d` or `1d2h30min`; which of them are valid is defined by the provider.
 pub(crate) fn completion_window(text: &str) -> Result<String, String> {
     let is_word = (1..=WINDOW_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
     if is_word { Ok(text.to_owned()) } else { Err("expected a time as the provider writes it, such as 24h".to_owned()) }

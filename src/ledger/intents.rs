@@ -1,13 +1,13 @@
-//! The intents: a second record of every POST that may have created a batch, outside of the Ledger.
+//! The intents: a second record of every POST that may have created a batch, outside the Ledger.
 //!
 //! In: a submission, before it is sent. Out: all of them, after any crash.
 //!
-//! `SQLite` takes the end of a damaged write-ahead log for a transaction that was never finished, so damage there takes
-//! the Ledger back in time without a word; and what it has forgotten would be sent, and paid for, once more. This file
-//! tells. One line for each submission: a hash, then JSON. It is only ever appended to.
+//! `SQLite` treats the end of a damaged write-ahead log as an unfinished transaction, so damage there silently reverts
+//! the Ledger to an earlier state, and forgotten submissions would be sent, and paid for, again. This append-only file
+//! detects that: one line per submission, a hash and JSON.
 //!
-//! Invariants: an intent is in the Ledger before it is here, and here before it is sent. So one that is here and not
-//! there was lost, and one that is there and not here was not sent.
+//! Invariants: an intent is in the Ledger before it is here, and here before it is sent. So one that is only here was
+//! lost from the Ledger, and one that is only there was not sent.
 
 use std::io::Write;
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::storage::durable;
 use crate::storage::durable::FileError;
 use crate::storage::local_file::LocalFile;
 
-/// Hexadecimal digits of a line's hash, and the space behind it.
+/// Length of a line's hash in hexadecimal digits, and the space after it.
 const HASH_BYTES: usize = 17;
 
 /// A POST that was about to be sent.
@@ -31,7 +31,7 @@ pub struct Intent {
     pub shard: u32,
     /// The file that the batch would use.
     pub file_id: String,
-    /// Whether the service had that content before.
+    /// Whether the service already had that content.
     pub file_reused: bool,
     /// Batches that used the file before.
     pub known: Vec<String>,
@@ -55,7 +55,7 @@ impl Intents {
         }
         let content = LocalFile::read_whole(path)?;
         if !content.is_empty() && !content.ends_with(b"\n") {
-            // A process died in the midst of a line: what comes next begins a new one.
+            // A process died while writing a line: start a new one.
             file.write_all(b"\n").map_err(FileError::on("write", path))?;
         }
         Ok(Self { file })
@@ -70,7 +70,7 @@ impl Intents {
     }
 }
 
-/// All intents, and how many lines are none.
+/// All intents, and the number of unreadable lines.
 pub fn read(path: &Path) -> Result<(Vec<Intent>, usize), FileError> {
     let text = LocalFile::read_whole(path)?;
     let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
@@ -78,7 +78,7 @@ pub fn read(path: &Path) -> Result<(Vec<Intent>, usize), FileError> {
     Ok((intents.into_iter().flatten().collect(), damaged.len()))
 }
 
-/// What a line says, if it is as it was written.
+/// The intent in a line, if its hash matches.
 #[must_use]
 pub fn read_line(line: &[u8]) -> Option<Intent> {
     let (hash, json) = line.split_at_checked(HASH_BYTES)?;
@@ -104,7 +104,7 @@ mod tests {
         };
         Intents::open(&path).unwrap().add(&intent(1)).unwrap();
         let whole = std::fs::read(&path).unwrap();
-        // Half of a second line, then a process that goes on.
+        // Half of a second line, then a process that resumes.
         durable::append(&path).unwrap().write_all(&whole[..40]).unwrap();
         Intents::open(&path).unwrap().add(&intent(2)).unwrap();
         assert_eq!(read(&path).unwrap(), (vec![intent(1), intent(2)], 1));

@@ -1,16 +1,15 @@
-//! The Ledger: the truth about shards, batches and money, in `SQLite`.
+//! The Ledger: the authoritative record of shards, batches and money, in `SQLite`.
 //!
-//! In: what happened to each shard, as it happens. Out: where every shard stands, after any crash.
+//! In: what happens to each shard, as it happens. Out: the state of every shard, after any crash.
 //!
-//! What always holds:
-//! - A method returns when its change is committed and synced. What follows in the world (a POST, above all) follows
-//!   after.
+//! Invariants:
+//! - A method returns once its change is committed and synced. External effects (above all, a POST) come after that.
 //! - One connection, owned by the driver's thread. The run directory's lock keeps other processes out.
-//! - `user_version` says which schema a file has; a newer one than this program's is refused, never guessed at.
-//! - Every submission is among the [`intents`] beside it, too. A Ledger that lacks one is refused: it has gone
-//!   back in time, and would send again what has been sent.
+//! - `user_version` is the schema version of a file; one newer than this program's is refused.
+//! - Every submission is also recorded in the [`intents`] beside it. A Ledger that is missing one is refused: it was
+//!   reverted to an earlier state, and would repeat submissions.
 //!
-//! The file is meant to be read by people, too: `sqlite3 ledger.sqlite 'select * from shard'`.
+//! The file is readable with standard tools: `sqlite3 ledger.sqlite 'select * from shard'`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -57,7 +56,7 @@ pub enum LedgerError {
     /// The intents beside it cannot be read or written.
     #[error(transparent)]
     Intents(#[from] FileError),
-    /// A value in it makes no sense.
+    /// A value in it is invalid.
     #[error("the ledger {} is damaged: {what}", Name(path))]
     Damaged {
         /// The database file.
@@ -72,7 +71,7 @@ pub enum LedgerError {
 pub struct NextRound {
     /// Its shards.
     pub shards: Vec<Shard>,
-    /// The shards whose requests they take up, with the errors that they still count, by kind.
+    /// The shards whose requests they contain, with the errors that those still count, by kind.
     pub followed: Vec<(u32, u64, BTreeMap<String, u64>)>,
     /// Why requests are sent again, and how many.
     pub reasons: BTreeMap<String, u64>,
@@ -88,7 +87,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Makes a new Ledger with its shards, all in one transaction.
+    /// Creates a new Ledger with its shards, in one transaction.
     pub fn create(path: &Path, meta: &[(&str, String)], shards: &[Shard]) -> Result<Self, LedgerError> {
         let mut ledger = Self::connect(path, OpenFlags::default())?;
         ledger.intents = Some(Intents::open(&ledger.intents_path())?);
@@ -105,21 +104,21 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Opens an existing Ledger and makes sure that it has forgotten no submission.
+    /// Opens an existing Ledger and verifies that no submission is missing.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let ledger = Self::open_unverified(path)?;
         match ledger.forgotten()?.first() {
             None => Ok(ledger),
             Some(intent) => {
                 let (submission, shard) = (intent.submission, intent.shard);
-                Err(ledger.damaged(format!("submission {submission}, of shard {shard}, was recorded and is not there")))
+                Err(ledger.damaged(format!("submission {submission}, of shard {shard}, was recorded but is missing")))
             }
         }
     }
 
-    /// Opens an existing Ledger whatever it has forgotten; nothing may be sent on its word.
+    /// Opens an existing Ledger without verifying its submissions; nothing may be sent based on it.
     pub fn open_unverified(path: &Path) -> Result<Self, LedgerError> {
-        // Without the right to make one: a path that is wrong must not leave an empty Ledger behind.
+        // Without permission to create one: a wrong path must not leave an empty Ledger behind.
         let mut ledger = Self::connect(path, OpenFlags::default() - OpenFlags::SQLITE_OPEN_CREATE)?;
         let found = ledger.read(|connection| connection.pragma_query_value(None, "user_version", |row| row.get(0)))?;
         match found {
@@ -133,8 +132,7 @@ impl Ledger {
         }
     }
 
-    /// Opens an existing Ledger to look at what it says of the run as a whole, which is the same in all versions.
-    /// Nothing is changed.
+    /// Opens an existing Ledger, read-only, for its metadata of the run, which is the same in all versions.
     pub fn peek(path: &Path) -> Result<Self, LedgerError> {
         let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY);
         let connection = connection.map_err(|source| LedgerError::Sqlite { path: path.to_owned(), source })?;
@@ -158,19 +156,19 @@ impl Ledger {
         Ok(Self { connection, path: path.to_owned(), intents: None })
     }
 
-    /// A value of the run as a whole.
+    /// A metadata value of the run.
     pub fn meta(&self, key: &str) -> Result<String, LedgerError> {
         self.find_meta(key)?.ok_or_else(|| self.damaged(format!("{key} is missing")))
     }
 
-    /// The same of a value that need not be there.
+    /// The same, for an optional value.
     fn find_meta(&self, key: &str) -> Result<Option<String>, LedgerError> {
         self.read(|connection| {
             connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
         })
     }
 
-    /// All values of the run as a whole, by key.
+    /// All metadata values of the run, by key.
     pub fn meta_rows(&self) -> Result<BTreeMap<String, String>, LedgerError> {
         self.read(|connection| {
             let mut query = connection.prepare("SELECT key, value FROM meta")?;
@@ -184,7 +182,7 @@ impl Ledger {
         requests.parse().map_err(|_| self.damaged(format!("requests is {requests:?}")))
     }
 
-    /// Sets a value of the run as a whole.
+    /// Sets a metadata value of the run.
     pub fn set_meta(&mut self, key: &str, value: impl ToSql) -> Result<(), LedgerError> {
         self.write(|connection| {
             connection
@@ -193,7 +191,7 @@ impl Ledger {
         })
     }
 
-    /// All shards and where they stand.
+    /// All shards and their states.
     pub fn shards(&self) -> Result<Vec<ShardRow>, LedgerError> {
         let rows = self.read(|connection| {
             let mut query = connection.prepare(
@@ -225,7 +223,7 @@ impl Ledger {
         })
     }
 
-    /// Records what a batch was last seen as.
+    /// Records the last known status of a batch.
     pub fn seen(&mut self, batch_id: &str, status: &str) -> Result<(), LedgerError> {
         self.write(|connection| {
             connection
@@ -282,7 +280,7 @@ impl Ledger {
         })
     }
 
-    /// What `SQLite` finds wrong with the file; empty if nothing.
+    /// The problems that `SQLite` finds in the file; empty if none.
     pub fn damage(&self) -> Result<Vec<String>, LedgerError> {
         let found: Vec<String> = self.read(|connection| {
             let mut query = connection.prepare("PRAGMA integrity_check")?;
@@ -291,12 +289,12 @@ impl Ledger {
         Ok(found.into_iter().filter(|line| line != "ok").collect())
     }
 
-    /// Keeps an incident: its kind for programs, its words for people.
+    /// Records an incident: its kind for programs, its text for people.
     pub fn incident(&mut self, incident: &Incident) -> Result<(), LedgerError> {
         self.write(|connection| insert_incident(connection, incident))
     }
 
-    /// The incidents in words, oldest first.
+    /// The texts of the incidents, oldest first.
     pub fn incidents(&self) -> Result<Vec<String>, LedgerError> {
         self.read(|connection| {
             let mut query = connection.prepare("SELECT text FROM incident ORDER BY rowid")?;
@@ -331,7 +329,7 @@ fn now() -> String {
     jiff::Timestamp::now().to_string()
 }
 
-/// Makes the changes of a thread fail from one on, as when the disk is full or the process dies between two of them.
+/// Makes the changes of a thread fail from a given one on, as if the disk were full or the process had died.
 #[cfg(test)]
 pub(crate) mod fuse {
     use std::cell::Cell;
@@ -340,7 +338,7 @@ pub(crate) mod fuse {
         static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
     }
 
-    /// Sets how many changes succeed from now on; all of them without a number.
+    /// Sets how many further changes succeed; `None` for all.
     pub(crate) fn set(changes: Option<u64>) {
         LEFT.set(changes);
     }

@@ -29,7 +29,7 @@ impl Ledger {
         })
     }
 
-    /// The time of each phase so far, in seconds; nothing of phases that have not begun.
+    /// The time of each phase so far, in seconds, without phases that have not begun.
     pub fn phase_seconds(&self) -> Result<BTreeMap<Phase, f64>, LedgerError> {
         let rows: BTreeMap<String, f64> = self.read(|connection| {
             let mut query = connection.prepare("SELECT name, seconds FROM phase")?;

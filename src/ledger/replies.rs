@@ -1,6 +1,6 @@
-//! What the Ledger says of replies: what they were, what they left, and what of that is sent again.
+//! The Ledger's records of replies: counts, unfinished requests, and which of these are sent again.
 //!
-//! In: what a shard's reply files held. Out: the same, after any crash, and the totals.
+//! In: the contents of a shard's reply files. Out: the same, after any crash, and the totals.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::model::outcome::{Indexed, ModelCounts, Outcomes};
 use crate::model::reply::Usage;
 use crate::model::shard_state::Unfinished;
 
-/// What the time of the delivery stands under.
+/// The key of the time of the delivery.
 const DELIVERED: &str = "delivered";
 
 impl Ledger {
@@ -21,7 +21,7 @@ impl Ledger {
         self.set_state(shard, "downloaded")
     }
 
-    /// Records that a shard's slots are on disk, and what its replies were.
+    /// Records that a shard's slots are on disk, and the counts of its replies.
     /// `files` are the numbers of its reply files and their checksums.
     pub fn indexed(
         &mut self,
@@ -38,18 +38,18 @@ impl Ledger {
         })
     }
 
-    /// Records that the output, as the replies are now, is with whoever wanted it: whole.
+    /// Records that the complete output, with the current replies, was delivered.
     pub fn delivered(&mut self) -> Result<(), LedgerError> {
         self.set_meta(DELIVERED, now())
     }
 
-    /// When the output was delivered, if it was, and no reply has come since; in RFC 3339.
+    /// When the output was delivered, in RFC 3339; `None` if it was not, or replies were added since.
     pub fn delivered_at(&self) -> Result<Option<String>, LedgerError> {
         Ok(self.meta_rows()?.remove(DELIVERED))
     }
 
-    /// What has become of the requests of all indexed shards, and of incomplete ones as far as is known. One that a
-    /// later round has taken up counts there.
+    /// The outcomes of the requests of all indexed shards, and of incomplete ones as far as they are known. A request
+    /// that a later round sends again is counted there.
     pub fn outcomes_so_far(&self) -> Result<Outcomes, LedgerError> {
         self.read(|connection| {
             let query = "SELECT coalesce(sum(outputs), 0), coalesce(sum(errors), 0), coalesce(sum(conflicts + unknown + unreadable), 0),
@@ -62,7 +62,7 @@ impl Ledger {
         })
     }
 
-    /// Records what could be fetched of a shard's replies, which is not all of them, and why that is known.
+    /// Records the replies of a shard that could be fetched, and why they are known to be incomplete.
     pub fn incomplete(
         &mut self,
         shard: u32,
@@ -79,7 +79,7 @@ impl Ledger {
         })
     }
 
-    /// Records the decision that what could be fetched of an incomplete shard's replies is all of them.
+    /// Records the decision to accept the fetched replies of an incomplete shard as complete.
     pub fn accept(&mut self, shard: u32) -> Result<(), LedgerError> {
         self.write(|connection| {
             let change = "UPDATE shard SET state = 'downloaded', accepted = 1, note = NULL WHERE number = ?1";
@@ -87,7 +87,7 @@ impl Ledger {
         })
     }
 
-    /// What the replies of all indexed shards were.
+    /// The counts of the replies of all indexed shards.
     pub fn totals(&self) -> Result<Indexed, LedgerError> {
         self.read(|connection| {
             let mut totals = Indexed::default();
@@ -114,7 +114,7 @@ impl Ledger {
         })
     }
 
-    /// Requests, outcomes and tokens by model. Requests that were sent again count in their first round.
+    /// Requests, outcomes and tokens by model. Requests that were sent again are counted in their first round.
     pub fn models(&self) -> Result<BTreeMap<String, ModelCounts>, LedgerError> {
         self.read(|connection| {
             let mut query = connection.prepare(
@@ -137,8 +137,8 @@ impl Ledger {
         })
     }
 
-    /// Records the shards of the next round. `followed` are the shards whose requests they take up; the errors that are
-    /// sent again are taken out of their counts.
+    /// Records the shards of the next round. `followed` are the shards whose requests they contain; the errors that are
+    /// sent again are removed from their counts.
     pub fn next_round(&mut self, round: &NextRound) -> Result<(), LedgerError> {
         self.write(|connection| {
             let transaction = connection.transaction()?;
@@ -179,7 +179,7 @@ impl Ledger {
         })
     }
 
-    /// What was sent again in all rounds, and why.
+    /// How many requests were sent again in all rounds, by reason.
     pub fn resent(&self) -> Result<BTreeMap<String, u64>, LedgerError> {
         self.read(|connection| {
             let mut query = connection.prepare("SELECT reason, sum(requests) FROM resent GROUP BY reason")?;
@@ -207,7 +207,7 @@ impl Ledger {
         })
     }
 
-    /// Records the decision to send again what an indexed shard left.
+    /// Records the decision to send the unfinished requests of an indexed shard again.
     pub fn decide(&mut self, shard: u32, unfinished: Unfinished) -> Result<(), LedgerError> {
         self.write(|connection| {
             let transaction = connection.transaction()?;
@@ -220,7 +220,7 @@ impl Ledger {
         })
     }
 
-    /// Takes a shard back to where its replies are on disk (`downloaded`) or at the service (`ended`).
+    /// Reverts a shard to the state in which its replies are on disk (`downloaded`) or at the service (`ended`).
     pub fn take_back(&mut self, shard: u32, to_service: bool) -> Result<(), LedgerError> {
         self.set_state(shard, if to_service { "ended" } else { "downloaded" })
     }
@@ -233,7 +233,7 @@ fn insert_indexed(
     unfinished: Unfinished,
     files: &[(u32, u128)],
 ) -> rusqlite::Result<()> {
-    // What was delivered before lacks these.
+    // An earlier delivery does not include these.
     transaction.execute("DELETE FROM meta WHERE key = ?1", [DELIVERED])?;
     transaction.execute(
         "INSERT OR REPLACE INTO indexed VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",

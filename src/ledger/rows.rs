@@ -1,6 +1,6 @@
-//! Shards to rows of the Ledger, and back.
+//! Converts shards to rows of the Ledger, and back.
 //!
-//! In: rows. Out: what they say, or which value makes no sense.
+//! In: rows. Out: their values, or which value is invalid.
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Row, params};
@@ -11,7 +11,7 @@ use crate::model::batch::{BatchStatus, RequestCounts};
 use crate::model::shard::{Cut, SeqRange, Shard};
 use crate::model::shard_state::{EndedBatch, LastSubmission, ShardRow, ShardState, Unfinished};
 
-/// A value that is a column as JSON text. What cannot be written or read is an error of the statement.
+/// A value stored in a column as JSON text. A failed conversion is an error of the statement.
 pub(crate) struct Json<T>(pub(crate) T);
 
 impl<T: Serialize> ToSql for Json<T> {
@@ -27,7 +27,7 @@ impl<T: DeserializeOwned> FromSql for Json<T> {
     }
 }
 
-/// The answer to a submission whose batch was found in the service's list.
+/// The answer recorded for a submission whose batch was found in the service's list.
 pub(crate) const FOUND: &str = "found";
 
 pub(crate) fn insert_shards(connection: &Connection, shards: &[Shard]) -> rusqlite::Result<()> {
@@ -54,7 +54,7 @@ pub(crate) fn insert_shards(connection: &Connection, shards: &[Shard]) -> rusqli
 }
 
 /// Reads a row of the query in [`Ledger::shards`](crate::ledger::Ledger::shards); the inner error says which value
-/// makes no sense.
+/// is invalid.
 pub(crate) fn read_shard(row: &Row<'_>) -> rusqlite::Result<Result<ShardRow, String>> {
     let unsigned = |name| row.get::<_, i64>(name).map(i64::cast_unsigned);
     let checksum: String = row.get("checksum")?;
@@ -161,7 +161,7 @@ fn read_counts(row: &Row<'_>) -> rusqlite::Result<Option<RequestCounts>> {
     Ok(total.zip(completed).zip(failed).map(|((total, completed), failed)| RequestCounts { total, completed, failed }))
 }
 
-/// `SQLite` has signed integers only; no count here comes near the sign.
+/// `SQLite` has signed integers only; no count here comes near the limit.
 pub(crate) fn signed(count: u64) -> i64 {
     count.cast_signed()
 }

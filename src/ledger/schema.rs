@@ -1,12 +1,12 @@
-//! The tables of the Ledger, as people read them, too; and how those of older programs become the same.
+//! The tables of the Ledger, which users may read, too, and the migrations from older versions.
 
 use rusqlite::{Connection, TransactionBehavior};
 
-/// The schema that this program writes.
+/// The schema version that this program writes.
 pub(crate) const SCHEMA_VERSION: i64 = 6;
 
-/// What takes a Ledger from each older schema to the next one, from version 1 on. Together with the oldest schema they
-/// give [`SCHEMA`].
+/// The migrations from each older schema version to the next, from version 1 on. Applied to the oldest schema, they
+/// result in [`SCHEMA`].
 pub(crate) const MIGRATIONS: [&str; 5] = [
     "
 ALTER TABLE batch ADD COLUMN total INTEGER;
@@ -84,10 +84,10 @@ CREATE TABLE phase (name TEXT PRIMARY KEY, seconds REAL NOT NULL) STRICT, WITHOU
 CREATE TABLE incident (at TEXT NOT NULL, shard INTEGER, text TEXT NOT NULL, kind TEXT NOT NULL DEFAULT 'note') STRICT;
 ";
 
-/// Takes a Ledger of an older program to this program's schema, all in one transaction.
+/// Migrates a Ledger of an older version to the current schema, in one transaction.
 pub(crate) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    // Another process may have done it meanwhile.
+    // Another process may have migrated it meanwhile.
     let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let done = usize::try_from(found - 1).unwrap_or(MIGRATIONS.len());
     for migration in MIGRATIONS.iter().skip(done) {

@@ -1,8 +1,8 @@
-//! What the Ledger says of money: intents, their answers, and batches that nobody asked for.
+//! The Ledger's records of money: intents, their answers, and surplus batches.
 //!
-//! In: what is about to be sent, and what came of it. Out: the same, after any crash.
+//! In: what is about to be sent, and the results. Out: the same, after any crash.
 //!
-//! What always holds: an intent is committed here and in [`intents`] before its method returns.
+//! Invariants: an intent is committed here and in [`intents`] before its method returns.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -16,12 +16,12 @@ use crate::ledger::{Ledger, LedgerError, insert_incident, now};
 use crate::model::incident::Incident;
 use crate::model::shard_state::{EndedBatch, LastSubmission};
 
-/// The key of what is known of the room at the service.
+/// The key of the learned batch limit of a model.
 const IN_FLIGHT_CAPS: &str = "in_flight_caps";
 
 impl Ledger {
-    /// Records the intent to create a batch from a shard's file; to be called before the POST. `known` are the batches
-    /// that are known to use that file already.
+    /// Records the intent to create a batch from a shard's file; must be called before the POST. `known` are the
+    /// batches that are known to use that file already.
     pub fn intend(
         &mut self,
         shard: u32,
@@ -53,15 +53,15 @@ impl Ledger {
         Ok(LastSubmission { id, known, intended_at, found: false })
     }
 
-    /// The shard that a batch works for, or has worked for.
+    /// The shard that a batch processes or has processed.
     pub fn batch_owner(&self, batch_id: &str) -> Result<Option<u32>, LedgerError> {
         self.read(|connection| {
             connection.query_row("SELECT shard FROM batch WHERE id = ?1", [batch_id], |row| row.get(0)).optional()
         })
     }
 
-    /// Records that the service has a batch for a submission, and whether it was `found` in its list, and not named by
-    /// an answer. One that was the shard's before may be so again.
+    /// Records that the service has a batch for a submission, and whether it was `found` in its list, rather than named
+    /// by a response. An earlier batch of the shard may become its batch again.
     pub fn accepted(
         &mut self,
         shard: u32,
@@ -86,27 +86,28 @@ impl Ledger {
         })
     }
 
-    /// Records that the service has no batch for a submission, for certain: the shard may be submitted again.
+    /// Records that the service certainly has no batch for a submission: the shard may be submitted again.
     pub fn refused(&mut self, shard: u32, submission: i64, message: &str) -> Result<(), LedgerError> {
         self.answer(shard, submission, "refused", "uploaded", message)
     }
 
-    /// Records that a submission in doubt is given up: the shard is submitted again although a batch may exist.
+    /// Records that a submission with an unknown outcome is abandoned: the shard is submitted again although a batch
+    /// may exist.
     pub fn abandoned(&mut self, shard: u32, submission: i64, message: &str) -> Result<(), LedgerError> {
         self.answer(shard, submission, "abandoned", "uploaded", message)
     }
 
-    /// Records that nobody knows whether the service has a batch for a submission.
+    /// Records that it is unknown whether the service has a batch for a submission.
     pub fn unknown(&mut self, shard: u32, submission: i64, message: &str) -> Result<(), LedgerError> {
         self.answer(shard, submission, "unknown", "intended", message)
     }
 
-    /// Records that a submission was answered with somebody else's batch.
+    /// Records that a submission was answered with a batch of another shard, or of none.
     pub fn mistaken(&mut self, shard: u32, submission: i64, message: &str) -> Result<(), LedgerError> {
         self.answer(shard, submission, "mistaken", "held", message)
     }
 
-    /// Whether a shard is held because its submission was answered with somebody else's batch.
+    /// Whether a shard is held because its submission was answered with a batch of another shard, or of none.
     pub fn has_mistaken_batch(&self) -> Result<bool, LedgerError> {
         self.read(|connection| {
             let query = "SELECT EXISTS (
@@ -117,16 +118,16 @@ impl Ledger {
         })
     }
 
-    /// Records that a submission's batch has ended before it did anything, because the service had no room for it: the
-    /// shard is submitted again; or looked for once more, if that batch may not have been the last submission's.
+    /// Records that a submission's batch ended before it executed anything, because the service had no room for it. The
+    /// shard is submitted again, or reconciled again if that batch may not be the last submission's.
     pub fn deferred(
         &mut self,
         shard: u32,
         submission: i64,
         batch: &EndedBatch,
-        in_doubt: bool,
+        is_unresolved: bool,
     ) -> Result<(), LedgerError> {
-        let (answer, state) = if in_doubt { ("unknown", "intended") } else { ("deferred", "uploaded") };
+        let (answer, state) = if is_unresolved { ("unknown", "intended") } else { ("deferred", "uploaded") };
         self.write(|connection| {
             let transaction = connection.transaction()?;
             transaction.execute(
@@ -152,21 +153,21 @@ impl Ledger {
 
     /// How many batches of a model the service has room for, as far as it has been learned.
     pub fn in_flight_caps(&self) -> Result<BTreeMap<String, usize>, LedgerError> {
-        // What cannot be read is learned again.
+        // An unreadable value is learned again.
         Ok(self.find_meta(IN_FLIGHT_CAPS)?.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
     }
 
-    /// Records that.
+    /// Records how many batches of a model the service has room for.
     pub fn set_in_flight_caps(&mut self, caps: &BTreeMap<&str, usize>) -> Result<(), LedgerError> {
         self.set_meta(IN_FLIGHT_CAPS, Json(caps))
     }
 
-    /// Records that a submission stays unresolved and waits for a decision.
+    /// Records that a submission remains unresolved and waits for a decision.
     pub fn held(&mut self, shard: u32, submission: i64, message: &str) -> Result<(), LedgerError> {
         self.answer(shard, submission, "unknown", "held", message)
     }
 
-    /// Records that the service does not show a shard's batch, and a decision is waited for.
+    /// Records that the service does not show a shard's batch, and the shard waits for a decision.
     pub fn lost(&mut self, shard: u32, message: &str) -> Result<(), LedgerError> {
         self.write(|connection| {
             let change = "UPDATE shard SET state = 'lost', note = ?2 WHERE number = ?1";
@@ -199,7 +200,7 @@ impl Ledger {
         })
     }
 
-    /// Whether anything was ever sent that may create a batch.
+    /// Whether any POST that may create a batch was ever sent.
     pub fn has_submissions(&self) -> Result<bool, LedgerError> {
         self.read(|connection| connection.query_row("SELECT EXISTS (SELECT 1 FROM submission)", [], |row| row.get(0)))
     }
@@ -209,8 +210,8 @@ impl Ledger {
         self.set_state(shard, "uploaded")
     }
 
-    /// Batches that were found at the service beside those that work for the run, by id, and whether they are to be
-    /// stopped.
+    /// Surplus batches: found at the service but not processing a shard of the run, by id, and whether they are to be
+    /// cancelled.
     pub fn surplus(&self) -> Result<BTreeMap<String, bool>, LedgerError> {
         self.read(|connection| {
             let mut query = connection.prepare("SELECT id, stop FROM surplus")?;
@@ -218,7 +219,7 @@ impl Ledger {
         })
     }
 
-    /// Records a batch that uses a shard's file and does not work for the run, and whether it is to be stopped.
+    /// Records a surplus batch, which uses a shard's file, and whether it is to be cancelled.
     pub fn found_surplus(
         &mut self,
         shard: u32,
@@ -237,9 +238,9 @@ impl Ledger {
         })
     }
 
-    /// Submissions that were recorded beside the Ledger and are not in it, or are something else there.
+    /// Submissions that are recorded in the intents but missing from the Ledger, or different there.
     pub fn forgotten(&self) -> Result<Vec<Intent>, LedgerError> {
-        // Read before the Ledger is asked, in which another process may write each of them first.
+        // Read before the Ledger is queried: another process writes each of them to the Ledger first.
         let recorded = match intents::read(&self.intents_path()) {
             Err(error) if error.is_not_found() => None,
             read => Some(read?.0),
@@ -249,18 +250,14 @@ impl Ledger {
             query.query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))?.collect()
         })?;
         let Some(mut recorded) = recorded else {
-            return if known.is_empty() {
-                Ok(Vec::new())
-            } else {
-                Err(self.damaged("the record of its intents is gone"))
-            };
+            return if known.is_empty() { Ok(Vec::new()) } else { Err(self.damaged("its intents file is missing")) };
         };
         recorded.retain(|intent| known.get(&intent.submission) != Some(&(intent.shard, intent.file_id.clone())));
         Ok(recorded)
     }
 
-    /// Takes up a submission that was forgotten as one of which nobody knows the answer. False if its shard is not
-    /// there either, or its place is taken.
+    /// Restores a forgotten submission, with an unknown outcome. False if its shard is missing, too, or its row is
+    /// taken.
     pub fn remember(&mut self, intent: &Intent) -> Result<bool, LedgerError> {
         self.write(|connection| {
             let transaction = connection.transaction()?;

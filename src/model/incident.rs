@@ -10,21 +10,21 @@ use crate::model::batch::BatchStatus;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Incident {
-    /// A create was answered with neither yes nor no.
+    /// A create was neither confirmed nor refused.
     UnknownAnswer {
         /// The shard.
         shard: u32,
         /// What came instead.
         error: String,
     },
-    /// A batch that no answer has named was found in the service's list.
+    /// A batch whose create response was lost was found in the service's list.
     Adopted {
         /// The shard that it works for.
         shard: u32,
         /// The service's id of it.
         batch_id: String,
     },
-    /// The list shows no batch for a submission whose outcome is unknown, and the user wants it repeated then.
+    /// The list shows no batch for a submission whose outcome is unknown; it is repeated, as the user asked.
     SubmittedAgain {
         /// The shard.
         shard: u32,
@@ -59,7 +59,7 @@ pub enum Incident {
         /// The service's id of it.
         batch_id: String,
     },
-    /// The service did not take the cancellation of a surplus batch; it is asked again.
+    /// The service rejected the cancellation of a surplus batch; it is retried.
     CancelFailed {
         /// The service's id of the batch.
         batch_id: String,
@@ -70,14 +70,14 @@ pub enum Incident {
     QueueFull {
         /// The shard that waits.
         shard: u32,
-        /// How many batches of its model it has room for.
+        /// How many batches of its model the service has room for.
         cap: usize,
         /// Whether none of them is in flight.
         is_alone: bool,
         /// What it said.
         error: String,
     },
-    /// The service does not show a batch that it has accepted; it is asked again.
+    /// The service does not show a batch that it has accepted; the look-up is retried.
     NotShown {
         /// The shard that it works for.
         shard: u32,
@@ -95,7 +95,7 @@ pub enum Incident {
         /// What came instead.
         error: String,
     },
-    /// A batch has ended in another way than completed.
+    /// A batch has ended without completing.
     BatchEnded {
         /// The service's id of it.
         batch_id: String,
@@ -113,7 +113,7 @@ pub enum Incident {
         /// How many of its requests are held.
         held: u64,
     },
-    /// The run cannot go on; it ends once the results of what is at the service are collected.
+    /// The run cannot continue; it ends once the results of all batches at the service are collected.
     NoMoreSubmissions {
         /// Why.
         error: String,
@@ -171,23 +171,23 @@ impl fmt::Display for Incident {
         }
         match self {
             Self::UnknownAnswer { error, .. } => {
-                write!(out, "it is not known whether its batch was created: {error}")
+                write!(out, "outcome of batch creation unknown: {error}")
             }
             Self::Adopted { batch_id, .. } => write!(out, "found its batch {batch_id} in the service's list"),
             Self::SubmittedAgain { .. } => out.write_str("the list shows no batch for it; it is submitted again"),
             Self::Held { file_id, .. } => {
-                write!(out, "nobody knows whether a batch was created from {file_id}; it is held")
+                write!(out, "outcome of batch creation from file {file_id} unknown; it is on hold")
             }
             Self::BatchOfAnother { batch_id, owner, .. } => {
                 write!(out, "its create was answered with batch {batch_id}, which ")?;
                 match owner {
                     Some(owner) => write!(out, "works for shard {owner}")?,
-                    None => out.write_str("is one too many already")?,
+                    None => out.write_str("is already known as a duplicate")?,
                 }
-                out.write_str("; it is held, and nothing more is submitted until somebody decides")
+                out.write_str("; it is on hold, and nothing more is submitted until you decide")
             }
             Self::SurplusBatch { batch_id, is_ours, .. } => {
-                let what = if *is_ours { "it is cancelled" } else { "it may be another run's and is left alone" };
+                let what = if *is_ours { "it is cancelled" } else { "it may belong to another run and is left alone" };
                 write!(out, "the service has a second batch on its file, {batch_id}; {what}")
             }
             Self::SurplusCancelled { batch_id } => {
@@ -200,7 +200,7 @@ impl fmt::Display for Incident {
                 write!(out, "the service has no room for it: {error}; ")?;
                 if *is_alone {
                     out.write_str(
-                        "it is tried again; if it is too large for the queue, make smaller ones with --shard-requests",
+                        "it is retried; if it is too large for the queue, make smaller shards with --shard-requests",
                     )
                 } else {
                     write!(out, "it waits until one of the {cap} batches in flight has ended")
@@ -208,18 +208,18 @@ impl fmt::Display for Incident {
             }
             Self::NotShown { batch_id, error, .. } => write!(
                 out,
-                "the service does not show its batch {batch_id}: {error}; it is asked for again; a batch belongs to \
-                 the key and the address that it was created with: look at both"
+                "the service does not show its batch {batch_id}: {error}; retrying. A batch is visible only with \
+                 the key and at the address that created it: check both"
             ),
             Self::Lost { batch_id, error, .. } => {
-                write!(out, "the service does not show its batch {batch_id}: {error}; it is held")
+                write!(out, "the service does not show its batch {batch_id}: {error}; it is on hold")
             }
             Self::BatchEnded { batch_id, status, error } => {
                 write!(out, "batch {batch_id} ended as {status}")?;
                 error.as_deref().map_or(Ok(()), |error| write!(out, ": {error}"))
             }
             Self::RepliesLacking { why, held, .. } => {
-                write!(out, "{why}; {held} of its requests are held and not sent again")
+                write!(out, "{why}; {held} of its requests are on hold and not sent again")
             }
             Self::NoMoreSubmissions { error } => write!(out, "nothing more is submitted: {error}"),
         }

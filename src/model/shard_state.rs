@@ -1,7 +1,7 @@
-//! Where a shard stands, and what it needs next.
+//! The state of a shard, and the step that it needs next.
 //!
-//! In: a [`ShardState`]. Out: the [`NextStep`] that takes it further. Nothing here does anything: the driver does the
-//! steps and records what came of them, so starting anew and going on after a crash are the same thing.
+//! In: a [`ShardState`]. Out: the [`NextStep`] that advances it. This is data only: the driver performs the steps and
+//! records their results, so starting and resuming after a crash are the same thing.
 //!
 //! ```text
 //! packed ─upload─► uploaded ─intend, create─► intended ─► submitted ─poll─► ended ─download─► downloaded ─index─► indexed
@@ -12,9 +12,9 @@
 //!                                                held
 //! ```
 //!
-//! *Held* (nobody knows whether there is a batch) and *incomplete* (its service says that it has answered more than
-//! could be fetched) wait for a decision: what they ask for is not sent again without one. Every run looks once more
-//! whether they can be settled.
+//! *Held* (it is unknown whether there is a batch), *lost* (the service does not show the batch) and *incomplete* (the
+//! service has more replies than could be fetched) wait for a decision: their requests are not sent again without one.
+//! Every run checks once more whether they can be resolved.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ use crate::model::batch::{Batch, BatchStatus, RequestCounts};
 use crate::model::reply::ReplyRole;
 use crate::model::shard::Shard;
 
-/// A batch that has ended, as far as it matters from here on.
+/// A batch that has ended: the part that later steps need.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndedBatch {
     /// The service's id of it.
@@ -36,12 +36,12 @@ pub struct EndedBatch {
     pub error_file_id: Option<String>,
     /// Why it failed as a whole.
     pub error: Option<String>,
-    /// How many requests it has tried, as the service counts them.
+    /// How many requests it has attempted, as the service counts them.
     pub counts: Option<RequestCounts>,
 }
 
 impl EndedBatch {
-    /// What matters of a batch that has ended.
+    /// The part of a batch that later steps need.
     #[must_use]
     pub fn of(batch: &Batch) -> Self {
         Self {
@@ -62,25 +62,25 @@ impl EndedBatch {
     }
 }
 
-/// Where a shard stands, as the Ledger has it.
+/// The state of a shard, as recorded in the Ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShardState {
-    /// Nothing of it is at the service.
+    /// Nothing of it has been uploaded.
     Packed,
-    /// Its file is at the service; there is no batch, for certain.
+    /// Its file is at the service; there is certainly no batch.
     Uploaded {
         /// The file.
         file_id: String,
     },
-    /// A POST was about to be sent, may have been sent, or was answered with neither yes nor no.
+    /// A POST was about to be sent, may have been sent, or was neither confirmed nor refused.
     Intended {
         /// The submission's row in the Ledger.
         submission: i64,
         /// The file that the batch would use.
         file_id: String,
     },
-    /// As [`ShardState::Intended`], and reconciling has found nothing. Left as it is until the list shows its batch
-    /// after all, or somebody decides.
+    /// As [`ShardState::Intended`], and reconciling has found nothing. Unchanged until the list shows its batch after
+    /// all, or the user decides.
     Held {
         /// The submission's row in the Ledger.
         submission: i64,
@@ -94,15 +94,15 @@ pub enum ShardState {
         /// The service's id of the batch.
         batch_id: String,
     },
-    /// As [`ShardState::Submitted`], and the service does not show that batch any more, or not to us. Left as it is
-    /// until it does, or somebody decides.
+    /// As [`ShardState::Submitted`], but the service no longer shows that batch, or not with this key. Unchanged until
+    /// it does, or the user decides.
     Lost {
         /// The submission's row in the Ledger.
         submission: i64,
         /// The service's id of the batch.
         batch_id: String,
     },
-    /// The batch has ended, in whatever way.
+    /// The batch has ended, with any status.
     Ended {
         /// The submission's row in the Ledger.
         submission: i64,
@@ -116,15 +116,15 @@ pub enum ShardState {
         /// The batch.
         batch: EndedBatch,
     },
-    /// What could be fetched of its replies is in the index, and there is more, as far as anybody knows. Fetched again
-    /// by the next run, or taken as it is if somebody decides so.
+    /// The replies that could be fetched are in the index, and there may be more. Fetched again by the next run, or
+    /// accepted as complete if the user decides so.
     Incomplete {
         /// The submission's row in the Ledger.
         submission: i64,
         /// The batch.
         batch: EndedBatch,
     },
-    /// Its replies are in the index. Nothing more is to be done.
+    /// Its replies are in the index. It needs no further step.
     Indexed {
         /// The submission's row in the Ledger.
         submission: i64,
@@ -133,25 +133,25 @@ pub enum ShardState {
     },
 }
 
-/// What takes a shard further. Steps are queued apart, because each has a limit of its own.
+/// What advances a shard. Each kind of step has its own queue, because each has its own limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NextStep {
     /// Upload its file.
     Upload,
     /// Record the intent and create its batch.
     Create,
-    /// Find out from the service's list whether there is a batch.
+    /// Determine from the service's list whether there is a batch.
     Reconcile,
     /// Wait for its batch.
     Poll,
     /// Fetch its reply files.
     Download,
-    /// Put its replies into the index.
+    /// Index its replies.
     Index,
 }
 
 impl ShardState {
-    /// The step that comes next; `None` where nothing is left to do, or nothing may be done.
+    /// The next step; `None` where nothing is left to do, or a decision is required first.
     #[must_use]
     pub fn next(&self) -> Option<NextStep> {
         Some(match self {
@@ -165,7 +165,7 @@ impl ShardState {
         })
     }
 
-    /// Whether the service may be at work on a batch of it.
+    /// Whether a batch of it may be in progress at the service.
     #[must_use]
     pub fn may_be_in_flight(&self) -> bool {
         matches!(self, Self::Intended { .. } | Self::Submitted { .. })
@@ -194,7 +194,7 @@ impl ShardState {
         }
     }
 
-    /// The batch that works, or worked, on the shard.
+    /// The batch that processes, or processed, the shard.
     #[must_use]
     pub fn batch_id(&self) -> Option<&str> {
         match self {
@@ -203,7 +203,7 @@ impl ShardState {
         }
     }
 
-    /// The batch that worked on the shard, once it has ended.
+    /// The batch that processed the shard, once it has ended.
     #[must_use]
     pub fn ended_batch(&self) -> Option<&EndedBatch> {
         match self {
@@ -216,7 +216,7 @@ impl ShardState {
     }
 }
 
-/// Requests that a shard's batch left without an output and that are worth sending again.
+/// Retryable requests that a shard's batch left without an output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unfinished {
     /// How many.
@@ -234,37 +234,37 @@ pub struct LastSubmission {
     pub known: Vec<String>,
     /// When it was about to be sent, by this machine's clock.
     pub intended_at: Timestamp,
-    /// Whether its batch was found in the service's list, and not named by an answer.
+    /// Whether its batch was found in the service's list, rather than named by a response.
     pub found: bool,
 }
 
-/// A shard as the Ledger has it.
+/// A shard as recorded in the Ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "columns of the Ledger, each apart from the others")]
 pub struct ShardRow {
-    /// What it consists of.
+    /// Its requests and size.
     pub shard: Shard,
-    /// Where it stands.
+    /// Its state.
     pub state: ShardState,
-    /// Why it stands there, where that needs saying.
+    /// Why it is in that state, where that needs explaining.
     pub note: Option<String>,
     /// Its file at the service.
     pub file_id: Option<String>,
-    /// Whether the service had that content before: batches that are not ours may use the file.
+    /// Whether the service already had that content: batches of other runs may use the file.
     pub file_reused: bool,
     /// The last POST, if there was one.
     pub last_submission: Option<LastSubmission>,
-    /// Whether a POST of it that may have been accepted was given up and another one sent.
+    /// Whether a POST that may have been accepted was abandoned and another one sent.
     pub abandoned: bool,
-    /// What its batch was last seen as.
+    /// The last known status of its batch.
     pub batch_status: Option<String>,
     /// What its batch left, once it is indexed.
     pub unfinished: Unfinished,
-    /// Whether somebody decided that what could be fetched of its replies is all of them.
+    /// Whether the user decided to accept the fetched replies as complete.
     pub accepted: bool,
     /// Whether a later round has taken up what it left.
     pub followed: bool,
-    /// Whether somebody decided that what it left is to be sent again, whatever speaks against it.
+    /// Whether the user decided to send its unfinished requests again regardless of the rules.
     pub decided: bool,
 }
 
@@ -288,7 +288,7 @@ impl ShardRow {
         }
     }
 
-    /// Whether its requests are to be sent again in a run of that many rounds.
+    /// Whether its unfinished requests are to be sent again, given the number of rounds.
     #[must_use]
     pub fn wants_another_round(&self, rounds: u32) -> bool {
         let indexed = matches!(self.state, ShardState::Indexed { .. });

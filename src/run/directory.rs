@@ -1,25 +1,25 @@
-//! The run directory: where a run's state lives, and who may work on it.
+//! The run directory: where a run's state is stored, and the lock on it.
 //!
 //! ```text
 //! ~/.local/state/batchline/         all runs of a user
 //!   3f9a2c71d0e4a1b2/               one run, named after its fingerprint
-//!     lock                          held while a process works on it; contains its id
+//!     lock                          held while a process is using it; contains its process id
 //!     ledger.sqlite                 the Ledger
-//!     intents.log                   what was sent, once more
+//!     intents.log                   a second record of what was sent
 //!     requests.idx                  the request index
 //!     replies.idx                   the reply index
 //!     replies/000001-output.jsonl   reply files as the service sent them, by submission
-//!     replies/000001-output.again   one that was fetched once more, until the better version is known
+//!     replies/000001-output.again   one that was fetched again, until the better version is known
 //!     replies/000001-unknown.jsonl  replies set aside, by submission
-//!     spool-0000.jsonl              input that cannot be read again from where it came
+//!     spool-0000.jsonl              input that cannot be re-read from its origin
 //!     local/                        the state of the built-in service, with `--provider local`
 //!     online/                       batches that are answered request by request, with `--provider online`
 //!   .incoming-5d1c/                 a run being prepared; without a running process it is a leftover and removed
 //! ```
 //!
-//! Invariants: a directory under its final name has a whole Ledger and a whole request index; until then it is
+//! Invariants: a directory under its final name has a complete Ledger and a complete request index; until then it is
 //! called `.incoming-…`. A lock never outlives its process. A state directory that belongs to another user, or is a
-//! symbolic link, is refused: its content would be sent, paid for and delivered as ours.
+//! symbolic link, is refused: its content would be sent, paid for and delivered as this user's.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,10 +35,10 @@ use crate::storage::lock::{FileLock, Locking};
 
 const INCOMING_PREFIX: &str = ".incoming-";
 
-/// Where runs are.
+/// The directories that hold runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunPlaces {
-    /// New runs are made here.
+    /// New runs are created here.
     pub home: PathBuf,
     /// Existing runs in these are found and resumed, too.
     pub others: Vec<PathBuf>,
@@ -74,10 +74,10 @@ impl RunPlaces {
 pub fn require_own(path: &Path) -> Result<(), Error> {
     let user = rustix::process::geteuid().as_raw();
     let (what, hint) = match directory::look_at(path)? {
-        Found::SymbolicLink => ("is a symbolic link".to_owned(), "name the directory that it leads to"),
+        Found::SymbolicLink => ("is a symbolic link".to_owned(), "name its target instead"),
         Found::NoDirectory => ("is not a directory".to_owned(), "move it away, or name another directory"),
         Found::DirectoryOf(owner) if owner != user => {
-            (format!("belongs to user {owner}, and this is user {user}"), "name a directory of your own")
+            (format!("belongs to user {owner}, and this is user {user}"), "name a directory that belongs to you")
         }
         Found::Nothing | Found::DirectoryOf(_) => return Ok(()),
     };
@@ -96,7 +96,7 @@ impl RunDirectory {
     /// Locks the run directory at `path`.
     ///
     /// # Errors
-    /// [`Error::Locked`] when another process works on it; [`Error::OtherDirectory`] when there is no run in it.
+    /// [`Error::Locked`] when another process is using it; [`Error::OtherDirectory`] when there is no run in it.
     pub fn open(path: &Path) -> Result<Self, Error> {
         require_run(path)?;
         Ok(Self { path: path.to_owned(), _lock: take_lock(path)? })
@@ -108,8 +108,7 @@ impl RunDirectory {
         &self.path
     }
 
-    /// Removes it with its content. It is renamed first: after a crash what is left is a leftover, and not a damaged
-    /// run.
+    /// Removes it with its content. It is renamed first: a crash leaves a leftover instead of a damaged run.
     pub fn remove(self) -> Result<(), FileError> {
         let path = std::path::absolute(&self.path).map_err(FileError::on("resolve", &self.path))?;
         let leftover = leftover_in(path.parent().unwrap_or(&path));
@@ -123,7 +122,7 @@ fn leftover_in(parent: &Path) -> PathBuf {
     parent.join(format!("{INCOMING_PREFIX}{:08x}", fastrand::u32(..)))
 }
 
-/// A run directory in the making. Dropped before it is published, it is removed.
+/// A run directory being prepared. Dropped before it is published, it is removed.
 #[derive(Debug)]
 pub struct Incoming {
     path: PathBuf,
@@ -131,8 +130,8 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Makes an empty one in `parent`, and removes those that dead processes left there. Whether `parent` is ours is
-    /// for the caller to say: one that was named for a single run may be anywhere.
+    /// Creates an empty one in `parent`, and removes those that dead processes left there. The caller checks who owns
+    /// `parent`: one that was named for a single run may be anywhere.
     pub fn create(parent: &Path) -> Result<Self, Error> {
         durable::create_directory(parent).map_err(|error| FileError { action: CREATE_HOME, ..error })?;
         remove_leftovers(parent)?;
@@ -141,7 +140,8 @@ impl Incoming {
             durable::create_directory(&path)?;
             match take_lock(&path) {
                 Ok(lock) if lock.is_at(&lock_file(&path)) => return Ok(Self { path, lock: Some(lock) }),
-                // Another process took it for a leftover before it was locked. It does so only when it begins a run.
+                // Another process took it for a leftover before it was locked, which happens only when a run is
+                // created.
                 Ok(_) | Err(Error::Locked { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -165,13 +165,13 @@ impl Incoming {
 impl Drop for Incoming {
     fn drop(&mut self) {
         if self.lock.is_some() {
-            // What cannot be removed now is removed by the next run.
+            // A failure is ignored: the next run removes it.
             let _ = durable::remove_directory(&self.path);
         }
     }
 }
 
-/// The paths inside of a run directory.
+/// The paths inside a run directory.
 pub mod layout {
     use super::{Path, PathBuf, ReplyRole};
 
@@ -211,10 +211,10 @@ pub mod layout {
         run.join("local")
     }
 
-    /// The number by which slots know the reply file of a submission.
+    /// The number by which slots refer to the reply file of a submission.
     ///
     /// # Panics
-    /// Beyond two thousand million submissions.
+    /// With more than 2,000,000,000 submissions.
     #[must_use]
     pub fn reply_number(submission: i64, role: ReplyRole) -> u32 {
         let submission = u32::try_from(submission).expect("submissions are counted from one");
@@ -234,7 +234,7 @@ pub mod layout {
         replies(run).join(format!("{:06}-{role}.jsonl", number / 2))
     }
 
-    /// What the names of replies set aside begin with.
+    /// The prefix of the names of replies set aside.
     #[must_use]
     pub fn aside(run: &Path, submission: i64) -> PathBuf {
         replies(run).join(format!("{submission:06}"))
@@ -259,7 +259,7 @@ pub fn runs(parent: &Path) -> Result<Vec<PathBuf>, FileError> {
         entries => entries?,
     };
     for path in entries {
-        // One that cannot be looked into is one: whoever asks is told so.
+        // An unreadable one counts as a run, so that the error is reported.
         let holds_run = match layout::ledger(&path).metadata() {
             Ok(ledger) => ledger.is_file(),
             Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
@@ -271,7 +271,7 @@ pub fn runs(parent: &Path) -> Result<Vec<PathBuf>, FileError> {
     Ok(found)
 }
 
-/// Whether a process works on the run at `path`, and which.
+/// Whether a process is using the run at `path`, and which.
 pub fn owner(path: &Path) -> Result<Option<String>, FileError> {
     lock::owner(&lock_file(path))
 }
@@ -282,7 +282,7 @@ fn is_incoming(path: &Path) -> bool {
 
 fn remove_leftovers(parent: &Path) -> Result<(), Error> {
     for path in directory::entries(parent)? {
-        // One without a lock file is being made by another process right now, or died in that moment; it is empty.
+        // Without a lock file it is being created by another process, or that process has died; it is empty.
         if is_incoming(&path)
             && lock_file(&path).exists()
             && let Ok(_lock) = take_lock(&path)

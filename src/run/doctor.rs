@@ -1,8 +1,7 @@
-//! The doctor: whether a run directory is what its Ledger says, and what can be made good again.
+//! The doctor: whether a run directory matches its Ledger, and what can be repaired.
 //!
-//! In: a run directory that no process works on. Out: findings. What can be derived again from what is left (slots from
-//! reply files, reply files from the service) is taken back to the step that makes it, for the next `run` to do;
-//! nothing is submitted again.
+//! In: a run directory that no process is using. Out: findings. What can be rebuilt (slots from reply files, reply
+//! files from the service) is reverted to the step that creates it, for the next `run`; nothing is submitted again.
 //!
 //! What is compared: the database with itself and with the intents beside it; the input with each shard's checksum;
 //! each reply file with the checksum taken when it was indexed; each slot with the id, or one that is nearly the id, of
@@ -29,11 +28,11 @@ use crate::run::open;
 use crate::run::open::Prepared;
 use crate::storage::durable;
 
-/// Something that is not what it should be.
+/// A problem that was found.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Finding {
-    /// The shard that it concerns; none for the run as a whole.
+    /// The shard that it concerns; `None` for the run as a whole.
     pub shard: Option<u32>,
     /// What is wrong.
     pub what: String,
@@ -48,18 +47,18 @@ pub struct Finding {
 pub enum Remedy {
     /// The next run looks for its batch in the service's list.
     LookAgain,
-    /// The next run derives the slots again from the reply files.
+    /// The next run rebuilds the slots from the reply files.
     IndexAgain,
     /// The next run fetches the reply files again.
     DownloadAgain,
-    /// Nothing: the original must come back from elsewhere.
+    /// Nothing: the original must be restored from elsewhere.
     Restore,
 }
 
-/// Examines the run at `path`; with `mend`, takes what can be derived again back to the step that makes it.
+/// Examines the run at `path`; with `mend`, reverts what can be rebuilt to the step that creates it.
 ///
 /// # Errors
-/// When the run is locked, or its Ledger cannot be read at all.
+/// When the run is locked, or its Ledger is unreadable.
 pub fn examine(path: &Path, mend: bool) -> Result<Vec<Finding>, Error> {
     let directory = RunDirectory::open(path)?;
     let mut ledger = Ledger::open_unverified(&layout::ledger(path))?;
@@ -96,8 +95,8 @@ pub fn examine(path: &Path, mend: bool) -> Result<Vec<Finding>, Error> {
     Ok(findings)
 }
 
-/// Opens the reply index. Of one that is no index of this version nothing is left: with `mend` an empty one takes its
-/// place, otherwise one that is gone with the process.
+/// Opens the reply index. One that is not an index of this version is replaced by an empty one: with `mend` on disk,
+/// otherwise by a temporary one.
 fn open_replies(run: &Path, slots: u64, mend: bool) -> Result<ReplyIndex, Error> {
     let path = layout::replies_index(run);
     match ReplyIndex::open_or_create(&path, slots) {
@@ -112,12 +111,12 @@ fn open_replies(run: &Path, slots: u64, mend: bool) -> Result<ReplyIndex, Error>
     }
 }
 
-/// Submissions that the Ledger has forgotten; with `mend` it takes them up again as ones in doubt.
+/// Submissions that are missing from the Ledger; with `mend` they are restored, with unknown outcomes.
 fn examine_submissions(ledger: &mut Ledger, mend: bool) -> Result<Vec<Finding>, Error> {
     let mut findings = Vec::new();
     for intent in ledger.forgotten()? {
         let known = !mend || ledger.remember(&intent)?;
-        let what = format!("ledger: submission {} was recorded and is not there", intent.submission);
+        let what = format!("ledger: submission {} was recorded but is missing", intent.submission);
         let remedy = if known { Remedy::LookAgain } else { Remedy::Restore };
         findings.push(Finding { shard: Some(intent.shard), what, remedy });
     }
@@ -149,11 +148,11 @@ fn examine_replies(
     for number in reply_numbers(*submission, batch) {
         let path = layout::reply_file(run, number);
         match index::file_checksum(&path) {
-            // It was not to be had, and somebody decided to go on without it.
+            // It could not be fetched, and the user decided to continue without it.
             Err(_) if known.accepted && prepared.ledger.reply_checksum(number)?.is_none() => {}
             Err(error) => return Ok(Some((error.to_string(), Remedy::DownloadAgain))),
             Ok(found) if prepared.ledger.reply_checksum(number)? != Some(format!("{found:032x}")) => {
-                let what = format!("{} is not what it was when it was indexed", Name(&path));
+                let what = format!("{} has changed since it was indexed", Name(&path));
                 return Ok(Some((what, Remedy::DownloadAgain)));
             }
             Ok(_) => {}
@@ -166,8 +165,7 @@ fn examine_replies(
         return Ok(Some((format!("{unsound} of its slots in the reply index are damaged"), Remedy::IndexAgain)));
     }
     let own: Vec<u32> = reply_numbers(*submission, batch).collect();
-    // A later round answers for what it has taken up: the slots that it filled, and errors that were worth sending
-    // again.
+    // A later round accounts for the requests that it has taken over: the slots that it filled, and retryable errors.
     let answers_for = |slot: &Slot| !known.followed || own.contains(&slot.file) && slot.kind != ReplyKind::Retryable;
     let table = IdTable::new(members.iter().map(|(_, record)| record.id_hash));
     let (mut outputs, mut errors) = (0, 0);
@@ -176,7 +174,10 @@ fn examine_replies(
         let answered = index::id_at(&layout::reply_file(run, slot.file), slot, prepared.ids);
         let is_other = || answered.is_none_or(|id_hash| table.get(id_hash).is_some());
         if answered != Some(record.id_hash) && (is_other() || !is_near(prepared, run, slot, *seq, record)?) {
-            return Ok(Some((format!("the slot of Seq {seq} leads to no reply of that request"), Remedy::IndexAgain)));
+            return Ok(Some((
+                format!("the slot of Seq {seq} does not refer to a reply of that request"),
+                Remedy::IndexAgain,
+            )));
         }
         *if slot.kind.is_error() { &mut errors } else { &mut outputs } += 1;
     }
@@ -191,7 +192,7 @@ fn examine_replies(
     Ok(None)
 }
 
-/// Whether a slot leads to a reply whose id is nearly that of this request.
+/// Whether a slot refers to a reply whose id is nearly that of this request.
 fn is_near(prepared: &Prepared, run: &Path, slot: Slot, seq: u64, record: &Record) -> Result<bool, Error> {
     let path = layout::reply_file(run, slot.file);
     let mut line = vec![0; record.length as usize];

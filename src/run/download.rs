@@ -1,9 +1,9 @@
 //! The step that fetches the reply files of a batch that has ended.
 //!
-//! In: the batch. Out: its reply files in the run directory, those that could be fetched, and what the service says of
-//! their sizes. What they hold is found out by `indexing`.
+//! In: the batch. Out: its reply files in the run directory, as far as they could be fetched, and their reported sizes.
+//! `indexing` reads their contents.
 //!
-//! Idempotent: a file that is here is not fetched again unless that is asked for, and then beside the one that is here.
+//! Idempotent: an existing file is not fetched again unless requested, and then next to the existing one.
 
 use std::path::{Path, PathBuf};
 
@@ -16,42 +16,41 @@ use crate::model::reply::ReplyRole;
 use crate::model::shard_state::EndedBatch;
 use crate::remote::{Api, Progress};
 
-/// What is to be fetched.
+/// What to fetch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Download {
     /// The submission whose reply files they are.
     pub(crate) submission: i64,
     /// The batch that it created.
     pub(crate) batch: EndedBatch,
-    /// Whether they were fetched before and did not add up.
+    /// Whether they were fetched before and found incomplete.
     pub(crate) again: Option<Again>,
 }
 
-/// What is fetched again of a shard whose replies did not add up.
+/// What to fetch again of a shard whose replies are incomplete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Again {
-    /// Every file that is not whole by its own size.
+    /// Every file that is incomplete by its size.
     Unproven,
-    /// Every file: their content makes no sense.
+    /// Every file: their contents are inconsistent.
     All,
 }
 
-/// What came of fetching a batch's reply files.
+/// The result of fetching a batch's reply files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fetched {
-    /// The batch as it was last seen; its files may show late.
+    /// The last known state of the batch; its files can appear late.
     pub(crate) batch: EndedBatch,
-    /// What the service says of the sizes of its files.
+    /// The reported sizes of its files.
     pub(crate) said: Vec<(ReplyRole, SaidBytes)>,
     /// The first file that could not be fetched, and why.
     pub(crate) trouble: Option<(ReplyRole, StepError)>,
 }
 
-/// Fetches the files that a batch left, those that are not here yet. With `again` the batch is looked at once more, and
-/// the service is asked how large its files are; a file that is here already is then fetched beside it, for the index
-/// to choose between the two.
+/// Fetches the reply files of a batch that do not exist locally yet. With `again`, the batch and the sizes of its files
+/// are looked up first, and an existing file is fetched next to the existing version, for the index to choose.
 ///
-/// One file that cannot be fetched does not keep the other from coming. An error is this machine's fault.
+/// A failure to fetch one file does not prevent fetching the other. An error is a local one.
 pub(crate) async fn download<A: Api>(
     api: &A,
     run: &Path,
@@ -62,14 +61,14 @@ pub(crate) async fn download<A: Api>(
     let (mut said, mut trouble) = (Vec::new(), None);
     for (role, file_id) in batch.reply_files() {
         let target = layout::reply_file(run, layout::reply_number(submission, role));
-        // Whole as far as was known then, because it has its name.
+        // Complete as far as was known, because it has its final name.
         let here = target.metadata().ok().and_then(|metadata| metadata.is_file().then_some(metadata.len()));
         let bytes = if again.is_some() { said_bytes(api, file_id).await } else { SaidBytes::Unasked };
         said.push((role, bytes));
         let is_proven = FileEvidence { role, here, said: bytes }.is_proven();
         let is_wanted = match again {
             _ if here.is_none() => true,
-            // A process that died had it fetched again. The index chooses first.
+            // A process that died fetched it again. The index must choose first.
             _ if beside(&target).is_file() => false,
             None => false,
             Some(Again::Unproven) => !is_proven,
@@ -88,12 +87,12 @@ pub(crate) async fn download<A: Api>(
     Ok(Fetched { batch, said, trouble })
 }
 
-/// Where a reply file is put that is fetched although it is here.
+/// The path for a reply file that is fetched although it exists.
 pub(crate) fn beside(target: &Path) -> PathBuf {
     target.with_extension("again")
 }
 
-/// The batch as the service shows it now, if it does; what it once named stays named.
+/// The batch as the service shows it now, if it does; files that it has once named are kept.
 async fn look_again<A: Api>(api: &A, batch: EndedBatch) -> EndedBatch {
     match api.batch(&batch.id).await {
         Ok(seen) if seen.status.is_terminal() => {

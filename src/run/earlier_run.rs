@@ -8,7 +8,7 @@ use std::path::PathBuf;
 pub struct EarlierRun {
     /// Its directory.
     pub directory: PathBuf,
-    /// Its inputs, as they were named.
+    /// Its inputs, as the user named them.
     pub inputs: Vec<String>,
     /// How many requests it has.
     pub requests: u64,

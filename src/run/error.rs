@@ -1,6 +1,6 @@
-//! Why a run cannot go on, in terms of what its user can do about it.
+//! Why a run cannot continue, in terms of what the user can do about it.
 //!
-//! Bad lines and failed requests are no errors: they are data, counted and written where the user finds them.
+//! Invalid lines and failed requests are not errors but data, counted and written to the output.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ use crate::storage::durable;
 use crate::storage::durable::{FileError, is_out_of_files};
 use crate::storage::user_files::TargetError;
 
-/// What is tried where a home for runs is made; the hint for it names other places.
+/// The action of an error about creating the state directory; its hint names alternatives.
 pub(crate) const CREATE_HOME: &str = "create the state directory";
 
 /// Everything that ends a run early. The cause, where there is one, is the `source()` and not part of the message.
@@ -27,7 +27,7 @@ pub enum Error {
     /// The input cannot be read.
     #[error(transparent)]
     Input(#[from] InputError),
-    /// What is to be written cannot be, or would harm what is to be read.
+    /// An output cannot be written, or would overwrite something that is read.
     #[error(transparent)]
     Target(#[from] TargetError),
     /// There is nothing to do.
@@ -48,13 +48,13 @@ pub enum Error {
     /// The client cannot be set up.
     #[error(transparent)]
     Setup(#[from] SetupError),
-    /// The service refused, or could not be reached.
+    /// The service refused, or is unreachable.
     #[error(transparent)]
     Remote(#[from] RemoteError),
-    /// A step could not be done, here or on another machine.
+    /// A step failed, here or on another machine.
     #[error(transparent)]
     Step(#[from] StepError),
-    /// The options do not go together, or a setting is missing.
+    /// The options contradict each other, or a setting is missing.
     #[error("{what}")]
     Configuration {
         /// What is wrong.
@@ -62,7 +62,7 @@ pub enum Error {
         /// What to do.
         hint: Option<String>,
     },
-    /// Lines of the input are no requests; nothing was sent.
+    /// Lines of the input are not requests; nothing was sent.
     #[error("{defects} of {lines} lines are not valid requests; nothing was sent")]
     Defects {
         /// How many.
@@ -70,13 +70,13 @@ pub enum Error {
         /// Lines that are not blank.
         lines: u64,
     },
-    /// Another process made the run at the same moment.
-    #[error("the run directory {} was made by another process just now", Name(path))]
+    /// Another process created the run at the same moment.
+    #[error("the run directory {} was just created by another process", Name(path))]
     Raced {
         /// The run directory.
         path: PathBuf,
     },
-    /// A directory that was named is not that of a run, or of another one.
+    /// The given directory does not hold a run, or holds another one.
     #[error("the directory {} {what}", Name(path))]
     OtherDirectory {
         /// The directory.
@@ -86,7 +86,7 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
-    /// Another process works on the run.
+    /// Another process is using the run.
     #[error("the run directory {} is locked by another process{}", Name(path), holder(owner.as_ref()))]
     Locked {
         /// The run directory.
@@ -94,7 +94,7 @@ pub enum Error {
         /// Its process id, where known.
         owner: Option<u32>,
     },
-    /// A run directory is not what it should be.
+    /// A run directory is damaged or incomplete.
     #[error("the run directory {} {what}", Name(path))]
     Directory {
         /// The run directory.
@@ -104,7 +104,7 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
-    /// A directory that would hold state is not ours to use.
+    /// A directory for state belongs to another user or is a symbolic link.
     #[error("the state directory {} {what}", Name(path))]
     NotOurs {
         /// The directory.
@@ -114,7 +114,7 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
-    /// An earlier run has paid for some of what would be sent, and nobody said that it is to be sent again.
+    /// An earlier run has paid for some of what would be sent, and sending it again was not confirmed.
     #[error(
         "nothing was sent: an earlier run over {} has {}; this one would send all {}",
         earlier_inputs(.0), paid_for(.0), .0.sends
@@ -144,7 +144,7 @@ fn earlier_inputs(earlier: &EarlierRun) -> String {
     format!("{} ({})", names.join(", "), Name(&earlier.directory))
 }
 
-/// What a run has paid for.
+/// What an earlier run has paid for.
 fn paid_for(earlier: &EarlierRun) -> String {
     let at_service = match earlier.at_service {
         0 => String::new(),
@@ -164,7 +164,7 @@ impl From<AddressError> for Error {
 }
 
 impl From<Error> for StepError {
-    /// Keeps what the driver decides by and what a user reads.
+    /// Keeps what the driver decides by and what the user reads.
     fn from(error: Error) -> Self {
         let origin = match &error {
             Error::Step(step) => return step.clone(),
@@ -183,7 +183,7 @@ impl From<RemoteError> for StepError {
 }
 
 impl Error {
-    /// What kind of error it is.
+    /// The kind of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -226,14 +226,14 @@ impl Error {
                 Some(hint.clone())
             }
             Self::Target(error) => error.hint(),
-            Self::Empty { .. } => Some("pass --allow-empty if that is right: the output is then empty, too".to_owned()),
+            Self::Empty { .. } => {
+                Some("pass --allow-empty if this is intended; the output is then empty, too".to_owned())
+            }
             Self::Raced { .. } => Some("run the same command again".to_owned()),
-            Self::PaidBefore(_) => {
-                Some("pass --yes to send them all; the earlier run's replies stay where they are".to_owned())
-            }
-            Self::Locked { .. } => {
-                Some("wait for the other process to end, or stop it; a lock never outlives its process".to_owned())
-            }
+            Self::PaidBefore(_) => Some("pass --yes to send them all; the earlier run's replies are kept".to_owned()),
+            Self::Locked { .. } => Some(
+                "wait for the other process to end, or stop it; the lock is released when the process ends".to_owned(),
+            ),
             Self::Defects { .. } => Some(
                 "fix the lines, or pass --skip-invalid to give each of them an error line in the output".to_owned(),
             ),
@@ -244,10 +244,10 @@ impl Error {
                 Some(ALTERED.to_owned())
             }
             Self::Input(InputError::Shrunk { .. } | InputError::Changed { .. }) => {
-                Some("leave the input as it is until the run has ended".to_owned())
+                Some("do not modify the input until the run has ended".to_owned())
             }
             Self::File(error) if error.action == CREATE_HOME => {
-                Some("name another directory for runs: BATCHLINE_HOME for all of them, --run-dir for one".to_owned())
+                Some("choose another directory: BATCHLINE_HOME for all runs, --run-dir for this one".to_owned())
             }
             Self::File(error)
             | Self::Results(ResultsError::File(error))
@@ -256,13 +256,15 @@ impl Error {
             Self::Results(ResultsError::NotReplies { form, .. }) => Some(form.hint().to_owned()),
             Self::Results(ResultsError::Damaged { .. } | ResultsError::Altered { .. } | ResultsError::Lost { .. })
             | Self::Ledger(LedgerError::Damaged { .. } | LedgerError::Sqlite { .. }) => Some(DOCTOR.to_owned()),
-            Self::Ledger(LedgerError::Newer { .. }) => Some("use the program that wrote it, or a newer one".to_owned()),
+            Self::Ledger(LedgerError::Newer { .. }) => {
+                Some("use the version of the program that wrote it, or a newer one".to_owned())
+            }
             _ => None,
         }
     }
 }
 
-/// What kind of error one of the service's is.
+/// The kind of an error of the service.
 #[must_use]
 pub fn remote_kind(error: &RemoteError) -> ErrorKind {
     use crate::remote::ErrorKind as Remote;
@@ -273,7 +275,7 @@ pub fn remote_kind(error: &RemoteError) -> ErrorKind {
     }
 }
 
-/// What the user can do about a file of ours.
+/// What the user can do about a file of the program's own.
 #[must_use]
 pub fn file_hint(error: &FileError) -> Option<String> {
     if error.source.kind() == std::io::ErrorKind::InvalidData {
@@ -283,14 +285,15 @@ pub fn file_hint(error: &FileError) -> Option<String> {
     }
 }
 
-/// What to do about an input that is not what was sent.
-const ALTERED: &str = "put the input back as it was when the run was begun, then run the same command again: nothing more was sent, and \
-                       every reply that has come is kept in the run directory";
+/// What to do about an input that differs from what was sent.
+const ALTERED: &str = "restore the input to its state when the run was started, then run the same command again: nothing more was sent, and \
+                       every reply received so far is kept in the run directory";
 
-/// What to do about local state that is not what it was.
+/// What to do about damaged local state.
 const DOCTOR: &str = "`batchline doctor RUN_DIR` shows what is damaged; with --repair it repairs what can be repaired";
 
-/// A file that the user named is a matter of usage; one of ours (a spool, an index) is local state.
+/// An error about a file that the user named is a usage error; one about an internal file (a spool, an index) concerns
+/// local state.
 fn input_file_kind(error: &FileError) -> ErrorKind {
     let named = matches!(error.action, "open" | "read" | "resolve");
     if named && !is_out_of_files(&error.source) && error.source.kind() != std::io::ErrorKind::InvalidData {

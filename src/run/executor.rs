@@ -1,7 +1,7 @@
 //! Where steps run.
 //!
-//! In: a [`Step`]. Out: its [`StepResult`], or why it could not be done. [`LocalExecutor`] is this process; a cluster
-//! is another implementation, and nothing else.
+//! In: a [`Step`]. Out: its [`StepResult`], or why it failed. [`LocalExecutor`] runs steps in this process; a cluster
+//! would be another implementation.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -17,14 +17,13 @@ use super::transfer_meter::TransferMeter;
 use crate::remote::Api;
 use crate::run::error::Error;
 
-/// Does steps. How many are under way at a time is for the driver to decide.
+/// Runs steps. The driver decides how many run concurrently.
 pub(crate) trait Executor: Send + Sync + 'static {
-    /// Does a step. May be called for any number of steps at a time; one whose future is dropped may be finished all
-    /// the same.
+    /// Runs a step. May be called concurrently; a step whose future is dropped may still be completed.
     fn execute(&self, step: Step) -> impl Future<Output = Result<StepResult, StepError>> + Send;
 }
 
-/// Does steps in this process: transfers as tasks, the rest on threads that may block.
+/// Runs steps in this process: transfers as tasks, the rest on threads that may block.
 pub(crate) struct LocalExecutor<A: Api> {
     api: Arc<A>,
     files: Arc<Files>,
@@ -33,14 +32,14 @@ pub(crate) struct LocalExecutor<A: Api> {
 }
 
 impl<A: Api> LocalExecutor<A> {
-    /// An executor that works on `files` and tells the monitor how far transfers are.
+    /// An executor that operates on `files` and reports the progress of transfers to the monitor.
     pub(crate) fn new(api: Arc<A>, files: Arc<Files>, monitor: &Arc<dyn Monitor>) -> Self {
         let uploaded = TransferMeter::new(monitor.clone(), |bytes| Event::Uploaded { bytes });
         let downloaded = TransferMeter::new(monitor.clone(), |bytes| Event::Downloaded { bytes });
         Self { api, files, uploaded, downloaded }
     }
 
-    /// Works on a thread that may block.
+    /// Runs `work` on a thread that may block.
     async fn on_thread<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Files) -> Result<T, Error> + Send + 'static,

@@ -1,6 +1,6 @@
-//! What the steps of one run work on, on the machine that does them: the input, the indexes, the run directory.
+//! What the steps of a run operate on, on the machine that runs them: the input, the indexes, the run directory.
 //!
-//! Invariant: a [`Files`] is the same for every step of a run, wherever it is opened.
+//! Invariant: a [`Files`] has the same content for every step of a run, wherever it is opened.
 
 use std::io::{self, BufRead};
 use std::path::PathBuf;
@@ -27,27 +27,27 @@ pub(crate) struct Files {
     pub(crate) run: PathBuf,
     pub(crate) source: Arc<Source>,
     pub(crate) requests: Arc<RequestIndex>,
-    /// Whether the input still is what was checked.
+    /// Verifies that the input is unchanged since the check.
     pub(crate) recheck: Recheck,
     pub(crate) replies: ReplyIndex,
     pub(crate) ids: IdHasher,
-    /// What lines have around their bodies at the service.
+    /// The envelope of uploaded lines.
     pub(crate) envelope: Envelope,
     pub(crate) threads: usize,
     /// Memory for reply files, in bytes.
     pub(crate) memory_bytes: usize,
-    /// Takes keys out of what replies say, where it is told or recorded.
+    /// Removes keys from texts of replies that are shown or recorded.
     pub(crate) redactor: Redactor,
 }
 
 impl Files {
-    /// What an error reply says, as it is counted.
+    /// The kind under which an error reply is counted.
     pub(crate) fn error_label(&self, slot: Slot) -> Result<String, Error> {
         let path = layout::reply_file(&self.run, slot.file);
         Ok(self.redactor.beginning(&index::error_label(&path, slot, self.ids)?).into_owned())
     }
 
-    /// The error that the run directory, or the input, is not what the Ledger says.
+    /// The error that the run directory, or the input, does not match the Ledger.
     pub(crate) fn damaged(&self, what: String) -> Error {
         let hint = "restore the directory or the input; nothing is submitted meanwhile".to_owned();
         Error::Directory { path: self.run.clone(), what, hint }

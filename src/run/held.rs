@@ -1,7 +1,6 @@
-//! What is held when a run has come to its end: requests that were sent and have no outcome, because only somebody can
-//! decide what becomes of them.
+//! What is held when a run has ended: requests without an outcome, which wait for a decision of the user.
 //!
-//! In: shards that are held. Out: which of their requests are, and what is said of each.
+//! In: shards that are held. Out: which of their requests are, and a message about each.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,13 +22,13 @@ use crate::run::error::Error;
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum HeldReason {
-    /// Nobody knows whether its batch was created.
+    /// Whether its batch was created is unknown.
     UnresolvedSubmission,
     /// The service does not show its batch.
     LostBatch,
     /// Its service says that it has answered more than could be fetched.
     IncompleteAnswer,
-    /// It was not sent, because another shard's submission was answered with a batch that is not its own.
+    /// It was not sent, because the create for another shard was answered with a wrong batch.
     NotSubmitted,
 }
 
@@ -45,18 +44,18 @@ impl HeldReason {
         }
     }
 
-    /// It in words.
+    /// The reason as text, about several shards.
     #[must_use]
     pub fn words(self) -> &'static str {
         match self {
-            Self::UnresolvedSubmission => "nobody knows whether their batches were created",
+            Self::UnresolvedSubmission => "outcome of batch creation unknown",
             Self::LostBatch => "the service does not show their batches",
-            Self::IncompleteAnswer => "their batches have answered more than could be fetched",
-            Self::NotSubmitted => "not sent, because the service has mixed up batches",
+            Self::IncompleteAnswer => "the service has more replies than could be fetched",
+            Self::NotSubmitted => "not sent, because the service returned a wrong batch for another shard",
         }
     }
 
-    /// What settles it: another look, or a decision.
+    /// What resolves it: another look, or a decision.
     #[must_use]
     pub fn remedy(self, run: &Path) -> String {
         let run = Name(run);
@@ -68,9 +67,9 @@ impl HeldReason {
                 "`batchline run` asks for its batch again; `batchline retry {run} --ambiguous` submits it again"
             ),
             Self::IncompleteAnswer => format!(
-                "`batchline run` fetches its replies again; `batchline retry {run} --accept-incomplete` takes what is here as all of them"
+                "`batchline run` fetches its replies again; `batchline retry {run} --accept-incomplete` accepts those that were fetched as complete"
             ),
-            Self::NotSubmitted => format!("it is submitted once that is settled: `batchline status {run}` explains"),
+            Self::NotSubmitted => format!("it is submitted once that is resolved: `batchline status {run}` explains"),
         }
     }
 }
@@ -85,20 +84,20 @@ pub struct HeldShard {
     pub reason: HeldReason,
     /// How many of its requests are held; the others have replies.
     pub requests: u64,
-    /// What is known of it.
+    /// Details.
     pub note: String,
 }
 
-/// What the merge says of requests that are held.
+/// What the merge writes about requests that are held.
 #[derive(Debug)]
 pub(crate) struct HeldLines {
     /// Which requests they are.
     pub(crate) seqs: HeldSeqs,
-    /// For each shard, what is said of its requests.
+    /// For each shard, the message about its requests.
     pub(crate) messages: BTreeMap<u32, String>,
 }
 
-/// Looks up what these shards hold, which are held or were not sent; nothing without any.
+/// Looks up the held requests of these shards, which are held or were not sent; `None` without shards.
 pub(crate) fn look_up(files: &Files, held: &[ShardRow]) -> Result<(Vec<HeldShard>, Option<HeldLines>), Error> {
     if held.is_empty() {
         return Ok((Vec::new(), None));
@@ -112,10 +111,12 @@ pub(crate) fn look_up(files: &Files, held: &[ShardRow]) -> Result<(Vec<HeldShard
         lines.seqs.hold(shard, seqs)?;
         let note = match (reason, &known.note) {
             (HeldReason::IncompleteAnswer, Some(note)) => note.clone(),
-            (HeldReason::IncompleteAnswer, None) => "there is more at the service than is here".to_owned(),
+            (HeldReason::IncompleteAnswer, None) => "the service has more replies than could be fetched".to_owned(),
             (HeldReason::LostBatch, _) => "the service does not show its batch".to_owned(),
-            (HeldReason::UnresolvedSubmission, _) => "nobody knows whether its batch was created".to_owned(),
-            (HeldReason::NotSubmitted, _) => "it was not sent, because the service has mixed up batches".to_owned(),
+            (HeldReason::UnresolvedSubmission, _) => "outcome of batch creation unknown".to_owned(),
+            (HeldReason::NotSubmitted, _) => {
+                "not sent, because the service returned a wrong batch for another shard".to_owned()
+            }
         };
         let message = format!("shard {shard}: {note}; {}", reason.remedy(&files.run));
         lines.messages.insert(shard, message);
@@ -124,8 +125,7 @@ pub(crate) fn look_up(files: &Files, held: &[ShardRow]) -> Result<(Vec<HeldShard
     Ok((shards, Some(lines)))
 }
 
-/// The requests of a shard that are held: all of them, or those to which there is no reply that would not be sent
-/// again.
+/// The requests of a shard that are held: all of them; of an incomplete shard, those without a final reply.
 fn held_seqs(files: &Files, known: &ShardRow) -> Result<Vec<u64>, Error> {
     let members = Members::collect(&known.shard, &files.requests, &files.run)?;
     let seqs: Vec<u64> = members.into_iter().map(|(seq, _)| seq).collect();

@@ -1,10 +1,10 @@
 //! The step that puts a shard's replies into the reply index.
 //!
-//! In: a shard, the reply files of its batch, and what the service says of them. Out: slots, counts, and what is left
-//! over; or that what is here is not the answer, and nothing is written.
+//! In: a shard, the reply files of its batch, and what the service reports about them. Out: slots, counts, and
+//! unfinished requests; or that the replies are incomplete, and nothing is written.
 //!
-//! What always holds: of a file that was fetched more than once the version is kept that answers more requests. A
-//! request that lacks its reply while the service says that it has answered more is neither counted nor sent again.
+//! Invariants: of a file that was fetched more than once, the version that answers more requests is kept. While the
+//! service reports more answers than were fetched, a request without a reply is neither counted nor sent again.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,14 +29,14 @@ use crate::results::side_files::SideFiles;
 use crate::run::error::Error;
 use crate::storage::durable;
 
-/// What is done when there is more at the service than is here.
+/// What to do when the fetched replies are incomplete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum WhenShort {
-    /// Nothing is written: it is fetched again.
+    /// Write nothing: they are fetched again.
     FetchAgain,
-    /// What is here is given out, and what lacks is held.
+    /// Index the fetched replies, and hold the missing ones.
     Hold,
-    /// What is here is taken as all there is.
+    /// Accept the fetched replies as complete.
     Accept,
 }
 
@@ -46,10 +46,10 @@ pub(crate) struct Indexing {
     pub(crate) shard: Shard,
     pub(crate) submission: i64,
     pub(crate) batch: EndedBatch,
-    /// What the service says of the sizes of its files.
+    /// The reported sizes of its files.
     pub(crate) said: Vec<(ReplyRole, SaidBytes)>,
     pub(crate) when_short: WhenShort,
-    /// Whether a later round has taken up what they left, and counts it.
+    /// Whether a later round has taken over their unfinished requests, and counts them.
     pub(crate) followed: bool,
     /// Whether another process sent its requests, so that the input may have changed since.
     pub(crate) recheck: bool,
@@ -58,26 +58,26 @@ pub(crate) struct Indexing {
 /// Replies that are in the index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Taken {
-    /// What they were.
+    /// Their counts.
     pub(crate) indexed: Indexed,
-    /// What they left.
+    /// The unfinished requests.
     pub(crate) unfinished: Unfinished,
     /// The numbers of their files, and their checksums.
     pub(crate) files: Vec<(u32, u128)>,
 }
 
-/// What became of a shard's replies.
+/// The result for a shard's replies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ShardIndexed {
-    /// They are in the index, all of them.
+    /// All of them are in the index.
     Whole(Taken),
-    /// What is here of them is in the index; there is more, and why that is known.
+    /// The fetched ones are in the index; there are more, with the reason why that is known.
     Held(Taken, String),
-    /// There is more at the service, or it must be asked whether there is. Nothing was written.
+    /// There are more at the service, or it must be asked whether there are. Nothing was written.
     Short {
-        /// Why there is more; without a reason it is only to be asked.
+        /// Why there are more; without a reason, the service must be asked.
         why: Option<String>,
-        /// Whether there are replies that cannot be read or answer nobody.
+        /// Whether there are unreadable or unmatched replies.
         strays: bool,
     },
 }
@@ -93,12 +93,11 @@ pub(crate) fn index(files: &Files, task: &Indexing) -> Result<ShardIndexed, Erro
     let own = own_files(files, task, &members, &table)?;
     let mut slots = files.replies.read_each(&seqs)?;
     for slot in &mut slots {
-        // Left by an attempt that was cut off before it was recorded, or that had less.
+        // Left by an attempt that was interrupted before it was recorded, or that had fewer replies.
         slot.take_if(|slot| task.is_own(slot));
     }
     let mut aside = SideFiles::new(&layout::aside(&files.run, task.submission));
-    // What came in the place of a reply file may come right when it is fetched again; if not, what can be read of it
-    // counts.
+    // Something else in place of a reply file may be right when it is fetched again; if not, its readable part counts.
     let strays = if task.when_short() == WhenShort::FetchAgain { Strays::RefuseWhole } else { Strays::SetAside };
     let options = IndexOptions { ids: files.ids, threads: files.threads, strays };
     let each_id = |tell: &mut dyn FnMut(u64, &str)| each_id(files, &members, tell);
@@ -113,7 +112,7 @@ pub(crate) fn index(files: &Files, task: &Indexing) -> Result<ShardIndexed, Erro
     let held = match (evidence.judge(), task.when_short()) {
         (Verdict::Settled, _) | (_, WhenShort::Accept) => None,
         (Verdict::Short(why), WhenShort::Hold) => Some(why),
-        (Verdict::Unproven, WhenShort::Hold) => Some("nobody knows how large its files are".to_owned()),
+        (Verdict::Unproven, WhenShort::Hold) => Some("the sizes of its files are unknown".to_owned()),
         (verdict, WhenShort::FetchAgain) => {
             let why = if let Verdict::Short(why) = verdict { Some(why) } else { None };
             return Ok(ShardIndexed::Short { why, strays: evidence.has_stray_answers() });
@@ -132,7 +131,7 @@ pub(crate) fn index(files: &Files, task: &Indexing) -> Result<ShardIndexed, Erro
     })
 }
 
-/// The requests of a shard, all of them.
+/// All requests of a shard.
 fn members_of(files: &Files, shard: &Shard) -> Result<Vec<(u64, Record)>, Error> {
     let members = Members::collect(shard, &files.requests, &files.run)?;
     if members.len() as u64 != shard.requests {
@@ -142,7 +141,7 @@ fn members_of(files: &Files, shard: &Shard) -> Result<Vec<(u64, Record)>, Error>
     Ok(members)
 }
 
-/// Counts the errors that are not, or not only, this batch's.
+/// Counts the errors that did not, or not only, come from this batch.
 fn count_others(
     files: &Files,
     task: &Indexing,
@@ -156,24 +155,24 @@ fn count_others(
         if is_held && is_held_too(slot, task.submission) {
             indexed.forget_error(&files.error_label(*slot)?);
         } else if !is_held && slot.file < before {
-            // The error of an earlier round stands, because this one brought nothing.
+            // The error of an earlier round remains, because this one returned nothing.
             indexed.count_error(&files.error_label(*slot)?);
         } else if task.followed && task.is_own(slot) && decision.again(Some(*slot)) {
-            // The later round has brought nothing either, and counts it.
+            // The later round has returned nothing either, and counts it.
             indexed.forget_error(&files.error_label(*slot)?);
         }
     }
     Ok(())
 }
 
-/// Whether a reply of an incomplete shard is held like one that lacks: an error that may pass, with an output where
-/// nobody has seen it.
+/// Whether a reply of an incomplete shard is held like a missing one: a retryable error, whose request may have an
+/// output that was not fetched.
 pub(crate) fn is_held_too(slot: &Slot, submission: i64) -> bool {
     layout::is_of(slot.file, submission) && slot.kind == ReplyKind::Retryable
 }
 
 impl Indexing {
-    /// What is done when there is more: what a later round has taken up is not asked for once more.
+    /// What to do when replies are incomplete: requests that a later round has taken over are not fetched again.
     fn when_short(&self) -> WhenShort {
         if self.followed { WhenShort::Accept } else { self.when_short }
     }
@@ -208,7 +207,7 @@ impl Indexing {
     }
 }
 
-/// The reply files that are here, each in its better version.
+/// The fetched reply files, each in its better version.
 fn own_files(
     files: &Files,
     task: &Indexing,
@@ -222,7 +221,7 @@ fn own_files(
         let file = ReplyFile { number, path: layout::reply_file(&files.run, number), role };
         let newer = ReplyFile { path: download::beside(&file.path), ..file.clone() };
         if newer.path.is_file() {
-            // What a service keeps under an id does not change: the version with fewer replies was cut off.
+            // A service's file does not change: the version with fewer replies was truncated.
             if !file.path.is_file() || answers(&newer)? >= answers(&file)? {
                 durable::publish(&newer.path, &file.path)?;
             } else {
@@ -248,8 +247,8 @@ fn answers(files: &Files, file: &ReplyFile, members: &[(u64, Record)], table: &I
     Ok(indexed.outputs + indexed.errors)
 }
 
-/// Tells the ids of the requests of a shard, each with its number there, and makes sure that the request index still
-/// knows them: before replies are taken for strangers, and what they answer is sent and paid for again.
+/// Yields the ids of the requests of a shard, each with its number there, and verifies that the request index still has
+/// them: otherwise replies would seem unmatched, and their requests would be sent and paid for again.
 fn each_id(files: &Files, members: &[(u64, Record)], tell: &mut dyn FnMut(u64, &str)) -> Result<(), Error> {
     for (number, (seq, record)) in (0..).zip(members) {
         let mut line = vec![0; record.length as usize];

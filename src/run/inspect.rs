@@ -1,7 +1,6 @@
-//! Looking at a run, and stopping its batches.
+//! Inspecting a run, and cancelling its batches.
 //!
-//! In: a run directory. Out: where it stands, read from the Ledger alone; nothing is asked of the service unless
-//! something is to be cancelled.
+//! In: a run directory. Out: its state, read from the Ledger alone; the service is called only to cancel batches.
 
 use std::path::{Path, PathBuf};
 
@@ -19,8 +18,8 @@ use crate::results::reply_index::ReplyIndex;
 use crate::run::error::Error;
 use crate::run::open;
 
-/// The newest run of all, or of those that were begun in the directory `begun_in` or read files below it. Runs that
-/// cannot be read come last, so that whoever looks is told.
+/// The newest run of all, or of those that were started in the directory `begun_in` or read files below it. Unreadable
+/// runs come last, so that they are reported if there is no other.
 pub fn newest(places: &RunPlaces, begun_in: Option<&Path>) -> Result<Option<PathBuf>, Error> {
     let mut newest = None;
     for run in places.runs()? {
@@ -37,7 +36,7 @@ pub fn newest(places: &RunPlaces, begun_in: Option<&Path>) -> Result<Option<Path
     Ok(newest.map(|(_, run)| run))
 }
 
-/// A batch that was asked to stop.
+/// A batch whose cancellation was requested.
 #[derive(Debug, Clone, Serialize)]
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Cancelled {
@@ -45,14 +44,14 @@ pub struct Cancelled {
     pub shard: u32,
     /// Its id.
     pub batch_id: String,
-    /// What the service says it is now.
+    /// Its status, as the service reports it now.
     pub status: String,
 }
 
-/// Asks the service to cancel every batch of the run that has not ended. A later `run` fetches what they had finished.
+/// Asks the service to cancel every batch of the run that has not ended. A later `run` fetches their finished results.
 ///
 /// # Errors
-/// The first batch that cannot be cancelled ends it; asking again is harmless.
+/// It stops at the first batch that cannot be cancelled; calling it again is harmless.
 pub async fn cancel(api: &impl Api, run: &Path) -> Result<Vec<Cancelled>, Error> {
     let mut ledger = open(run)?;
     let mut cancelled = Vec::new();
@@ -73,30 +72,30 @@ pub struct Decided {
     pub requests: u64,
     /// The shards that they are from.
     pub shards: u64,
-    /// Submissions in doubt that will be repeated.
+    /// Unresolved submissions that will be repeated.
     pub submissions: u64,
-    /// Incomplete shards whose replies are taken as they are.
+    /// Incomplete shards whose replies are accepted as complete.
     pub accepted: u64,
-    /// Their requests without a reply, which are held no longer and count as missing.
+    /// Their requests without a reply, which are no longer held and count as missing.
     pub missing: u64,
-    /// Shards that stay held.
+    /// Shards that remain held.
     pub held: u64,
 }
 
 /// What [`retry`] is to decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// Everything that was left without an output is sent again by the next `run`, whatever the rounds say: errors that
-    /// may fare better, missing requests, what cancelled or failed batches left.
+    /// The next `run` sends all requests without an output again, regardless of the rounds: retryable errors, missing
+    /// requests, those of cancelled or failed batches.
     SendUnfinished,
     /// The same, and unresolved submissions are repeated, too.
     SendAmbiguous,
-    /// What could be fetched of incomplete shards is all of their replies; nothing else. What lacks counts as missing,
-    /// and is sent again as long as there are rounds.
+    /// Only accept the fetched replies of incomplete shards as complete. Requests without a reply count as missing, and
+    /// are sent again while rounds remain.
     AcceptIncomplete,
 }
 
-/// Decides what becomes of requests without an output.
+/// Decides what happens to requests without an output.
 pub fn retry(run: &Path, decision: Decision) -> Result<Decided, Error> {
     let mut prepared = open::open_run(RunDirectory::open(run)?, None, true)?;
     let replies = ReplyIndex::open_or_create(&layout::replies_index(run), prepared.requests.len())?;
@@ -129,7 +128,7 @@ pub fn retry(run: &Path, decision: Decision) -> Result<Decided, Error> {
     Ok(decided)
 }
 
-/// Removes a run directory, with the replies in it, if the run still is as `fits` wants it; whether it was.
+/// Removes a run directory, including the replies, if `fits` still accepts the run. Returns whether it was removed.
 pub fn remove(run: &Path, fits: &dyn Fn(&Report) -> bool) -> Result<bool, Error> {
     let directory = RunDirectory::open(run)?;
     if !fits(&Report::of(&open(run)?, run)?) {
@@ -139,7 +138,7 @@ pub fn remove(run: &Path, fits: &dyn Fn(&Report) -> bool) -> Result<bool, Error>
     Ok(true)
 }
 
-/// Removes a run directory whatever is in it, also where that cannot be read any more.
+/// Removes a run directory, whatever its content, even if it is unreadable.
 pub fn remove_unread(run: &Path) -> Result<(), Error> {
     Ok(RunDirectory::open(run)?.remove()?)
 }

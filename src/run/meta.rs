@@ -1,6 +1,6 @@
 //! Metadata of a run as a whole: the Ledger's table `meta`.
 //!
-//! In: what a run is made from. Out: rows, and the same read back, also from Ledgers of earlier versions.
+//! In: the properties of a run. Out: rows, and the same read back, also from Ledgers of earlier versions.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,11 +20,11 @@ use crate::storage::identity::StoredIdentity;
 /// A run as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RunMeta {
-    /// When it was begun, in RFC 3339.
+    /// When it was started, in RFC 3339.
     pub(crate) created_at: String,
     /// See [`super::identity`].
     pub(crate) fingerprint: String,
-    /// The provider and where it is, as they were named when the run was begun.
+    /// The provider and its base URL, as they were named when the run was started.
     pub(crate) service: String,
     pub(crate) endpoint: String,
     pub(crate) skip_invalid: bool,
@@ -34,7 +34,7 @@ pub(crate) struct RunMeta {
     pub(crate) lines: u64,
     /// Those of them that are requests.
     pub(crate) requests: u64,
-    /// The working directory in which it was begun; none of runs from before that was recorded.
+    /// The working directory in which it was started; `None` for runs of versions that did not record it.
     pub(crate) begun_in: Option<BegunIn>,
     /// Where the lines can be read again.
     pub(crate) parts: Vec<RecordedPart>,
@@ -54,13 +54,13 @@ impl BegunIn {
 /// A part of the Source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RecordedPart {
-    /// What messages call it.
+    /// Its name in messages.
     pub(crate) name: String,
     /// Where it is; for a spool, its name in the run directory.
     #[serde(with = "crate::storage::path_text")]
     pub(crate) path: PathBuf,
     pub(crate) spooled: bool,
-    /// What the user's file was like; none for standard input.
+    /// The identity of the user's file; `None` for standard input.
     pub(crate) identity: Option<StoredIdentity>,
 }
 
@@ -75,7 +75,7 @@ impl RunMeta {
         Self::read(&Ledger::peek(&layout::ledger(run))?)
     }
 
-    /// The rows that say it.
+    /// Its rows.
     pub(crate) fn rows(&self) -> Result<Vec<(&'static str, String)>, Error> {
         let begun_in = self.begun_in.as_ref().map(json_text).transpose()?.map(|text| ("begun_in", text));
         let rows = [
@@ -103,7 +103,7 @@ impl RunMeta {
             let text = text(key)?;
             text.parse().map_err(|_| format!("{key} is {text:?}"))
         };
-        // Runs from before there was a choice say nothing.
+        // Absent in runs of versions without the option.
         let is = |key: &str| rows.get(key).is_some_and(|text| text == "true");
         let key = text("id_key")?;
         let parts = text("parts")?;
@@ -132,19 +132,19 @@ impl RunMeta {
         })
     }
 
-    /// The inputs, as they were named.
+    /// The inputs, as the user named them.
     pub(crate) fn input_names(&self) -> Vec<String> {
         self.parts.iter().map(|part| part.name.clone()).collect()
     }
 
-    /// Whether it was begun in that directory, or reads files below it.
+    /// Whether it was started in that directory, or reads files below it.
     pub(crate) fn is_of_directory(&self, directory: &Path) -> bool {
         let mut files = self.parts.iter().filter_map(|part| part.identity.as_ref());
         self.begun_in.as_ref().is_some_and(|begun_in| begun_in.0 == directory)
             || files.any(|file| file.is_below(directory))
     }
 
-    /// Whether the files that the run reads from are as they were: the user's untouched, the spools there.
+    /// Whether the files that the run reads are unchanged: the user's files unmodified, the spools present.
     pub(crate) fn parts_unchanged(&self, run: &Path) -> bool {
         !self.parts.is_empty()
             && self.parts.iter().all(|part| {
@@ -157,7 +157,7 @@ impl RunMeta {
     }
 }
 
-/// The JSON text of a value that is not just a word or a number.
+/// The JSON text of a compound value.
 pub(crate) fn json_text(value: &impl Serialize) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|error| Error::Internal { what: format!("the Ledger's meta: {error}") })
 }

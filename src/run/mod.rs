@@ -1,52 +1,52 @@
-//! The run: drives shards through the three phases, and keeps what must survive.
+//! The run: drives shards through the three phases, and persists their state.
 //!
 //! In: [`Options`], an [`Api`] that answers, a place for the output, a [`Monitor`]. Out: a [`Summary`], and one output
 //! line for each line of the input.
 //!
-//! | file | what it knows |
+//! | file | contents |
 //! | --- | --- |
 //! | [`options`] | what a run is asked to do |
-//! | [`directory`] | where its state lives, and who may work on it |
-//! | `open` | from inputs to a run directory, new or found again |
-//! | `identity`, `known`, `relocate` | which run is the same one, which there are, and one whose input has moved |
-//! | `meta` | what the Ledger says of a run as a whole |
+//! | [`directory`] | where its state is stored, and the lock on it |
+//! | `open` | from inputs to a run directory, new or existing |
+//! | `identity`, `known`, `relocate` | when two runs are the same, which runs exist, and runs whose input has moved |
+//! | `meta` | the Ledger's metadata of a run |
 //! | `earlier` | a run that has paid for some of what another one is about to send |
-//! | [`ledger`](crate::ledger) | the truth about shards, batches and money |
-//! | [`intents`](crate::ledger::intents) | what was sent, once more, in case the Ledger forgets it |
-//! | [`shard_state`](crate::model::shard_state) | how far a shard is and what it needs next |
+//! | [`ledger`](crate::ledger) | the authoritative record of shards, batches and money |
+//! | [`intents`](crate::ledger::intents) | a second record of what was sent, in case the Ledger loses it |
+//! | [`shard_state`](crate::model::shard_state) | the state of a shard and its next step |
 //! | [`incident`](crate::model::incident) | what went wrong |
-//! | `step`, `step_error` | what is done, as data |
-//! | `executor` | where it is done |
-//! | `files` | what it is done to |
+//! | `step`, `step_error` | the work, as data |
+//! | `executor` | where it runs |
+//! | `files` | what it operates on |
 //! | `download` | reply files |
-//! | `indexing` | what replies say, and where each is |
-//! | `verdict` | whether they are all that the service has answered |
-//! | `rounds`, `retry_decision` | what is sent again |
-//! | [`held`] | what waits for a decision |
-//! | `driver` | when it is done, and what came of it |
-//! | `targets` | what is to be written, looked at before anything is read |
+//! | `indexing` | the contents and locations of replies |
+//! | `verdict` | whether all answers of the service have been fetched |
+//! | `rounds`, `retry_decision` | which requests are sent again |
+//! | [`held`] | shards that wait for a decision |
+//! | `driver` | when steps run, and their results |
+//! | `targets` | output files, verified before anything is read |
 //! | `output` | the output as it grows |
 //! | `summary` | how it ended |
-//! | [`inspect`], [`doctor`] | looking at a run from outside |
-//! | [`monitor`] | what the caller is told |
+//! | [`inspect`], [`doctor`] | inspection of a run from outside |
+//! | [`monitor`] | events for the caller |
 //!
-//! Invariants: starting and resuming are the same thing, because every step begins from what the Ledger says. Nothing
-//! here starts a service, reads the environment or prints.
+//! Invariants: starting and resuming are the same thing, because every step begins from the state in the Ledger.
+//! Nothing here starts a service, reads the environment or prints.
 //!
 //! # At a billion requests
 //!
-//! What grows with the input are files, by what is in each for a line, a shard or a reply:
+//! The files that grow with the input, per line, shard or reply:
 //!
-//! | what | for each | at 1,000,000,000 lines in 20,000 shards |
+//! | file | size | at 1,000,000,000 lines in 20,000 shards |
 //! | --- | --- | --- |
 //! | `requests.idx` | 32 bytes a line | 32 GB |
 //! | `replies.idx` | 16 bytes a line | 16 GB |
-//! | scratch for comparing ids, gone after the check | 17 bytes a line | 17 GB |
+//! | scratch for comparing ids, removed after the check | 17 bytes a line | 17 GB |
 //! | `ledger.sqlite` and `intents.log` | 0.7 kB a shard | 14 MB |
 //! | reply files | what the service sent | paid for, kept until `clean` |
 //!
-//! Memory is `--memory`, and what the driver knows of each shard, and the service's list while it is read: about 8 kB a
-//! shard in all. A run of 20,000 shards was seen with a peak of 214 MiB.
+//! Memory is `--memory`, plus the driver's state of each shard and the service's list while it is read: about 8 kB a
+//! shard in all. A run of 20,000 shards was measured with a peak of 214 MiB.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -121,8 +121,8 @@ use files::{Files, ShardPayload};
 use held::HeldShard;
 use output::{Ending, Merger, OpenOutputs, Written};
 
-/// A run that is ready to be driven: its input is checked and packed, or it is an earlier one that is resumed. No other
-/// process can work on it meanwhile.
+/// A run that is ready to be executed: its input is checked and packed, or it is an earlier one to resume. It is locked
+/// against other processes.
 pub struct Run {
     prepared: Prepared,
     options: Options,
@@ -138,14 +138,14 @@ impl fmt::Debug for Run {
 }
 
 impl Run {
-    /// Checks and packs the inputs, or finds the run that began with them. Nothing is sent. The reading is done on a
-    /// thread of its own.
+    /// Checks and packs the inputs, or finds the existing run of them. Nothing is sent. The inputs are read on a
+    /// separate thread.
     ///
-    /// `stop` interrupts this and what follows: the run can be resumed.
+    /// `stop` interrupts this and [`Run::execute`]: the run can be resumed.
     ///
     /// # Errors
-    /// Whatever keeps the run from beginning: an input that cannot be read or has defects, a run directory that is
-    /// damaged or in use.
+    /// When the run cannot start: an input that cannot be read or has defects, a run directory that is damaged or in
+    /// use.
     pub async fn open(options: Options, monitor: Arc<dyn Monitor>, stop: CancellationToken) -> Result<Self, Error> {
         let begun = Instant::now();
         options.check_report()?;
@@ -159,17 +159,17 @@ impl Run {
         self.prepared.directory.path()
     }
 
-    /// Tells this run's [`Monitor`] what a client observes.
+    /// Forwards the notices of a client to this run's [`Monitor`].
     #[must_use]
     pub fn observer(&self) -> Observer {
         let monitor = self.monitor.clone();
         Observer::new(move |notice| monitor.event(Event::Call(notice)))
     }
 
-    /// Has every request answered by `api` and writes the replies in input order.
+    /// Gets every request answered by `api` and writes the replies in input order.
     ///
     /// # Errors
-    /// Whatever keeps the run from going on. Requests that failed or are held are no errors: the [`Summary`] has them.
+    /// When the run cannot continue. Requests that failed or are held are not errors: the [`Summary`] counts them.
     pub async fn execute(self, api: impl Api, outputs: Outputs) -> Result<Summary, Error> {
         let Self { prepared, options, monitor, stop, begun } = self;
         outputs.check(&options)?;
@@ -177,7 +177,7 @@ impl Run {
         let working = work(begun, prepared, api.clone(), options, outputs, monitor, stop.clone());
         let worked = unless_failed(&*api, working, &stop).await;
         api.close().await;
-        // Until then an `Api` may write into the directory, too.
+        // Kept until here: an `Api` may write into the directory, too.
         drop(lock);
         let mut summary = worked?;
         summary.count_again(api.sent_again());
@@ -185,7 +185,7 @@ impl Run {
     }
 }
 
-/// Works until the end, or until the service cannot go on.
+/// Works until the end, or until the service fails.
 async fn unless_failed(
     api: &impl Api,
     working: impl Future<Output = Result<Summary, Error>>,
@@ -196,7 +196,7 @@ async fn unless_failed(
         worked = &mut working => return worked,
         error = api.failed() => error,
     };
-    // What is under way is brought to an end in good order.
+    // Work in progress ends in an orderly way.
     stop.cancel();
     match working.await {
         Err(Error::Interrupted) => Err(error.into()),
@@ -204,7 +204,7 @@ async fn unless_failed(
     }
 }
 
-/// Takes a run from where it is to its end, whatever the service is.
+/// Takes a run from its current state to its end, with any service.
 async fn work<A: Api>(
     begun: Instant,
     prepared: Prepared,
@@ -242,7 +242,7 @@ async fn work<A: Api>(
     Ok(summary)
 }
 
-/// What the steps of a run work on.
+/// What the steps of a run operate on.
 fn files(
     run: &Path,
     (source, requests, ids, line): (Arc<Source>, Arc<RequestIndex>, IdHasher, LineLimits),
@@ -264,7 +264,7 @@ fn files(
     })
 }
 
-/// Writes the rest of the output, on a thread that may block: of requests that are held, too.
+/// Writes the rest of the output, including lines for held requests, on a thread that may block.
 async fn finish(
     files: Arc<Files>,
     held: Vec<ShardRow>,
@@ -279,7 +279,7 @@ async fn finish(
     writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
-/// Says which lines the files stand for that earlier processes have uploaded and whose batches have not ended.
+/// Tells `api` the lines of the files that earlier processes uploaded and whose batches have not ended.
 fn attach(api: &impl Api, files: &Arc<Files>, ledger: &Ledger) -> Result<(), Error> {
     for ShardRow { shard, state, file_id, .. } in ledger.shards()? {
         if let Some(file_id) = file_id.filter(|_| state.ended_batch().is_none()) {
@@ -289,7 +289,7 @@ fn attach(api: &impl Api, files: &Arc<Files>, ledger: &Ledger) -> Result<(), Err
     Ok(())
 }
 
-/// Deletes what the run left at the service. One file that is already gone is no error; asking again is harmless.
+/// Deletes the run's files at the service. Idempotent: a missing file is not an error.
 async fn delete_files(api: &impl Api, ledger: &Ledger) -> Result<(), Error> {
     for file_id in ledger.remote_files()? {
         api.delete_file(&file_id).await?;
@@ -298,7 +298,7 @@ async fn delete_files(api: &impl Api, ledger: &Ledger) -> Result<(), Error> {
 }
 
 impl Options {
-    /// Refuses a report that would replace an input or a file of a run, before anything is read.
+    /// Refuses a report that would replace an input or a file of a run. Called before anything is read.
     fn check_report(&self) -> Result<(), Error> {
         let mut files = targets::reading(&self.inputs)?;
         targets::write_report(&mut files, self.report.as_deref())?;
@@ -307,17 +307,17 @@ impl Options {
 }
 
 impl Outputs {
-    /// All lines into this file, which appears when they are all there.
+    /// All lines into this file, which appears once it is complete.
     #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self { output: OutputTarget::File(path.into()), errors: None, shape: Shape::Native }
     }
 
     /// Refuses outputs that cannot be written, or that would replace an input, the report or a file of a run.
-    /// [`Run::execute`] does the same; a program that asks before [`Run::open`] does not read gigabytes in vain.
+    /// [`Run::execute`] does the same; calling this before [`Run::open`] avoids reading gigabytes in vain.
     ///
     /// # Errors
-    /// Which file it is, and what is wrong with it.
+    /// Which file is wrong, and why.
     pub fn check(&self, options: &Options) -> Result<(), Error> {
         let mut files = targets::reading(&options.inputs)?;
         targets::write_outputs(&mut files, self)?;
@@ -326,8 +326,7 @@ impl Outputs {
     }
 }
 
-/// Opens the outputs on a thread of its own: a named pipe has to wait for its reader, and an interrupt is heard
-/// meanwhile.
+/// Opens the outputs on a separate thread, so that an interrupt is handled while a named pipe waits for its reader.
 async fn open_beside(outputs: Outputs, stop: &CancellationToken) -> Result<OpenOutputs, Error> {
     let opening = tokio::task::spawn_blocking(move || OpenOutputs::open(outputs));
     tokio::select! {
@@ -336,7 +335,7 @@ async fn open_beside(outputs: Outputs, stop: &CancellationToken) -> Result<OpenO
     }
 }
 
-/// Reads and checks the input on a thread of its own, so that an interrupt is heard meanwhile.
+/// Reads and checks the input on a separate thread, so that an interrupt is handled meanwhile.
 async fn prepare_beside(
     options: &Options,
     monitor: &Arc<dyn Monitor>,

@@ -1,5 +1,5 @@
-//! What the engine tells its caller, as typed events. It never prints; whoever shows an event chooses where, and may
-//! use its words.
+//! What the engine reports to its caller, as typed events. It never prints: the caller chooses where and how to show an
+//! event, and may use its text.
 
 use std::fmt;
 
@@ -27,9 +27,9 @@ pub enum Event<'e> {
         /// Of how many.
         total: u64,
     },
-    /// A line is no request. Told for the first few only; see `max_defects`.
+    /// A line is not a request. Reported for the first few only; see `max_defects`.
     Defect(&'e PlacedDefect),
-    /// The run directory is there and the shards are known.
+    /// The run directory exists and the shards are known.
     Started {
         /// The run directory.
         directory: &'e std::path::Path,
@@ -39,11 +39,11 @@ pub enum Event<'e> {
         shards: usize,
         /// Bytes of all batch files.
         bytes: u64,
-        /// Bytes of those that are not at the service yet.
+        /// Bytes of those that are not uploaded yet.
         upload_bytes: u64,
         /// Whether an earlier attempt is resumed.
         resumed: bool,
-        /// Whether every batch has already come back: nothing is sent, the output is written again.
+        /// Whether all replies have already been collected: nothing is sent, the output is written again.
         done: bool,
     },
     /// Bytes of batch files have been uploaded, since the start of this process.
@@ -53,7 +53,7 @@ pub enum Event<'e> {
     },
     /// How many shards are in which state.
     Shards(&'e ShardCounts),
-    /// How far the batches at the service are, in requests.
+    /// Progress of the batches at the service, in requests.
     Progress {
         /// Requests that the service reports as done, by its own percentages.
         done: u64,
@@ -67,11 +67,11 @@ pub enum Event<'e> {
     },
     /// Lines have been written to the output.
     Merged(&'e Merged),
-    /// Something that the user should know: the run waits, retries or begins another round.
+    /// An event of interest to the user: the run waits, retries or begins another round.
     Note(&'e Note),
-    /// The same of single calls to the service.
+    /// The same, about a single call to the service.
     Call(&'e Notice<'e>),
-    /// Something that the user should worry about.
+    /// A problem.
     Warning(&'e Incident),
 }
 
@@ -79,28 +79,28 @@ pub enum Event<'e> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Note {
-    /// The service's list of batches cannot be had; it is asked for again.
+    /// The service's list of batches is unavailable; it is retried.
     ListUnavailable {
         /// Why.
         error: String,
     },
-    /// A shard's batch cannot be looked at; it is asked for again.
+    /// A shard's batch cannot be looked up; it is retried.
     BatchUnavailable {
         /// The shard.
         shard: u32,
         /// Why.
         error: String,
     },
-    /// The service uses a status that is not known here. Told once.
+    /// The service reports an unknown status. Reported once per status.
     UnknownStatus {
-        /// Its word.
+        /// The status.
         status: String,
     },
     /// A shard's next step has failed and is retried later.
     Retrying {
         /// The shard.
         shard: u32,
-        /// Why it has failed.
+        /// Why it failed.
         error: String,
     },
     /// A shard waits until the service has room for its batch.
@@ -114,7 +114,7 @@ pub enum Note {
         /// What the service said.
         error: String,
     },
-    /// What was fetched of a shard's replies is not all of them; they are fetched again.
+    /// The fetched replies of a shard are incomplete; they are fetched again.
     FetchingAgain {
         /// The shard.
         shard: u32,
@@ -133,16 +133,16 @@ pub enum Note {
 impl fmt::Display for Note {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ListUnavailable { error } => write!(out, "cannot look at the list of batches now: {error}"),
+            Self::ListUnavailable { error } => write!(out, "cannot list batches, retrying: {error}"),
             Self::BatchUnavailable { shard, error } => {
-                write!(out, "cannot look at the batch of shard {shard} now: {error}")
+                write!(out, "cannot look up the batch of shard {shard}, retrying: {error}")
             }
             Self::UnknownStatus { status } => {
-                write!(out, "the service calls a batch {status:?}, which is not known here: it is waited for")
+                write!(out, "unknown batch status {status:?}: treated as in progress")
             }
-            Self::Retrying { shard, error } => write!(out, "shard {shard} has to wait: {error}"),
+            Self::Retrying { shard, error } => write!(out, "shard {shard}: retrying later: {error}"),
             Self::WaitingForRoom { shard, model, cap, error } => {
-                write!(out, "shard {shard} waits for room, as for {cap} of {model:?}: {error}")
+                write!(out, "shard {shard} waits: the service has room for {cap} of {model:?}: {error}")
             }
             Self::FetchingAgain { shard, why } => write!(out, "shard {shard}: {why}; fetching its replies again"),
             Self::Round { number, requests } => write!(out, "round {number}: {requests} requests are sent again"),
@@ -154,21 +154,21 @@ impl fmt::Display for Note {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct ShardCounts {
-    /// Not at the service yet.
+    /// Not uploaded yet.
     pub waiting: usize,
     /// Uploaded, or about to be submitted.
     pub uploaded: usize,
-    /// In batches that the service works on.
+    /// In batches that are in progress.
     pub submitted: usize,
-    /// Ended; replies on their way.
+    /// Ended; replies are being collected.
     pub ended: usize,
     /// Done.
     pub indexed: usize,
-    /// Unresolved.
+    /// On hold.
     pub held: usize,
 }
 
-/// Is told what happens. Called from several threads; must not block for long.
+/// Receives events. Called from several threads; must not block for long.
 ///
 /// ```
 /// use std::sync::Mutex;
@@ -176,7 +176,7 @@ pub struct ShardCounts {
 /// use batchline::offline::{OfflineOptions, check};
 /// use batchline::{Event, Monitor, provider};
 ///
-/// /// Keeps what its user should know.
+/// /// Keeps what the user should know.
 /// #[derive(Default)]
 /// struct Log(Mutex<Vec<String>>);
 ///
@@ -208,8 +208,8 @@ pub trait Monitor: Send + Sync {
     /// Something happened.
     fn event(&self, event: Event<'_>);
 
-    /// Whether all is to be sent although an earlier run has paid for some of it. May take as long as a user needs to
-    /// answer.
+    /// Whether to send all requests although an earlier run has paid for some of them. May block until the user has
+    /// answered.
     fn sends_again(&self, earlier: &EarlierRun) -> bool {
         let _ = earlier;
         false

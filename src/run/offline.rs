@@ -1,7 +1,7 @@
-//! What can be done without a service: check, plan, split and merge files that are here.
+//! Operations without a service: check, plan, split and merge local files.
 //!
-//! In: inputs, and reply files that somebody downloaded. Out: Defects, shards, shard files, ordered replies. Scratch
-//! files live in a directory of their own and go when it goes.
+//! In: inputs, and reply files that the user downloaded. Out: Defects, shards, shard files, ordered replies. Scratch
+//! files are in a separate directory and are removed with it.
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead, Write};
@@ -36,13 +36,13 @@ use crate::storage::durable;
 use crate::storage::durable::{FileError, PendingFile};
 use crate::storage::user_files::{NamedFiles, Role, TargetError};
 
-/// What the names of shard files begin with; digits follow.
+/// The prefix of the names of shard files; digits follow.
 const SHARD_PREFIX: &str = "shard-";
 
-/// What the names of shard files end with.
+/// The suffix of the names of shard files.
 const SHARD_SUFFIX: &str = ".jsonl";
 
-/// Lines that are merged between two reports of how far the merge is.
+/// Lines that are merged between two progress reports.
 const MERGE_LINES: usize = 128 * 1024;
 
 /// What to read, and how.
@@ -50,21 +50,21 @@ const MERGE_LINES: usize = 128 * 1024;
 pub struct OfflineOptions {
     /// The inputs, in order.
     pub inputs: Vec<Input>,
-    /// How lines are checked and shards are cut. Its scratch directory is replaced by one of the operation's own.
+    /// How lines are checked and shards are packed. Its scratch directory is replaced by one of the operation.
     pub scan: ScanOptions,
-    /// Directory in which the scratch directory is made.
+    /// Directory in which the scratch directory is created.
     pub scratch: PathBuf,
-    /// File that takes every Defect.
+    /// File to which every Defect is written.
     pub report: Option<PathBuf>,
-    /// Most Defects told to the monitor.
+    /// Maximum Defects reported to the monitor.
     pub max_defects: u64,
-    /// Whether an input without lines is as good as any.
+    /// Whether an input without requests is accepted.
     pub allow_empty: bool,
 }
 
 impl OfflineOptions {
-    /// These inputs, by the limits of `provider` at its first endpoint; everything else as for a
-    /// [run](super::Options::new). Scratch files are made in the system's directory for temporary files.
+    /// These inputs, with the limits of `provider` at its first endpoint; everything else as for a
+    /// [run](super::Options::new). Scratch files are created in the system's directory for temporary files.
     #[must_use]
     pub fn new(inputs: impl IntoIterator<Item = impl Into<PathBuf>>, provider: &'static Provider) -> Self {
         let Options { inputs, line, shard, threads, memory_bytes, max_defects, .. } = Options::new(inputs, provider);
@@ -85,8 +85,8 @@ pub struct Scanned {
     scratch: Incoming,
 }
 
-/// Checks the inputs: UTF-8, JSON, ids, models, limits. Lines that are no requests are no error; `monitor` is told the
-/// first of them, and [`Scan::defects`] is their number.
+/// Checks the inputs: UTF-8, JSON, ids, models, limits. Invalid lines are not an error; the first of them are reported
+/// to `monitor`, and [`Scan::defects`] is their number.
 ///
 /// # Errors
 /// When an input cannot be read or has no lines, or the report cannot be written or would replace an input.
@@ -95,11 +95,11 @@ pub fn check(options: &OfflineOptions, monitor: &dyn Monitor) -> Result<Scanned,
     scan_inputs(options, false, monitor)
 }
 
-/// Checks the inputs and packs them: [`Scan::shards`] are what a run would submit. Nothing is written but scratch files
-/// and the report.
+/// Checks the inputs and packs them: a run would submit [`Scan::shards`]. Only scratch files and the report are
+/// written.
 ///
 /// # Errors
-/// As for [`check`], and [`Error::Defects`] if there are lines that are no requests, unless they are to be skipped.
+/// As for [`check`], and [`Error::Defects`] if there are invalid lines, unless they are to be skipped.
 pub fn plan(options: &OfflineOptions, monitor: &dyn Monitor) -> Result<Scanned, Error> {
     refuse_defects(check(options, monitor)?)
 }
@@ -109,7 +109,7 @@ pub fn plan(options: &OfflineOptions, monitor: &dyn Monitor) -> Result<Scanned, 
 /// With `replace`, the shard files of an earlier split are removed first, once the inputs are known to be good.
 ///
 /// # Errors
-/// As for [`plan`]; and when a shard file cannot be written, would replace an input, or is there already without
+/// As for [`plan`]; and when a shard file cannot be written, would replace an input, or already exists without
 /// `replace`.
 pub fn split(
     options: &OfflineOptions,
@@ -139,7 +139,7 @@ pub fn split(
     Ok(paths)
 }
 
-/// Looks at what a split would write, and returns the shard files of an earlier one.
+/// Checks the files that a split would write, and returns the shard files of an earlier one.
 fn earlier_shards(options: &OfflineOptions, directory: &Path, replace: bool) -> Result<Vec<PathBuf>, Error> {
     let mut files = named_files(options)?;
     if !directory.is_dir() {
@@ -156,7 +156,7 @@ fn earlier_shards(options: &OfflineOptions, directory: &Path, replace: bool) -> 
     if let (Some(path), false) = (old.first(), replace) {
         return Err(TargetError::Exists { role: Role::Shard, path: path.clone() }.into());
     }
-    // No shard may be an input, nor the report, which is not there yet.
+    // No shard may be an input, or the report, which does not exist yet.
     let directory_itself = directory.canonicalize().map_err(failed())?;
     let is_shard = |path: &Path| {
         path.parent() == Some(&directory_itself) && path.file_name().and_then(OsStr::to_str).is_some_and(is_shard_name)
@@ -183,7 +183,7 @@ fn is_shard_name(name: &str) -> bool {
     number.is_some_and(|number| number.len() >= 6 && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Copies all that is left of `reader`, in pieces as large as it has them.
+/// Copies the rest of `reader`, in pieces as large as it buffers them.
 fn copy(reader: &mut impl BufRead, writer: &mut impl Write) -> io::Result<()> {
     loop {
         let piece = reader.fill_buf()?;
@@ -196,22 +196,22 @@ fn copy(reader: &mut impl BufRead, writer: &mut impl Write) -> io::Result<()> {
     }
 }
 
-/// What a merge wrote, and what the reply files held.
+/// What a merge wrote, and the contents of the reply files.
 #[derive(Debug)]
 pub struct MergedReplies {
     /// What was written.
     pub merged: Merged,
-    /// What the reply files held.
+    /// The counts of the reply files.
     pub indexed: Indexed,
-    /// Files that keep replies which answer nobody, for each kind if there are any.
+    /// The files of unmatched replies, one per kind that occurred.
     pub aside: Vec<PathBuf>,
 }
 
-/// Merges `replies` into input order, in bounded memory. Replies that answer nobody are kept in files whose names begin
-/// with `aside`.
+/// Merges `replies` into input order, in bounded memory. Unmatched replies are written to files whose names begin with
+/// `aside`.
 ///
-/// Files of replies may be compressed, or pipes; `-` is standard input. One that is no file of replies is an error, and
-/// nothing is written.
+/// Reply files may be compressed, or pipes; `-` is standard input. A file of another kind is an error, and nothing is
+/// written.
 ///
 /// ```
 /// use batchline::offline::{OfflineOptions, merge};
@@ -288,7 +288,7 @@ pub fn merge(
     Ok(MergedReplies { merged, indexed, aside })
 }
 
-/// Looks at what a merge would write.
+/// Checks the files that a merge would write.
 fn check_merge(
     options: &OfflineOptions,
     replies: &[PathBuf],
@@ -308,14 +308,14 @@ fn check_merge(
     targets::keep_out_of_runs(&files, None)
 }
 
-/// What check, plan and split read and write, but for the shards.
+/// The files that check, plan and split read and write, except for shards.
 fn named_files(options: &OfflineOptions) -> Result<NamedFiles, TargetError> {
     let mut files = targets::reading(&options.inputs)?;
     targets::write_report(&mut files, options.report.as_deref())?;
     Ok(files)
 }
 
-/// The files of replies where they can be read at any offset: those that cannot are spooled into `scratch`.
+/// The reply files, readable at any offset: those that are not are spooled into `scratch`.
 fn reply_files(
     options: &OfflineOptions,
     replies: &[PathBuf],
@@ -337,12 +337,12 @@ fn reply_files(
     Ok(files)
 }
 
-/// A file of replies as the user names it.
+/// A reply file, as the user named it.
 fn input_at(path: &Path) -> Input {
     if path == Path::new("-") { Input::Stdin } else { Input::File(path.to_owned()) }
 }
 
-/// The error, about a file as the user named it and not about its spool.
+/// The error, naming the file as the user did rather than its spool.
 fn by_name(error: ResultsError, files: &[ReplyFile], names: &[PathBuf]) -> Error {
     match error {
         ResultsError::NotReplies { path, line, form } => {

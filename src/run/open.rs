@@ -1,10 +1,9 @@
 //! From inputs to a run directory with shards: the part of a run before anything is sent.
 //!
-//! In: the inputs. Out: a locked run directory, new or found again, with its Source, indexes and Ledger open.
+//! In: the inputs. Out: a locked run directory, new or existing, with its Source, indexes and Ledger open.
 //!
-//! Invariants: a run is found again by what its input says, not by what it is called, so the same data through a pipe
-//! goes on with the run that a file began. Nothing of a new run has its name before all of the input is known to be
-//! good.
+//! Invariants: a run is found by the content of its input, not by its name, so the same data through a pipe resumes the
+//! run that a file started. No part of a new run has its final name before all of the input is known to be valid.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -35,7 +34,7 @@ use crate::storage::durable::FileError;
 use crate::storage::sink::Sink;
 use crate::storage::user_files::open_output;
 
-/// A run directory that is ready to be driven.
+/// A run directory that is ready for the driver.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     /// Its lock is held as long as anything here writes into it.
@@ -45,11 +44,11 @@ pub(crate) struct Prepared {
     pub(crate) requests: Arc<RequestIndex>,
     pub(crate) ids: IdHasher,
     pub(crate) line: LineLimits,
-    /// Whether the run was there before.
+    /// Whether the run existed before.
     pub(crate) resumed: bool,
 }
 
-/// Finds the run of these inputs, or makes it.
+/// Finds the run of these inputs, or creates it.
 pub(crate) fn prepare(options: &Options, monitor: &dyn Monitor) -> Result<Prepared, Error> {
     let identity = Identity::of(options);
     let known = known_runs(options)?;
@@ -74,7 +73,7 @@ pub(crate) fn prepare(options: &Options, monitor: &dyn Monitor) -> Result<Prepar
         Some(directory) => directory.clone(),
         None => options.places.home.join(directory_name(&fingerprint)),
     };
-    // Another process may have made it meanwhile.
+    // Another process may have created it meanwhile.
     let there = known.with_lines(options, &identity, &scan).unwrap_or(&target);
     if layout::ledger(there).is_file() {
         return go_on_with(there, (&identity, &scan), &source, incoming.path());
@@ -124,7 +123,7 @@ fn ask_about_earlier(
     if options.on_earlier == OnEarlier::SendAll {
         return Ok(());
     }
-    // With --run-dir nothing else has been read yet. The home may be unusable: that may be why a directory was named.
+    // With --run-dir nothing else has been read yet. The home may be unusable, which may be the reason for --run-dir.
     let home =
         options.directory.as_ref().map(|_| KnownRuns::look(&options.places).unwrap_or_else(|_| KnownRuns::default()));
     let others = home.as_ref().unwrap_or(known);
@@ -134,14 +133,14 @@ fn ask_about_earlier(
     }
 }
 
-/// Makes a new run's Ledger, and gives its directory its name.
+/// Creates a new run's Ledger, and gives its directory its final name.
 fn publish(
     incoming: Incoming,
     target: &Path,
     meta: &RunMeta,
     (scan, checked_in): (&Scan, Duration),
 ) -> Result<Prepared, Error> {
-    // Made here, it is its owner's alone; SQLite gives its side files the same mode.
+    // Created here, it is private to its owner; SQLite gives its side files the same mode.
     drop(crate::storage::durable::open_or_create(&layout::ledger(incoming.path()))?);
     let mut ledger = Ledger::create(&layout::ledger(incoming.path()), &meta.rows()?, &scan.shards)?;
     ledger.add_phase_times(&BTreeMap::from([(Phase::Check, checked_in)]))?;
@@ -149,7 +148,7 @@ fn publish(
     crate::storage::durable::create_directory(&layout::replies(incoming.path()))?;
     let directory = match incoming.publish(target) {
         Err(Error::File(error)) if error.source.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
-            // Another process has made the same run meanwhile, and most likely works on it.
+            // Another process has created the same run meanwhile, and is most likely using it.
             drop(RunDirectory::open(target)?);
             return Err(Error::Raced { path: target.to_owned() });
         }
@@ -158,7 +157,7 @@ fn publish(
     open_run(directory, None, false)
 }
 
-/// Opens the run of inputs that were read and found to be the ones of `target`.
+/// Opens the run at `target`, whose lines the inputs were found to have.
 fn go_on_with(
     target: &Path,
     (identity, scan): (&Identity, &Scan),
@@ -172,17 +171,17 @@ fn go_on_with(
         return Err(Error::OtherDirectory {
             path: target.to_owned(),
             what: "holds the run of another input, service or endpoint".to_owned(),
-            hint: "name another directory, or leave --run-dir away".to_owned(),
+            hint: "name another directory, or omit --run-dir".to_owned(),
         });
     }
     if !meta.parts_unchanged(target) {
-        // The lines are the same but the file is not where it was: these inputs stand in for it.
+        // The lines are the same but the file has moved: these inputs replace it.
         relocate(&mut ledger, target, incoming, &record_parts(source)?)?;
     }
     open_run(directory, Some(ledger), true)
 }
 
-/// Opens what is in a run directory.
+/// Opens the files of a run directory.
 pub(crate) fn open_run(directory: RunDirectory, ledger: Option<Ledger>, resumed: bool) -> Result<Prepared, Error> {
     let path = directory.path();
     let ledger = match ledger {
@@ -196,7 +195,7 @@ pub(crate) fn open_run(directory: RunDirectory, ledger: Option<Ledger>, resumed:
     let requests = RequestIndex::open(&layout::requests(path))?;
     if requests.len() != lines {
         let what = format!("has a request index of {} lines, {lines} were checked", requests.len());
-        let hint = "remove the directory if nothing of it was submitted; `batchline status` tells".to_owned();
+        let hint = "remove the directory if nothing of it was submitted, as shown by `batchline status`".to_owned();
         return Err(Error::Directory { path: path.to_owned(), what, hint });
     }
     if parts.is_empty() && lines > 0 {
@@ -254,23 +253,23 @@ fn check(
     Ok(scan)
 }
 
-/// Where Defects go: the first few to the monitor, all of them to the report.
+/// Receives Defects: the first few go to the monitor, all of them to the report.
 #[derive(Debug)]
 pub struct DefectReport {
     report: Option<std::io::BufWriter<Box<dyn Sink>>>,
-    /// Of the report, for messages.
+    /// The path of the report, for messages.
     path: PathBuf,
     left: Cell<u64>,
 }
 
 impl DefectReport {
-    /// A report at `path`, if there is one; `shown_max` Defects go to the monitor.
+    /// A report at `path`, if any; at most `shown_max` Defects go to the monitor.
     pub fn create(path: Option<&Path>, shown_max: u64) -> Result<Self, FileError> {
         let report = path.map(open_output).transpose()?.map(std::io::BufWriter::new);
         Ok(Self { report, path: path.map(Path::to_owned).unwrap_or_default(), left: Cell::new(shown_max) })
     }
 
-    /// Takes a Defect, and says whether more are wanted.
+    /// Takes a Defect. Returns whether more are wanted.
     pub fn hear(&mut self, placed: &PlacedDefect, monitor: &dyn Monitor) -> Result<bool, InputError> {
         if self.left.get() > 0 {
             self.left.set(self.left.get() - 1);
@@ -284,7 +283,7 @@ impl DefectReport {
         Ok(self.left.get() > 0 || self.report.is_some())
     }
 
-    /// Makes the report appear.
+    /// Publishes the report.
     pub fn finish(self) -> Result<(), FileError> {
         let Some(report) = self.report else { return Ok(()) };
         report.into_inner().map_err(|error| FileError::on("write", &self.path)(error.into_error()))?.finish()

@@ -14,50 +14,49 @@ use crate::input::source::Input;
 use crate::model::shard::ShardLimits;
 use crate::remote::{Address, Limits, Provider, Redactor};
 
-/// Defects shown, unless the user says otherwise.
+/// Maximum defects shown, by default.
 pub const MAX_DEFECTS: u64 = 100;
 
-/// Memory for the whole process, in bytes, unless the user says otherwise.
+/// Memory limit of the process in bytes, by default.
 pub const MEMORY_BYTES: usize = 256 * 1024 * 1024;
 
-/// The part of the memory that holds ids while the input is checked, and reply files while they are merged.
+/// Divisor of the memory limit: the share for ids during the check, and for reply files during the merge.
 pub const MEMORY_SHARE: usize = 4;
 
-/// Uploads at a time, unless the user says otherwise.
+/// Concurrent uploads, by default.
 pub const UPLOADS: usize = 4;
 
-/// How long the list is watched, unless the user says otherwise. How fast Together's list shows a new batch is not
-/// known.
+/// How long the list is watched, by default. How soon Together's list shows a new batch is unknown.
 pub const SETTLE: Duration = Duration::from_secs(600);
 
-/// Rounds, unless the user says otherwise.
+/// Rounds, by default.
 pub const ROUNDS: u32 = 3;
 
-/// Requests of a shard at a service that is asked request by request, unless the user says otherwise. The replies of a
-/// shard appear when all of it is done, and smaller batches cost such a service nothing.
+/// Requests of a shard at a service without a Batch API, by default. The replies of a shard appear when all of it is
+/// done, and smaller batches cost such a service nothing.
 pub const ONLINE_SHARD_REQUESTS: u64 = 5_000;
 
-/// Where runs are kept, unless the user says otherwise.
+/// Where runs are kept, by default.
 const HOME: &str = ".batchline";
 
-/// Downloads at a time.
+/// Concurrent downloads.
 pub const DOWNLOADS: usize = 4;
 
 /// The place of the built-in service, in a [`ServiceIdentity`].
 pub const BUILT_IN: &str = "built in";
 
-/// What tells one service from another in a run's fingerprint: the provider, and where it is.
+/// The service's part of a run's fingerprint: the provider, and its base URL.
 ///
 /// Written as the provider's name, a space, and the base URL: `together https://api.together.ai/v1`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceIdentity {
-    /// What it takes and how it speaks.
+    /// Its limits and dialect.
     pub provider: &'static Provider,
     place: String,
 }
 
 impl ServiceIdentity {
-    /// The provider at its own base URL. One that has none needs an address: see [`ServiceIdentity::at`].
+    /// The provider at its default base URL. One without a default needs an address: see [`ServiceIdentity::at`].
     #[must_use]
     pub fn of(provider: &'static Provider) -> Self {
         Self { provider, place: provider.base_url.to_owned() }
@@ -69,7 +68,7 @@ impl ServiceIdentity {
         Self { provider, place: address.to_string() }
     }
 
-    /// The provider, answered by a server inside of the process, whose address is another one each time.
+    /// The provider, served by a server within the process, whose address changes each time.
     #[must_use]
     pub fn built_in(provider: &'static Provider) -> Self {
         Self { provider, place: BUILT_IN.to_owned() }
@@ -86,7 +85,7 @@ impl fmt::Display for ServiceIdentity {
 pub enum OutputTarget {
     /// To a writer, as they become final.
     Writer(Box<dyn Write + Send>),
-    /// To a file, which appears whole when the run is done, or to a pipe or device, which gets lines as they become
+    /// To a file, which appears whole when the run is done, or to a pipe or device, which receives lines as they become
     /// final.
     File(PathBuf),
 }
@@ -103,9 +102,9 @@ impl fmt::Debug for OutputTarget {
 /// What to do with a submission whose outcome is unknown, when the service's list shows no batch of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnAmbiguous {
-    /// Leave it for somebody to decide. The only choice that never pays twice, whatever the service does.
+    /// Leave the decision to the user. The only choice that never pays twice, whatever the service does.
     Hold,
-    /// Submit again when the list has shown nothing for this long. Right where a list that has settled tells the truth.
+    /// Submit again when the list has shown nothing for this long. Correct if the list is reliable by then.
     RetryAfter(Duration),
 }
 
@@ -118,7 +117,7 @@ pub enum OnEarlier {
     SendAll,
 }
 
-/// What the provider takes in one batch for this endpoint.
+/// The provider's limits of one batch for this endpoint.
 #[must_use]
 pub fn shard_limits(provider: &Provider, endpoint: &str) -> ShardLimits {
     let Limits { shard_requests, shard_bytes, embedding_inputs, .. } = provider.limits;
@@ -129,8 +128,7 @@ pub fn shard_limits(provider: &Provider, endpoint: &str) -> ShardLimits {
     }
 }
 
-/// What is packed into one shard for this endpoint, unless the user says otherwise: as much as the provider takes, or
-/// [`ONLINE_SHARD_REQUESTS`].
+/// The default limits of a shard for this endpoint: the provider's, or [`ONLINE_SHARD_REQUESTS`].
 #[must_use]
 pub fn usual_shard(provider: &Provider, endpoint: &str) -> ShardLimits {
     let most = shard_limits(provider, endpoint);
@@ -138,7 +136,7 @@ pub fn usual_shard(provider: &Provider, endpoint: &str) -> ShardLimits {
     ShardLimits { requests, ..most }
 }
 
-/// What the provider wants of the lines of such a shard: each must fit it with its line end.
+/// The rules for the lines of such a shard: each must fit into it with its line terminator.
 #[must_use]
 pub fn line_limits(provider: &Provider, endpoint: &'static str, shard: ShardLimits) -> LineLimits {
     LineLimits {
@@ -157,59 +155,58 @@ pub struct Options {
     pub inputs: Vec<Input>,
     /// Where runs are kept and looked up.
     pub places: RunPlaces,
-    /// This run's directory, if it is not to be named after its fingerprint.
+    /// This run's directory; by default, one named after its fingerprint.
     pub directory: Option<PathBuf>,
-    /// The service, as far as the run is named after it. The [`Api`](crate::remote::Api) that reaches it comes later.
+    /// The service's part of the run's identity. The [`Api`](crate::remote::Api) that reaches it is passed later.
     pub service: ServiceIdentity,
-    /// Takes the key out of what replies say, where it is told or recorded.
+    /// Removes the key from texts of replies that are shown or recorded.
     pub redactor: Redactor,
     /// The endpoint that answers the requests.
     pub endpoint: String,
-    /// How long the service may take over a batch, as the service writes it. Batches that exist already keep theirs.
+    /// The completion window of batches, in the service's notation. Existing batches keep theirs.
     pub completion_window: String,
-    /// What lines must keep to.
+    /// The rules for lines.
     pub line: LineLimits,
-    /// What shards must keep to.
+    /// The limits of shards.
     pub shard: ShardLimits,
     /// See [`OnEarlier`].
     pub on_earlier: OnEarlier,
-    /// Lines that are no requests get an error line each; the rest is sent.
+    /// Whether invalid lines are skipped: each gets an error line in the output.
     pub skip_invalid: bool,
-    /// Whether an input without lines is as good as any.
+    /// Whether an input without requests is accepted.
     pub allow_empty: bool,
-    /// File that takes every Defect.
+    /// File to which every Defect is written.
     pub report: Option<PathBuf>,
-    /// Most Defects told to the monitor.
+    /// Maximum Defects reported to the monitor.
     pub max_defects: u64,
     /// Threads that check and merge.
     pub threads: usize,
-    /// Memory for the whole process, in bytes.
+    /// Memory limit of the process, in bytes.
     pub memory_bytes: usize,
-    /// Uploads at a time.
+    /// Concurrent uploads.
     pub uploads: usize,
-    /// Time between two looks at the batches.
+    /// Poll interval.
     pub poll_interval: Duration,
     /// See [`OnAmbiguous`].
     pub on_ambiguous: OnAmbiguous,
-    /// How long the service's list is watched before a submission in doubt is held.
+    /// How long the service's list is watched before a submission with an unknown outcome is held.
     pub settle: Duration,
-    /// Most batches in flight at a time; without a number as many as the service takes.
+    /// Maximum batches in flight; `None` for as many as the service accepts.
     pub max_in_flight_batches: Option<u32>,
-    /// How often a request is sent at most.
+    /// Maximum attempts per request.
     pub rounds: u32,
     /// Whether the run's files at the service are deleted when every request has an output.
     pub delete_remote: bool,
 }
 
 impl Options {
-    /// A run of these inputs at `provider`, at its own base URL and with its own limits; everything else as the fields
-    /// say:
+    /// A run of these inputs at `provider`, with its default base URL and limits, and these defaults:
     ///
     /// - runs are kept in `.batchline` below the working directory;
-    /// - every line must be a request, an input without lines is refused, and an earlier run that has paid for some of
-    ///   the lines is asked about;
-    /// - as many threads as there are cores, [`MEMORY_BYTES`], [`UPLOADS`] at a time, [`ROUNDS`];
-    /// - a submission whose outcome is unknown is held, once the service's list was watched for [`SETTLE`].
+    /// - every line must be a request, an input without lines is refused, and the monitor is asked about an earlier run
+    ///   that has paid for some of the lines;
+    /// - one thread per core, [`MEMORY_BYTES`], [`UPLOADS`], [`ROUNDS`];
+    /// - a submission with an unknown outcome is held after the service's list was watched for [`SETTLE`].
     #[must_use]
     pub fn new(inputs: impl IntoIterator<Item = impl Into<PathBuf>>, provider: &'static Provider) -> Self {
         let endpoint = provider.endpoint();

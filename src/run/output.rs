@@ -1,12 +1,12 @@
-//! The output as it grows: a thread that merges whatever has become final.
+//! The output as it grows: a thread that merges replies once their outcomes are final.
 //!
 //! In: the watermark, the first Seq whose outcome may still change. Out: all lines before it, in order; at the end the
-//! rest, in which there may be requests that are held, and the totals.
+//! rest, which may include held requests, and the totals.
 //!
-//! A file appears whole, when all is written; a writer gets the lines as they become final.
+//! A file appears once it is complete; a writer receives the lines as they become final.
 //!
-//! Invariants: a reply file that an earlier process has indexed is compared with its checksum before a line of it is
-//! given out, and no output appears as whole that has more or fewer outputs and errors than were counted.
+//! Invariants: a reply file that an earlier process has indexed is compared with its checksum before any line of it is
+//! written, and an output whose outputs and errors differ from the counts is never published as complete.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -51,22 +51,22 @@ type BatchFailures = Arc<Mutex<HashMap<u32, String>>>;
 /// Where the lines go.
 #[derive(Debug)]
 pub struct Outputs {
-    /// Takes every line, or only outputs if there is a place for the rest.
+    /// Receives every line, or only outputs if `errors` is set.
     pub output: OutputTarget,
-    /// Takes errors, missing and invalid lines.
+    /// Receives errors, missing and invalid lines.
     pub errors: Option<PathBuf>,
-    /// What all of them look like. Replies are kept as they came, so a run can be written in the other shape later.
+    /// The format of all lines. Replies are stored as received, so a run can be written in the other format later.
     pub shape: Shape,
 }
 
-/// What the thread is told.
+/// A message to the thread.
 #[derive(Debug)]
 enum WriterMessage {
     /// Everything before this Seq is final.
     Watermark(u64),
-    /// The run has come to its end: these requests have no outcome and get none in this process.
+    /// The run has ended: these requests have no outcome and get none in this process.
     Held(HeldLines),
-    /// Outputs and errors that were counted in all.
+    /// The total counts of outputs and errors.
     Counted(u64, u64),
 }
 
@@ -75,35 +75,35 @@ enum WriterMessage {
 pub(crate) struct Written {
     /// What was written.
     pub(crate) merged: Merged,
-    /// Time in which lines were merged and written.
+    /// Time spent on merging and writing lines.
     pub(crate) took: Duration,
-    /// Whether all lines were written, to files that have appeared or readers that have read to the end.
+    /// Whether all lines were written, to files that were published or readers that have read to the end.
     pub(crate) delivered: bool,
 }
 
 /// How a run has ended.
 #[derive(Debug)]
 pub(crate) struct Ending {
-    /// Lines that there must be.
+    /// The expected number of lines.
     pub(crate) lines: u64,
-    /// What is held.
+    /// The held requests.
     pub(crate) held: Option<HeldLines>,
-    /// Outputs and errors that there must be among them.
+    /// The expected numbers of outputs and errors.
     pub(crate) counted: (u64, u64),
 }
 
-/// Merges on a thread of its own.
+/// Merges on a separate thread.
 #[derive(Debug)]
 pub(crate) struct Merger {
-    /// Dropped, it ends the thread.
+    /// Dropping it ends the thread.
     writer: Option<mpsc::Sender<WriterMessage>>,
     batch_failures: BatchFailures,
     thread: Option<JoinHandle<Result<Written, Error>>>,
 }
 
 impl Drop for Merger {
-    /// A run that stops early lets the thread remove what it has begun to write; one that hangs at a pipe is left
-    /// behind.
+    /// A run that stops early lets the thread remove its unfinished files; a thread that is blocked on a pipe is
+    /// abandoned.
     fn drop(&mut self) {
         self.writer = None;
         let deadline = Instant::now() + LAST_WORK;
@@ -114,7 +114,7 @@ impl Drop for Merger {
 }
 
 impl Merger {
-    /// Starts with nothing final. `recorded` are the checksums of the reply files that are indexed.
+    /// Starts with nothing final. `recorded` are the checksums of the indexed reply files.
     pub(crate) fn start(
         files: Arc<Files>,
         recorded: BTreeMap<u32, String>,
@@ -146,7 +146,7 @@ impl Merger {
                     WriterMessage::Counted(..) => {}
                 }
             }
-            // The sender is gone: all is final, or the run has stopped early.
+            // The sender was dropped: everything is final, or the run has stopped early.
             let begun = Instant::now();
             let delivered = from == merging.files.requests.len() && open.finish()?;
             Ok(Written { merged, took: took + begun.elapsed(), delivered })
@@ -154,7 +154,7 @@ impl Merger {
         Self { writer: Some(writer), batch_failures: failures, thread: Some(thread) }
     }
 
-    /// Takes note of a batch that has ended: one that did not complete explains why its requests have no reply.
+    /// Records a batch that has ended: if it did not complete, that is why its requests have no reply.
     pub(crate) fn record_failure(&self, shard: u32, batch: &EndedBatch) {
         if batch.status != BatchStatus::Completed {
             let why = batch.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
@@ -163,18 +163,18 @@ impl Merger {
         }
     }
 
-    /// Tells that everything before `seq` is final.
+    /// Notifies the thread that everything before `seq` is final.
     pub(crate) fn advance(&self, seq: u64) {
-        // When the thread has ended early its error comes out of `finish`.
+        // If the thread has ended early, `finish` returns its error.
         let _ = self.writer.as_ref().map(|writer| writer.send(WriterMessage::Watermark(seq)));
     }
 
-    /// Whether the thread has ended early, which it does only with an error.
+    /// Whether the thread has ended early, which happens only with an error.
     pub(crate) fn has_failed(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Waits until all has been written: without an ending, all that was final.
+    /// Waits until everything has been written; without an ending, everything that was final.
     pub(crate) fn finish(mut self, ending: Option<Ending>) -> Result<Written, Error> {
         if let (Some(writer), Some(Ending { lines, held, counted: (outputs, errors) })) = (self.writer.take(), ending) {
             let held = held.map(WriterMessage::Held).into_iter();
@@ -188,14 +188,14 @@ impl Merger {
     }
 }
 
-/// Reply files that an earlier process has indexed and this one has not looked at yet, with their checksums.
+/// Reply files that an earlier process has indexed and this one has not verified yet, with their checksums.
 struct UnverifiedFiles(Mutex<BTreeMap<u32, String>>);
 
 impl UnverifiedFiles {
-    /// The path of a reply file; the first time, after a look at its content.
+    /// The path of a reply file; verifies its content the first time.
     fn path(&self, run: &Path, number: u32) -> Result<PathBuf, ResultsError> {
         let path = layout::reply_file(run, number);
-        // Held meanwhile, so that no other thread takes a line of it before it is known to be sound.
+        // Locked meanwhile, so that no other thread uses a line of it before it is verified.
         let mut unverified = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(checksum) = unverified.get(&number) {
             if *checksum != format!("{:032x}", index::file_checksum(&path)?) {
@@ -207,7 +207,7 @@ impl UnverifiedFiles {
     }
 }
 
-/// What the merging thread works with.
+/// The state of the merging thread.
 struct Merging {
     files: Arc<Files>,
     line: LineLimits,
@@ -256,17 +256,17 @@ impl Merging {
     }
 }
 
-/// Says why a line of the input has no reply.
+/// Determines why a line of the input has no reply.
 pub(crate) struct Unanswering<'u> {
     pub(crate) source: &'u Source,
     pub(crate) requests: &'u RequestIndex,
     pub(crate) line: LineLimits,
-    /// Without one the input has just been checked.
+    /// `None` if the input has just been checked.
     pub(crate) recheck: Option<&'u Recheck>,
 }
 
 impl Unanswering<'_> {
-    /// The `body` of a request, as it stands in the input.
+    /// The `body` of a request, verbatim from the input.
     pub(crate) fn body(&self, seq: u64) -> Result<Option<Vec<u8>>, ResultsError> {
         let record = self.requests.record(seq)?;
         if record.state != LineState::Request {
@@ -279,7 +279,7 @@ impl Unanswering<'_> {
         Ok(record.body(&line).map(<[u8]>::to_vec))
     }
 
-    /// Tells the Seq and the id of each request.
+    /// Yields the Seq and the id of each request.
     pub(crate) fn each_id(&self, tell: &mut dyn FnMut(u64, &str)) -> Result<(), ResultsError> {
         self.requests.scan(0, u64::MAX - 1, |seq, record| {
             if record.state != LineState::Request {
@@ -295,8 +295,8 @@ impl Unanswering<'_> {
         })
     }
 
-    /// Looks at the line again. `held` says why its request is held, if it is; `note` tells what became of a shard's
-    /// batch, where that explains it.
+    /// Examines the line again. `held` says why its request is held, if it is; `note` returns how a shard's batch
+    /// ended, where that is the reason.
     pub(crate) fn explain(
         &self,
         seq: u64,
@@ -308,7 +308,7 @@ impl Unanswering<'_> {
         let mut text =
             self.source.read_line(record.offset, self.line.line_bytes + 1).map_err(|error| failed(error.into()))?;
         if record.length > 0 {
-            // What was checked ends before the blanks behind it.
+            // The checked part ends before trailing whitespace.
             text.truncate(record.length as usize);
         }
         if let Some(recheck) = self.recheck.filter(|_| record.state == LineState::Request) {
@@ -336,7 +336,7 @@ impl Unanswering<'_> {
     }
 }
 
-/// A sink that is written to in blocks.
+/// A sink that is written in blocks.
 struct OpenOutput(BlockWriter<Box<dyn Sink>>);
 
 impl OpenOutput {

@@ -1,5 +1,5 @@
-//! All that can be said of a run, read from its Ledger at any time: while a process works on it, after it has failed,
-//! after it is done.
+//! The report of a run, read from its Ledger at any time: while a process is using it, after a failure, after
+//! completion.
 //!
 //! In: a run directory. Out: a [`Report`]. `status`, the summary of `run` and their JSON are renderings of it.
 
@@ -19,43 +19,43 @@ use crate::model::shard::Shard;
 use crate::model::shard_state::{ShardRow, ShardState};
 use crate::run::error::Error;
 
-/// A run, as its Ledger has it.
+/// A run, as recorded in its Ledger.
 #[derive(Debug, Clone, Serialize)]
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Report {
     /// The run directory.
     #[serde(serialize_with = "crate::storage::path_text::shown")]
     pub directory: PathBuf,
-    /// The inputs, as they were named.
+    /// The inputs, as the user named them.
     pub inputs: Vec<String>,
-    /// The provider and where it is.
+    /// The provider and its base URL.
     pub service: String,
-    /// When the run was begun, in RFC 3339.
+    /// When the run was started, in RFC 3339.
     pub created_at: String,
     /// Requests in all.
     pub requests: u64,
     /// Lines that are not requests and were skipped.
     pub invalid: u64,
-    /// Where it stands as a whole.
+    /// Its state as a whole.
     pub state: RunState,
-    /// What has become of the requests so far.
+    /// The outcomes of the requests so far.
     #[serde(flatten)]
     pub outcomes: Outcomes,
     /// The errors, by code and message.
     pub errors_by_kind: BTreeMap<String, u64>,
-    /// Requests that wait for a decision.
+    /// Requests that are held until the user decides.
     pub held_requests: u64,
-    /// Requests that were sent again, by the reason.
+    /// Requests that were sent again, by reason.
     pub sent_again: BTreeMap<String, u64>,
-    /// Requests that are sent again by the next `run`, because somebody decided so.
+    /// Requests that the next `run` sends again, because the user decided so.
     pub queued_requests: u64,
-    /// Shards that wait to be submitted again: their last submission was refused, or somebody gave it up.
+    /// Shards that wait to be submitted again: their last submission was refused, or abandoned by the user.
     pub queued_shards: u64,
-    /// Replies by an id that is nearly that of their request.
+    /// Replies whose ids nearly equal those of their requests.
     pub recognised: u64,
-    /// Replies that said the same as another one.
+    /// Replies with the same content as another one to the same request.
     pub duplicates: u64,
-    /// Replies that said something else than the one kept.
+    /// Replies with other content than the one that was kept.
     pub conflicts: u64,
     /// Replies to ids that no request has.
     pub unknown: u64,
@@ -67,10 +67,10 @@ pub struct Report {
     pub prompt_tokens: u64,
     /// Tokens of the answers of all models, as the service counted them.
     pub completion_tokens: u64,
-    /// Time of each phase so far, in seconds, as far as processes worked on the run. Phases overlap; one that has not
-    /// begun is not here.
+    /// Time of each phase so far, in seconds, while a process was using the run. Phases overlap; those that have not
+    /// begun are absent.
     pub phase_seconds: BTreeMap<Phase, f64>,
-    /// Bytes of the batch files that were uploaded; of each once, however often that was tried.
+    /// Bytes of the batch files that were uploaded, each counted once regardless of retries.
     pub uploaded_bytes: u64,
     /// Rounds so far, counted from 1.
     pub rounds: u32,
@@ -78,40 +78,40 @@ pub struct Report {
     pub batches: usize,
     /// Batches that ended without being completed.
     pub batches_unsound: usize,
-    /// Batches on the run's files that do not work for it, by id: they may have been paid for in vain.
+    /// Surplus batches on the run's files, by id: they may have been paid for in vain.
     pub surplus_batches: Vec<String>,
-    /// When its output, with all the replies that it has now, was delivered whole; in RFC 3339.
+    /// When its complete output, with all current replies, was delivered; in RFC 3339.
     pub delivered_at: Option<String>,
-    /// The process that works on it.
+    /// The process that is using it.
     pub owner: Option<String>,
     /// How many shards are in each state.
     pub shards_by_state: BTreeMap<&'static str, u64>,
-    /// The shards, by number; none in a [`Summary`](super::Summary). Not in its JSON: whoever renders it decides on
-    /// them.
+    /// The shards, by number; none in a [`Summary`](super::Summary). Not part of the JSON: each renderer decides
+    /// whether to include them.
     #[serde(skip)]
     pub shards: Vec<ShardStatus>,
-    /// What went wrong and was dealt with, in the run's whole life. Not in its JSON either.
+    /// The incidents since the run was started. Not part of the JSON either.
     #[serde(skip)]
     pub incidents: Vec<String>,
 }
 
-/// Where a run stands as a whole.
+/// The state of a run as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum RunState {
-    /// Nothing was ever submitted: it has cost nothing.
+    /// Nothing was ever submitted: nothing was paid for.
     Unsent,
-    /// Batches are at work, or wait to be.
+    /// Batches are in progress, or wait to be submitted.
     Unfinished,
     /// A shard waits for a decision.
     Held,
-    /// All that was sent has come back, and nothing is to be sent again.
+    /// All results have been collected, and nothing is to be sent again.
     Done,
 }
 
 impl RunState {
-    /// That of a run with these shards.
+    /// The state of a run with these shards.
     fn of(shards: &[ShardRow], was_submitted: bool) -> Self {
         let is = |wanted: fn(&ShardState) -> bool| move |known: &ShardRow| wanted(&known.state);
         if !was_submitted && !shards.is_empty() {
@@ -126,7 +126,7 @@ impl RunState {
     }
 }
 
-/// Requests of a shard that are sent again because somebody decided so.
+/// Requests of a shard that are sent again because the user decided so.
 fn queued(known: &ShardRow) -> u64 {
     if known.decided && known.wants_another_round(0) { known.unfinished.count } else { 0 }
 }
@@ -136,7 +136,7 @@ fn is_queued(known: &ShardRow) -> bool {
     matches!(known.state, ShardState::Uploaded { .. }) && known.last_submission.is_some()
 }
 
-/// Where a shard stands.
+/// The state of a shard.
 #[derive(Debug, Clone, Serialize)]
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct ShardStatus {
@@ -148,7 +148,7 @@ pub struct ShardStatus {
     pub requests: u64,
     /// Size of its batch file in bytes.
     pub bytes: u64,
-    /// Where it stands, in the Ledger's words.
+    /// Its state, as named in the Ledger.
     pub state: &'static str,
     /// Why it is held, if it is.
     pub held: Option<HeldReason>,
@@ -158,9 +158,9 @@ pub struct ShardStatus {
     pub file_id: Option<String>,
     /// Its batch.
     pub batch_id: Option<String>,
-    /// What that was last seen as.
+    /// The last known status of that batch.
     pub batch_status: Option<String>,
-    /// Why it stands there, where that needs saying.
+    /// Why it is in that state, where that needs explaining.
     pub note: Option<String>,
 }
 
@@ -194,7 +194,7 @@ impl Report {
         Ok(Self { owner: directory::owner(run)?, ..report })
     }
 
-    /// What this Ledger says of the run in that directory.
+    /// The report of the run in that directory, from this Ledger.
     pub(crate) fn of(ledger: &Ledger, run: &Path) -> Result<Self, Error> {
         let meta = RunMeta::read(ledger)?;
         let recorded = ledger.shards()?;
@@ -242,7 +242,7 @@ impl Report {
         })
     }
 
-    /// Whether nothing would be lost with its directory: all requests have outputs, and those are delivered.
+    /// Whether removing its directory would lose nothing: all requests have outputs, and those were delivered.
     #[must_use]
     pub fn is_delivered_whole(&self) -> bool {
         let Outcomes { outputs, set_aside, .. } = self.outcomes;

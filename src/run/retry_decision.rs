@@ -1,4 +1,4 @@
-//! Which requests of a batch that has ended are worth sending again.
+//! Which requests of a batch that has ended are sent again.
 //!
 //! In: how the batch ended, and the slots of its requests. Out: for each request whether it is retryable.
 
@@ -11,14 +11,14 @@ use crate::results::reply_index::Slot;
 /// See the module.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RetryDecision {
-    /// It was cancelled: that was a decision.
+    /// It was cancelled, which was a decision of the user.
     cancelled: bool,
-    /// Whether a request without a reply may get one.
+    /// Whether a request without a reply may get one in another attempt.
     unanswered: bool,
 }
 
 impl RetryDecision {
-    /// For what this batch left. With a decision of the user, nothing speaks against what has no output.
+    /// For the unfinished requests of this batch. If the user decided so, all requests without an output are retryable.
     pub(crate) fn of(batch: &EndedBatch, decided: bool) -> Self {
         if decided {
             return Self { cancelled: false, unanswered: true };
@@ -30,13 +30,13 @@ impl RetryDecision {
         Self { cancelled: batch.status == BatchStatus::Cancelled, unanswered }
     }
 
-    /// How many requests with these slots are worth sending again, and the first.
+    /// How many requests with these slots are retryable, and the first of them.
     pub(crate) fn unfinished(self, seqs: &[u64], slots: &[Option<Slot>]) -> Unfinished {
         let mut left = seqs.iter().zip(slots).filter(|(_, slot)| self.again(**slot)).map(|(seq, _)| *seq);
         left.next().map_or(Unfinished::default(), |first| Unfinished { count: 1 + left.count() as u64, first })
     }
 
-    /// Whether a request with this slot is worth sending again.
+    /// Whether a request with this slot is retryable.
     pub(crate) fn again(self, slot: Option<Slot>) -> bool {
         !self.cancelled
             && match slot {

@@ -1,11 +1,11 @@
-//! Further rounds: what a round left without an output, and is retryable, goes up again.
+//! Further rounds: retryable requests that a round left without an output are sent again.
 //!
-//! In: shards that are indexed. Out: new shards that hold only those of their requests that are retryable. The driver
-//! plans a round from the Ledger; the step that packs it reads the slots and lines.
+//! In: indexed shards. Out: new shards of their retryable requests. The driver plans a round from the Ledger; the step
+//! that packs it reads the slots and lines.
 //!
-//! Invariants: what is sent again is what was checked, whatever has become of the input. A request is in at most one
-//! shard of each round. The list of a round is on disk, synced, before the Ledger knows its shards; packed again after
-//! a crash, it comes out the same. A shard's requests are in input order.
+//! Invariants: lines that are sent again are those that were checked, even if the input has changed. A request is in at
+//! most one shard of each round. The list of a round is on disk, synced, before its shards are in the Ledger; packing
+//! it again after a crash has the same result. A shard's requests are in input order.
 
 use std::collections::BTreeMap;
 
@@ -28,20 +28,20 @@ use crate::run::error::Error;
 /// Why a request without any reply is sent again.
 const NO_REPLY: &str = "no reply";
 
-/// A round that is to be packed.
+/// A round to pack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RoundPlan {
     /// Its number, from 2 on.
     round: u32,
-    /// The number of its first shard; also that of its list of Seqs.
+    /// The number of its first shard, and of its list of Seqs.
     first_number: u32,
-    /// What its shards must keep to.
+    /// The limits of its shards.
     limits: ShardLimits,
-    /// The shards that left something, in the order of their numbers.
+    /// The shards with unfinished requests, by number.
     left: Vec<ShardLeft>,
 }
 
-/// A shard whose unfinished requests a round takes up.
+/// A shard whose unfinished requests a round sends again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct ShardLeft {
     shard: Shard,
@@ -54,7 +54,7 @@ struct ShardLeft {
     labels: BTreeMap<String, u64>,
 }
 
-/// Plans the next round of a run with these shards; `None` if nothing is left to send again.
+/// Plans the next round of a run with these shards; `None` if there is nothing to send again.
 pub(crate) fn plan(
     ledger: &Ledger,
     shards: &[ShardRow],
@@ -62,7 +62,7 @@ pub(crate) fn plan(
     rounds: u32,
 ) -> Result<Option<RoundPlan>, Error> {
     let wanting: Vec<&ShardRow> = shards.iter().filter(|row| row.wants_another_round(rounds)).collect();
-    // One round at a time: the lowest, so that the numbers of a round's shards follow one another.
+    // One round at a time, the lowest, so that the shards of a round have consecutive numbers.
     let Some(round) = wanting.iter().map(|row| row.shard.round + 1).min() else { return Ok(None) };
     let mut left = Vec::new();
     for row in wanting.into_iter().filter(|row| row.shard.round + 1 == round) {
@@ -74,7 +74,7 @@ pub(crate) fn plan(
     Ok(Some(RoundPlan { round, first_number, limits, left }))
 }
 
-/// Packs what the shards have left, publishes its list, and returns what the Ledger has to record.
+/// Packs the unfinished requests of the shards, publishes their list, and returns what the Ledger has to record.
 pub(crate) fn pack(files: &Files, plan: &RoundPlan) -> Result<NextRound, Error> {
     let RoundPlan { round, first_number, limits, left } = plan;
     let mut next = NextRound::default();
@@ -83,7 +83,7 @@ pub(crate) fn pack(files: &Files, plan: &RoundPlan) -> Result<NextRound, Error> 
         let counts = shard.collect(files, &mut again, &mut next.reasons)?;
         next.followed.push((shard.shard.number, counts.errors, counts.labels));
     }
-    // Shards of a later round need not be in the order of their requests: one that was held comes late.
+    // Shards of a later round may be out of request order: one that was held is late.
     again.sort_unstable();
     let mut packer = Packer::starting_at(*limits, *first_number);
     let mut placed: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
@@ -93,7 +93,7 @@ pub(crate) fn pack(files: &Files, plan: &RoundPlan) -> Result<NextRound, Error> 
         let mut line = vec![0; record.length as usize];
         files.source.read_at(record.offset, &mut line)?;
         let written = record.length.saturating_add(files.envelope.added_bytes(record.lacks, seq));
-        // Its inputs are counted again: the index does not have them.
+        // Its inputs are counted again: the index does not store the count.
         let inputs = limits.inputs.map_or(1, |_| embeddings::inputs(&line, record.lacks.id));
         let inputs = u32::try_from(inputs).unwrap_or(u32::MAX);
         let shard = packer.push(seq, model, (written, inputs), xxh3_64(&line));
@@ -111,7 +111,7 @@ pub(crate) fn pack(files: &Files, plan: &RoundPlan) -> Result<NextRound, Error> 
 }
 
 impl ShardLeft {
-    /// Adds its unfinished requests to those that are sent again, and the reasons. Returns the errors that it still
+    /// Adds its unfinished requests, and the reasons, to those that are sent again. Returns the errors that it still
     /// counts.
     fn collect<'s>(
         &'s self,
@@ -135,7 +135,7 @@ impl ShardLeft {
         Ok(counts)
     }
 
-    /// Its requests that are worth sending again, and the error that each has.
+    /// Its retryable requests, each with its error.
     fn unfinished(&self, files: &Files) -> Result<Vec<(u64, Option<Slot>)>, Error> {
         let decision = RetryDecision::of(&self.batch, self.decided);
         let members = Members::collect(&self.shard, &files.requests, &files.run)?;

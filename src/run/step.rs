@@ -1,11 +1,10 @@
-//! Steps: the pieces of work that take a run further, as data.
+//! Steps: the pieces of work that advance a run, as data.
 //!
-//! In: what the driver has decided. Out: for each [`Step`] one [`StepResult`], for the driver to record. Both are
-//! serialisable, so a step can run anywhere that an [`Executor`](super::executor::Executor) takes it.
+//! In: the driver's decisions. Out: for each [`Step`] one [`StepResult`], for the driver to record. Both are
+//! serializable, so an [`Executor`](super::executor::Executor) can run a step anywhere.
 //!
-//! Invariants: a step names all that it works on. It is idempotent: cut off by a crash, or done twice, it leaves what
-//! doing it once leaves. None of them may create a batch; that call, and all others about batches, are the driver's
-//! own.
+//! Invariants: a step is self-contained, and idempotent: repeated, also after a crash, it has the same effect as
+//! running once. No step may create a batch; the driver makes that call, and all others about batches, itself.
 
 use serde::{Deserialize, Serialize};
 
@@ -28,19 +27,19 @@ pub(crate) enum Step {
     PackRound(RoundPlan),
 }
 
-/// What came of a [`Step`], in the same order.
+/// The result of a [`Step`], in the same order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum StepResult {
     /// The shard's file is at the service.
     Uploaded {
         /// The service's id of it.
         file_id: String,
-        /// Whether the service had that content before, so that batches may exist that use it.
+        /// Whether the service already had that content, so that batches may exist that use it.
         reused: bool,
     },
-    /// The reply files are here, as far as they could be fetched.
+    /// The reply files are on disk, as far as they could be fetched.
     Downloaded(Fetched),
-    /// The replies are in the index; or there is more of them at the service.
+    /// The replies are in the index, or the service has more of them.
     Indexed(ShardIndexed),
     /// The round's shards, and why their requests are sent again.
     RoundPacked(NextRound),

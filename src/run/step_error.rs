@@ -1,6 +1,6 @@
-//! Why a step could not be done, in a form that can cross from one machine to another.
+//! Why a step failed, in a form that can be sent from one machine to another.
 //!
-//! In: a typed error where the step ran. Out: all that the driver decides by, and all that a user reads.
+//! In: a typed error where the step ran. Out: everything that the driver decides by and that the user reads.
 
 use std::error::Error as StdError;
 
@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::error_kind::ErrorKind;
 use crate::remote;
 
-/// Why a step could not be done, in the words of the error that it met. Its causes are in
-/// [`source()`](StdError::source), in words, too.
+/// Why a step failed, as the text of the original error. The texts of its causes are in
+/// [`source()`](StdError::source).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct StepError {
@@ -24,15 +24,15 @@ pub struct StepError {
 /// Where a step has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Origin {
-    /// At the service, or on the way to it.
+    /// At the service, or on the connection to it.
     Service(remote::ErrorKind),
-    /// At the input, which cannot be read or is not what was checked.
+    /// At the input, which cannot be read or has changed since the check.
     Input,
-    /// At this machine's files.
+    /// At local files.
     Machine,
 }
 
-/// What an error was caused by, in words.
+/// The cause of an error, as text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 struct Cause {
@@ -47,12 +47,12 @@ impl Cause {
 }
 
 impl StepError {
-    /// The error of a step that failed at `origin`, with its words and those of its causes.
+    /// The error of a step that failed at `origin`, with its text and those of its causes.
     pub(crate) fn new(origin: Origin, kind: ErrorKind, error: &dyn StdError, hint: Option<String>) -> Self {
         Self { origin, kind, message: error.to_string(), hint, source: Cause::of(error) }
     }
 
-    /// What it means to a script, should it end the run.
+    /// Its kind, which determines the exit code if it ends the run.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -73,17 +73,17 @@ impl StepError {
         self.remote().is_some_and(remote::ErrorKind::is_transient)
     }
 
-    /// Whether the service limits us: it is there, and knows when it has room.
+    /// Whether the service throttles: it is reachable, and knows when it has room.
     pub(crate) fn is_rate_limited(&self) -> bool {
         self.remote() == Some(remote::ErrorKind::RateLimited)
     }
 
-    /// Whether it makes no sense to ask the service again.
+    /// Whether retrying at the service is pointless.
     pub(crate) fn is_final(&self) -> bool {
         self.remote().is_some_and(remote::ErrorKind::is_final)
     }
 
-    /// Whether the input is at fault.
+    /// Whether the input is the cause.
     pub(crate) fn is_of_input(&self) -> bool {
         self.origin == Origin::Input
     }

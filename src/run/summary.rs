@@ -11,33 +11,32 @@ use crate::model::outcome::Outcomes;
 use crate::remote::Again;
 use crate::run::error::Error;
 
-/// Why a request was sent again that a service without a Batch API may have answered.
+/// Why a request was sent again that a service without a Batch API may already have answered.
 const CRASHED: &str = "at the service when the process ended";
 
-/// The same, of one whose answer did not get here.
-const LOST: &str = "the answer was lost on its way";
+/// The same, of one whose answer was not received.
+const LOST: &str = "the answer was lost in transit";
 
 /// How a run ended: every line of the input accounted for.
 #[derive(Debug, Clone, Serialize)]
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Summary {
-    /// What its Ledger says, without the single shards.
+    /// The report from its Ledger, without the individual shards.
     #[serde(flatten)]
     pub report: Report,
     /// Lines of the input that are not blank.
     pub lines: u64,
-    /// Requests that wait for a decision: sent, and with no outcome that is known.
+    /// Requests without a known outcome, which wait for a decision.
     pub held: u64,
     /// The shards that hold them, and why.
     pub held_shards: Vec<HeldShard>,
     /// Bytes written.
     pub bytes: u64,
-    /// Whether the output is complete and delivered: in a file that has appeared, or to a reader that has read to the
-    /// end.
+    /// Whether the output is complete and delivered: in a published file, or to a reader that has read to the end.
     pub delivered: bool,
-    /// Whether the run was there before.
+    /// Whether the run existed before.
     pub resumed: bool,
-    /// Time that this process took, in seconds.
+    /// Time taken by this process, in seconds.
     pub seconds: f64,
 }
 
@@ -74,7 +73,7 @@ impl Summary {
         })
     }
 
-    /// Adds what a service without a Batch API was sent twice.
+    /// Adds the requests that a service without a Batch API was sent twice.
     pub(super) fn count_again(&mut self, again: Again) {
         for (reason, requests) in [(CRASHED, again.crashed), (LOST, again.lost)] {
             if requests > 0 {

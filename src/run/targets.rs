@@ -1,6 +1,6 @@
-//! What a run or an offline command is to write, looked at before anything is read.
+//! Checks the files that a run or an offline command will write, before anything is read.
 //!
-//! In: the options, with their paths as they were typed. Out: nothing, or a [`TargetError`].
+//! In: the options, with their paths as typed. Out: nothing, or a [`TargetError`].
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::output::Outputs;
 use crate::input::source::Input;
 use crate::storage::user_files::{NamedFiles, Role, TargetError};
 
-/// The inputs, to begin with.
+/// The files that are read: the inputs.
 pub(crate) fn reading(inputs: &[Input]) -> Result<NamedFiles, TargetError> {
     let mut files = NamedFiles::default();
     for input in inputs {
@@ -19,7 +19,7 @@ pub(crate) fn reading(inputs: &[Input]) -> Result<NamedFiles, TargetError> {
     Ok(files)
 }
 
-/// Adds where replies go.
+/// Adds the files for replies.
 pub(crate) fn write_outputs(files: &mut NamedFiles, outputs: &Outputs) -> Result<(), TargetError> {
     if let OutputTarget::File(path) = &outputs.output {
         files.write(Role::Output, path)?;
@@ -27,12 +27,12 @@ pub(crate) fn write_outputs(files: &mut NamedFiles, outputs: &Outputs) -> Result
     outputs.errors.as_deref().map_or(Ok(()), |path| files.write(Role::Errors, path))
 }
 
-/// Adds where Defects go.
+/// Adds the file for Defects.
 pub(crate) fn write_report(files: &mut NamedFiles, report: Option<&Path>) -> Result<(), TargetError> {
     report.map_or(Ok(()), |path| files.write(Role::Report, path))
 }
 
-/// Refuses what would be written into a run directory: those that there are, and the one that is to be.
+/// Refuses files inside run directories: existing ones, and the one to be created.
 pub(crate) fn keep_out_of_runs(files: &NamedFiles, run: Option<&Path>) -> Result<(), TargetError> {
     let run = run.and_then(|run| run.canonicalize().ok());
     let is_run = |directory: &Path| layout::ledger(directory).is_file() || run.as_deref() == Some(directory);

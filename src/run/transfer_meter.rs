@@ -1,4 +1,4 @@
-//! The bytes of all transfers of one direction, added up.
+//! The total bytes of all transfers in one direction.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ pub(crate) struct TransferMeter {
 }
 
 impl TransferMeter {
-    /// Nothing has been transferred yet. The monitor is told every change of the sum as this event.
+    /// With nothing transferred yet. Every change of the sum is reported to the monitor as this event.
     pub(crate) fn new(monitor: Arc<dyn Monitor>, event: fn(u64) -> Event<'static>) -> Self {
         Self { total: Arc::default(), monitor, event }
     }
@@ -23,7 +23,7 @@ impl TransferMeter {
     pub(crate) fn begin(&self) -> Progress {
         let (total, monitor, event, before) = (self.total.clone(), self.monitor.clone(), self.event, AtomicU64::new(0));
         Progress::new(move |bytes| {
-            // The count of a transfer falls back when an attempt starts over; the sum falls back with it.
+            // The count of a transfer decreases when an attempt starts over; so does the sum.
             let change = bytes.wrapping_sub(before.swap(bytes, Ordering::Relaxed));
             monitor.event(event(total.fetch_add(change, Ordering::Relaxed).wrapping_add(change)));
         })

@@ -179,8 +179,8 @@ fn missing_replies_are_held_and_the_rest_is_delivered() {
         place.write("in.jsonl", &requests);
         let command = format!("run in.jsonl {} {SHORT}", between.arguments());
         for _ in 0..2 {
-            let ended = place.run(&format!("{command} -o out.jsonl")).with_code(7).saying("held: 1 shard (1)");
-            ended.saying("batches have answered more than could be fetched").saying("--accept-incomplete");
+            let ended = place.run(&format!("{command} -o out.jsonl")).with_code(7).saying("on hold: 1 shard (1)");
+            ended.saying("the service has more replies than could be fetched").saying("--accept-incomplete");
             let output = place.read("out.jsonl");
             assert_eq!(ids(&output), ids(&requests), "a line for each request");
             let held = held(&output);
@@ -195,7 +195,7 @@ fn missing_replies_are_held_and_the_rest_is_delivered() {
             assert_asked_once(&service);
         }
         let status = place.run("status").with_code(0);
-        assert!(status.text().contains("incomplete") && status.text().contains("held, batch"), "{}", status.text());
+        assert!(status.text().contains("incomplete") && status.text().contains("on hold, batch"), "{}", status.text());
         status.saying("--accept-incomplete");
         let status: Value = serde_json::from_slice(&place.run("status --json").with_code(0).stdout).unwrap();
         assert_eq!((&status["state"], &status["shards"][1]["held"]), (&"held".into(), &"incomplete-answer".into()));
@@ -225,7 +225,7 @@ fn incomplete_replies_can_be_accepted_as_complete() {
         assert_eq!((&summary["held"], &summary["missing"]), (&held.into(), &0.into()));
         assert_eq!(summary["held_shards"].as_array().unwrap().len(), 3);
         assert_eq!(summary["held_shards"][0]["reason"], "incomplete-answer");
-        place.run("retry").with_code(0).saying("3 shards still held").saying("nothing to retry");
+        place.run("retry").with_code(0).saying("3 shards still on hold").saying("nothing to retry");
         let decided = place.run("retry --accept-incomplete").with_code(0).text();
         assert!(
             decided.contains(&format!("3 incomplete shards accepted as complete: {held} requests missing")),
@@ -250,7 +250,7 @@ fn counts_above_the_replies_hold_the_missing_requests() {
         let options = "--shard-requests 20 --settle 300ms";
         let ended = place.run(&format!("run in.jsonl -o out.jsonl {} {options}", service.arguments())).with_code(code);
         if counted {
-            ended.saying("the service counts 20 of its requests as answered").saying("held: 1 shard (");
+            ended.saying("the service counts 20 of its requests as answered").saying("on hold: 1 shard (");
             service.books().assert_billed_once(&requests);
         } else {
             ended.saying("sent again").saying("no reply");

@@ -35,19 +35,19 @@ fn resending_answered_requests_needs_confirmation() {
             assert!(told.stderr.contains("\"exit\":2") && !told.stderr.contains("[y/N]"), "{}", told.stderr);
             for no in ["n\n", "\n", "\u{4}", "never\n"] {
                 let told = place.program(&command).typing(no).run().with_code(2);
-                told.saying(&format!("this one sends all {sends} again. Continue? [y/N]"));
+                told.saying(&format!("this run would send all {sends} again. Continue? [y/N]"));
             }
             assert_eq!((place.unnamed_runs().len(), service.books().accepted()), (0, accepted));
         }
         // As it was, it is the run that is there.
         place.write("in.jsonl", &requests);
-        place.run(&command).with_code(0).saying("all is done");
+        place.run(&command).with_code(0).saying("already complete");
 
         place.write("in.jsonl", generated(21));
         place.program(&command).typing("y\n").run().with_code(0).saying("starting 21 requests");
         assert_same(&place.read("out.jsonl"), &service.replies(&generated(21)));
-        // Begun, it is the run that the same command goes on with.
-        place.run(&command).with_code(0).saying("all is done: 21 requests");
+        // Once begun, it is the run that the same command resumes.
+        place.run(&command).with_code(0).saying("already complete: 21 requests");
         // The newest of them is told.
         place.write("in.jsonl", generated(22));
         place.run(&command).with_code(2).saying("answers to 21 of 21 requests");
@@ -74,7 +74,7 @@ fn a_run_that_shares_a_file_is_asked_about_by_whatever_path() {
     let piped = place.program(&format!("run {} --run-dir apart", service.arguments())).input(requests.clone()).run();
     piped.with_code(2).saying("this one would send all 20");
     place.run(&format!("{apart} --yes")).with_code(0);
-    place.run(&apart).with_code(0).saying("all is done");
+    place.run(&apart).with_code(0).saying("already complete");
     // Another file is.
     place.run(&format!("run more.jsonl {} -o out.jsonl", service.arguments())).with_code(0);
 }

@@ -67,10 +67,10 @@ fn an_input_that_is_edited_or_cut_under_a_run_is_not_sent() {
         ended.saying("has changed");
         assert!(!place.has("out.jsonl"), "{what}");
         assert!((1..SHARDS).contains(&before), "{what}: {before}");
-        // Put back as it was, it is gone on with.
+        // With the input restored, the run is resumed.
         place.write("in.jsonl", generated(60));
         let arguments = format!("run in.jsonl -o out.jsonl {OPTIONS} {}", service.arguments());
-        place.run(&arguments).with_code(0).saying("going on with 60 requests");
+        place.run(&arguments).with_code(0).saying("resuming 60 requests");
         assert_same(&place.read("out.jsonl"), &replies(&generated(60)));
         service.books().assert_billed_once(&generated(60));
     }
@@ -118,7 +118,7 @@ fn between_two_processes_an_input_is_known_by_its_content() {
     // The same lines in another file, of another time.
     place.write("new", generated(60));
     std::fs::rename(place.path("new"), place.path("in.jsonl")).unwrap();
-    place.run(&arguments).with_code(0).saying("going on with 60 requests");
+    place.run(&arguments).with_code(0).saying("resuming 60 requests");
     assert_same(&place.read("out.jsonl"), &replies(&generated(60)));
     assert_eq!(service.books().accepted(), SHARDS);
     service.books().assert_billed_once(&generated(60));
@@ -156,7 +156,7 @@ fn an_input_that_was_edited_unseen_is_found_before_its_answers_are_matched() {
         unseen(&place.path("in.jsonl"), change);
         for _ in 0..2 {
             let ended = place.run(&arguments).with_code(8);
-            ended.saying("error: in.jsonl:").saying(words).saying("hint: put the input back as it was");
+            ended.saying("error: in.jsonl:").saying(words).saying("hint: restore the input to its state");
             assert!(!place.has("out.jsonl"));
         }
         // What was paid for has come home meanwhile.
@@ -186,11 +186,11 @@ fn an_input_that_was_edited_unseen_is_not_given_out_with_the_errors() {
     place.run(&arguments).with_code(6);
     unseen(&place.path("in.jsonl"), edit);
     // Replies alone need nothing of it.
-    place.run(&arguments).with_code(6).saying("all is done");
+    place.run(&arguments).with_code(6).saying("already complete");
     std::fs::remove_file(place.path("out.jsonl")).unwrap();
     let with_errors = format!("{arguments} --errors errors.jsonl");
     let refused = place.run(&with_errors).with_code(8);
-    refused.saying("cannot look up request").saying("are not what they were").saying("hint: put the input back");
+    refused.saying("cannot look up request").saying("are not what they were").saying("hint: restore the input");
     assert!(!place.has("errors.jsonl") && !place.has("out.jsonl"));
     place.write("in.jsonl", &requests);
     place.run(&with_errors).with_code(6);

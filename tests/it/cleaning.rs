@@ -243,10 +243,10 @@ fn active_and_held_runs_are_kept() {
         let service = Service::faulty(dialect, script);
         let (place, command) = place_for(&service, generated(20));
         place.run(&format!("{command} --on-ambiguous hold --settle 300ms -o out.jsonl")).with_code(7);
-        listed(&place, "1 held");
+        listed(&place, "1 on hold");
         let told = record(&place);
         assert_eq!((&told["state"], &told["delivered_at"]), (&json!("held"), &Value::Null));
-        place.run("clean --yes").with_code(6).saying("1 held");
+        place.run("clean --yes").with_code(6).saying("1 on hold");
         place.run("retry --ambiguous").with_code(0);
         listed(&place, "1 shard queued for the next `batchline run`");
         assert_eq!(record(&place)["queued_shards"], json!(1));

@@ -102,7 +102,7 @@ fn a_create_that_is_answered_with_another_shards_batch_is_held_and_nothing_more_
         let script = "[[fault]]\ndo = \"same_id\"\n[[fault]]\ndo = \"list_omit\"\nnewest = 100\n";
         let (place, service) = (Place::new(), Service::faulty(dialect, script));
         let ended = run(&place, &service, &requests, "").with_code(7);
-        ended.saying("was answered with batch").saying("held: 1 shard").without("UNIQUE");
+        ended.saying("was answered with batch").saying("on hold: 1 shard").without("UNIQUE");
         for _ in 0..2 {
             run(&place, &service, &requests, "").with_code(7);
             assert_eq!(service.books().calls("create_batch"), 2, "{dialect}");

@@ -115,7 +115,7 @@ fn a_submission_missing_in_the_ledger_is_found_at_the_service() {
     let run = place.run_directory();
     // All that was committed since the run got its name.
     assert!(damage(&run.join("ledger.sqlite-wal"), Damage::Cut, 0.0));
-    let refused = place.run(&arguments).with_code(8).saying("was recorded and is not there");
+    let refused = place.run(&arguments).with_code(8).saying("was recorded but is missing");
     refused.saying("hint: `batchline doctor");
     assert_eq!(service.books().accepted(), 4);
     place.run("doctor").with_code(8);
@@ -157,7 +157,7 @@ fn a_ledger_of_a_newer_program_and_one_that_is_empty_or_gone_are_refused() {
     place.run(&arguments).with_code(8).saying("hint: ");
     assert_eq!(service.books().calls("create_batch"), 9, "nothing was begun anew");
     std::fs::write(&ledger, &sound).unwrap();
-    place.run(&arguments).with_code(0).saying("all is done");
+    place.run(&arguments).with_code(0).saying("already complete");
     service.books().assert_billed_once(&requests);
 }
 

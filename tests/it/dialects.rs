@@ -133,7 +133,7 @@ fn missing_outputs_are_held_and_never_paid_for_again() {
     let (place, service, requests) = (Place::new(), faulty(script), generated(6));
     for _ in 0..2 {
         let ended = run(&place, &service, &requests, "--settle 300ms").with_code(7);
-        ended.saying("file-deleted-since").saying("HTTP 404").saying("held: 3 shards").saying("--accept-incomplete");
+        ended.saying("file-deleted-since").saying("HTTP 404").saying("on hold: 3 shards").saying("--accept-incomplete");
         assert_eq!(ids(&place.read("out.jsonl")), ids(&requests));
         service.books().assert_billed_once(&requests);
     }

@@ -1,4 +1,4 @@
-//! Runs that earlier versions of the program left: they are found, and gone on with.
+//! Runs left by earlier versions of the program: they are found and resumed.
 
 use std::path::Path;
 
@@ -49,11 +49,11 @@ fn runs_that_an_earlier_version_left_in_the_working_directory_are_found_there_an
     begun.end();
     let left = place.run_directory();
 
-    with_home(&command).run().with_code(0).saying("going on with 60 requests").saying(".batchline/");
+    with_home(&command).run().with_code(0).saying("resuming 60 requests").saying(".batchline/");
     assert_same(&place.read("out.jsonl"), &replies(&requests));
     service.books().assert_billed_once(&requests);
     let piped = with_home(&format!("run {}", service.arguments())).input(requests.clone()).run();
-    piped.with_code(0).saying("all is done");
+    piped.with_code(0).saying("already complete");
     assert_eq!(names_in(&home), [""; 0]);
     let name = left.file_name().unwrap().to_str().unwrap();
     assert!(with_home("ls").run().with_code(0).text().contains(name));
@@ -93,8 +93,8 @@ fn a_run_that_an_earlier_version_named_after_a_spelling_is_found_by_all_others()
                     let run = |input: &str| {
                         place.program(&format!("run {input} {options} -o out.jsonl")).env("TOGETHER_API_KEY", "key")
                     };
-                    run("in.jsonl").run().with_code(0).saying("all is done: 9 requests");
-                    run("-").input(requests.clone()).run().with_code(0).saying("all is done: 9 requests");
+                    run("in.jsonl").run().with_code(0).saying("already complete: 9 requests");
+                    run("-").input(requests.clone()).run().with_code(0).saying("already complete: 9 requests");
                 }
             }
             assert_eq!(place.runs().len(), 1);
@@ -125,7 +125,7 @@ fn the_most_advanced_of_duplicate_earlier_runs_is_resumed() {
         }
         assert_eq!(place.runs().len(), 2);
         let run = "run - --provider local --base-url http://127.0.0.1:9";
-        place.program(run).input(requests.clone()).run().with_code(0).saying("all is done");
+        place.program(run).input(requests.clone()).run().with_code(0).saying("already complete");
     }
 }
 
@@ -138,9 +138,9 @@ fn a_run_over_lines_with_blanks_that_an_earlier_version_began_is_found() {
     place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0);
     let lines: Vec<&[u8]> = crate::requests::lines(&spaced);
     name_as_earlier_versions_did(&place, hash_of(&lines), "local built in", false);
-    place.program(&format!("run {LOCAL}")).input(spaced.clone()).run().with_code(0).saying("all is done");
+    place.program(&format!("run {LOCAL}")).input(spaced.clone()).run().with_code(0).saying("already complete");
     place.write("in.jsonl", &spaced);
-    place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0).saying("all is done");
+    place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0).saying("already complete");
     assert_same(&place.read("out.jsonl"), &replies(&requests));
     assert_eq!(place.runs().len(), 1);
 }
@@ -155,6 +155,6 @@ fn an_earlier_run_without_paths_blocks_no_other_run() {
     place.run(&format!("run other.jsonl {LOCAL} -o other")).with_code(0);
     assert_eq!(place.run("ls").with_code(0).text().lines().count(), 2);
     // Its own input finds it, and gives it back what it lost.
-    place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0).saying("all is done");
+    place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0).saying("already complete");
     assert_eq!(place.runs().len(), 2);
 }

@@ -107,7 +107,7 @@ fn any_shard_is_held_if_the_list_is_wrong() {
         let place = Place::new();
         for _ in 0..2 {
             let options = "--shard-requests 8 --on-ambiguous hold --settle 300ms";
-            run(&place, &service, &requests, options).with_code(7).saying("held: 1 shard");
+            run(&place, &service, &requests, options).with_code(7).saying("on hold: 1 shard");
             assert_eq!(ids(&place.read("out.jsonl")), ids(&requests));
             assert_eq!((service.books().accepted(), service.books().calls("create_batch")), (SHARDS, SHARDS), "{nth}");
         }
@@ -152,7 +152,7 @@ fn a_submission_not_in_the_list_is_held_until_a_decision() {
     for dialect in DIALECTS {
         let (place, service, requests) = (Place::new(), Service::faulty(dialect, script), generated(60));
         let held = run(&place, &service, &requests, NEVER_TWICE).with_code(7);
-        held.saying("held: 1 shard").saying("retry").saying("--ambiguous");
+        held.saying("on hold: 1 shard").saying("retry").saying("--ambiguous");
         let output = place.read("out.jsonl");
         assert_eq!(ids(&output), ids(&requests));
         let is_held = |line: &&[u8]| memchr::memmem::find(line, b"\"code\":\"held\"").is_some();

@@ -18,7 +18,7 @@ fn a_signal_ends_the_run_with_its_code_and_the_same_command_resumes() {
         running.signal(signal);
         running.end().with_code(code).saying(words).saying("run the same command to resume");
         assert!(!place.has("out.jsonl"));
-        place.run(&command).with_code(0).saying("going on with 60 requests");
+        place.run(&command).with_code(0).saying("resuming 60 requests");
         assert_same(&place.read("out.jsonl"), &replies(&requests));
         assert_eq!(service.books().calls("create_batch"), 6);
         service.books().assert_billed_once(&requests);

@@ -273,7 +273,7 @@ fn a_key_goes_to_the_service_alone_and_a_wrong_one_ends_the_run_at_once() {
     assert!(!wrong.stderr.contains("wrong-one-4711"), "{}", wrong.stderr);
     wrong.saying("the key was not accepted").saying("hint: check the API key");
     assert_eq!(upstream.total(), 0);
-    // The same run goes on with the right key.
+    // The same run is resumed with the right key.
     let ended = place.program(&command).env("OPENAI_API_KEY", CANARY).run().with_code(0);
     assert!(!ended.stderr.contains(CANARY));
     assert_answered(&place.read("out.jsonl"), &input);
@@ -335,6 +335,6 @@ fn a_server_with_a_key_of_somebody_else_is_not_open_to_everybody() {
         let command = format!("serve --listen 0.0.0.0:0 --upstream http://127.0.0.1:9/v1 {arguments}");
         place.program(&command).env("BATCHLINE_UPSTREAM_KEY", CANARY)
     };
-    let refused = serve("").run().with_code(3).saying("anybody who can reach 0.0.0.0:0 could use this server");
+    let refused = serve("").run().with_code(3).saying("anyone who can reach 0.0.0.0:0 could use this server");
     assert!(!refused.stderr.contains(CANARY));
 }

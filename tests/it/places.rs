@@ -60,11 +60,11 @@ fn a_run_is_found_from_any_directory_whatever_leads_to_its_input() {
         std::fs::copy(place.path("in.jsonl"), elsewhere.join("copy.jsonl")).unwrap();
         for input in ["../in.jsonl", place.path("in.jsonl").to_str().unwrap(), "copy.jsonl"] {
             let command = place.program(&format!("run {input} {options} -o again.jsonl")).within(&elsewhere);
-            command.run().with_code(0).saying("all is done: 30 requests");
+            command.run().with_code(0).saying("already complete: 30 requests");
             assert_same(&place.read("elsewhere/again.jsonl"), &service.replies(&requests));
         }
         let piped = place.program(&format!("run {options}")).within(&elsewhere).input(requests.clone());
-        piped.run().with_code(0).saying("all is done: 30 requests");
+        piped.run().with_code(0).saying("already complete: 30 requests");
         assert_eq!(service.books().accepted(), before);
         service.books().assert_billed_once(&requests);
         for command in ["ls", "status"] {
@@ -117,9 +117,9 @@ fn a_service_by_another_spelling_is_the_same_one() {
             url.replace("127.0.0.1", "127.1") + "/",
         ] {
             let options = service.arguments().replace(service.base_url(), &spelling);
-            place.run(&format!("run in.jsonl {options} -o out.jsonl")).with_code(0).saying("all is done");
+            place.run(&format!("run in.jsonl {options} -o out.jsonl")).with_code(0).saying("already complete");
             let piped = place.program(&format!("run {options}")).input(requests.clone()).run();
-            piped.with_code(0).saying("all is done");
+            piped.with_code(0).saying("already complete");
         }
         assert_eq!(service.books().accepted(), before);
         assert_eq!(place.runs().len(), 1);
@@ -141,7 +141,7 @@ fn a_service_without_a_batch_api_is_the_same_one_by_another_spelling() {
     };
     run(&upstream.url());
     for spelling in ["localhost", "LOCALHOST.", "[::1]"] {
-        run(&upstream.url().replace("127.0.0.1", spelling)).saying("all is done");
+        run(&upstream.url().replace("127.0.0.1", spelling)).saying("already complete");
     }
     assert_eq!((upstream.total(), place.runs().len()), (9, 1));
 }
@@ -184,7 +184,7 @@ fn lines_with_other_blanks_and_ends_are_the_same_lines() {
             place.write("in.jsonl", text);
             for options in ["", "--skip-invalid", "--shard-requests 3"] {
                 let again = place.run(&format!("{command} {options}"));
-                assert!(again.stderr.contains("all is done: 20 requests"), "{what}: {}", again.stderr);
+                assert!(again.stderr.contains("already complete: 20 requests"), "{what}: {}", again.stderr);
                 assert_same(&place.read("out.jsonl"), &service.replies(&requests));
             }
         }
@@ -209,7 +209,7 @@ fn killed_while_it_moves_to_other_lines_a_run_moves_again() {
         number += 1;
         place.write("in.jsonl", &spellings[number % spellings.len()].1);
         killed += usize::from(killed_at(&place, call, nth, &command).run().was_killed());
-        place.run(&command).with_code(0).saying("all is done: 20 requests");
+        place.run(&command).with_code(0).saying("already complete: 20 requests");
         assert_same(&place.read("out.jsonl"), &replies(&requests));
         place.run("doctor").with_code(0);
     }
@@ -234,7 +234,7 @@ fn bodies_with_other_blanks_and_ends_are_the_same_bodies() {
             bodies.trim_end().to_owned(),
         ] {
             place.write("in.jsonl", &text);
-            place.run(&command).with_code(0).saying("all is done: 6 requests");
+            place.run(&command).with_code(0).saying("already complete: 6 requests");
             assert_same(&place.read("out.jsonl"), &answered);
             place.run("doctor").with_code(0);
         }
@@ -262,7 +262,7 @@ fn a_run_resumes_after_white_space_changes() {
             place.write("in.jsonl", now);
             let ended = place.run(&format!("{command} --errors errors.jsonl"));
             assert_eq!(ended.status.code(), Some(0), "{what}: {}", ended.stderr);
-            ended.saying("going on with 60 requests");
+            ended.saying("resuming 60 requests");
             assert_same(&place.read("out.jsonl"), &service.replies(&requests));
             assert_eq!(place.run("doctor").with_code(0).text().lines().count(), 1);
             assert_eq!(service.books().billed().len(), books + 60, "{what}");
@@ -275,13 +275,13 @@ fn skipping_invalid_lines_changes_nothing_without_any() {
     let requests = generated(9);
     let place = place_with(&requests, "elsewhere");
     place.run(&format!("run in.jsonl {LOCAL} --skip-invalid -o out.jsonl")).with_code(0);
-    place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0).saying("all is done");
+    place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0).saying("already complete");
     // Where there are, whoever did not ask for it is told.
     let odd = [requests.as_slice(), b"[]\n"].concat();
     place.write("odd.jsonl", &odd);
     place.run(&format!("run odd.jsonl {LOCAL} --skip-invalid -o out.jsonl")).with_code(6);
     place.run(&format!("run odd.jsonl {LOCAL} -o out.jsonl")).with_code(4).saying("odd.jsonl:10:1: not-an-object");
-    place.run(&format!("run odd.jsonl {LOCAL} --skip-invalid -o out.jsonl")).with_code(6).saying("all is done");
+    place.run(&format!("run odd.jsonl {LOCAL} --skip-invalid -o out.jsonl")).with_code(6).saying("already complete");
     assert_eq!(place.runs().len(), 2);
 }
 
@@ -299,13 +299,13 @@ fn a_path_that_is_not_utf8_works() {
         let shell = |script: String| place.shell(&script).run();
         let run = |input: &str| shell(format!(r#"exec "$BATCHLINE" run {input} {local} -o out.jsonl"#));
         run("bad*.jsonl").with_code(0).saying("starting");
-        run("bad*.jsonl").with_code(0).saying("all is done");
+        run("bad*.jsonl").with_code(0).saying("already complete");
         assert_same(&place.read("out.jsonl"), &replies_in(dialect, &requests));
         run("dir*/ascii.jsonl").with_code(0).saying("starting 10 requests");
         // And it stands in nobody's way.
         place.write("other.jsonl", generated(3));
         run("other.jsonl").with_code(0);
-        run("other.jsonl").with_code(0).saying("all is done");
+        run("other.jsonl").with_code(0).saying("already complete");
         assert_eq!(place.run("ls").with_code(0).text().lines().count(), 3);
         for command in ["status", "status --json", "ls --json", "doctor"] {
             place.run(command).with_code(0);
@@ -335,7 +335,7 @@ fn a_run_with_an_invalid_ledger_blocks_no_other_run() {
         place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(8).saying("is damaged");
         place.run("clean --yes").with_code(8);
         set_meta(&ledger, key, &before);
-        place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0).saying("all is done");
+        place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0).saying("already complete");
     }
 }
 
@@ -399,7 +399,7 @@ fn a_run_moves_to_a_home_on_another_file_system_with_its_spool() {
     place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0);
     std::fs::remove_file(place.path("in.jsonl")).unwrap();
     let again = place.program(&format!("run {LOCAL}")).env("BATCHLINE_HOME", home.path().to_str().unwrap());
-    let ended = again.input(generated(9)).run().with_code(0).saying("all is done");
+    let ended = again.input(generated(9)).run().with_code(0).saying("already complete");
     assert_same(&ended.stdout, &replies(&generated(9)));
     assert!(place.run_directory().join("spool-0000.jsonl").is_file());
     Books::inside(&place.run_directory()).assert_billed_once(&generated(9));

@@ -33,7 +33,7 @@ fn of_two_concurrent_processes_one_is_rejected() {
             if ended.status.success() {
                 assert_same(&place.read(out), &replies(&requests));
             } else {
-                let told = ["is locked by another process", "was made by another process just now"];
+                let told = ["is locked by another process", "was just created by another process"];
                 assert!(told.iter().any(|words| ended.stderr.contains(words)), "{}", ended.stderr);
                 assert!(!place.has(out));
             }

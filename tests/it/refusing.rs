@@ -55,7 +55,7 @@ fn a_service_without_encryption_needs_no_certificates() {
 fn without_a_key_nothing_is_asked_of_a_provider_and_the_hint_names_a_way_out() {
     let (place, _) = place_with_requests(3);
     let ended = place.run("run in.jsonl").with_code(3);
-    ended.saying("there is no API key for together").saying("hint: set TOGETHER_API_KEY").saying("--provider local");
+    ended.saying("no API key for together").saying("hint: set TOGETHER_API_KEY").saying("--provider local");
     assert_eq!(place.names(), ["in.jsonl"]);
 }
 
@@ -203,7 +203,7 @@ fn an_unwritable_directory_is_named() {
     assert_eq!(ended.text(), "8\n2\n");
     ended
         .saying("/d/home: Read-only file system")
-        .saying("hint: name another directory for runs: BATCHLINE_HOME")
+        .saying("hint: choose another directory: BATCHLINE_HOME")
         .saying("cannot write the output d/out.jsonl: Read-only file system");
     // The second was refused its output before anything was read.
     assert_eq!((place.runs().len(), place.unnamed_runs().len()), (0, 0));

@@ -77,7 +77,7 @@ fn the_same_command_again_submits_nothing() {
     place.run(&command).with_code(0).saying("starting 60 requests in 6 shards");
     assert_eq!(service.books().calls("create_batch"), 6);
     std::fs::remove_file(place.path("out.jsonl")).unwrap();
-    place.run(&command).with_code(0).saying("all is done: 60 requests");
+    place.run(&command).with_code(0).saying("already complete: 60 requests");
     assert_same(&place.read("out.jsonl"), &replies(&requests));
     assert_eq!(service.books().calls("create_batch"), 6);
     assert_eq!(service.books().calls("create_file"), 6, "nor is anything uploaded again");
@@ -91,10 +91,11 @@ fn the_same_data_through_a_pipe_or_under_another_name_finds_the_run_of_the_file(
     place.run(&format!("run in.jsonl {LOCAL} -o out.jsonl")).with_code(0);
     let books = Books::inside(&place.run_directory());
     let calls = books.calls("create_batch");
-    let piped = place.program(&format!("run {LOCAL}")).input(requests.clone()).run().with_code(0).saying("all is done");
+    let piped =
+        place.program(&format!("run {LOCAL}")).input(requests.clone()).run().with_code(0).saying("already complete");
     assert_same(&piped.stdout, &replies(&requests));
     std::fs::rename(place.path("in.jsonl"), place.path("moved.jsonl")).unwrap();
-    place.run(&format!("run moved.jsonl {LOCAL} -o again.jsonl")).with_code(0).saying("all is done");
+    place.run(&format!("run moved.jsonl {LOCAL} -o again.jsonl")).with_code(0).saying("already complete");
     assert_same(&place.read("again.jsonl"), &replies(&requests));
     // Insists that there is only one run, too.
     assert_eq!(Books::inside(&place.run_directory()).calls("create_batch"), calls);

@@ -61,7 +61,7 @@ fn without_a_list_the_batches_are_asked_one_by_one() {
         let script = format!("[[fault]]\ndo = \"status\"\ncall = \"list\"\nfrom = 2\n{failure}\n");
         for dialect in DIALECTS {
             let (place, service) = (Place::new(), Service::faulty(dialect, &script));
-            run(&place, &service, &requests, "").with_code(0).saying("cannot look at the list of batches now");
+            run(&place, &service, &requests, "").with_code(0).saying("cannot list batches, retrying");
             assert_same(&place.read("out.jsonl"), &service.replies(&requests));
             service.books().assert_billed_once(&requests);
         }
@@ -110,9 +110,9 @@ fn a_batch_that_the_service_does_not_show_is_held_and_the_rest_continues() {
                 let ended = run(&place, &service, &requests, "--settle 1s").with_code(7);
                 ended
                     .saying("does not show its batch")
-                    .saying("look at both")
-                    .saying("it is held")
-                    .saying("held: 1 shard");
+                    .saying("check both")
+                    .saying("it is on hold")
+                    .saying("on hold: 1 shard");
                 let place_status = place.run("status --json").with_code(0);
                 let shown: Value = serde_json::from_slice(&place_status.stdout).unwrap();
                 assert_eq!(
@@ -120,7 +120,7 @@ fn a_batch_that_the_service_does_not_show_is_held_and_the_rest_continues() {
                     (&1.into(), &2.into())
                 );
                 // Run again it is asked for once more, and nothing is sent.
-                run(&place, &service, &requests, "--settle 1s").with_code(7).saying("it is held");
+                run(&place, &service, &requests, "--settle 1s").with_code(7).saying("it is on hold");
                 assert_eq!(service.books().calls("create_batch"), 3);
                 service.books().assert_billed_once(&requests);
             }

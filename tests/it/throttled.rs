@@ -137,5 +137,5 @@ fn patience_is_for_services_that_are_asked_request_by_request() {
     let place = Place::new();
     place.write("in.jsonl", requests(1));
     let refused = place.run("run in.jsonl --provider local --patience 1m -o out.jsonl").with_code(2);
-    refused.saying("--patience is for --provider online");
+    refused.saying("--patience requires --provider online");
 }

@@ -1,14 +1,14 @@
 //! Which shards may be submitted now.
 //!
-//! In: what became of creates and of batches. Out: for each shard that waits for its create, whether it may go ahead.
+//! In: the outcomes of creates and of batches. Out: for each shard that waits to be submitted, whether it may be.
 //!
 //! Three things hold shards back:
-//! - A create that was refused may have been accepted all the same, so its shard waits until lists have shown nothing
+//! - A create that was refused may nevertheless have been accepted, so its shard waits until lists have shown no batch
 //!   of it.
-//! - A service takes so many batches, or so many tokens, at a time. How much that is follows from what it refuses: for
-//!   each model as many batches stay in flight as it has let live, and one more after as many have ended; after twice
-//!   as many each time that is refused.
-//! - A service that answers a create with another shard's batch is not to be trusted with one more.
+//! - A service limits the batches, or the tokens, in flight. The limit is learned from refusals, per model: the number
+//!   of batches in flight is capped at what the service has accepted, and raised by one after as many batches have
+//!   ended; that count doubles each time a raise is refused.
+//! - A service that answers a create with another shard's batch receives no further creates.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,40 +17,39 @@ use tokio::time::Instant;
 
 use crate::remote::RemoteError;
 
-/// Lists that must show nothing of a create that was answered by 429 before it is sent again. Gateways say so that
-/// count calls after they have passed them on.
+/// Lists that must show no batch of a create that was answered by 429 before it is sent again. Some gateways count, and
+/// refuse, calls that they have already forwarded.
 const LISTS_AFTER_LIMIT: u32 = 2;
 
 /// The same after any other refusal, and after a restart.
 const LISTS_AFTER_REFUSAL: u32 = 1;
 
-/// How many times over the batches that may be in flight must have ended, at most, before one more is tried after such
-/// attempts were refused.
+/// Maximum multiple of the cap that must have ended before a raise is attempted, after raises were refused.
 const TURNOVERS_MAX: usize = 16;
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Admission {
-    /// Shards whose last create was refused, until that is certain.
+    /// Shards whose last create was refused, until the refusal is certain.
     refused: BTreeMap<u32, Refused>,
-    /// Whether nothing more is submitted until somebody decides.
+    /// Whether nothing more is submitted until the user decides.
     pub(super) is_stopped: bool,
-    /// Most batches in flight, whatever their models.
+    /// Maximum batches in flight, of all models.
     most: Option<usize>,
     /// Batches in flight.
     in_flight: usize,
-    /// The same, by model.
+    /// Batches by model.
     by_model: BTreeMap<String, InFlight>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Refused {
     since: Instant,
-    /// How long it must be since then.
+    /// The minimum time since then.
     at_least: Duration,
-    /// Lists that have shown nothing of it.
+    /// Lists since then that have shown no batch of it.
     lists: u32,
-    /// How many of those there must be.
+    /// The minimum number of those.
     wanted: u32,
 }
 
@@ -58,19 +57,19 @@ struct Refused {
 #[derive(Debug, Default, Clone, Copy)]
 struct InFlight {
     now: usize,
-    /// How many there may be, once the service has refused one.
+    /// The maximum in flight, once the service has refused one.
     cap: Option<usize>,
-    /// How many have ended with their work done since the cap was set or raised.
+    /// How many have ended with results since the cap was set or raised.
     ended: usize,
-    /// How many times over they must have ended before the cap is raised; doubled whenever the service has refused a
-    /// raise. 0 counts as 1.
+    /// The multiple of the cap that must have ended before it is raised; doubled whenever the service refuses a raise.
+    /// 0 counts as 1.
     turnovers: usize,
-    /// Whether the cap was raised, and nothing refused since.
+    /// Whether the cap was raised and nothing was refused since.
     is_raised: bool,
 }
 
 impl Admission {
-    /// Nothing is in flight yet. `learned` are caps by model, from an earlier process.
+    /// With nothing in flight. `learned` are the caps by model from an earlier process.
     pub(super) fn new(most: Option<u32>, learned: BTreeMap<String, usize>) -> Self {
         let by_model =
             learned.into_iter().map(|(model, cap)| (model, InFlight { cap: Some(cap), ..InFlight::default() }));
@@ -87,15 +86,15 @@ impl Admission {
             && self.by_model.get(model).is_none_or(has_room)
     }
 
-    /// Whether lists are wanted.
+    /// Whether a list is needed.
     pub(super) fn wants_list(&self) -> bool {
         !self.refused.is_empty() && !self.is_stopped
     }
 
-    /// A create was refused, for what the service says.
+    /// A create was refused with this error.
     pub(super) fn refused(&mut self, shard: u32, error: &RemoteError, poll_interval: Duration) {
         let refused = match error.status() {
-            // Nothing was sent; what an earlier answer has left open stays open.
+            // Nothing was sent; an earlier uncertain answer remains uncertain.
             None => return,
             Some(429) => (poll_interval, LISTS_AFTER_LIMIT),
             Some(_) => (Duration::ZERO, LISTS_AFTER_REFUSAL),
@@ -104,14 +103,14 @@ impl Admission {
         self.refused.insert(shard, Refused { since: Instant::now(), at_least, lists: 0, wanted });
     }
 
-    /// A process ended after its create was refused, or given up.
+    /// An earlier process ended after a create was refused or abandoned.
     pub(super) fn refused_before(&mut self, shard: u32) {
         let refused =
             Refused { since: Instant::now(), at_least: Duration::ZERO, lists: 0, wanted: LISTS_AFTER_REFUSAL };
         self.refused.insert(shard, refused);
     }
 
-    /// A list that was begun at that time has shown nothing of a shard.
+    /// A list that was requested at that time has shown no batch of a shard.
     pub(super) fn not_listed(&mut self, shard: u32, begun: Instant) {
         if let Some(refused) = self.refused.get_mut(&shard).filter(|refused| refused.since <= begun) {
             refused.lists += 1;
@@ -121,17 +120,17 @@ impl Admission {
         }
     }
 
-    /// Its batch is there after all, or it is given up.
+    /// Its batch exists after all, or it was abandoned.
     pub(super) fn forget(&mut self, shard: u32) {
         self.refused.remove(&shard);
     }
 
-    /// Shards that wait until it is certain that they were refused.
+    /// Shards that wait until their refusal is certain.
     pub(super) fn uncertain(&self) -> Vec<u32> {
         self.refused.keys().copied().collect()
     }
 
-    /// A batch may have begun to be in flight.
+    /// A batch may be in flight from now on.
     pub(super) fn begun(&mut self, model: &str) {
         self.in_flight += 1;
         match self.by_model.get_mut(model) {
@@ -140,7 +139,7 @@ impl Admission {
         }
     }
 
-    /// A batch is not in flight any more.
+    /// A batch is no longer in flight.
     pub(super) fn ended(&mut self, model: &str) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(known) = self.by_model.get_mut(model) {
@@ -148,13 +147,13 @@ impl Admission {
         }
     }
 
-    /// A batch has ended with its work done: after as many as may be in flight, or a multiple of that, one more may be.
+    /// A batch has ended with results: after as many as the cap, or a multiple of it, the cap is raised by one.
     pub(super) fn served(&mut self, model: &str) {
         let Some(known) = self.by_model.get_mut(model) else { return };
         let Some(cap) = &mut known.cap else { return };
         known.ended += 1;
         if known.is_raised && known.ended >= *cap {
-            // The service has let live what the last raise has added.
+            // The service has accepted the last raise.
             known.turnovers = 1;
         }
         if known.ended >= cap.saturating_mul(known.turnovers.max(1)) {
@@ -163,7 +162,7 @@ impl Admission {
         }
     }
 
-    /// The service has no room for one more of a model's batches, which is not counted any more. Returns how many it
+    /// The service has no room for one more of a model's batches; that batch is no longer counted. Returns how many it
     /// has room for.
     pub(super) fn full(&mut self, model: &str) -> usize {
         let known = self.by_model.entry(model.to_owned()).or_default();
@@ -184,7 +183,7 @@ impl Admission {
         self.by_model.get(model).map_or(0, |known| known.now)
     }
 
-    /// What was learned, by model.
+    /// The learned caps, by model.
     pub(super) fn learned(&self) -> BTreeMap<&str, usize> {
         self.by_model.iter().filter_map(|(model, known)| Some((model.as_str(), known.cap?))).collect()
     }

@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long the service may fail at one thing, again and again, before the run gives up on it. The run can be resumed
-/// later.
+/// How long one kind of call may keep failing before the run gives up. The run can be resumed later.
 pub(super) const UNREACHABLE_MAX: Duration = Duration::from_secs(3600);
 
-/// A shard's next step that must wait.
+/// The backoff of a shard's next step.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Delay {
-    /// When it failed first.
+    /// When it first failed.
     since: Instant,
     /// When it is due again.
     until: Instant,
@@ -20,7 +19,7 @@ pub(super) struct Delay {
 }
 
 impl Default for Delay {
-    /// It has not failed yet.
+    /// Without failures.
     fn default() -> Self {
         let now = Instant::now();
         Self { since: now, until: now, times: 0 }
@@ -28,13 +27,13 @@ impl Default for Delay {
 }
 
 impl Delay {
-    /// A wait that is no failure.
+    /// A wait without a failure.
     pub(super) fn until_then(until: Instant) -> Self {
         Self { since: until, until, times: 0 }
     }
 
-    /// Fails once more and waits: `first`, doubled with each time, at most `most`; less by chance, so that many do not
-    /// come in step. Returns since when it has been failing.
+    /// Records a failure and waits: `first`, doubled each time, at most `most`, with random jitter so that many waits
+    /// do not end at once. Returns since when it has been failing.
     pub(super) fn lengthen(&mut self, first: Duration, most: Duration) -> Instant {
         let wait = first.saturating_mul(2_u32.saturating_pow(self.times)).min(most);
         self.until = Instant::now() + wait.mul_f64(0.5 + fastrand::f64() / 2.0);
@@ -56,7 +55,7 @@ impl Delay {
         self.times
     }
 
-    /// Whether it has failed for longer than any trouble that passes.
+    /// Whether it has been failing for longer than transient problems last.
     pub(super) fn is_hopeless(&self) -> bool {
         self.since.elapsed() > UNREACHABLE_MAX
     }

@@ -1,7 +1,7 @@
 //! Collecting results: downloads, the index, further rounds.
 //!
 //! In: batches that have ended. Out: shards that are indexed, and the shards of the next round; or shards that are
-//! held, because their service has answered more than could be fetched.
+//! held, because the service has more replies than could be fetched.
 
 use tokio::time::Instant;
 
@@ -35,8 +35,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         self.begin(StepOf::Index(shard), Step::Index(task));
     }
 
-    /// A shard's reply files are on disk, or as much of them as could be fetched. What keeps for a long time from
-    /// coming does not keep the rest from being given out.
+    /// A shard's reply files are on disk, or as much of them as could be fetched. A file that cannot be fetched for a
+    /// long time does not delay the delivery of the rest.
     pub(super) fn downloaded(&mut self, shard: u32, fetched: Fetched) -> Result<(), Error> {
         let ShardState::Ended { submission, batch } = self.shards[shard].state.clone() else { return Ok(()) };
         let Fetched { batch: seen, said, trouble } = fetched;
@@ -59,7 +59,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// A shard's replies are in the index; or there is more of them at the service.
+    /// A shard's replies are in the index, or the service has more of them.
     pub(super) fn indexed(&mut self, shard: u32, result: ShardIndexed) -> Result<(), Error> {
         let ShardState::Downloaded { submission, batch } = self.shards[shard].state.clone() else {
             return Ok(());
@@ -85,8 +85,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// What is here of a shard's replies is not all of them: its batch is looked at and its files are fetched once
-    /// more, after a while.
+    /// The fetched replies of a shard are incomplete: its batch is looked up and its files are fetched again, after a
+    /// delay.
     fn fetch_again(&mut self, shard: u32, why: Option<String>, strays: bool) -> Result<(), Error> {
         let ShardState::Downloaded { submission, batch } = self.shards[shard].state.clone() else {
             return Ok(());
@@ -101,7 +101,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// Begins to pack what all rounds so far have left; false if there is nothing worth sending again.
+    /// Begins to pack the retryable requests of all rounds so far; false if there are none.
     pub(super) fn begin_round(&mut self) -> Result<bool, Error> {
         if self.failure.is_some() || self.admission.is_stopped {
             return Ok(false);

@@ -1,10 +1,10 @@
-//! A queue that is full: what the service has no room for goes up again when others have ended.
+//! Full queues: batches that the service has no room for are submitted again when others have ended.
 //!
-//! In: batches that failed, or creates that were refused, because too much was queued already. Out: their shards, ready
-//! to be submitted again, and how many batches there is room for.
+//! In: batches that failed, or creates that were refused, because the queue was full. Out: their shards, ready to be
+//! submitted again, and how many batches there is room for.
 //!
-//! Invariants: a batch goes back only if it has done nothing, by its files and by its counts. It is never taken for its
-//! shard's batch again, and costs its requests no round.
+//! Invariants: a batch is deferred only if it has executed nothing, by its files and by its counts. It is never again
+//! taken for its shard's batch, and does not use up a round of its requests.
 
 use std::time::Duration;
 
@@ -16,18 +16,18 @@ use crate::run::error::Error;
 use crate::run::executor::Executor;
 use crate::run::monitor::Note;
 
-/// Longest wait of a shard for which there is no room although nothing else of its model is in flight here.
+/// Maximum wait of a shard without room although this run has no other batch of its model in flight.
 const ROOM_WAIT_MAX: Duration = Duration::from_mins(15);
 
-/// How long such a shard is tried again and again: other runs' batches may fill the queue for as long as one may take.
+/// How long such a shard is retried: batches of other runs may fill the queue for as long as a batch may take.
 const ROOM_PATIENCE: Duration = Duration::from_hours(24);
 
 impl<A: Api, E: Executor> Driver<A, E> {
-    /// A batch that failed before it did anything, for want of room.
+    /// A batch failed before it executed anything, because the queue was full.
     pub(super) fn defer(&mut self, shard: u32, submission: i64, batch: &Batch) -> Result<(), Error> {
         let known = &self.shards[shard];
         let Some(file_id) = known.file_id.clone() else { return Ok(()) };
-        // Found in the list it may be an earlier POST's, and what the last one did is not known yet.
+        // If it was found in the list, an earlier POST may have created it, and the outcome of the last one is unknown.
         let is_unknown = known.abandoned && known.last_submission.as_ref().is_some_and(|last| last.found);
         self.ledger.deferred(shard, submission, &EndedBatch::of(batch), is_unknown)?;
         self.unresolved.defer(&batch.id);
@@ -40,8 +40,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         self.no_room(shard, RemoteError::new(ErrorKind::RateLimited, format!("batch {}", batch.id)).with_message(said))
     }
 
-    /// There is no room for a shard's batch: as many as there are stay in flight, and it waits until one of them has
-    /// ended. Without any of them it waits for others to end theirs, or for the user to make smaller shards.
+    /// There is no room for a shard's batch: the current number in flight becomes the cap, and the shard waits until
+    /// one of them has ended. Without any, it waits for batches of other runs, or for the user to make smaller shards.
     pub(super) fn no_room(&mut self, shard: u32, error: RemoteError) -> Result<(), Error> {
         let model = self.shards[shard].shard.model.clone();
         let is_first = !self.admission.has_cap(&model);

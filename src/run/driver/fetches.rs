@@ -1,6 +1,7 @@
-//! Shards whose replies are fetched again, because what is here is not all of them.
+//! Shards whose replies are fetched again, because they are incomplete.
 //!
-//! In: what came of fetching and indexing. Out: what is fetched next, how long that waits, and when what lacks is held.
+//! In: the results of fetching and indexing. Out: what is fetched next, after which delay, and when missing replies are
+//! put on hold.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -12,40 +13,39 @@ use crate::run::download::Again;
 use crate::run::indexing::WhenShort;
 use crate::run::verdict::SaidBytes;
 
-/// How long the next attempt waits after replies that were not all there, at first; doubled each time. The first
-/// attempt follows at once.
+/// The first delay before incomplete replies are fetched again; doubled each time. The first attempt is immediate.
 const FETCH_AGAIN: Duration = Duration::from_secs(1);
 
-/// Longest of these waits.
+/// Maximum of these delays.
 const FETCH_AGAIN_MAX: Duration = Duration::from_secs(60);
 
-/// How long a shard that an earlier process held is fetched again before it is held again.
+/// How long a shard that an earlier process put on hold is fetched again before it is put on hold again.
 const HELD_AGAIN: Duration = Duration::from_secs(30);
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Fetches {
-    /// How long a shard is fetched again before what lacks is held.
+    /// How long a shard is fetched again before missing replies are put on hold.
     settle: Duration,
     by_shard: HashMap<u32, Fetching>,
-    /// Shards whose lines this process has sent, and seen to be what was checked.
+    /// Shards whose lines this process has sent, and so verified.
     uploaded_here: BTreeSet<u32>,
 }
 
-/// What is known of one shard.
+/// The state of one shard.
 #[derive(Debug)]
 struct Fetching {
-    /// Since when.
+    /// Since when its replies have been incomplete.
     since: Instant,
-    /// How often they were found not to be all there.
+    /// How often they were found to be incomplete.
     times: u32,
-    /// After this time what lacks is held.
+    /// After this time, missing replies are put on hold.
     patience: Duration,
     /// What is fetched next.
     again: Again,
-    /// What the service said last of the sizes of the files.
+    /// The last reported sizes of the files.
     said: Vec<(ReplyRole, SaidBytes)>,
-    /// Why a file could not be fetched, the last time.
+    /// The last error of fetching a file.
     trouble: Option<String>,
 }
 
@@ -58,7 +58,7 @@ impl Fetching {
         self.times > 1 && self.since.elapsed() >= self.patience
     }
 
-    /// How long the next attempt waits: not beyond the end of all patience.
+    /// The delay of the next attempt: not past the deadline.
     fn wait(&self) -> Duration {
         let Some(failures) = self.times.checked_sub(1) else { return Duration::ZERO };
         let wait = FETCH_AGAIN.saturating_mul(2_u32.saturating_pow(failures)).min(FETCH_AGAIN_MAX);
@@ -75,7 +75,7 @@ impl Fetches {
         self.by_shard.entry(shard).or_insert_with(|| Fetching::new(self.settle))
     }
 
-    /// An earlier process has held a shard: what lacked then may be there now.
+    /// An earlier process has put a shard on hold: the missing replies may be available now.
     pub(super) fn held_before(&mut self, shard: u32) {
         let patience = self.settle.min(HELD_AGAIN);
         self.by_shard.insert(shard, Fetching { times: 1, again: Again::All, ..Fetching::new(patience) });
@@ -91,13 +91,12 @@ impl Fetches {
         !self.uploaded_here.contains(&shard)
     }
 
-    /// What is fetched of a shard; `None` for the first time.
+    /// What is fetched again of a shard; `None` the first time.
     pub(super) fn again(&self, shard: u32) -> Option<Again> {
         self.by_shard.get(&shard).filter(|fetching| fetching.times > 0).map(|fetching| fetching.again)
     }
 
-    /// What is done if a shard's replies are not all here. `accepted` says that the user has decided to take them as
-    /// they are.
+    /// What to do if a shard's replies are incomplete. `accepted` says that the user has decided to accept them.
     pub(super) fn when_short(&self, shard: u32, accepted: bool) -> WhenShort {
         match self.by_shard.get(&shard) {
             _ if accepted => WhenShort::Accept,
@@ -106,13 +105,13 @@ impl Fetches {
         }
     }
 
-    /// What the service said last of the sizes of a shard's files.
+    /// The last reported sizes of a shard's files.
     pub(super) fn said(&self, shard: u32) -> Vec<(ReplyRole, SaidBytes)> {
         self.by_shard.get(&shard).map(|fetching| fetching.said.clone()).unwrap_or_default()
     }
 
-    /// A shard's files were fetched, as far as they could be: what the service says of their sizes, and the trouble
-    /// with one of them. After one that is `hopeless` what lacks is held at once.
+    /// A shard's files were fetched, as far as possible, with these reported sizes, and an error of one of them. After
+    /// a `hopeless` error, missing replies are put on hold immediately.
     pub(super) fn fetched(
         &mut self,
         shard: u32,
@@ -130,9 +129,8 @@ impl Fetches {
         }
     }
 
-    /// What is here of a shard's replies is not all of them, for this reason or none that is known; `strays` says that
-    /// some are not understood, so that every file is fetched again. Returns how long the next attempt waits, and why
-    /// it is made.
+    /// A shard's replies are incomplete, for this reason if it is known; `strays` says that some are unreadable or
+    /// unmatched, so that every file is fetched again. Returns the delay of the next attempt, and its reason.
     pub(super) fn short(&mut self, shard: u32, why: Option<String>, strays: bool) -> (Duration, Option<String>) {
         let fetching = self.of(shard);
         let wait = fetching.wait();
@@ -141,7 +139,7 @@ impl Fetches {
         (wait, fetching.trouble.clone().or(why))
     }
 
-    /// A shard's replies are all here, or what lacks is held. Returns the last trouble with one of its files.
+    /// A shard's replies are complete, or the missing ones are on hold. Returns the last error of fetching a file.
     pub(super) fn end(&mut self, shard: u32) -> Option<String> {
         self.by_shard.remove(&shard).and_then(|fetching| fetching.trouble)
     }

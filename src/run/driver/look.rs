@@ -1,8 +1,8 @@
-//! Looking at batches one by one: those that have ended by the list's word, those that it does not show, and from time
-//! to time those that it shows at work, because a list can be stale for ever.
+//! Looking up batches one by one: those that the list shows as ended, those that it does not show, and periodically
+//! those that it shows in progress, because a list can be stale forever.
 //!
-//! In: shards whose batches are to be asked for, and what the list shows of the others. Out: what each batch is by its
-//! own word; or a shard that is held, because the service does not show its batch to us.
+//! In: shards whose batches are to be looked up, and what the list shows of the others. Out: the state of each batch;
+//! or a shard that is held, because the service does not show its batch.
 
 use std::collections::HashMap;
 
@@ -15,15 +15,15 @@ use crate::run::executor::Executor;
 use crate::run::monitor::Note;
 
 impl<A: Api, E: Executor> Driver<A, E> {
-    /// Takes what a list shows of the batches that are waited for. They are asked themselves where it shows an end or
-    /// nothing, and where they have not been for too long.
+    /// Takes what a list shows of the batches that are waited for. They are looked up where it shows an end or nothing,
+    /// and where the last look-up is too long ago.
     pub(super) fn compare_with_list(&mut self, by_id: &HashMap<&str, &Batch>) -> Result<(), Error> {
         self.sightings.listed(by_id);
         let mut overdue = Vec::new();
         for shard in self.queue.waiting_for(NextStep::Poll) {
             let listed = self.shards[shard].state.batch_id().and_then(|id| by_id.get(id).copied());
             match listed {
-                // The list may be stale or abridged; an end is believed only from the batch itself.
+                // The list may be stale or incomplete; only a look-up of the batch itself proves that it has ended.
                 Some(batch) if !batch.status.is_terminal() => {
                     self.seen(shard, batch)?;
                     overdue.extend(self.sightings.show(shard, batch).map(|lists| (lists, shard)));
@@ -37,21 +37,21 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// Asks for every batch that is waited for.
+    /// Looks up every batch that is waited for.
     pub(super) fn want_all_looks(&mut self) {
         for shard in self.queue.waiting_for(NextStep::Poll) {
             self.want_look(shard);
         }
     }
 
-    /// Asks for a batch, unless it was not shown just now.
+    /// Looks up a batch, unless the service has just not shown it.
     fn want_look(&mut self, shard: u32) {
         if self.sightings.want(shard) {
             self.queue.remove(NextStep::Poll, shard);
         }
     }
 
-    /// Begins as many looks as there may be.
+    /// Begins as many look-ups as allowed.
     pub(super) fn begin_looks(&mut self) {
         while let Some(shard) = self.sightings.next() {
             let Some(id) = self.shards[shard].state.batch_id().map(str::to_owned) else { continue };
@@ -64,7 +64,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         }
     }
 
-    /// A batch was looked at by itself.
+    /// A batch was looked up.
     pub(super) fn looked(&mut self, shard: u32, result: Result<Batch, RemoteError>) -> Result<(), Error> {
         self.sightings.ended();
         let state = self.shards[shard].state.clone();
@@ -96,8 +96,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
     }
 
     /// The service does not show a batch that it has accepted: it may not be visible everywhere yet, may belong to
-    /// another key, or be gone. It is asked for again, ever later, and for as long as a list is watched its shard is
-    /// held.
+    /// another key, or be lost. The look-up is retried with backoff, and when `settle` has passed, its shard is held.
     fn not_seen(&mut self, shard: u32, error: &RemoteError) -> Result<(), Error> {
         let Some(batch_id) = self.shards[shard].state.batch_id().map(str::to_owned) else { return Ok(()) };
         let (settle, interval) = (self.options.settle, self.options.poll_interval);
@@ -111,7 +110,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// Leaves a shard whose batch is not shown to a decision: it was accepted, and may be paid for.
+    /// Holds a shard whose batch is not shown: it was accepted, and may have been paid for.
     fn hold_unseen(&mut self, shard: u32, error: String) -> Result<(), Error> {
         self.sightings.forget(shard);
         let known = &self.shards[shard];

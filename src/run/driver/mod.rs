@@ -1,23 +1,23 @@
 //! The driver: takes every shard from the state that it is in to its end.
 //!
-//! In: shards as the Ledger has them. Out: shards that are indexed, or held: because it is unknown whether they have a
-//! batch, or because their service has answered more than could be fetched. Steps run at the [`Executor`]; the calls
-//! about batches are the driver's own, for it is the only submitter. It alone owns the Ledger, so what is recorded and
-//! what is done next are decided in one place, one after the other; nothing here blocks.
+//! In: shards as recorded in the Ledger. Out: shards that are indexed, or held: because it is unknown whether they have
+//! a batch, or because the service has more replies than could be fetched. Steps run in the [`Executor`]; calls about
+//! batches are made by the driver itself, the only submitter. It alone owns the Ledger, so recording results and
+//! choosing the next step happen in one place, sequentially; nothing here blocks.
 //!
 //! Invariants:
-//! - What came of a step is recorded, and synced, before anything that follows from it is begun.
-//! - At most one POST that may create a batch is under way, and its intent is in the Ledger.
+//! - The result of a step is recorded, and synced, before anything that follows from it is begun.
+//! - At most one POST that may create a batch is in flight, and its intent is in the Ledger.
 //! - A shard whose submission has an unknown outcome is never submitted again, unless the service's list has been clean
 //!   for as long as [`OnAmbiguous::RetryAfter`](crate::run::OnAmbiguous::RetryAfter) says.
-//! - Whatever ends the run, the answer to a POST that is under way is waited for and recorded.
+//! - Whatever ends the run, the response to a POST in flight is awaited and recorded.
 //!
-//! | files | what they know |
+//! | files | contents |
 //! | --- | --- |
-//! | `state` | what the driver knows, part by part |
-//! | `shard_table`, `queue`, `backoff`, `admission`, `unresolved` | parts: each knows itself alone |
-//! | `poller`, `sightings`, `fetches`, `progress`, `phase_clock`, `watermark` | more of them |
-//! | `submit`, `defer`, `reconcile`, `poll`, `look`, `collect`, `retry` | what is done with them |
+//! | `state` | the driver's state, composed of parts |
+//! | `shard_table`, `queue`, `backoff`, `admission`, `unresolved` | parts, independent of each other |
+//! | `poller`, `sightings`, `fetches`, `progress`, `phase_clock`, `watermark` | more parts |
+//! | `submit`, `defer`, `reconcile`, `poll`, `look`, `collect`, `retry` | actions that involve several parts |
 
 mod admission;
 mod backoff;
@@ -58,15 +58,15 @@ use crate::run::step_error::StepError;
 pub(crate) use state::{Driver, DriverInputs};
 use state::{Finished, StepOf};
 
-/// Shards that are indexed at a time. Each uses all threads.
+/// Maximum shards that are indexed concurrently. Each uses all threads.
 const INDEXINGS: usize = 1;
 
-/// How long a run that is ended waits for the answer to a POST that is under way, so that its outcome is known.
+/// How long a run that ends waits for the response to a POST in flight, so that its outcome is known.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
 
 impl<A: Api, E: Executor> Driver<A, E> {
-    /// Works until nothing is left to do. The merger has been told everything that became final. Out: shards that are
-    /// held, and those that are not submitted because of one of them.
+    /// Works until nothing is left to do. The merger has then been notified of everything that became final. Returns
+    /// the shards that are held, and those that are not submitted because of one of them.
     pub(crate) async fn drive(mut self) -> Result<(Vec<ShardRow>, Ledger, Merger), Error> {
         let worked = self.work().await;
         let recorded = self.ledger.add_phase_times(&self.phase_clock.take());
@@ -81,7 +81,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         if let Some(failure) = self.failure {
             return Err(failure);
         }
-        // What is not submitted until the user decides is held, too: it gets no outcome here.
+        // Shards that are not submitted until the user decides are held, too: they get no outcome in this process.
         let is_stopped = self.admission.is_stopped;
         let is_held = |state: &ShardState| state.is_held() || is_stopped && state.next().is_some();
         let held = self.shards.into_rows().into_iter().filter(|row| is_held(&row.state)).collect();
@@ -91,7 +91,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
     async fn work(&mut self) -> Result<(), Error> {
         self.tell();
         if self.queue.has(NextStep::Upload) {
-            // A wrong key or address shows here, before gigabytes are sent.
+            // A wrong key or address is detected here, before gigabytes are sent.
             let api = self.api.clone();
             tokio::select! {
                 listed = api.batches() => self.begun_with_list(listed.map(drop))?,
@@ -124,8 +124,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// The first list. While nothing is at the service, one that cannot be had ends the run: an unknown outcome could
-    /// not be settled.
+    /// The first list. While nothing is at the service, a failure to get it ends the run: an unknown outcome could not
+    /// be resolved.
     fn begun_with_list(&self, listed: Result<(), RemoteError>) -> Result<(), Error> {
         let Err(error) = listed else { return Ok(()) };
         let has_batches = self.shards.rows().iter().any(|row| row.state.batch_id().is_some());
@@ -154,7 +154,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         self.begin_looks();
     }
 
-    /// Takes note of which phases are active, and now and then records for how long they have been.
+    /// Updates which phases are active, and periodically records their durations.
     fn clock_phases(&mut self) -> Result<(), Error> {
         for (phase, step) in
             [(Phase::Upload, NextStep::Upload), (Phase::Download, NextStep::Download), (Phase::Index, NextStep::Index)]
@@ -174,7 +174,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         self.queue.take(step, limit, |shard| may_begin(&self.shards[shard], step, &self.admission))
     }
 
-    /// How many of a step may be under way at a time.
+    /// The maximum number of concurrent steps of a kind.
     fn limit(&self, step: NextStep) -> usize {
         match step {
             NextStep::Upload | NextStep::Create if self.failure.is_some() || self.admission.is_stopped => 0,
@@ -187,14 +187,14 @@ impl<A: Api, E: Executor> Driver<A, E> {
         }
     }
 
-    /// When something has to be looked at although no task ends; `None` when only tasks are waited for, or nothing is.
+    /// When to wake up even if no task ends; `None` when only tasks are waited for, or nothing is.
     fn next_look(&self) -> Option<Instant> {
         let list = self.poller.next().filter(|_| self.wants_list());
         let may_begin = |step, shard| may_begin(&self.shards[shard], step, &self.admission);
         self.queue.next_due(|step| self.limit(step), may_begin).into_iter().chain(list).min()
     }
 
-    /// Records what has come of a step or a call.
+    /// Records the result of a step or a call.
     fn record(&mut self, finished: Finished) -> Result<(), Error> {
         match finished {
             Finished::Step { of, result } => self.record_step(of, result),
@@ -228,7 +228,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
             }
             (StepOf::Download(shard), Ok(StepResult::Downloaded(fetched))) => self.downloaded(shard, fetched),
             (StepOf::Index(shard), Ok(StepResult::Indexed(indexed))) => self.indexed(shard, indexed),
-            // The results of what is at the service are collected all the same.
+            // The results of batches at the service are collected nevertheless.
             (StepOf::Index(_), Err(error)) if error.is_of_input() => {
                 self.give_up(error.into());
                 Ok(())
@@ -239,14 +239,13 @@ impl<A: Api, E: Executor> Driver<A, E> {
         }
     }
 
-    /// Waits a little for the answer to a POST that is under way; what it says is recorded. Without it, its outcome is
-    /// unknown.
+    /// Waits briefly for the response to a POST in flight, and records it. Without a response, its outcome is unknown.
     async fn await_last_answer(&mut self) {
         let deadline = Instant::now() + LAST_ANSWER;
         while self.is_posting {
             match tokio::time::timeout_at(deadline, self.tasks.join_next()).await {
                 Ok(Some(Ok(finished @ Finished::Created { .. }))) => {
-                    // The run ends with an error already, which says more than this one would.
+                    // The run already ends with an error, which is more informative than this one.
                     let _ = self.record(finished);
                 }
                 Ok(Some(_)) => {}
@@ -256,7 +255,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
     }
 }
 
-/// Whether nothing but time holds a shard back.
+/// Whether a shard only waits for time to pass.
 fn may_begin(row: &ShardRow, step: NextStep, admission: &admission::Admission) -> bool {
     step != NextStep::Create || admission.admits(row.shard.number, &row.shard.model)
 }

@@ -1,7 +1,7 @@
-//! How long at least one shard has been in each phase, as far as this process has seen.
+//! How long at least one shard has been in each phase, during this process.
 //!
-//! In: which phases are active, whenever that may have changed. Out: the time since it was asked last, for the Ledger
-//! to add up.
+//! In: which phases are active, whenever that may have changed. Out: the time since the last record, for the Ledger to
+//! add up.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use tokio::time::Instant;
 
 use crate::model::phase::Phase;
 
-/// Time between two records: what a crash may lose of it.
+/// Interval between records: the maximum that a crash may lose.
 const RECORD_INTERVAL: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct PhaseClock {
-    /// Active phases, and since when their time is not counted yet.
+    /// Active phases, and since when their time has not been counted.
     active: BTreeMap<Phase, Instant>,
     counted: BTreeMap<Phase, Duration>,
     recorded: Instant,
@@ -27,7 +27,7 @@ impl PhaseClock {
         Self { active: BTreeMap::new(), counted: BTreeMap::new(), recorded: Instant::now() }
     }
 
-    /// Takes note of whether a phase is active now.
+    /// Sets whether a phase is active now.
     pub(super) fn set(&mut self, phase: Phase, is_active: bool) {
         if is_active {
             self.active.entry(phase).or_insert_with(Instant::now);
@@ -41,7 +41,7 @@ impl PhaseClock {
         self.recorded.elapsed() >= RECORD_INTERVAL
     }
 
-    /// The time of each phase since it was taken last.
+    /// The time of each phase since the last call.
     pub(super) fn take(&mut self) -> BTreeMap<Phase, Duration> {
         self.recorded = Instant::now();
         for (phase, since) in &mut self.active {

@@ -1,7 +1,7 @@
-//! Watching batches: one look at the service's list serves all shards.
+//! Polling: one request for the service's list serves all shards.
 //!
-//! The list may be stale, abridged or wrong. It is believed when it says that a batch is at work; that one has ended is
-//! believed from the batch itself.
+//! The list may be stale, incomplete or wrong. It is trusted when it shows a batch in progress; that a batch has ended
+//! is accepted only from a look-up of the batch itself.
 
 use std::collections::HashMap;
 
@@ -14,13 +14,13 @@ use crate::run::executor::Executor;
 use crate::run::monitor::{Event, Note};
 
 impl<A: Api, E: Executor> Driver<A, E> {
-    /// Whether something is to be learnt from the service's list.
+    /// Whether the service's list is needed.
     pub(super) fn wants_list(&self) -> bool {
         let waits = self.queue.has(NextStep::Poll) || self.queue.has(NextStep::Reconcile);
         waits || self.unresolved.wants_list() || self.admission.wants_list()
     }
 
-    /// Looks at the service's list when it is time; one look serves all shards.
+    /// Requests the service's list when it is due.
     pub(super) fn begin_poll(&mut self) {
         if self.wants_list() && self.poller.begin() {
             let api = self.api.clone();
@@ -28,8 +28,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         }
     }
 
-    /// What the list says about batches that are waited for, about submissions with an unknown outcome, and about
-    /// batches that are too many.
+    /// Processes the list: batches that are waited for, submissions with an unknown outcome, and surplus batches.
     pub(super) fn listed(&mut self, result: Result<Listing, RemoteError>) -> Result<(), Error> {
         self.unresolved.looked(self.poller.begun());
         self.poller.ended(result.as_ref().ok().map(|listing| listing.batches.len()));
@@ -73,7 +72,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// Unknown statuses are non-terminal; each is told once.
+    /// Unknown statuses are non-terminal; each is reported once.
     fn tell_unknown(&mut self, status: &BatchStatus) {
         if let BatchStatus::Other(word) = status
             && self.poller.is_news(word)
@@ -82,9 +81,9 @@ impl<A: Api, E: Executor> Driver<A, E> {
         }
     }
 
-    /// The list cannot be had: the batches that are waited for are asked one by one, and only a long silence of all
-    /// ends the run. A submission with an unknown outcome cannot be settled without it, and is held after as long a
-    /// time.
+    /// The list is unavailable: the batches that are waited for are looked up one by one, and the run ends only if all
+    /// of them fail for long. A submission with an unknown outcome cannot be resolved without the list, and is held
+    /// after the same time.
     fn without_list(&mut self, error: RemoteError) -> Result<(), Error> {
         let without = self.poller.without_list();
         if error.kind().is_final() || without.is_silent {
@@ -97,7 +96,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         if without.is_hopeless { self.hold_all_unresolved() } else { Ok(()) }
     }
 
-    /// Tells how far all batches are, now that one of them is.
+    /// Reports the progress of all batches after that of one has changed.
     pub(super) fn tell_progress(&mut self, shard: u32, percent: f64) {
         let (done, total) = self.progress.set(shard, self.shards[shard].shard.requests, percent);
         self.monitor.event(Event::Progress { done, total });

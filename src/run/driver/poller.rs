@@ -1,6 +1,6 @@
-//! When the service's list of batches is asked for, and what is remembered from one look to the next.
+//! When the service's list of batches is requested, and what is remembered from one list to the next.
 //!
-//! Invariant: at most one list is under way.
+//! Invariant: at most one list request is in flight.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -9,47 +9,47 @@ use tokio::time::Instant;
 
 use super::backoff::UNREACHABLE_MAX;
 
-/// Looks that must find a batch ended and without any file before that is believed: files can show later than the end.
+/// Look-ups that must show a batch as ended without any file before that is accepted: files can appear after the end.
 const FILELESS_LOOKS: u32 = 3;
 
-/// And how long they must have found it so, where what it has not answered is sent again.
+/// The minimum time between the first and the last of them, if unanswered requests would be sent again.
 const FILELESS_TIME: Duration = Duration::from_secs(120);
 
-/// Time between two lists, at least, for each batch that the last one had: the list of 20,000 has ten megabytes.
+/// Minimum interval between lists, per batch in the last one: the list of 20,000 has ten megabytes.
 const TIME_PER_BATCH: Duration = Duration::from_micros(200);
 
-/// Most unknown statuses that are told.
+/// Maximum unknown statuses that are reported.
 const UNKNOWN_STATUSES_MAX: usize = 16;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Poller {
-    /// Time between two lists, by the options.
+    /// The poll interval of the options.
     interval: Duration,
     next: Instant,
     /// When the last list was asked for.
     begun: Instant,
-    /// Batches that the last list had.
+    /// Number of batches in the last list.
     listed: u32,
     is_under_way: bool,
-    /// Since when the service has not answered anything about batches.
+    /// Since when the service has not answered any call about batches.
     unreachable_since: Option<Instant>,
-    /// Since when there is no list.
+    /// Since when the list has been unavailable.
     listless_since: Option<Instant>,
-    /// How often a batch was seen ended without naming any file.
+    /// How often a batch was seen as ended without any file.
     fileless: HashMap<u32, (Instant, u32)>,
-    /// Statuses that are not known here, as far as they have been told.
+    /// Unknown statuses that have been reported.
     unknown_statuses: BTreeSet<String>,
 }
 
-/// How long there has been no list.
+/// How long the list has been unavailable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct WithoutList {
-    /// Whether this is the first time since there was one.
+    /// Whether this is the first failure since the last list.
     pub(super) is_new: bool,
-    /// Whether nothing else was heard from the service either, for longer than any trouble that passes.
+    /// Whether all other calls have failed, too, for longer than transient problems last.
     pub(super) is_silent: bool,
-    /// Whether there has been no list for as long.
+    /// Whether the list has been unavailable for as long.
     pub(super) is_hopeless: bool,
 }
 
@@ -70,7 +70,7 @@ impl Poller {
         }
     }
 
-    /// Whether it is time for a list; it is under way then.
+    /// Whether a list is due; it then counts as in flight.
     pub(super) fn begin(&mut self) -> bool {
         let now = Instant::now();
         if self.is_under_way || now < self.next {
@@ -85,12 +85,12 @@ impl Poller {
         self.begun
     }
 
-    /// When the next list is due; `None` while one is under way.
+    /// When the next list is due; `None` while one is in flight.
     pub(super) fn next(&self) -> Option<Instant> {
         (!self.is_under_way).then_some(self.next)
     }
 
-    /// A list has ended; with how many batches, if it could be had.
+    /// A list request has ended; with the number of batches, if it succeeded.
     pub(super) fn ended(&mut self, listed: Option<usize>) {
         self.is_under_way = false;
         if let Some(listed) = listed {
@@ -103,17 +103,17 @@ impl Poller {
     /// The next list is due after a whole interval from now.
     pub(super) fn schedule(&mut self) {
         let apart = TIME_PER_BATCH * self.listed;
-        // Between 90 and 110 per cent, so that many runs do not ask in step.
+        // Jitter of ±10 %, so that many runs do not poll in step.
         let interval = self.interval.max(apart).mul_f64(0.9 + fastrand::f64() / 5.0);
         self.next = Instant::now() + interval;
     }
 
-    /// The service has answered something about a batch.
+    /// The service has answered a call about a batch.
     pub(super) fn heard(&mut self) {
         self.unreachable_since = None;
     }
 
-    /// A list could not be had.
+    /// A list request has failed.
     pub(super) fn without_list(&mut self) -> WithoutList {
         let is_long = |since: Instant| since.elapsed() > UNREACHABLE_MAX;
         let is_silent = is_long(*self.unreachable_since.get_or_insert_with(Instant::now));
@@ -122,15 +122,15 @@ impl Poller {
         WithoutList { is_new, is_silent, is_hopeless }
     }
 
-    /// A batch was seen ended without any file. Whether that is believed now: after some looks, and where what it has
-    /// not answered `is_sent_again` after some time, too, which is at most `settle`.
+    /// A batch was seen as ended without any file. Returns whether that is accepted now: after some look-ups and, where
+    /// unanswered requests are sent again (`is_sent_again`), after some time, at most `settle`.
     pub(super) fn believes_fileless(&mut self, shard: u32, is_sent_again: bool, settle: Duration) -> bool {
         let (since, looks) = self.fileless.entry(shard).or_insert((Instant::now(), 0));
         *looks += 1;
         *looks >= FILELESS_LOOKS && (!is_sent_again || since.elapsed() >= FILELESS_TIME.min(settle))
     }
 
-    /// Whether a status that is not known here is to be told: once.
+    /// Whether an unknown status is to be reported: once.
     pub(super) fn is_news(&mut self, status: &str) -> bool {
         !status.is_empty()
             && self.unknown_statuses.len() < UNKNOWN_STATUSES_MAX

@@ -1,19 +1,19 @@
-//! How far all batches are, by what the service says of each.
+//! The progress of all batches, as reported by the service.
 
 use std::collections::HashMap;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct BatchProgress {
-    /// Requests that a shard's batch has done.
+    /// Completed requests of each shard's batch.
     done: HashMap<u32, u64>,
     sum: u64,
     total: u64,
 }
 
 impl BatchProgress {
-    /// The batch of a shard with so many requests is so far. Returns the requests done in all, and those of all batches
-    /// seen so far.
+    /// Sets the progress of the batch of a shard with this many requests. Returns the completed requests and the total
+    /// of all batches seen so far.
     #[expect(clippy::cast_precision_loss, clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "a bar")]
     pub(super) fn set(&mut self, shard: u32, requests: u64, percent: f64) -> (u64, u64) {
         let done = (requests as f64 * percent / 100.0) as u64;

@@ -1,8 +1,8 @@
-//! Which shards wait for which step, how many steps are under way, and which are retried later.
+//! Which shards wait for which step, how many steps are running, and which are retried later.
 //!
 //! In: shards and the step that each needs. Out: the next shard whose step may begin, or when one will be due.
 //!
-//! Invariant: no more of a step are under way than its limit, and none begins before its backoff is over.
+//! Invariant: no more steps of a kind are running than its limit, and none begins before its backoff is over.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Lets a shard wait for a step.
+    /// Enqueues a shard for a step.
     pub(super) fn add(&mut self, step: NextStep, shard: u32) {
         self.waiting.entry(step).or_default().insert(shard);
     }
@@ -43,8 +43,8 @@ impl Queue {
         self.waiting.get(&step).is_some_and(|shards| !shards.is_empty())
     }
 
-    /// Takes the first shard that waits for a step, is due and may begin; it is under way then. None beyond `limit`
-    /// steps at a time.
+    /// Takes the first shard that waits for a step, is due and may begin; the step then counts as running. `None` once
+    /// `limit` steps are running.
     pub(super) fn take(&mut self, step: NextStep, limit: usize, may_begin: impl Fn(u32) -> bool) -> Option<u32> {
         if self.busy(step) >= limit {
             return None;
@@ -57,7 +57,7 @@ impl Queue {
         Some(shard)
     }
 
-    /// Whether any of a step is under way.
+    /// Whether any step of this kind is running.
     pub(super) fn is_busy(&self, step: NextStep) -> bool {
         self.busy(step) > 0
     }
@@ -66,14 +66,14 @@ impl Queue {
         self.busy.get(&step).copied().unwrap_or(0)
     }
 
-    /// A step is not under way any more.
+    /// A step is no longer running.
     pub(super) fn done(&mut self, step: NextStep) {
         if let Some(busy) = self.busy.get_mut(&step) {
             *busy = busy.saturating_sub(1);
         }
     }
 
-    /// When the first backoff is over, of those whose step could begin then.
+    /// When the first backoff is over, among shards whose step could begin then.
     pub(super) fn next_due(
         &self,
         limit: impl Fn(NextStep) -> usize,
@@ -92,18 +92,18 @@ impl Queue {
         self.delayed.get(&shard)
     }
 
-    /// A shard's next step has failed, or found no room: it waits twice as long as the last time, and `first` the first
-    /// time. Returns since when it has been waiting.
+    /// A shard's next step has failed, or there was no room for it: it waits for `first`, doubled each time. Returns
+    /// since when it has been waiting.
     pub(super) fn delay_longer(&mut self, shard: u32, first: Duration, most: Duration) -> Duration {
         self.delayed.entry(shard).or_default().lengthen(first, most).elapsed()
     }
 
-    /// Lets a shard's next step wait although nothing has failed.
+    /// Delays a shard's next step although nothing has failed.
     pub(super) fn delay_until(&mut self, shard: u32, until: Instant) {
         self.delayed.insert(shard, Delay::until_then(until));
     }
 
-    /// A shard's step has succeeded: the next one begins at once.
+    /// A shard's step has succeeded: the next one is due at once.
     pub(super) fn end_delay(&mut self, shard: u32) {
         self.delayed.remove(&shard);
     }

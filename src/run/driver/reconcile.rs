@@ -1,9 +1,9 @@
-//! What the service's list says about our files: which batch a POST with an unknown outcome created, and which batches
-//! are too many.
+//! Reconciling with the service's list: which batch a POST with an unknown outcome created, and which batches are
+//! surplus.
 //!
-//! Invariants: a batch is taken for ours only if it is tagged as ours or, without a tag, uses our file; if it works for
-//! no other shard, and cannot have been there before the POST. One with the tag of another run never is. A batch that
-//! is too many is recorded once, and stopped if only this run can have made it.
+//! Invariants: a batch is adopted only if it is tagged as this run's or, without a tag, uses this run's file, if it
+//! belongs to no other shard, and if it cannot have existed before the POST. One with the tag of another run is never
+//! adopted. A surplus batch is recorded once, and cancelled if only this run can have created it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -17,12 +17,12 @@ use crate::run::error::Error;
 use crate::run::executor::Executor;
 use crate::run::options::OnAmbiguous;
 
-/// How far this machine's clock may be ahead of the service's. A batch that is older than the POST by more than that
-/// was there before.
+/// Maximum assumed clock difference to the service. A batch that is older than the POST by more than that existed
+/// before.
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(300);
 
 impl<A: Api, E: Executor> Driver<A, E> {
-    /// Settles what the list can settle: submissions that are unresolved or held, batches that are too many.
+    /// Resolves submissions that are unresolved or held, and finds surplus batches, from a list.
     pub(super) fn reconcile_all(&mut self, listing: &Listing) -> Result<(), Error> {
         let mut by_file: HashMap<String, Vec<&Batch>> = HashMap::new();
         for batch in &listing.batches {
@@ -45,8 +45,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         self.find_surplus(&by_file)
     }
 
-    /// The file by which a batch is known here: that of the shard that it is tagged for, or else the one that it uses.
-    /// `None` for the batch of another run.
+    /// The file by which a batch is identified: that of the shard in its tag, or else the one that it uses. `None` for
+    /// a batch of another run.
     fn file_of(&self, batch: &Batch) -> Option<String> {
         let Some(tag) = &batch.tag else { return batch.input_file_id.clone() };
         if tag.run != self.run_name {
@@ -56,9 +56,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         tagged.or_else(|| batch.input_file_id.clone())
     }
 
-    /// A shard without a batch and a list: take the batch that its POST created, or wait, or hold. A list with a batch
-    /// on one of the files that are `unnamed` is not clean; batches that are `taken` work for other shards, or for
-    /// none.
+    /// Reconciles a shard without a batch: adopts the batch that its POST created, or waits, or holds. A list with a
+    /// batch on one of the `unnamed` files is not clean; `taken` batches belong to other shards, or to none.
     fn reconcile(
         &mut self,
         shard: u32,
@@ -125,7 +124,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// Holds all submissions with an unknown outcome, because there is no list that could settle it.
+    /// Holds all submissions with an unknown outcome, because the list that could resolve them is unavailable.
     pub(super) fn hold_all_unresolved(&mut self) -> Result<(), Error> {
         for shard in self.admission.uncertain() {
             self.admission.forget(shard);
@@ -147,11 +146,11 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// Batches that use the file of a shard that has its batch: paid for twice, unless they are stopped or another
-    /// run's.
+    /// Batches that use the file of a shard that has its batch: paid for twice, unless they are cancelled or belong to
+    /// another run.
     fn find_surplus(&mut self, by_file: &HashMap<String, Vec<&Batch>>) -> Result<(), Error> {
         let owned: BTreeSet<&str> = self.shards.rows().iter().filter_map(|known| known.state.batch_id()).collect();
-        // Shards of two rounds can have the same content and, where the service knows it again, the same file.
+        // Shards of two rounds can have the same content and, where the service deduplicates, the same file.
         let open = self.shards.rows().iter().filter(|known| known.state.batch_id().is_none());
         let open: BTreeSet<&str> = open.filter_map(|known| known.file_id.as_deref()).collect();
         let mut found = Vec::new();
@@ -172,8 +171,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// Records a batch that is too many. It is to be stopped if a POST of ours may have created it; a service that
-    /// knows content again gives other runs the same file, and their batches are not ours to stop.
+    /// Records a surplus batch. It is to be cancelled if a POST of this run may have created it; a service that
+    /// deduplicates files gives other runs the same file, and their batches must not be cancelled.
     fn report_surplus(&mut self, shard: u32, batch_id: &str, stop: bool) -> Result<(), Error> {
         if self.unresolved.is_surplus(batch_id) {
             return Ok(());
@@ -185,7 +184,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// Asks the service to cancel the batches that are too many and at work, those that it has not been asked about.
+    /// Asks the service to cancel the surplus batches in progress, unless it has been asked already.
     fn stop_surplus(&mut self, by_file: &HashMap<String, Vec<&Batch>>) {
         for batch in by_file.values().flatten() {
             let works = !batch.status.is_terminal() && batch.status != BatchStatus::Cancelling;
@@ -199,7 +198,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         }
     }
 
-    /// A surplus batch was asked to stop; one that the service did not take is asked again after the next list.
+    /// A cancellation has ended; a failed one is retried after the next list.
     pub(super) fn cancelled(&mut self, batch_id: String, result: Result<Batch, RemoteError>) -> Result<(), Error> {
         let incident = match result {
             Ok(_) => Incident::SurplusCancelled { batch_id },
@@ -214,12 +213,12 @@ impl<A: Api, E: Executor> Driver<A, E> {
 
 /// Whether a batch on a shard's file may come from a POST of this run.
 fn may_be_ours(known: &ShardRow, last: &LastSubmission, batch: &Batch) -> bool {
-    // Only we know a file that was made for us.
+    // A new file is known to this run only.
     !known.file_reused || !last.known.contains(&batch.id) && !was_there_before(last.intended_at, batch.created_at)
 }
 
 /// Whether a batch was created before a POST was intended. The list from which [`LastSubmission::known`] was taken may
-/// have left it out.
+/// have omitted it.
 fn was_there_before(intended: Timestamp, created: Option<Timestamp>) -> bool {
     created.is_some_and(|created| intended.duration_since(created) > CLOCK_SKEW)
 }

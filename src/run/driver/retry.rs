@@ -1,7 +1,7 @@
-//! What is retried later, and what is given up.
+//! Which failures are retried later, and which end the run.
 //!
-//! A step that fails for the time being is retried later, while everything else continues. One that fails for good ends
-//! the run, but not at once: nothing more is sent, and the results of what is at the service are collected first.
+//! After a transient failure, a step is retried later, while everything else continues. A permanent failure ends the
+//! run, but not at once: nothing more is sent, and the results of batches at the service are collected first.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use crate::run::executor::Executor;
 use crate::run::monitor::Note;
 use crate::run::step_error::StepError;
 
-/// First wait before a step is retried; doubled each time.
+/// First delay before a step is retried; doubled each time.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 
-/// Longest of these waits.
+/// Maximum of these delays.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(60);
 
 impl<A: Api, E: Executor> Driver<A, E> {
-    /// Whether a shard's next step has failed for longer than any trouble that passes.
+    /// Whether a shard's next step has been failing for longer than transient problems last.
     pub(super) fn has_failed_for_long(&self, shard: u32, error: &StepError) -> bool {
-        // A service that limits us is there, and knows when it has room: only silence counts as failing.
+        // A service that throttles is reachable, and knows when it has room: only silence counts as failing.
         !error.is_rate_limited() && self.queue.delay(shard).is_some_and(Delay::is_hopeless)
     }
 
@@ -39,7 +39,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         }
     }
 
-    /// Lets the run end with this error, once the results of what is at the service are collected.
+    /// Makes the run end with this error, once the results of batches at the service are collected.
     pub(super) fn give_up(&mut self, error: Error) {
         if self.failure.is_none() {
             self.warn(&Incident::NoMoreSubmissions { error: error.to_string() });

@@ -1,14 +1,14 @@
-//! What a run is called in the tags of its batches.
+//! The name of a run in the tags of its batches.
 
 use ring::digest::{Context, SHA256};
 
 use crate::ledger::{Ledger, LedgerError};
 
-/// Bytes of a run's name.
+/// Length of a run's name in bytes.
 const NAME_BYTES: usize = 12;
 
-/// A name that follows from what the run's Ledger began with. The key for the hashes of ids is in it, so two runs of
-/// the same input have two names; the key itself cannot be told from it.
+/// A name derived from the initial metadata of the run's Ledger. It depends on the key for the hashes of ids, so two
+/// runs of the same input have different names; the key cannot be derived from it.
 pub(super) fn run_name(ledger: &Ledger) -> Result<String, LedgerError> {
     let mut digest = Context::new(&SHA256);
     for key in ["fingerprint", "created_at", "id_key"] {

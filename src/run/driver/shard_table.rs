@@ -1,13 +1,13 @@
-//! The shards of a run as the driver has them, and how many are in which state.
+//! The driver's table of shards, and how many are in which state.
 //!
-//! Invariant: the counts are those of the rows, whatever changes a state.
+//! Invariant: the counts always match the rows.
 
 use std::ops::Index;
 
 use crate::model::shard_state::{ShardRow, ShardState};
 use crate::run::monitor::ShardCounts;
 
-/// See the module. Indexed by the number of a shard.
+/// See the module. Indexed by shard number.
 #[derive(Debug)]
 pub(super) struct ShardTable {
     rows: Vec<ShardRow>,
@@ -37,18 +37,18 @@ impl ShardTable {
         self.rows
     }
 
-    /// A shard, if there is one of that number: a service may say any.
+    /// The shard with that number, if it exists: a number from the service may be arbitrary.
     pub(super) fn get(&self, number: u32) -> Option<&ShardRow> {
         self.rows.get(number as usize)
     }
 
-    /// Adds a shard, which has the next number.
+    /// Adds a shard, which must have the next number.
     pub(super) fn add(&mut self, row: ShardRow) {
         *count_of(&mut self.counts, &row.state) += 1;
         self.rows.push(row);
     }
 
-    /// Changes all of a shard but its state, which stays what it is.
+    /// Changes a shard except for its state, which is kept.
     pub(super) fn update(&mut self, number: u32, change: impl FnOnce(&mut ShardRow)) {
         let row = &mut self.rows[number as usize];
         let state = row.state.clone();
@@ -56,7 +56,7 @@ impl ShardTable {
         row.state = state;
     }
 
-    /// Takes a shard to another state. Returns the one that it was in.
+    /// Moves a shard to another state. Returns the previous one.
     pub(super) fn set_state(&mut self, number: u32, state: ShardState) -> ShardState {
         let row = &mut self.rows[number as usize];
         *count_of(&mut self.counts, &row.state) -= 1;
@@ -73,7 +73,7 @@ impl Index<u32> for ShardTable {
     }
 }
 
-/// Where a shard in this state is counted.
+/// The count for shards in this state.
 fn count_of<'c>(counts: &'c mut ShardCounts, state: &ShardState) -> &'c mut usize {
     match state {
         ShardState::Packed => &mut counts.waiting,

@@ -1,8 +1,8 @@
-//! What lists and single looks have shown of batches, and which batches are to be looked at.
+//! What lists and look-ups have shown of batches, and which batches to look up next.
 //!
-//! In: lists, and the answers to single looks. Out: the shards whose batches are asked for next.
+//! In: lists, and the results of look-ups. Out: the shards whose batches are looked up next.
 //!
-//! Invariants: at most [`LOOKS`] are under way. A batch that is not shown is never taken for one that was not created.
+//! Invariants: at most [`LOOKS`] are in flight. A batch that is not shown is never taken for one that was not created.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -13,45 +13,45 @@ use tokio::time::Instant;
 use super::backoff::UNREACHABLE_MAX;
 use crate::remote::{Batch, BatchStatus};
 
-/// Looks at single batches at a time.
+/// Maximum concurrent look-ups.
 const LOOKS: usize = 16;
 
-/// Lists that may show a batch at work, one after the other, before it is asked itself.
+/// Consecutive lists that may show a batch in progress before it is looked up.
 const LISTS_BELIEVED: u32 = 5;
 
-/// The same of lists that show nothing new of it.
+/// The same, for lists that show no change of it.
 const LISTS_UNCHANGED: u32 = 3;
 
-/// Most batches that are asked after one list for no better reason than that.
+/// Maximum batches that are looked up after a list only for these two reasons.
 const CHECKS: usize = 32;
 
-/// Looks that must not find a batch before its shard is held, however much time has passed.
+/// Minimum look-ups that do not find a batch before its shard is held, regardless of the time passed.
 const UNSEEN_LOOKS: u32 = 3;
 
-/// Longest wait between two of them.
+/// Maximum delay between them.
 const UNSEEN_WAIT_MAX: Duration = Duration::from_secs(300);
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Sightings {
-    /// Shards whose batches are to be asked for, in this order.
+    /// Shards whose batches are to be looked up, in this order.
     wanted: VecDeque<u32>,
     under_way: usize,
-    /// What the lists have shown of batches since they were asked themselves.
+    /// What the lists have shown of batches since their last look-up.
     shown: HashMap<u32, Shown>,
-    /// Batches that have ended by their own word since the last list.
+    /// Batches that a look-up has shown as ended since the last list.
     ended: HashSet<String>,
-    /// Whether a list has shown one of those at work.
+    /// Whether a list has shown one of those in progress.
     list_is_stale: bool,
-    /// Since when looks at a shard's batch have failed for transient reasons.
+    /// Since when look-ups of a shard's batch have failed for transient reasons.
     failing: HashMap<u32, Instant>,
     /// Batches that the service does not show.
     unseen: HashMap<u32, Unseen>,
-    /// Whether that has been said.
+    /// Whether that has been reported.
     is_said: bool,
 }
 
-/// What lists have shown of a batch at work.
+/// What lists have shown of a batch in progress.
 #[derive(Debug)]
 struct Shown {
     status: BatchStatus,
@@ -65,7 +65,7 @@ struct Shown {
 struct Unseen {
     since: Instant,
     looks: u32,
-    /// When it is asked for again.
+    /// When it is looked up again.
     until: Instant,
 }
 
@@ -77,8 +77,8 @@ impl Sightings {
         self.ended.clear();
     }
 
-    /// Takes what a list shows of a batch at work. Returns for how many lists it was not asked itself, if those are too
-    /// many.
+    /// Takes what a list shows of a batch in progress. Returns the number of lists since its last look-up, if that is
+    /// too large.
     pub(super) fn show(&mut self, shard: u32, batch: &Batch) -> Option<u32> {
         let (status, progress) = (batch.status.clone(), batch.progress);
         let shown = self.shown.entry(shard).or_insert_with(|| Shown {
@@ -92,15 +92,15 @@ impl Sightings {
             shown.unchanged += 1;
         } else {
             (shown.status, shown.progress, shown.unchanged) = (status, progress, 1);
-            // Whatever single looks say, the service works on it.
+            // The service is processing it, whatever look-ups say.
             self.unseen.remove(&shard);
         }
         let overdue = shown.lists >= LISTS_BELIEVED || shown.unchanged >= LISTS_UNCHANGED || self.list_is_stale;
         overdue.then_some(shown.lists)
     }
 
-    /// Of shards that were not asked themselves for so many lists, those that are now: the longest ones, or all if the
-    /// list is stale.
+    /// Of shards that were not looked up for this many lists, those that are now: the ones that waited longest, or all
+    /// if the list is stale.
     pub(super) fn overdue(&self, mut shards: Vec<(u32, u32)>) -> Vec<u32> {
         shards.sort_unstable_by_key(|(lists, shard)| (Reverse(*lists), *shard));
         if !self.list_is_stale {
@@ -109,7 +109,7 @@ impl Sightings {
         shards.into_iter().map(|(_, shard)| shard).collect()
     }
 
-    /// Asks for a shard's batch, unless it was not shown just now. Whether it will be asked for.
+    /// Requests a look-up of a shard's batch, unless the service has just not shown it. Returns whether it will happen.
     pub(super) fn want(&mut self, shard: u32) -> bool {
         let is_due = self.unseen.get(&shard).is_none_or(|unseen| unseen.until <= Instant::now());
         if is_due {
@@ -118,22 +118,22 @@ impl Sightings {
         is_due
     }
 
-    /// The next shard whose batch is to be looked at, if there may be one more look.
+    /// The next shard whose batch is to be looked up, if one more look-up is allowed.
     pub(super) fn next(&mut self) -> Option<u32> {
         if self.under_way < LOOKS { self.wanted.pop_front() } else { None }
     }
 
-    /// A look is under way.
+    /// A look-up has begun.
     pub(super) fn begun(&mut self) {
         self.under_way += 1;
     }
 
-    /// A look has come back.
+    /// A look-up has ended.
     pub(super) fn ended(&mut self) {
         self.under_way = self.under_way.saturating_sub(1);
     }
 
-    /// A batch was seen by itself.
+    /// A look-up has shown a batch.
     pub(super) fn seen(&mut self, shard: u32, batch: &Batch) {
         self.forget(shard);
         if batch.status.is_terminal() {
@@ -141,13 +141,13 @@ impl Sightings {
         }
     }
 
-    /// A look has failed for a transient reason. Whether that has gone on for longer than any trouble that passes.
+    /// A look-up has failed for a transient reason. Returns whether that has lasted longer than transient problems do.
     pub(super) fn failed(&mut self, shard: u32) -> bool {
         self.failing.entry(shard).or_insert_with(Instant::now).elapsed() > UNREACHABLE_MAX
     }
 
-    /// The service does not show a shard's batch. Whether it is lost now: after some looks, and as long a time as
-    /// `settle`. Until then it is asked for again, less and less often, `interval` after the first time.
+    /// The service does not show a shard's batch. Returns whether it is lost now: after some look-ups and `settle`.
+    /// Until then it is looked up again with backoff, which begins at `interval`.
     pub(super) fn not_shown(&mut self, shard: u32, settle: Duration, interval: Duration) -> bool {
         let now = Instant::now();
         let unseen = self.unseen.entry(shard).or_insert(Unseen { since: now, looks: 0, until: now });
@@ -158,12 +158,12 @@ impl Sightings {
         left.is_zero() && unseen.looks >= UNSEEN_LOOKS
     }
 
-    /// Whether a batch that is not shown is news: the first one is.
+    /// Whether a batch that is not shown is to be reported: the first one is.
     pub(super) fn is_news(&mut self) -> bool {
         !std::mem::replace(&mut self.is_said, true)
     }
 
-    /// A shard's batch has answered, or is not waited for any more.
+    /// A shard's batch was shown, or is no longer waited for.
     pub(super) fn forget(&mut self, shard: u32) {
         self.shown.remove(&shard);
         self.failing.remove(&shard);

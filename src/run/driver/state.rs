@@ -1,7 +1,7 @@
-//! What the driver knows, part by part, and what changes a shard's state.
+//! The driver's state, composed of parts, and the transitions of a shard's state.
 //!
-//! The parts decide nothing about one another: the files with verbs for names (`submit`, `poll`, `collect` ...) let
-//! them work together.
+//! The parts are independent of each other: the files named after actions (`submit`, `poll`, `collect` ...) combine
+//! them.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ use crate::run::step_error::StepError;
 
 /// Takes every shard to its end. See the module above.
 pub(crate) struct Driver<A: Api, E: Executor> {
-    /// For the calls that are the driver's own: all about batches.
+    /// For the driver's own calls: those about batches.
     pub(super) api: Arc<A>,
     /// For everything else.
     pub(super) executor: Arc<E>,
@@ -44,13 +44,14 @@ pub(crate) struct Driver<A: Api, E: Executor> {
     pub(super) merger: Merger,
     pub(super) stop: CancellationToken,
 
-    /// Steps and calls that are under way.
+    /// Running steps and calls.
     pub(super) tasks: JoinSet<Finished>,
-    /// What stops further submissions, and ends the run once the results of all that is at the service are collected.
+    /// The error that stops further submissions, and ends the run once the results of batches at the service are
+    /// collected.
     pub(super) failure: Option<Error>,
-    /// What the run is called in the tags of its batches.
+    /// The run's name in the tags of its batches.
     pub(super) run_name: String,
-    /// Whether a POST is under way.
+    /// Whether a POST is in flight.
     pub(super) is_posting: bool,
 
     pub(super) shards: ShardTable,
@@ -65,7 +66,7 @@ pub(crate) struct Driver<A: Api, E: Executor> {
     pub(super) watermark: Watermark,
 }
 
-/// What a driver works with.
+/// The inputs of a driver.
 pub(crate) struct DriverInputs<A: Api, E: Executor> {
     pub(crate) api: Arc<A>,
     pub(crate) executor: Arc<E>,
@@ -77,7 +78,7 @@ pub(crate) struct DriverInputs<A: Api, E: Executor> {
     pub(crate) stop: CancellationToken,
 }
 
-/// What has ended of all that is under way.
+/// A step or call that has ended.
 #[derive(Debug)]
 pub(super) enum Finished {
     Step { of: StepOf, result: Result<StepResult, StepError> },
@@ -88,7 +89,7 @@ pub(super) enum Finished {
     Cancelled { batch_id: String, result: Result<Batch, RemoteError> },
 }
 
-/// What a step is for: the step itself is with the executor.
+/// What a running step is for; the executor has the step itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StepOf {
     Upload(u32),
@@ -98,7 +99,7 @@ pub(super) enum StepOf {
 }
 
 impl<A: Api, E: Executor> Driver<A, E> {
-    /// Takes up every shard where the Ledger has it.
+    /// Starts every shard from its state in the Ledger.
     pub(crate) fn new(inputs: DriverInputs<A, E>) -> Result<Self, Error> {
         let DriverInputs { api, executor, files, ledger, options, monitor, merger, stop } = inputs;
         let mut rows = ledger.shards()?;
@@ -106,7 +107,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         let mut fetches = Fetches::new(options.settle);
         for row in &mut rows {
             if let ShardState::Incomplete { submission, batch } = &row.state {
-                // Held until now; what lacks may be there by now.
+                // Held until now; the missing replies may be available by now.
                 fetches.held_before(row.shard.number);
                 row.state = ShardState::Ended { submission: *submission, batch: batch.clone() };
             }
@@ -143,7 +144,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(driver)
     }
 
-    /// Takes up what an earlier process has left of a shard.
+    /// Restores what an earlier process has recorded of a shard.
     fn take_up(&mut self, number: u32) {
         let ShardRow { shard, state, last_submission, .. } = &self.shards[number];
         if let Some(batch) = state.ended_batch() {
@@ -155,13 +156,13 @@ impl<A: Api, E: Executor> Driver<A, E> {
             self.admission.refused_before(number);
         }
         if matches!(state, ShardState::Lost { .. }) {
-            // It is asked for once.
+            // It is looked up once.
             self.sightings.want(number);
         }
         self.enqueue(number);
     }
 
-    /// Lets a shard wait for the step that it needs.
+    /// Enqueues a shard for its next step.
     pub(super) fn enqueue(&mut self, number: u32) {
         let row = &self.shards[number];
         self.watermark.open(row);
@@ -170,7 +171,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         }
     }
 
-    /// Takes a shard to another state, which is in the Ledger already, and lets it wait for its next step.
+    /// Moves a shard to another state, which is already in the Ledger, and enqueues it for its next step.
     pub(super) fn set_state(&mut self, number: u32, state: ShardState) {
         self.watermark.close(&self.shards[number]);
         let was_in_flight = self.shards.set_state(number, state).may_be_in_flight();
@@ -190,12 +191,12 @@ impl<A: Api, E: Executor> Driver<A, E> {
         self.tasks.spawn(async move { Finished::Step { of, result: executor.execute(step).await } });
     }
 
-    /// Tells how many shards are in which state.
+    /// Reports how many shards are in which state.
     pub(super) fn tell(&self) {
         self.monitor.event(Event::Shards(self.shards.counts()));
     }
 
-    /// Warns of an incident and keeps it.
+    /// Reports an incident as a warning and records it.
     pub(super) fn incident(&mut self, incident: &Incident) -> Result<(), Error> {
         self.warn(incident);
         Ok(self.ledger.incident(incident)?)

@@ -1,7 +1,7 @@
 //! Uploading and submitting: the calls that cost money.
 //!
-//! Intent first, then one POST. Its answer is yes, no, or unknown; the last is settled from the service's list, by
-//! adopting what the POST created, and otherwise by holding the shard, unless the user has chosen differently.
+//! Intent first, then one POST. Its outcome is created, refused, or unknown; the last is resolved from the service's
+//! list, by adopting what the POST created, and otherwise by holding the shard, unless the user has chosen differently.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::run::executor::Executor;
 use crate::run::files::ShardPayload;
 use crate::run::step::Step;
 
-/// How often a service that turned a batch away because it does not find the file is asked again: files become visible
+/// How often a create is retried that was refused because the service does not find the file: files can become visible
 /// late.
 const FILE_LOOKUPS: u32 = 5;
 
@@ -38,8 +38,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// Begins a submission: waits until the service takes calls, so that a crash meanwhile leaves no unknown outcome. A
-    /// file that the service had before may be in use by batches that are not ours: those are listed first, before our
+    /// Begins a submission: waits until the service accepts calls, so that a crash meanwhile leaves no unknown outcome.
+    /// A file that the service already had may be in use by batches of other runs: those are listed first, before the
     /// first POST.
     pub(super) fn begin_create(&mut self, shard: u32) {
         let known = &self.shards[shard];
@@ -52,7 +52,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         });
     }
 
-    /// The service takes calls. Should that have failed, nothing was sent: the next attempt begins anew.
+    /// The service accepts calls. If waiting for that failed, nothing was sent: the next attempt starts over.
     pub(super) fn ready(&mut self, shard: u32, result: Result<Listing, RemoteError>) -> Result<(), Error> {
         match result {
             Ok(listing) if self.failure.is_none() => self.submit(shard, &listing.batches),
@@ -77,7 +77,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
             return Err(Error::Internal { what: format!("shard {shard} was to be submitted before it was uploaded") });
         };
         let uses_file = |batch: &&Batch| batch.input_file_id.as_ref() == Some(&file_id);
-        // What was not there before the first POST may come from it.
+        // A batch that did not exist before the first POST may come from it.
         let users = match &known.last_submission {
             Some(last) => last.known.clone(),
             None => batches.iter().filter(uses_file).map(|batch| batch.id.clone()).collect(),
@@ -85,7 +85,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         let last = self.ledger.intend(shard, &file_id, known.file_reused, users)?;
         let submission = last.id;
         self.shards.update(shard, |row| row.last_submission = Some(last));
-        // It waits for its answer, and for no step.
+        // It waits for the response, not for a step.
         self.shards.set_state(shard, ShardState::Intended { submission, file_id: file_id.clone() });
         let known = &self.shards[shard];
         self.admission.begun(&known.shard.model);
@@ -106,7 +106,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// The answer to the one POST: yes, no, or unknown.
+    /// The outcome of the one POST: created, refused, or unknown.
     pub(super) fn created(&mut self, shard: u32, submission: i64, answer: Submission) -> Result<(), Error> {
         let ShardState::Intended { file_id, .. } = self.shards[shard].state.clone() else {
             return Err(Error::Internal { what: format!("shard {shard} was submitted without an intent") });
@@ -140,7 +140,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         }
     }
 
-    /// Takes a batch for a shard's: the one that an answer has named, or one that was `found` in the list.
+    /// Assigns a batch to a shard: the one that a response has named, or one that was `found` in the list.
     pub(super) fn adopt(&mut self, shard: u32, submission: i64, batch: &Batch, found: bool) -> Result<(), Error> {
         let is_surplus = self.unresolved.is_surplus(&batch.id);
         let owner = self.ledger.batch_owner(&batch.id)?.filter(|owner| *owner != shard);
@@ -165,15 +165,15 @@ impl<A: Api, E: Executor> Driver<A, E> {
         Ok(())
     }
 
-    /// The service answered with a batch that is not this shard's: it is unknown what it did with the shard, and it
-    /// would do the same with the next one.
+    /// The service answered with a batch that is not this shard's: what it did with the shard is unknown, and further
+    /// creates would be at the same risk.
     fn hold_mistaken(&mut self, shard: u32, submission: i64, batch_id: &str, owner: Option<u32>) -> Result<(), Error> {
         let Some(file_id) = self.shards[shard].file_id.clone() else { return Ok(()) };
         let incident = Incident::BatchOfAnother { shard, batch_id: batch_id.to_owned(), owner };
         self.ledger.mistaken(shard, submission, &incident.to_string())?;
         self.admission.is_stopped = true;
         self.incident(&incident)?;
-        // The list may show the batch that was created in truth.
+        // The list may show the batch that was actually created.
         self.unresolved.look_at_held();
         self.set_state(shard, ShardState::Held { submission, file_id });
         Ok(())

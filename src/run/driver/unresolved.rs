@@ -1,54 +1,54 @@
-//! Submissions whose outcome is unknown, and batches that no shard may be given.
+//! Submissions with an unknown outcome, and batches that must not be assigned to a shard.
 //!
-//! In: what the service's lists do not show, and batches that are too many or were deferred. Out: when a submission
-//! counts as settled.
+//! In: what the service's lists do not show, and batches that are surplus or deferred. Out: when a submission counts as
+//! resolved.
 //!
-//! Invariant: a batch that is surplus or deferred is never taken for a shard's.
+//! Invariant: a batch that is surplus or deferred is never assigned to a shard.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Lists that must show nothing, whatever the time between them, before a submission is settled.
+/// Minimum lists that must show no batch, regardless of the time between them, before a submission is resolved.
 const CLEAN_LISTS: u32 = 3;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Unresolved {
-    /// Since when lists have shown nothing of a shard's submission, and how many.
+    /// Since when lists have shown no batch for a shard's submission, and how many lists.
     clean: HashMap<u32, (Instant, u32)>,
-    /// Since when a list is wanted for shards that are held.
+    /// Since when a list has been needed for held shards.
     looks_at_held: Option<Instant>,
-    /// Batches that are too many, and whether they are still to be stopped.
+    /// Surplus batches, and whether they are still to be cancelled.
     surplus: BTreeMap<String, bool>,
-    /// Batches that have ended before they did anything, whose shards are submitted again.
+    /// Batches that ended before they executed anything, whose shards are submitted again.
     deferred: BTreeSet<String>,
 }
 
 impl Unresolved {
-    /// What the Ledger has of an earlier process.
+    /// From the Ledger of an earlier process.
     pub(super) fn new(surplus: BTreeMap<String, bool>, deferred: BTreeSet<String>, looks_at_held: bool) -> Self {
         Self { clean: HashMap::new(), looks_at_held: looks_at_held.then(Instant::now), surplus, deferred }
     }
 
-    /// Whether a list is wanted for its own sake.
+    /// Whether a list is needed for held shards.
     pub(super) fn wants_list(&self) -> bool {
         self.looks_at_held.is_some()
     }
 
-    /// A shard is held whose batch the next list may show.
+    /// A shard is held, and the next list may show its batch.
     pub(super) fn look_at_held(&mut self) {
         self.looks_at_held = Some(Instant::now());
     }
 
-    /// There was a list, or it could not be had; it was asked for at that time.
+    /// A list that was requested at that time has arrived or failed.
     pub(super) fn looked(&mut self, begun: Instant) {
         self.looks_at_held = self.looks_at_held.filter(|since| *since > begun);
     }
 
-    /// A list shows no batch for a shard's submission. Whether it is settled now that there is none: after some lists,
-    /// and as long a time as `settle`; the shard is forgotten then.
+    /// A list shows no batch for a shard's submission. Returns whether it is now resolved that there is none: after
+    /// some lists and `settle`; the shard is then forgotten.
     pub(super) fn not_listed(&mut self, shard: u32, settle: Duration) -> bool {
         let (since, lists) = self.clean.entry(shard).or_insert((Instant::now(), 0));
         *lists += 1;
@@ -59,42 +59,42 @@ impl Unresolved {
         is_settled
     }
 
-    /// A shard's submission is settled in another way.
+    /// A shard's submission is resolved in another way.
     pub(super) fn forget(&mut self, shard: u32) {
         self.clean.remove(&shard);
     }
 
-    /// Whether a batch is one too many.
+    /// Whether a batch is surplus.
     pub(super) fn is_surplus(&self, batch_id: &str) -> bool {
         self.surplus.contains_key(batch_id)
     }
 
-    /// A batch is one too many; `stop` says whether it is to be stopped.
+    /// A batch is surplus; `stop` says whether it is to be cancelled.
     pub(super) fn add_surplus(&mut self, batch_id: &str, stop: bool) {
         self.surplus.insert(batch_id.to_owned(), stop);
     }
 
-    /// Whether a surplus batch is to be stopped now: once, unless it is added again.
+    /// Whether a surplus batch is to be cancelled now: once, unless it is added again.
     pub(super) fn takes_to_stop(&mut self, batch_id: &str) -> bool {
         self.surplus.get_mut(batch_id).is_some_and(std::mem::take)
     }
 
-    /// A batch has ended before it did anything.
+    /// A batch ended before it executed anything.
     pub(super) fn defer(&mut self, batch_id: &str) {
         self.deferred.insert(batch_id.to_owned());
     }
 
-    /// A shard has that batch after all.
+    /// That batch belongs to a shard after all.
     pub(super) fn undefer(&mut self, batch_id: &str) {
         self.deferred.remove(batch_id);
     }
 
-    /// Whether a batch has ended before it did anything.
+    /// Whether a batch ended before it executed anything.
     pub(super) fn is_deferred(&self, batch_id: &str) -> bool {
         self.deferred.contains(batch_id)
     }
 
-    /// Batches that no shard may be given.
+    /// Batches that must not be assigned to a shard.
     pub(super) fn barred(&self) -> impl Iterator<Item = &String> {
         self.surplus.keys().chain(&self.deferred)
     }

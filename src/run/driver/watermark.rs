@@ -1,4 +1,4 @@
-//! The watermark: the first Seq whose outcome may still change. The output may grow up to it.
+//! The watermark: the first Seq whose outcome may still change. The output is written up to it.
 
 use std::collections::BTreeSet;
 
@@ -9,31 +9,31 @@ use crate::model::shard_state::ShardRow;
 pub(super) struct Watermark {
     /// Rounds of the run.
     rounds: u32,
-    /// For each shard with outcomes that may still change, the first of them.
+    /// For each shard with outcomes that may still change, the first Seq of them.
     open: BTreeSet<(u64, u32)>,
-    /// Where it was last.
+    /// Its last value.
     at: Option<u64>,
 }
 
 impl Watermark {
-    /// Nothing is open, and nothing has been told yet.
+    /// With no open outcomes, and not reported yet.
     pub(super) fn new(rounds: u32) -> Self {
         Self { rounds, open: BTreeSet::new(), at: None }
     }
 
-    /// Takes up the outcomes of a shard that may still change.
+    /// Adds the outcomes of a shard that may still change.
     pub(super) fn open(&mut self, row: &ShardRow) {
         self.open.extend(row.open_from(self.rounds).map(|first| (first, row.shard.number)));
     }
 
-    /// Takes them out again, before a change of the shard: they are judged anew after it.
+    /// Removes them before a change of the shard, after which they are added again.
     pub(super) fn close(&mut self, row: &ShardRow) {
         if let Some(first) = row.open_from(self.rounds) {
             self.open.remove(&(first, row.shard.number));
         }
     }
 
-    /// Where it is now, of `lines` in all, if it has moved since the last time.
+    /// Its current value, of `lines` in total, if it has moved since the last call.
     pub(super) fn moved(&mut self, lines: u64) -> Option<u64> {
         let at = self.open.first().map_or(lines, |(first, _)| *first);
         (self.at.replace(at) != Some(at)).then_some(at)

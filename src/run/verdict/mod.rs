@@ -1,30 +1,30 @@
-//! Whether what is held of a batch's replies is all that the service has answered.
+//! Whether the fetched replies of a batch are all that the service has answered.
 //!
-//! In: what the reply files at hand hold, and what the service says beside them: the sizes of the files, how many
-//! requests it has tried, how the batch ended. Out: a [`Verdict`].
+//! In: the contents of the fetched reply files, and what the service reports: the sizes of the files, how many requests
+//! it has attempted, how the batch ended. Out: a [`Verdict`].
 //!
 //! Invariants:
-//! - As long as one of these witnesses says that there is more than is held, what is held is not the answer, and what
-//!   lacks in it is not missing: sent again, it would be paid for twice. A witness that is silent, or says 0, proves
-//!   nothing.
-//! - That a batch names an output file is such a witness until the file is here: counts that happen to fit what is held
-//!   do not outweigh it.
+//! - As long as one of these sources indicates more than was fetched, the fetched replies are incomplete, and requests
+//!   without a reply do not count as missing: sent again, they would be paid for twice. A source that reports nothing,
+//!   or 0, proves nothing.
+//! - That a batch names an output file is such an indication until the file is fetched: counts that happen to match the
+//!   fetched replies do not outweigh it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::reply::ReplyRole;
 use crate::remote::{BatchStatus, RequestCounts};
 
-/// What the service says of the size of a reply file.
+/// The size of a reply file, as reported by the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum SaidBytes {
-    /// It has not been asked.
+    /// Not requested yet.
     Unasked,
-    /// It cannot answer now.
+    /// Currently unavailable.
     Unknown,
-    /// It does not say.
+    /// Not reported.
     Nothing,
-    /// So many bytes.
+    /// This many bytes.
     Bytes(u64),
 }
 
@@ -33,14 +33,14 @@ pub(crate) enum SaidBytes {
 pub(crate) struct FileEvidence {
     /// Which one.
     pub(crate) role: ReplyRole,
-    /// Bytes that are here; `None` when the file is not.
+    /// Bytes that were fetched; `None` if the file was not.
     pub(crate) here: Option<u64>,
-    /// Bytes that the service says it has.
+    /// Bytes, as reported by the service.
     pub(crate) said: SaidBytes,
 }
 
 impl FileEvidence {
-    /// Whether all of it is here, as the service itself says.
+    /// Whether all of it was fetched, according to the service.
     pub(crate) fn is_proven(&self) -> bool {
         matches!((self.here, self.said), (Some(here), SaidBytes::Bytes(said)) if here == said)
     }
@@ -53,7 +53,7 @@ impl FileEvidence {
     }
 }
 
-/// All that speaks for or against the replies at hand.
+/// All evidence about the fetched replies.
 #[derive(Debug, Clone)]
 pub(crate) struct Evidence {
     /// Requests of the shard.
@@ -62,28 +62,29 @@ pub(crate) struct Evidence {
     pub(crate) answered: u64,
     /// Those that have an output.
     pub(crate) outputs: u64,
-    /// Those whose reply is an error that may pass. Should they have an output, too, it stands in what has not come.
+    /// Those whose reply is a retryable error. If they have an output, too, it is in the part that was not fetched.
     pub(crate) retryable: u64,
-    /// Those whose reply says that the batch ended before they were tried.
+    /// Those whose reply says that the batch ended before they were attempted.
     pub(crate) untried: u64,
-    /// Replies that cannot be read or answer nobody.
+    /// Replies that are unreadable or unmatched.
     pub(crate) strays: u64,
     /// How the batch ended.
     pub(crate) status: BatchStatus,
-    /// What the service counts.
+    /// The service's counts.
     pub(crate) counts: Option<RequestCounts>,
     /// The files that the batch names.
     pub(crate) files: Vec<FileEvidence>,
 }
 
-/// What follows from it.
+/// The conclusion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// The service has answered no more than is here: what has no reply, or an error that may pass, can be sent again.
+    /// The service has answered no more than was fetched: requests without a reply, or with a retryable error, can be
+    /// sent again.
     Settled,
     /// The service must be asked first.
     Unproven,
-    /// There is more than is held, or nobody can rule it out; why, for people.
+    /// There is more than was fetched, or that cannot be ruled out; with the reason as text.
     Short(String),
 }
 
@@ -92,17 +93,17 @@ impl Evidence {
     pub(crate) fn judge(&self) -> Verdict {
         let lacking = self.requests.saturating_sub(self.answered);
         if lacking + self.retryable == 0 {
-            // There is nothing to send again, whatever the service says.
+            // There is nothing to send again, whatever the service reports.
             return Verdict::Settled;
         }
         for file in &self.files {
             if let Some((here, said)) = file.is_short() {
-                return short(format!("its {} has {said} bytes at the service and {here} here", name(file.role)));
+                return short(format!("its {} has {said} bytes at the service, {here} were fetched", name(file.role)));
             }
         }
         let (tried, claimed) = (self.answered.saturating_sub(self.untried), self.claimed());
         if claimed > tried {
-            return short(format!("the service counts {claimed} of its requests as answered, and {tried} are here"));
+            return short(format!("the service counts {claimed} of its requests as answered, {tried} were fetched"));
         }
         if self.files.iter().any(|file| file.said == SaidBytes::Unasked) {
             return Verdict::Unproven;
@@ -110,33 +111,33 @@ impl Evidence {
         if let Some(completed) = self.outputs_elsewhere() {
             let outputs = self.outputs;
             return short(format!(
-                "the service counts {completed} of its requests as completed, and {outputs} are here"
+                "the service counts {completed} of its requests as completed, {outputs} were fetched"
             ));
         }
         if self.files.iter().any(|file| file.said == SaidBytes::Unknown) {
-            return short("the service does not say now how large its files are".to_owned());
+            return short("the sizes of its files are currently unavailable".to_owned());
         }
         if let Some(file) = self.files.iter().find(|file| file.here.is_none() && self.may_hide_answers(file.role)) {
-            return short(format!("its {} is not there", name(file.role)));
+            return short(format!("its {} was not fetched", name(file.role)));
         }
         if claimed > 0 && claimed == tried {
             return Verdict::Settled;
         }
         if self.has_stray_answers() {
             return short(format!(
-                "{} of its replies cannot be read or answer nobody, and {lacking} of its requests have none",
+                "{} of its replies are unreadable or unmatched, and {lacking} of its requests have none",
                 self.strays
             ));
         }
         let is_proven = !self.files.is_empty() && self.files.iter().all(FileEvidence::is_proven);
         if lacking > 0 && self.status == BatchStatus::Completed && !is_proven {
-            return short(format!("the service calls it completed, and {lacking} of its requests have no reply"));
+            return short(format!("the service reports it as completed, but {lacking} of its requests have no reply"));
         }
         Verdict::Settled
     }
 
-    /// How many outputs the service counts, where some of them may answer requests that have none here: the errors are
-    /// not among what it counts as failed, and nothing proves that the output file is whole.
+    /// How many outputs the service counts, where some of them may not have been fetched: the errors are not among
+    /// those that it counts as failed, and nothing proves that the output file is complete.
     fn outputs_elsewhere(&self) -> Option<u64> {
         let counts = self.counts?;
         let is_proven = self.files.iter().any(|file| file.role == ReplyRole::Output && file.is_proven());
@@ -144,9 +145,9 @@ impl Evidence {
         (!is_proven && is_more).then_some(counts.completed)
     }
 
-    /// Whether a file that the batch names and that is not here may hold answers. That it is named says so. What is
-    /// counted may be behind, so it rules that out only where it leaves no room: for outputs, when every request is
-    /// accounted for without one more; for errors, when as much is counted as is here, and no error more.
+    /// Whether a file that the batch names and that was not fetched may contain answers. Its being named indicates
+    /// that. Counts may be outdated, so they rule it out only if they leave no room: for outputs, when every request is
+    /// accounted for without another one; for errors, when the counts match the fetched replies, without another error.
     fn may_hide_answers(&self, role: ReplyRole) -> bool {
         let (tried, claimed) = (self.answered.saturating_sub(self.untried), self.claimed());
         let fits = claimed > 0 && claimed == tried;
@@ -159,22 +160,23 @@ impl Evidence {
         }
     }
 
-    /// Requests that were tried and whose reply here is an error.
+    /// Requests that were attempted and whose fetched reply is an error.
     fn errors(&self) -> u64 {
         self.answered.saturating_sub(self.outputs + self.untried)
     }
 
-    /// How many requests the service says have failed, without those that it did not try: some count them, too.
+    /// How many requests have failed according to the service, without those that it did not attempt: some services
+    /// count those, too.
     fn failed(&self) -> u64 {
         self.counts.map_or(0, |counts| counts.failed.saturating_sub(self.untried))
     }
 
-    /// Whether replies that cannot be read or answer nobody may be those that lack.
+    /// Whether unreadable or unmatched replies may be the missing ones.
     pub(crate) fn has_stray_answers(&self) -> bool {
         self.strays > 0 && self.answered < self.requests
     }
 
-    /// How many requests the service says that it has tried, as far as it says.
+    /// How many requests the service has attempted, as far as it reports.
     fn claimed(&self) -> u64 {
         let completed = self.counts.map_or(0, |counts| counts.completed);
         completed.saturating_add(self.failed()).min(self.requests)
@@ -185,7 +187,7 @@ fn short(why: String) -> Verdict {
     Verdict::Short(why)
 }
 
-/// What a reply file is called in messages.
+/// The name of a reply file in messages.
 pub(crate) fn name(role: ReplyRole) -> &'static str {
     match role {
         ReplyRole::Output => "output file",
@@ -205,12 +207,12 @@ mod tests {
         FileEvidence { role: ReplyRole::Output, here: here.into(), said }
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "evidence may lack counts; these are some")]
+    #[expect(clippy::unnecessary_wraps, reason = "evidence may have no counts; these are some")]
     fn counts(completed: u64, failed: u64) -> Option<RequestCounts> {
         Some(RequestCounts { total: 10, completed, failed })
     }
 
-    /// Nine of ten requests have a reply, and the file is what the service says.
+    /// Nine of ten requests have a reply, and the file has the reported size.
     fn nine() -> Evidence {
         Evidence {
             requests: 10,
@@ -227,7 +229,7 @@ mod tests {
 
     #[track_caller]
     fn assert_short(evidence: &Evidence, words: &str) {
-        let Verdict::Short(why) = evidence.judge() else { panic!("it counts as the answer: {evidence:?}") };
+        let Verdict::Short(why) = evidence.judge() else { panic!("it counts as complete: {evidence:?}") };
         assert!(why.contains(words), "{why}");
     }
 
@@ -245,7 +247,7 @@ mod tests {
     fn before_anything_is_sent_again_the_service_is_asked() {
         let unasked = Evidence { files: vec![file(900, Unasked)], ..nine() };
         assert_eq!(unasked.judge(), Verdict::Unproven);
-        // An error that may pass, and an output in the part that has not come.
+        // A retryable error, and an output in the part that was not fetched.
         let failed = Evidence { answered: 10, retryable: 1, ..unasked };
         assert_eq!(failed.judge(), Verdict::Unproven);
         for (here, said) in [(Some(900), Bytes(901)), (Some(900), Unknown), (None, Nothing)] {
@@ -253,11 +255,11 @@ mod tests {
         }
         let errors = FileEvidence { role: ReplyRole::Error, ..file(None, Nothing) };
         assert_settled(&Evidence { files: vec![file(900, Nothing), errors], ..failed.clone() });
-        // The service counts an output more than is here, and not as a failure what is one here.
+        // The service counts one output more than was fetched, and does not count the fetched error as a failure.
         let counted = Evidence { counts: counts(10, 0), outputs: 9, files: vec![file(900, Nothing)], ..failed };
-        assert_short(&counted, "counts 10 of its requests as completed, and 9 are here");
+        assert_short(&counted, "counts 10 of its requests as completed, 9 were fetched");
         assert_settled(&Evidence { counts: counts(9, 1), ..counted.clone() });
-        // Some count what they have tried as completed, and what has failed of it once more.
+        // Some services count attempted requests as completed, and failed ones additionally.
         assert_settled(&Evidence { counts: counts(10, 1), ..counted.clone() });
         assert_settled(&Evidence { files: vec![file(900, Bytes(900))], ..counted });
     }
@@ -268,11 +270,11 @@ mod tests {
         assert_settled(&Evidence { files: vec![file(900, Bytes(900)), file(50, Bytes(50))], ..nine() });
         assert_short(
             &Evidence { files: vec![file(899, Bytes(900))], ..nine() },
-            "900 bytes at the service and 899 here",
+            "900 bytes at the service, 899 were fetched",
         );
         assert_short(
             &Evidence { files: vec![file(None, Bytes(900))], ..nine() },
-            "900 bytes at the service and 0 here",
+            "900 bytes at the service, 0 were fetched",
         );
         assert_short(&Evidence { files: vec![file(900, Bytes(900)), file(0, Bytes(1))], ..nine() }, "1 bytes at");
     }
@@ -282,14 +284,14 @@ mod tests {
         for said in [Nothing, Unknown, Bytes(800)] {
             let unproven = Evidence { files: vec![file(900, said)], ..nine() };
             assert_short(&unproven, "");
-            // A batch that was cut off leaves requests without a reply; a service that cannot answer now is asked
+            // A batch that ended early leaves requests without a reply; a service that cannot answer now is asked
             // again.
             let expired = Evidence { status: BatchStatus::Expired, ..unproven };
             assert_eq!(expired.judge() == Verdict::Settled, said != Unknown, "{said:?}");
         }
-        assert_short(&Evidence { files: Vec::new(), ..nine() }, "calls it completed");
-        assert_short(&Evidence { files: vec![file(None, Nothing)], ..nine() }, "is not there");
-        assert_short(&Evidence { answered: 0, files: vec![file(0, Nothing)], ..nine() }, "calls it completed");
+        assert_short(&Evidence { files: Vec::new(), ..nine() }, "reports it as completed");
+        assert_short(&Evidence { files: vec![file(None, Nothing)], ..nine() }, "was not fetched");
+        assert_short(&Evidence { answered: 0, files: vec![file(0, Nothing)], ..nine() }, "reports it as completed");
     }
 
     #[test]
@@ -297,34 +299,34 @@ mod tests {
         // As AIBrix counts what it has forgotten.
         let agreeing = Evidence { counts: counts(8, 1), files: vec![file(900, Nothing)], strays: 1, ..nine() };
         assert_settled(&agreeing);
-        // A file that is not here is another matter: it may have what lacks, unless the counts leave nothing to be in
-        // it.
+        // A file that was not fetched is different: it may contain the missing replies, unless the counts leave no room
+        // for them.
         let errors = FileEvidence { role: ReplyRole::Error, ..file(None, Nothing) };
         let absent = Evidence { files: vec![file(900, Nothing), errors], ..agreeing.clone() };
         assert_settled(&Evidence { counts: counts(9, 0), ..absent.clone() });
-        assert_short(&absent, "its error file is not there");
+        assert_short(&absent, "its error file was not fetched");
         assert_short(
             &Evidence { files: vec![file(None, Nothing)], ..agreeing.clone() },
-            "its output file is not there",
+            "its output file was not fetched",
         );
-        // More than is held, although the file is whole by its size.
+        // More than was fetched, although the file is complete by its size.
         assert_short(
             &Evidence { counts: counts(10, 0), ..nine() },
-            "counts 10 of its requests as answered, and 9 are here",
+            "counts 10 of its requests as answered, 9 were fetched",
         );
         assert_short(&Evidence { counts: counts(u64::MAX, 5), ..nine() }, "counts 10 of its requests");
-        // But the size says more than they do, or cannot be asked.
+        // But the size is larger than they imply, or unavailable.
         assert_short(
             &Evidence { files: vec![file(900, Bytes(1000))], ..agreeing.clone() },
             "1000 bytes at the service",
         );
-        assert_short(&Evidence { files: vec![file(900, Unknown)], ..agreeing }, "does not say now");
-        // Less than is held: they are not up to date.
+        assert_short(&Evidence { files: vec![file(900, Unknown)], ..agreeing }, "currently unavailable");
+        // Fewer than were fetched: the counts are outdated.
         assert_settled(&Evidence { counts: counts(3, 0), ..nine() });
-        assert_short(&Evidence { counts: counts(3, 0), strays: 1, ..nine() }, "cannot be read or answer nobody");
+        assert_short(&Evidence { counts: counts(3, 0), strays: 1, ..nine() }, "are unreadable or unmatched");
         assert_short(
             &Evidence { counts: counts(0, 0), files: vec![file(900, Nothing)], ..nine() },
-            "calls it completed",
+            "reports it as completed",
         );
     }
 
@@ -336,11 +338,11 @@ mod tests {
         // tried.
         assert_short(
             &Evidence { counts: counts(5, 0), ..expired.clone() },
-            "counts 5 of its requests as answered, and 4 are",
+            "counts 5 of its requests as answered, 4 were",
         );
         assert_short(
             &Evidence { counts: counts(5, 5), ..expired.clone() },
-            "counts 5 of its requests as answered, and 4 are",
+            "counts 5 of its requests as answered, 4 were",
         );
         assert_settled(&Evidence { counts: counts(4, 0), ..expired.clone() });
         assert_settled(&Evidence { counts: counts(4, 5), ..expired });
@@ -356,7 +358,7 @@ mod tests {
     #[test]
     fn unreadable_replies_may_be_the_answers_that_lack() {
         for status in [BatchStatus::Completed, BatchStatus::Expired, BatchStatus::Cancelled] {
-            assert_short(&Evidence { strays: 1, status, ..nine() }, "1 of its replies cannot be read or answer nobody");
+            assert_short(&Evidence { strays: 1, status, ..nine() }, "1 of its replies are unreadable or unmatched");
         }
     }
 }

@@ -1,18 +1,18 @@
-//! Every small batch that a service can leave, as far as it has come here, and whatever the service says beside it: the
-//! verdict on each is held against what is true.
+//! Every small batch that a service can leave, with everything that may have been fetched of it and that the service
+//! may report: the verdict on each is compared with the truth.
 //!
 //! In: nothing. Out: proof, by enumeration, of two promises:
 //!
 //! - No request that has an output at the service is sent again, unless three things are wrong at once: its output file
-//!   came cut and looked whole, the service does not say how large it is or says less, and its counts are absent or
-//!   behind.
-//! - What is all here, and what the service says so of, is settled.
+//!   arrived truncated and looked complete, the service does not report its size or reports less, and its counts are
+//!   absent or outdated.
+//! - A batch that was fetched completely, as the service's reports confirm, is settled.
 
 use super::{Evidence, FileEvidence, SaidBytes, Verdict};
 use crate::model::batch::{BatchStatus, RequestCounts};
 use crate::model::reply::ReplyRole;
 
-/// Most requests of a batch here. Two are needed for counts that are behind to fit what is here by chance.
+/// Maximum requests of a batch here. Two are needed for outdated counts to match the fetched replies by chance.
 const REQUESTS_MAX: usize = 3;
 
 /// Size of each row, in bytes.
@@ -22,12 +22,12 @@ const ROW_BYTES: u64 = 100;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Output,
-    /// An error that a retry may cure.
+    /// A retryable error.
     Retryable,
     Error,
     /// An error and an output.
     Both,
-    /// A row says that it was not tried.
+    /// A row says that it was not attempted.
     Untried,
     /// No row.
     Dropped,
@@ -45,20 +45,20 @@ impl Fate {
     }
 }
 
-/// How much of a reply file is here.
+/// How much of a reply file was fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Came {
     /// It has no rows, and the batch does not name it.
     Unnamed,
-    /// It has no rows; the batch names it all the same, and it was never written.
+    /// It has no rows; the batch names it nevertheless, and it was never written.
     NeverWritten,
     /// It cannot be fetched.
     Absent,
-    /// So many of its rows.
+    /// This many of its rows.
     Rows(usize),
 }
 
-/// What the service says of the size of a file that there is.
+/// The reported size of an existing file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Size {
     Unasked,
@@ -68,19 +68,19 @@ enum Size {
     Low,
 }
 
-/// What the service counts.
+/// The service's counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Counted {
     Absent,
     Zero,
-    /// Outputs are behind.
+    /// Outputs are outdated.
     Low,
     True,
-    /// What was not tried counts as failed.
+    /// Requests that were not attempted count as failed.
     UntriedAsFailed,
-    /// What has failed counts as completed, too.
+    /// Failed requests count as completed, too.
     TriedAsCompleted,
-    /// What has no row counts as completed.
+    /// Requests without a row count as completed.
     High,
 }
 
@@ -96,7 +96,7 @@ const COUNTED: [Counted; 7] = [
 
 const ENDS: [BatchStatus; 3] = [BatchStatus::Completed, BatchStatus::Expired, BatchStatus::Cancelled];
 
-/// A batch and what is known of it.
+/// A batch, and what is known about it.
 #[derive(Debug, Clone)]
 struct World<'w> {
     fates: &'w [Fate],
@@ -112,7 +112,7 @@ impl World<'_> {
         self.fates.iter().filter(|fate| is(**fate)).count() as u64
     }
 
-    /// Which requests have a row here, in the output file and in the error file.
+    /// Which requests have a fetched row, in the output file and in the error file.
     fn rows_here(&self) -> Vec<(Fate, bool, bool)> {
         let mut left = self.came.map(|came| if let Came::Rows(rows) = came { rows } else { 0 });
         let mut take = |file: usize, has: bool| {
@@ -176,20 +176,21 @@ impl World<'_> {
         }
     }
 
-    /// Whether a request would be sent again that has an output.
+    /// Whether a request that has an output would be sent again.
     fn pays_twice(&self) -> bool {
         let is_again = |(fate, output, error): (Fate, bool, bool)| !output && (!error || fate != Fate::Error);
         self.rows_here().into_iter().any(|row| row.0.has_output() && is_again(row))
     }
 
-    /// Whether the output file came cut, as if it were whole, and every witness to that is silent or says less.
+    /// Whether the output file arrived truncated as if it were complete, and every report that could show it is absent
+    /// or too low.
     fn nobody_could_tell(&self) -> bool {
         let is_cut = matches!(self.came[0], Came::Rows(rows) if (rows as u64) < self.count(Fate::has_output));
         let says_size = matches!(self.sizes[0], Size::True | Size::Unknown | Size::Unasked);
         is_cut && !says_size && matches!(self.counted, Counted::Absent | Counted::Zero | Counted::Low)
     }
 
-    /// Whether everything is here, and what is said of it bears that out.
+    /// Whether everything was fetched, and the service's reports confirm it.
     fn is_proven(&self) -> bool {
         let rows = [self.count(Fate::has_output), self.count(Fate::has_error)];
         let is_here = |file: usize| match self.came[file] {
@@ -201,12 +202,12 @@ impl World<'_> {
         let sized =
             |file: usize| self.sizes[file] == Size::True && is_written(file) || self.came[file] == Came::Unnamed;
         let unsized_is_known = self.sizes.iter().all(|size| !matches!(size, Size::Unasked | Size::Unknown));
-        // Some services count what they did not try among what has failed. Where a row says that it was not tried,
-        // counts are read so.
+        // Some services count requests that they did not attempt as failed. Where a row says that a request was not
+        // attempted, counts are interpreted that way.
         let has_untried = self.count(|fate| fate == Fate::Untried) > 0;
         let is_counted = self.counted == if has_untried { Counted::UntriedAsFailed } else { Counted::True };
         let is_counted = is_counted && self.count(|fate| !matches!(fate, Fate::Untried | Fate::Dropped)) > 0;
-        // A file that was never written is not known to be empty but by counts that leave no room for it.
+        // Only counts that leave no room for a file that was never written show that it is empty.
         let leaves_no_room =
             self.came[0] != Came::NeverWritten || self.count(|fate| matches!(fate, Fate::Untried | Fate::Dropped)) == 0;
         let says_more = matches!(self.counted, Counted::High | Counted::TriedAsCompleted);
@@ -215,7 +216,7 @@ impl World<'_> {
     }
 }
 
-/// The ways in which a file of so many rows can have come.
+/// The ways in which a file with this many rows can have been fetched.
 fn ways(rows: u64) -> Vec<Came> {
     if rows == 0 {
         return vec![Came::Unnamed, Came::NeverWritten];
@@ -224,7 +225,7 @@ fn ways(rows: u64) -> Vec<Came> {
     (0..=rows).map(Came::Rows).chain([Came::Absent]).collect()
 }
 
-/// Shows every world that there is.
+/// Enumerates every world.
 fn each_world(mut look: impl FnMut(&World<'_>)) {
     const SIZES: [Size; 4] = [Size::Unknown, Size::Nothing, Size::True, Size::Low];
     let pairs = SIZES.into_iter().flat_map(|first| SIZES.map(|second| [first, second]));

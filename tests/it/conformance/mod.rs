@@ -96,7 +96,7 @@ fn assert_whole(place: &Place, service: &dyn Spoken, requests: &[String]) {
 fn assert_nothing_is_sent_again(place: &Place, service: &dyn Spoken, command: &str, code: i32) {
     let (output, batches) = (place.read("out.jsonl"), service.batches(place));
     std::fs::remove_file(place.path("out.jsonl")).unwrap();
-    place.run(command).with_code(code).saying("all is done");
+    place.run(command).with_code(code).saying("already complete");
     assert_eq!(place.read("out.jsonl"), output);
     assert_eq!(service.batches(place), batches);
 }
