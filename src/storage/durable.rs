@@ -85,7 +85,7 @@ pub const MORE_FILES: &str = "allow more open files (`ulimit -n`): 64 are enough
 pub fn remedy(error: &io::Error) -> Option<&'static str> {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     if matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge) {
-        Some("free some space, then run the same command again: it goes on from here")
+        Some("free some space, then run the same command to resume")
     } else {
         is_out_of_files(error).then_some(MORE_FILES)
     }
