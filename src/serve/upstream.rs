@@ -1,5 +1,5 @@
 //! Batches that an upstream answers instead of an echo, so that a service without a Batch API has one: a shell around
-//! [`online`](crate::remote::online), which knows how the upstream is asked.
+//! [`online`], which knows how the upstream is asked.
 //!
 //! In: a batch whose input was checked, and its journal, if an earlier server began it. Out: its result files, though
 //! it was cancelled or its window ended: what has its row by then, and in OpenAI's dialect a row for each request that
