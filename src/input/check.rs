@@ -28,7 +28,7 @@ pub struct LineLimits {
     pub line_bytes: u64,
     /// Maximum length of a `custom_id` in Unicode scalar values.
     pub custom_id_characters: usize,
-    /// What it must have, or is given during the upload.
+    /// The fields that it must have, or that are added during the upload.
     pub envelope: Envelope,
     /// Whether lines are bodies, to which ids are assigned.
     pub assign_ids: bool,
@@ -71,13 +71,13 @@ pub struct Fields<'l> {
     pub custom_id: Option<Cow<'l, str>>,
     /// The model that it asks for.
     pub model: Cow<'l, str>,
-    /// What it is given on its way up.
+    /// The fields that are added during the upload.
     pub lacks: Lacks,
     /// Its inputs, where they are counted; 1 elsewhere.
     pub inputs: u32,
 }
 
-/// The fields of a line, given without its line end, or what is wrong with it.
+/// The fields of a line, which is passed without its terminator, or its defect.
 pub fn check<'l>(line: &'l [u8], limits: &LineLimits) -> Result<Fields<'l>, Defect> {
     request(line, limits).map_or_else(|| diagnose(line, limits), Ok)
 }
@@ -107,7 +107,7 @@ fn id_characters_over(id: &str, limits: &LineLimits) -> Option<usize> {
     Some(id.chars().count()).filter(|characters| *characters > limits.custom_id_characters)
 }
 
-/// Decides about a line that the fast path did not accept. `line` is unchanged from the file, without its terminator.
+/// Checks a line that the fast path did not accept. `line` is unchanged from the file, without its terminator.
 pub fn diagnose<'l>(line: &'l [u8], limits: &LineLimits) -> Result<Fields<'l>, Defect> {
     let (object, lone_surrogate) = read(line, limits)?;
     let id_value = object.first("custom_id");

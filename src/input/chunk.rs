@@ -1,10 +1,9 @@
 //! Chunks: the lines that start in a few neighbouring blocks of the Source, checked.
 //!
-//! In: the Source and the numbers of the blocks. Out: for each line that is not blank what the fold needs to know, and
-//! the Defects.
+//! In: the Source and the numbers of the blocks. Out: for each non-blank line, the data for the fold, and the Defects.
 //!
-//! This is where the CPU time goes. A reader's buffers are used again from block to block; on the good path nothing is
-//! allocated for a line. A block is what stays in a core's cache, a chunk what is worth handing from thread to thread.
+//! Most CPU time is spent here. A reader's buffers are reused from block to block; valid lines need no allocation. A
+//! block fits into a core's cache, a chunk is large enough to be passed between threads.
 
 use std::borrow::Cow;
 
@@ -30,21 +29,21 @@ const CHUNK_BLOCKS: u64 = 16;
 /// Source.
 pub(crate) const CHUNK_BYTES: u64 = CHUNK_BLOCKS * lines::BLOCK_BYTES;
 
-/// What the fold needs to know of a line, besides the hash of its bytes.
+/// The data of a line for the fold, besides the hash of its bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CheckedLine {
-    /// Keyed hash of its id; 0 without one, or one that is known yet.
+    /// Keyed hash of its id; 0 without one, or if it is not known yet.
     pub(crate) id_hash: u128,
-    /// Offset in the Source of what is sent of it.
+    /// Offset in the Source of the part that is sent.
     pub(crate) offset: u64,
     /// Bytes of whitespace before that.
     pub(crate) indent: u32,
-    /// Bytes of what is sent of it: neither its line end nor the whitespace around it; 0 for a line too long to be
-    /// held.
+    /// Length of the part that is sent, without terminator and surrounding whitespace; 0 for a line too long to be held
+    /// in memory.
     pub(crate) length: u32,
     /// Index into [`Chunk::models`]; `None` for a line with a Defect.
     pub(crate) model: Option<u32>,
-    /// What it is given on its way up.
+    /// The fields that are added during the upload.
     pub(crate) lacks: Lacks,
     /// Its inputs, where they are counted.
     pub(crate) inputs: u32,
@@ -53,11 +52,11 @@ pub(crate) struct CheckedLine {
 /// The lines that start in a chunk's blocks.
 #[derive(Debug, Default)]
 pub(crate) struct Chunk {
-    /// The part of the Source that it is from.
+    /// The part of the Source that contains it.
     pub(crate) part: usize,
     /// The lines that are not blank, in order.
     pub(crate) checked: Vec<CheckedLine>,
-    /// XXH3-64 of what is sent of each of them, little-endian; 0 for a line too long to be held.
+    /// XXH3-64 of the part of each that is sent, little-endian; 0 for a line too long to be held in memory.
     pub(crate) line_hashes: Vec<[u8; 8]>,
     /// The same with the whitespace around the line, by index into [`Chunk::line_hashes`]; only for lines that have
     /// some.
@@ -100,7 +99,7 @@ impl Chunk {
         };
         match check::check(line, limits) {
             Ok(Fields { custom_id, model, lacks, inputs }) => {
-                // An assigned id follows from the line's place in the whole input, which the fold knows.
+                // An assigned id depends on the line's position in the whole input, which the fold knows.
                 let id_hash = custom_id.map_or(0, |custom_id| ids.hash(&custom_id));
                 let model = Some(self.model_number(&model));
                 self.push(CheckedLine { id_hash, model, lacks, inputs, ..checked }, line_hash);
@@ -124,7 +123,7 @@ impl Chunk {
 
     /// The number of a model. A chunk is too small to name more than `u32` can count.
     fn model_number(&mut self, model: &str) -> u32 {
-        // The last model first: neighbours mostly ask for the same few.
+        // The last model first: neighbouring lines usually have the same one.
         let known = self.models.iter().rposition(|known| known == model);
         let number = known.unwrap_or_else(|| {
             self.models.push(model.to_owned());
@@ -172,7 +171,7 @@ impl ChunkReader {
         let extent = place.extent();
         let shrunk = |error| unreadable(place, error);
         self.block.read(&extent, number).map_err(shrunk)?;
-        // One byte more than a line may have: a carriage return may follow it.
+        // One byte more than the limit: a carriage return may follow the line.
         let held_max = usize::try_from(self.limits.line_bytes).unwrap_or(usize::MAX).saturating_add(1);
         while let Some(line) = self.block.next_line(&extent, held_max).map_err(shrunk)? {
             let offset = place.start + line.offset();
@@ -207,7 +206,7 @@ fn is_utf16(part: &Part) -> std::io::Result<bool> {
     Ok(UTF16_MARKS.contains(&mark.as_slice()))
 }
 
-/// UTF-16 cannot be framed by bytes: one Defect stands for the whole file.
+/// UTF-16 cannot be framed by bytes: one Defect is reported for the whole file.
 fn utf16_chunk(mut chunk: Chunk, part: &Part, first_block: u64) -> Chunk {
     if first_block == 0 {
         let (offset, lacks) = (part.start, Lacks::default());

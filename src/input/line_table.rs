@@ -2,8 +2,8 @@
 //!
 //! In: a shard, the request index and the Source. Out: any of its lines, in its envelope, without a line end.
 //!
-//! Invariants: the whole shard is read first and compared with the checksum that was taken when it was packed; each
-//! line that is given out is compared with what it was then. 16 bytes for each line are in memory.
+//! Invariants: the whole shard is read first and compared with the checksum from packing; each line that is returned is
+//! compared with its hash from that read. Memory is 16 bytes per line.
 
 use std::io::{self, BufRead};
 use std::path::Path;
@@ -33,7 +33,7 @@ impl LineTable {
     /// Reads a shard through. Lists of Seqs are in the directory `lists`.
     ///
     /// # Errors
-    /// `InvalidData` where the input is not what it was when it was packed.
+    /// `InvalidData` if the input has changed since it was packed.
     pub fn read(
         source: Arc<Source>,
         index: Arc<RequestIndex>,
@@ -52,7 +52,7 @@ impl LineTable {
                 lines.push((*seq, xxh3_64(line.strip_suffix(b"\n").unwrap_or(&line))));
             }
         }
-        // What was read is the shard only if its reader comes to its end.
+        // The shard is verified only if its reader reaches the end.
         if !reader.fill_buf()?.is_empty() {
             return Err(changed(shard, "it has more lines"));
         }
@@ -68,7 +68,7 @@ impl LineTable {
     /// Reads a line, by its place in the shard from 0, in place of what is in `line`.
     ///
     /// # Errors
-    /// `InvalidData` where it is not what it was.
+    /// `InvalidData` if it has changed.
     pub fn line(&self, number: u64, line: &mut Vec<u8>) -> io::Result<()> {
         let known = usize::try_from(number).ok().and_then(|number| self.lines.get(number));
         let (seq, hash) = *known.ok_or(io::ErrorKind::UnexpectedEof)?;

@@ -1,12 +1,12 @@
 //! Whether lines of the input are still those that were checked.
 //!
-//! In: a shard, or the number of the one that a line went up with first. Out: nothing, or the place of what has
-//! changed.
+//! In: a shard, or the number of the one that a line was first uploaded with. Out: nothing, or the location of the
+//! change.
 //!
-//! A file's time and size are easily kept while a byte of it changes, so what an input says is believed only after its
-//! checksum: before the answer to a line is matched in another process than the one that sent it, and before a line is
-//! sent or given out again. A shard is looked at once in a process; that costs one read of its lines, which is as fast
-//! as the disk (from the page cache 2 GB a second).
+//! A file can change without a change of its time and size, so lines are verified by checksum: before the answer to a
+//! line is matched in a process other than the one that sent it, and before a line is sent or written again. A shard is
+//! verified once per process, which costs one read of its lines at the speed of the disk (2 GB a second from the page
+//! cache).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead};
@@ -25,7 +25,7 @@ use crate::storage::durable::FileError;
 /// Bytes read at a time when lines are counted.
 const COUNTED_BYTES: u64 = 256 * 1024;
 
-/// Looks at shards. See the [module](self).
+/// Verifies shards. See the [module](self).
 #[derive(Debug)]
 pub struct Recheck {
     source: Arc<Source>,
@@ -35,12 +35,12 @@ pub struct Recheck {
     lists: PathBuf,
     /// The shards that were packed from the input, by number.
     packed: BTreeMap<u32, Shard>,
-    /// Those that are what they were.
+    /// Those that are verified.
     sound: Mutex<BTreeSet<u32>>,
 }
 
 impl Recheck {
-    /// Nothing is looked at yet. `packed` are the shards of the first round.
+    /// With nothing verified yet. `packed` are the shards of the first round.
     pub fn new(
         source: Arc<Source>,
         requests: Arc<RequestIndex>,
@@ -52,7 +52,7 @@ impl Recheck {
         Self { source, requests, ids, lists: lists.to_owned(), packed, sound: Mutex::default() }
     }
 
-    /// Makes sure that the lines of the shard which a line went up with first are what they were.
+    /// Verifies the lines of the shard that a line was first uploaded with.
     ///
     /// # Errors
     /// [`InputError::Altered`] when they are not.
@@ -60,7 +60,7 @@ impl Recheck {
         self.packed.get(&record.shard).map_or(Ok(()), |shard| self.shard(shard))
     }
 
-    /// Makes sure that the lines of a shard are what they were.
+    /// Verifies the lines of a shard.
     ///
     /// # Errors
     /// [`InputError::Altered`] when they are not.
@@ -84,7 +84,7 @@ impl Recheck {
         Ok(())
     }
 
-    /// Insists that a line still has the id that it had.
+    /// Verifies that a line still has the same id.
     pub fn id(&self, seq: u64, record: &Record, line: &[u8]) -> Result<(), InputError> {
         if self.has_id(seq, record, line) { Ok(()) } else { Err(self.altered(record.offset, record.offset)?) }
     }
@@ -93,7 +93,8 @@ impl Recheck {
         record.custom_id(seq, line).is_some_and(|custom_id| self.ids.hash(&custom_id) == record.id_hash)
     }
 
-    /// What has changed: the line, where it is no request any more or another one; or the lines that it is among.
+    /// What has changed: the line, if it is no longer a request or a different one; otherwise the range that contains
+    /// it.
     fn find(&self, shard: &Shard) -> Result<InputError, InputError> {
         let mut members = Members::start(shard, &self.lists)?;
         let (mut lines, mut last) = (Vec::new(), 0);
@@ -117,7 +118,7 @@ impl Recheck {
         Ok(InputError::Altered { file, first: self.line_number(first)?, last: self.line_number(last)? })
     }
 
-    /// The line, counted from 1, that begins at `offset`. Of a file that is shorter by now, as far as it goes.
+    /// The number, from 1, of the line that begins at `offset`. If the file is shorter by now, that of its last line.
     fn line_number(&self, offset: u64) -> Result<u64, InputError> {
         let mut at = self.source.part_at(offset).start;
         let mut line = 1;

@@ -1,17 +1,17 @@
-//! The request index: one fixed-width record for each line of the input that is not blank, by Seq.
+//! The request index: one fixed-width record for each non-blank line of the input, by Seq.
 //!
-//! In: lines in input order, as they are checked. Out: for any Seq, where the line stands, which shard takes it and the
-//! hash of its id.
+//! In: lines in input order, as they are checked. Out: for any Seq, the location of the line, its shard and the hash of
+//! its id.
 //!
 //! ```text
-//! byte  0   6     10    14    15        31
-//!       | offset | length | shard | state | id hash | check |      all little-endian, in a file of records (see `storage/records`)
+//! byte  0   6     10    14    15        31 | offset | length | shard | state | id hash | check |      all
+//! little-endian, in a file of records (see `storage/records`)
 //! ```
 //!
-//! What the line is given on its way up is in the upper half of the state.
+//! The fields that are added during the upload are in the upper half of the state.
 //!
-//! A billion requests take 32 GB here beside a terabyte of prompts. The index is written front to back in one go and
-//! never changed after.
+//! A billion requests take 32 GB here, compared with a terabyte of prompts. The index is written front to back once and
+//! never modified.
 
 use std::path::{Path, PathBuf};
 
@@ -32,15 +32,15 @@ const OFFSET_BYTES: usize = 6;
 /// The half of a byte that holds the state.
 const STATE_MASK: u8 = 0x0f;
 
-/// Where in the byte stands what a line lacks.
+/// Position in the byte of the missing fields.
 const LACKS_SHIFT: u32 = 4;
 
-/// What became of a line in the check.
+/// The result of the check of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineState {
     /// It is a request.
     Request,
-    /// It has a Defect, which a second look at the line tells.
+    /// It has a Defect, which checking the line again finds.
     Defective,
     /// Its `custom_id` was used by an earlier line.
     Duplicate,
@@ -51,15 +51,15 @@ pub enum LineState {
 pub struct Record {
     /// Offset of the line in the Source.
     pub offset: u64,
-    /// Bytes of the line, its line end not counted; 0 for a line too long to be held.
+    /// Length of the line without its terminator; 0 for a line too long to be held in memory.
     pub length: u32,
-    /// The shard that takes it; meaningless unless it is a request.
+    /// Its shard; meaningless unless it is a request.
     pub shard: u32,
     /// Whether it is a request.
     pub state: LineState,
     /// The keyed hash of its `custom_id`; 0 unless it is a request.
     pub id_hash: u128,
-    /// What it is given on its way up.
+    /// The fields that are added during the upload.
     pub lacks: Lacks,
 }
 
@@ -70,7 +70,7 @@ impl Record {
         if self.lacks.id { Some(assigned_id(seq)) } else { check::custom_id(line).map(|(custom_id, _)| custom_id) }
     }
 
-    /// The body of the line, as it stands there; `None` if it is no request.
+    /// The body of the line, verbatim; `None` if it is not a request.
     #[must_use]
     pub fn body<'l>(&self, line: &'l [u8]) -> Option<&'l [u8]> {
         match self.state {

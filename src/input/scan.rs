@@ -1,12 +1,12 @@
-//! The one pass over the input that does it all: framing, checking, uniqueness, packing and the request index.
+//! The single pass over the input: framing, checking, uniqueness, packing and the request index.
 //!
 //! In: a Source. Out: shards and a request index when all lines are requests, and every Defect with its place.
 //!
-//! Threads frame and check blocks on their own; a fold on the calling thread, in input order, only adds up: it counts
-//! lines, gives each line its Seq, hands requests to the packer and writes the index.
+//! Threads frame and check blocks independently; a cheap fold on the calling thread, in input order, counts lines,
+//! assigns each line its Seq, passes requests to the packer and writes the index.
 //!
-//! What always holds: every line that is not blank has exactly one Seq, whether it is a request or not, so output line
-//! N can answer it. A line is a request, defective, or a duplicate, and the numbers of the three add up.
+//! Invariants: every non-blank line has exactly one Seq, whether it is a request or not, so output line N can answer
+//! it. A line is a request, defective, or a duplicate, and the numbers of the three add up.
 
 use std::path::{Path, PathBuf};
 
@@ -29,17 +29,17 @@ use crate::storage::ordered::in_order;
 /// How to scan.
 #[derive(Debug, Clone)]
 pub struct ScanOptions {
-    /// What each line must keep to.
+    /// The rules for lines.
     pub line: LineLimits,
-    /// What each shard must keep to.
+    /// The limits of shards.
     pub shard: ShardLimits,
     /// Threads that check.
     pub threads: usize,
-    /// Memory for the ids, in bytes; beyond it they go to a scratch file.
+    /// Memory for the ids, in bytes; any more are written to a scratch file.
     pub memory_bytes: usize,
-    /// Hashes the ids. Whoever looks up ids in the index needs the same.
+    /// Hashes the ids. Looking up ids in the index requires the same one.
     pub ids: IdHasher,
-    /// Whether lines that are no requests are passed over.
+    /// Whether invalid lines are skipped.
     pub skip_invalid: bool,
     /// Directory for the scratch file.
     pub scratch: PathBuf,
@@ -50,7 +50,7 @@ pub struct ScanOptions {
 pub struct Scan {
     /// Lines, blank ones included.
     pub lines: u64,
-    /// Lines that hold nothing but white space.
+    /// Blank lines.
     pub blank: u64,
     /// Lines that are requests.
     pub requests: u64,
@@ -60,32 +60,32 @@ pub struct Scan {
     pub bytes: u64,
     /// The shards, by number. With defects they are of use only when those were skipped.
     pub shards: Vec<Shard>,
-    /// Hash of all lines that are not blank, as they are sent: two inputs with the same lines have the same one,
-    /// however they are stored.
+    /// Hash of all non-blank lines, as they are sent: inputs with the same lines have the same hash, however they are
+    /// stored.
     pub fingerprint: u128,
     /// The same over the lines with the whitespace around them, which earlier versions sent as part of them.
     pub fingerprint_as_written: u128,
 }
 
 impl Scan {
-    /// Whether there is no line but blank ones.
+    /// Whether all lines are blank.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.lines == self.blank
     }
 }
 
-/// Takes the Defects as they are found: those of lines in input order, then the duplicates in input order. It says
-/// whether it wants more; those beyond are only counted, because finding the place of a duplicate costs a read.
+/// Receives the Defects as they are found: those of lines in input order, then the duplicates in input order. It
+/// returns whether it wants more; any further ones are only counted, because locating a duplicate costs a read.
 pub type Report<'r> = dyn FnMut(PlacedDefect) -> Result<bool, InputError> + 'r;
 
 /// Scans the whole Source, and writes the request index to `index` if there is one.
 ///
-/// `progress` is told the bytes checked so far.
+/// `progress` is called with the bytes checked so far.
 ///
 /// # Errors
-/// When the Source cannot be read, a file cannot be written, or a limit of the scan itself is exceeded. Bad lines are
-/// no error.
+/// When the Source cannot be read, a file cannot be written, or a limit of the scan itself is exceeded. Invalid lines
+/// are not an error.
 pub fn scan(
     source: &Source,
     options: &ScanOptions,
@@ -114,7 +114,7 @@ pub fn scan(
 struct Pass<'s> {
     source: &'s Source,
     options: &'s ScanOptions,
-    /// Offsets of lines to leave out, ascending.
+    /// Offsets of lines to omit, ascending.
     repeats: &'s [u64],
     index: Option<IndexWriter>,
     packer: Packer,
@@ -124,7 +124,7 @@ struct Pass<'s> {
     scan: Scan,
     /// For each chunk, the number of the first line that starts in it, counted from 0 within its part.
     first_lines: Vec<u64>,
-    /// For each part, the number of its first chunk, and behind the last the number of all.
+    /// For each part, the number of its first chunk; then the total number of chunks.
     first_chunks: Vec<u64>,
     /// The number of the next line in its part.
     next_line: u64,
@@ -225,7 +225,7 @@ impl<'s> Pass<'s> {
                 let written = length.saturating_add(self.options.line.envelope.added_bytes(lacks, self.seq));
                 record.shard = self.packer.push(self.seq, &models[model as usize], (written, inputs), line_hash);
                 self.scan.requests += 1;
-                // An assigned id is there once.
+                // An assigned id is unique.
                 if !lacks.id {
                     self.unique.push(id_hash, start, &|offset| read_id(self.source, self.options, offset))?;
                 }

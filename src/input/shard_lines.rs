@@ -2,9 +2,9 @@
 //!
 //! In: a shard. Out: the Seqs of its lines, ascending, with their records.
 //!
-//! A shard packed from the input owns the records that carry its number. A shard of a later round is a range of a list
-//! of Seqs, a file of records of seven bytes each, because its lines carry the number of the shard that they went up
-//! with first.
+//! A shard packed from the input owns the records with its number. A shard of a later round is a range of a list of
+//! Seqs, a file of records of seven bytes each, because its lines have the number of the shard that they were first
+//! uploaded with.
 
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,7 @@ pub enum Members {
         list: RecordFile<ListedSeq>,
         /// The next place.
         next: u64,
-        /// Behind the last place.
+        /// The place past the last one.
         end: u64,
     },
 }

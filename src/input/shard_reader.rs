@@ -1,11 +1,10 @@
-//! The bytes of a shard's batch file, read from where they stand in the Source.
+//! The bytes of a shard's batch file, read directly from the Source.
 //!
-//! In: a shard, the request index and the Source. Out: the shard's lines, each in its envelope and with one `\n` behind
-//! it.
+//! In: a shard, the request index and the Source. Out: the shard's lines, each in its envelope and followed by one
+//! `\n`.
 //!
-//! What always holds: the last bytes are only given out when everything read matches the checksum that was taken when
-//! the shard was packed. An input that changed since then ends in an error, and a reader that saw an error has not seen
-//! a whole shard.
+//! Invariants: the last bytes are returned only if everything read matches the checksum from packing. If the input has
+//! changed since, the read fails before the shard is complete.
 
 use std::io::{self, BufRead, Read};
 use std::path::Path;
@@ -22,7 +21,7 @@ use crate::model::shard::Shard;
 use crate::storage::aligned::AlignedBuffer;
 use crate::storage::durable::FileError;
 
-/// Bytes gathered before they are given out. At least one line fits whatever its length.
+/// Size of the buffer in bytes. A longer line is held alone.
 const GATHER_BYTES: usize = 256 * 1024;
 
 /// Lines whose gap is at most this many bytes are read in one go.
@@ -41,10 +40,10 @@ pub struct ShardReader {
     read: Vec<(u64, Record)>,
     all_read: bool,
     span: AlignedBuffer,
-    /// Lines that did not stand in the Source as they go up, or not next to each other.
+    /// Gathered lines, which are not contiguous in the Source or are modified during the upload.
     gathered: Vec<u8>,
-    /// The lines of the span go up as they stand there, line ends and all: they are given out, instead of what is
-    /// gathered.
+    /// The lines of the span are uploaded verbatim, terminators included: the span is returned instead of the gathered
+    /// lines.
     verbatim: bool,
     given: usize,
     checksum: ShardChecksum,
@@ -72,7 +71,7 @@ impl ShardReader {
         })
     }
 
-    /// The same, with what each line lacks of `envelope` put before it.
+    /// The same, with the missing fields of `envelope` added to each line.
     #[must_use]
     pub fn with_envelope(self, envelope: Envelope) -> Self {
         Self { envelope, ..self }
@@ -88,14 +87,14 @@ impl ShardReader {
             }
             self.read_span()?;
         }
-        // Looked at before the last lines are given out: nothing may be complete that is not verified.
+        // Verified before the last lines are returned: an unverified shard must never be complete.
         if self.lines.is_empty() && !self.at_hand().is_empty() && !self.read_members()? {
             self.verify()?;
         }
         Ok(())
     }
 
-    /// Takes up the next lines of the shard; false at the end.
+    /// Fetches the next lines of the shard; false at the end.
     fn read_members(&mut self) -> io::Result<bool> {
         if !self.all_read {
             self.all_read = !self.members.read(&self.index, &mut self.read).map_err(|error| error.source)?;
@@ -104,7 +103,7 @@ impl ShardReader {
         Ok(!self.all_read)
     }
 
-    /// Reads as many of the next lines as lie close together, with one read.
+    /// Reads as many of the next lines as are close together, with one read.
     fn read_span(&mut self) -> io::Result<()> {
         let Some((_, first)) = self.lines.last().copied() else { return Ok(()) };
         let part = self.source.part_number(first.offset);
@@ -123,7 +122,7 @@ impl ShardReader {
         }
         let place = &self.source.parts()[part];
         let in_file = first.offset - place.start;
-        // The line end behind the last line comes along, if there is one.
+        // Include the terminator of the last line, if there is one.
         in_a_row &= self.gathered.is_empty() && end < place.start + place.bytes;
         end += u64::from(in_a_row);
         self.span.place(in_file, usize::try_from(end - first.offset).map_err(io::Error::other)?);
@@ -136,7 +135,7 @@ impl ShardReader {
             self.checksum.push(xxh3_64(bytes));
             self.requests += 1;
             if self.verbatim {
-                // No checksum covers what stands between the lines.
+                // No checksum covers the bytes between the lines.
                 if self.span.get(start + line.length as usize) != Some(&b'\n') {
                     return Err(changed(&self.shard, "a line does not end where it ended"));
                 }
@@ -148,7 +147,7 @@ impl ShardReader {
         Ok(())
     }
 
-    /// What is ready to be given out.
+    /// The bytes that are ready to be returned.
     fn at_hand(&self) -> &[u8] {
         if self.verbatim { &self.span } else { &self.gathered }
     }
@@ -184,7 +183,7 @@ impl BufRead for ShardReader {
     }
 }
 
-/// The error of an input that is not what it was: `InvalidData`, which no upload retries.
+/// The error of a changed input: `InvalidData`, which no upload retries.
 pub(super) fn changed(shard: &Shard, why: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the input of shard {} has changed: {why}", shard.number))
 }
@@ -205,8 +204,8 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
-        /// Bare lines go up with their number and as they stand, whatever is around them, and the shards are as large
-        /// as was said.
+        /// Body-only lines are uploaded with their number and otherwise verbatim, whatever surrounds them, and the
+        /// shards have the announced size.
         #[test]
         fn bare_lines_are_numbered_and_not_touched(
             parts in prop::collection::vec(("[ \t]{0,3}", "[a-z]{0,40}", "[ \t]{0,3}\r?", 0_usize..3, 0_usize..20), 1..200),

@@ -38,11 +38,11 @@ CREATE TABLE shard (
     -- The round, from 1; for later rounds the list of Seqs that it sends again, and its first place in it.
     round INTEGER NOT NULL, list INTEGER, list_start INTEGER,
     state TEXT NOT NULL DEFAULT 'packed', file_id TEXT, file_reused INTEGER NOT NULL DEFAULT 0, note TEXT,
-    -- Whether a later round has taken up what it left.
+    -- Whether a later round has taken over its unfinished requests.
     followed INTEGER NOT NULL DEFAULT 0,
-    -- Whether somebody decided that what it left is to be sent again, whatever speaks against it.
+    -- Whether the user decided to send its unfinished requests again regardless of the rules.
     decided INTEGER NOT NULL DEFAULT 0,
-    -- Whether somebody decided that what could be fetched of its replies is all of them, whatever the service says.
+    -- Whether the user decided to accept the fetched replies as complete, whatever the service reports.
     accepted INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 -- One row for each POST that may create a batch, written before it is sent. answer is null until there is one.

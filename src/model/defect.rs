@@ -126,7 +126,7 @@ impl fmt::Display for DefectKind {
             Self::LoneSurrogate => write!(out, "a \\u escape is half of a surrogate pair"),
             Self::NotAnObject => write!(out, "the line is not a JSON object"),
             Self::HasCustomId => write!(out, "custom_id is there, but ids are assigned: a line must be a body alone"),
-            Self::DuplicateKey(key) => write!(out, "the key {key:?} stands twice"),
+            Self::DuplicateKey(key) => write!(out, "the key {key:?} occurs twice"),
             Self::MissingCustomId => write!(out, "custom_id is missing"),
             Self::CustomIdNotAString => write!(out, "custom_id is not a string"),
             Self::EmptyCustomId => write!(out, "custom_id is empty"),

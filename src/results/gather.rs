@@ -28,7 +28,7 @@ use crate::storage::read_at::ReadAt;
 /// A window with more bytes than this is copied line by line.
 const WINDOW_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// What stands between an error and the body of its request.
+/// The separator between an error and the body of its request.
 const BODY: &[u8] = b",\"body\":";
 
 /// Reply files that each thread keeps open.
@@ -38,7 +38,7 @@ const OPEN_FILES_MAX: usize = 16;
 pub(super) struct Gatherer<'m> {
     inputs: MergeInputs<'m>,
     open: BTreeMap<u32, OpenReplies>,
-    /// A reply on its way to another shape.
+    /// A reply that is being normalized.
     reply: Vec<u8>,
 }
 
@@ -57,7 +57,7 @@ impl<'m> Gatherer<'m> {
 
     pub(super) fn gather(&mut self, seqs: Range<u64>, split: bool) -> Result<Window, ResultsError> {
         let window = self.gather_window(seqs, split);
-        // What is held is let go, so that it can make room, and what was not may be by now.
+        // Release cached files, so that they can be evicted, and look up the others again.
         self.open.clear();
         window
     }
@@ -75,7 +75,7 @@ impl<'m> Gatherer<'m> {
         let held = self.inputs.held_seqs.map(|held| held.read(seqs.clone())).transpose()?.unwrap_or_default();
         for (place, (seq, slot)) in seqs.zip(slots).enumerate() {
             let held_by = held.get(place).copied().flatten();
-            // What an earlier round left is not what the request has in the end.
+            // A reply of an earlier round is not the request's final outcome.
             let standing = Standing { slot: slot.filter(|_| held_by.is_none()), held_by };
             self.count(seq, standing, &mut window.merged)?;
             match standing.slot {
@@ -101,7 +101,7 @@ impl<'m> Gatherer<'m> {
         Ok(())
     }
 
-    /// Appends what stands for a request without an output; with its `body` if it is to be sent again one day.
+    /// Appends the line for a request without an output; with its `body` so that it can be sent again.
     fn append_failed(
         &mut self,
         seq: u64,
@@ -163,8 +163,8 @@ impl<'m> Gatherer<'m> {
         Ok(())
     }
 
-    /// Writes what stands for a request of a window that is too large to be gathered, with little of it in memory.
-    /// Returns its bytes, which go to `errors` only if there is no output.
+    /// Streams the line of a request of a window that is too large to be gathered. Returns its length; the line goes to
+    /// `errors` only if there is no output.
     pub(super) fn copy(
         &mut self,
         seq: u64,
@@ -221,17 +221,17 @@ fn damaged(slot: Slot) -> ResultsError {
     ResultsError::Damaged { number: slot.file, offset: slot.offset }
 }
 
-/// An object on its way to a sink, whose last bracket waits for a member that may follow.
+/// An object that is being written to a sink; its last bracket is delayed for a member that may follow.
 struct OpenObject<'s> {
     sink: &'s mut dyn Write,
-    /// How many were given, this far.
+    /// Bytes written so far.
     bytes: u64,
-    /// Whether the last one was a bracket, which waits.
+    /// Whether the last byte was a bracket, which is delayed.
     close: bool,
 }
 
 impl OpenObject<'_> {
-    /// Adds the `body`, the last bracket and the line end. Returns how many bytes all have.
+    /// Adds the `body`, the last bracket and the terminator. Returns the total number of bytes.
     fn close(self, body: Option<&[u8]>) -> io::Result<u64> {
         let mut bytes = self.bytes + 1;
         if let Some(body) = body.filter(|_| self.close) {
@@ -261,7 +261,7 @@ impl Write for OpenObject<'_> {
     }
 }
 
-/// The line that stands in for a reply that does not exist.
+/// The line in place of a reply that does not exist.
 fn synthetic_line(unanswered: &Unanswered, shape: Shape) -> Vec<u8> {
     #[derive(Serialize)]
     struct Line<'u> {

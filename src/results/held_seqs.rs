@@ -1,9 +1,9 @@
-//! Which requests are held, and by which shard: what the merge says of them instead of a reply.
+//! Which requests are held, and by which shard: the merge writes a message about them instead of a reply.
 //!
-//! In: the Seqs of shards that wait for a decision. Out: for a stretch of Seqs, the shard that holds each.
+//! In: the Seqs of shards that wait for a decision. Out: for a range of Seqs, the shard that holds each.
 //!
-//! One record for each Seq, the number of the shard; what is held by none has none. The file is made when a run has
-//! come to its end, has no name, and goes with the process: the Ledger and the reply index know all that is in it.
+//! One record per held Seq, the number of the shard. The file is created when a run has ended, has no name, and
+//! vanishes with the process: its content is derived from the Ledger and the reply index.
 
 use std::ops::Range;
 use std::path::Path;
@@ -35,12 +35,12 @@ pub struct HeldSeqs {
 }
 
 impl HeldSeqs {
-    /// For so many Seqs, of which none is held yet; made in `directory`.
+    /// For this many Seqs, none of which is held yet; created in `directory`.
     pub fn create(directory: &Path, seqs: u64) -> Result<Self, FileError> {
         Ok(Self { file: RecordFile::scratch(directory, seqs)? })
     }
 
-    /// Says that a shard holds these Seqs, which ascend.
+    /// Marks these ascending Seqs as held by a shard.
     pub fn hold(&self, shard: u32, seqs: impl IntoIterator<Item = u64>) -> Result<(), FileError> {
         let write = |row: Range<u64>| self.file.write(row.start, row.map(|_| Some(HeldBy(shard))));
         // Those of a shard are mostly next to each other.

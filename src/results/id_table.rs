@@ -1,6 +1,6 @@
 //! From the hash of an id to its place among a bounded number of requests.
 //!
-//! In: the hashes of a shard's requests, or of a stretch of the input. Out: for a hash, the number of the request that
+//! In: the hashes of a shard's requests, or of a range of the input. Out: for a hash, the number of the request that
 //! has it.
 
 /// Low bits of an entry, which hold the request's number.

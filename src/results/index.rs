@@ -1,13 +1,12 @@
 //! Reply files to slots: the step "index".
 //!
-//! In: the reply files of one batch (or those that somebody downloaded by hand), and the ids of the requests they may
+//! In: the reply files of one batch (or those that the user downloaded), and the ids of the requests they may
 //! answer. Out: one slot for each request that was answered, and counts that account for every line of the files.
 //!
-//! A reply whose id is nobody's may have one that is nearly somebody's: it is looked at when all others have their
-//! places.
+//! A reply whose id matches no request may have a near id of one: it is examined once all others have been placed.
 //!
 //! Invariants: each reply is kept (it fills a slot), a duplicate, in conflict or unknown, and is counted once, as is
-//! each line that is unreadable. Replies have any length: more than a few MiB of none is in memory. Which reply wins
+//! each line that is unreadable. Replies may have any length: at most a few MiB of each is in memory. Which reply wins
 //! does not depend on threads: the first in file order, but an output before an error.
 
 use std::collections::BTreeSet;
@@ -41,18 +40,17 @@ pub struct IndexOptions {
     pub ids: IdHasher,
     /// Threads that read.
     pub threads: usize,
-    /// What is done about files of something else.
+    /// What to do about files of another kind.
     pub strays: Strays,
 }
 
 /// Reads the files, in the order given, and fills the slots. Slot n belongs to the request that `table` gives number n.
 ///
-/// If there are replies to nobody, and requests that lack one, `each_id` is called to tell the number and the id of
-/// each request: ids that are nearly the same may be meant. As many such replies are looked at as there are requests,
-/// or `STRANGERS_MIN`.
+/// If there are unmatched replies, and requests without one, `each_id` is called to yield the number and the id of each
+/// request, to match near ids. As many such replies are examined as there are requests, or `STRANGERS_MIN`.
 ///
 /// # Errors
-/// When a file cannot be read, is no file of replies and strays are refused, or replies to set aside cannot be written;
+/// When a file cannot be read, is not a reply file and those are refused, or replies to set aside cannot be written;
 /// and those of `each_id`.
 pub fn index<E: From<ResultsError>>(
     files: &[ReplyFile],
@@ -86,19 +84,19 @@ pub fn file_checksum(path: &Path) -> Result<u128, FileError> {
     Ok(checksum.digest128())
 }
 
-/// What the error reply in a slot says, as it is counted. `path` is the slot's file.
+/// The kind under which the error reply in a slot is counted. `path` is the slot's file.
 pub fn error_label(path: &Path, slot: Slot, ids: IdHasher) -> Result<String, ResultsError> {
     Ok(label_of(&text_of(path, slot)?, ids)?)
 }
 
-/// The hash of the id in the reply that a slot leads to; `None` when there is no readable reply.
+/// The hash of the id in the reply that a slot refers to; `None` if there is no readable reply.
 #[must_use]
 pub fn id_at(path: &Path, slot: Slot, ids: IdHasher) -> Option<u128> {
     let reply = text_of(path, slot).ok()?.read(&mut ReplyReader::new(ids, &ReplyNames::COMMON), ReplyRole::Output);
     reply.ok()?.map(|reply| reply.id_hash)
 }
 
-/// Whether the reply that a slot leads to answers a request of this id, by one that is nearly the same.
+/// Whether the reply that a slot refers to answers a request with this id by a near id.
 pub fn is_near(path: &Path, slot: Slot, id: &str) -> Result<bool, ResultsError> {
     Ok(text_of(path, slot)?.id()?.is_some_and(|found| near_ids::canonical(&found) == near_ids::canonical(id)))
 }
@@ -109,7 +107,7 @@ fn path_of(files: &[ReplyFile], number: u32) -> &Path {
     &file.expect("the place was found in one of these files").path
 }
 
-/// The reply that a slot leads to. Its file is opened for it: few replies are read a second time, and there may be more
+/// The reply that a slot refers to. Its file is opened each time: few replies are read twice, and there may be more
 /// files than can be open.
 fn text_of(path: &Path, slot: Slot) -> Result<ReplyText, FileError> {
     ReplyText::open(path, slot.offset, slot.length.map(u64::from))
@@ -120,24 +118,24 @@ fn label_of(text: &ReplyText, ids: IdHasher) -> Result<String, FileError> {
     Ok(reply.and_then(|reply| reply.error).unwrap_or_else(|| OTHER_ERRORS.to_owned()))
 }
 
-/// Gives replies their slots, in file order.
+/// Assigns replies to slots, in file order.
 pub(super) struct Placing<'p> {
     files: &'p [ReplyFile],
     ids: IdHasher,
     aside: &'p mut SideFiles,
-    /// Replies to nobody.
+    /// Unmatched replies.
     strangers: Strangers,
-    /// What all of them were.
+    /// The counts of all replies.
     pub(super) indexed: Indexed,
 }
 
 impl<'p> Placing<'p> {
-    /// So many replies to nobody at most are kept for a closer look.
+    /// At most this many unmatched replies are kept for near ids.
     pub(super) fn new(files: &'p [ReplyFile], ids: IdHasher, aside: &'p mut SideFiles, strangers: usize) -> Self {
         Self { files, ids, aside, strangers: Strangers::new(strangers), indexed: Indexed::default() }
     }
 
-    /// Gives a reply the slot of the request that it answers.
+    /// Assigns a reply to the slot of the request that it answers.
     pub(super) fn place(&mut self, slots: &mut [Option<Slot>], found: Found) -> Result<(), ResultsError> {
         self.indexed.replies += 1;
         match (&found.reply, found.request) {
@@ -153,8 +151,8 @@ impl<'p> Placing<'p> {
         }
     }
 
-    /// Replies to nobody and the requests that they answer after all, of which there are so many. `each_id` is called
-    /// if there is anybody to look for.
+    /// Unmatched replies with the requests that they answer by near ids. `each_id` is called only if a request is
+    /// without a reply.
     pub(super) fn meet<E: From<ResultsError>>(
         &mut self,
         requests: u64,
@@ -167,8 +165,8 @@ impl<'p> Placing<'p> {
         strangers.meet(self.files, self.ids, each_id)
     }
 
-    /// Places replies that met the requests which they answer by ids that are nearly theirs; the others, and those to
-    /// requests that have a reply by their own id, are set aside. `place_of` gives the place of a request's slot.
+    /// Places replies that match requests by near ids; the others, and those to requests with an exact reply, are set
+    /// aside. `place_of` returns the position of a request's slot.
     pub(super) fn place_near(
         &mut self,
         slots: &mut [Option<Slot>],
@@ -189,7 +187,7 @@ impl<'p> Placing<'p> {
         Ok(())
     }
 
-    /// Whether a slot leads to one of these files.
+    /// Whether a slot refers to one of these files.
     fn is_own(&self, slot: Option<Slot>) -> bool {
         slot.is_some_and(|slot| self.files.iter().any(|file| file.number == slot.file))
     }
@@ -209,8 +207,8 @@ impl<'p> Placing<'p> {
         let slot = Slot { offset: *offset, length: length.and_then(Slot::length), file: *file, kind: reply.kind };
         match *place {
             Some(kept) if self.is_own(*place) => self.settle(place, kept, slot, reply),
-            // Filled from another set of files, it belongs to another round. What is newer stands: files are numbered
-            // by time, and an earlier round is indexed late when something of it has to be made again.
+            // Filled from another set of files, it belongs to another round. The newer reply is kept: files are
+            // numbered chronologically, and an earlier round is indexed late when part of it has to be rebuilt.
             Some(kept) if kept.file > slot.file => Ok(()),
             _ => self.keep(place, slot, reply),
         }
@@ -228,7 +226,7 @@ impl<'p> Placing<'p> {
         if kept.kind == ReplyKind::Output || reply.kind.is_error() {
             return Ok(self.aside.keep(Aside::Conflict, &text)?);
         }
-        // An output came after an error: it takes its place.
+        // An output after an error replaces it.
         self.indexed.forget_error(&label_of(&kept_text, self.ids)?);
         self.keep(place, slot, reply)?;
         Ok(self.aside.keep(Aside::Conflict, &kept_text)?)

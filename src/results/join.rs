@@ -45,8 +45,8 @@ const SEQ_BITS: u32 = 40;
 /// Maximum lines of an input that can be merged.
 pub const LINES_MAX: u64 = 1 << SEQ_BITS;
 
-/// Requests that a partition has, about: some bytes more than 100 for each are in memory while their replies are
-/// placed.
+/// Approximate number of requests in a partition: a little more than 100 bytes each are in memory while their replies
+/// are placed.
 const PARTITION_REQUESTS: u64 = 128 * 1024;
 
 /// Maximum partitions by hash: a billion requests make this many of twice the usual size.
@@ -64,7 +64,7 @@ pub struct JoinOptions {
     pub ids: IdHasher,
     /// Threads that read replies.
     pub threads: usize,
-    /// Memory for requests and replies, in bytes; beyond it they go to scratch files.
+    /// Memory for requests and replies, in bytes; any more are written to scratch files.
     pub memory_bytes: usize,
     /// Directory for scratch files.
     pub scratch: PathBuf,
@@ -279,7 +279,7 @@ fn word(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(bytes.try_into().expect("eight bytes"))
 }
 
-/// A slot and whose it is.
+/// A slot and its Seq.
 #[derive(Debug, Clone, Copy)]
 struct Placed {
     seq: u64,

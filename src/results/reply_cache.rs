@@ -2,12 +2,12 @@
 //!
 //! In: the number of a reply file. Out: all of its bytes, if there is room for them.
 //!
-//! Replies stand in the service's order, so gathering them in input order means a read for each, which costs more than
-//! its bytes. A file that is read once, front to back, and gathered from in memory spares them. Shards are about as
-//! large as what may be held, and the merge goes through them in order.
+//! Replies are in the service's order, so gathering them in input order needs a read for each, which costs more than
+//! its bytes. Reading a file once, front to back, and gathering from memory avoids that. Shards are about as large as
+//! the budget, and the merge goes through them in order.
 //!
-//! Invariants: no more is held than the budget. A file makes room only when it has not been asked for in a while, so
-//! that files that do not fit together do not push each other out in turn.
+//! Invariants: memory does not exceed the budget. A file is evicted only when it has not been used for a while, so that
+//! files that do not fit together do not evict each other in turn.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::storage::aligned::AlignedBuffer;
 use crate::storage::read_at::ReadAt;
 
-/// A file that was not asked for in so many windows makes room for others.
+/// A file that was not used for this many windows may be evicted.
 const IDLE_WINDOWS: u64 = 32;
 
 /// Reply files in memory, shared by the threads that gather. See the [module](self).
@@ -37,7 +37,7 @@ struct State {
 #[derive(Debug)]
 struct HeldFile {
     content: Arc<AlignedBuffer>,
-    /// The window in which it was asked for last.
+    /// The window in which it was last used.
     used: u64,
 }
 
@@ -64,7 +64,7 @@ impl ReplyCache {
         if bytes > self.budget_bytes {
             return Ok(None);
         }
-        // What goes lends its memory to what comes: new memory would be zeroed first, page by page.
+        // The memory of the evicted file is reused: new memory would be zeroed first, page by page.
         let mut content = AlignedBuffer::default();
         if state.bytes + bytes > self.budget_bytes {
             let idle = state.files.extract_if(.., |_, held| held.used + IDLE_WINDOWS < window);

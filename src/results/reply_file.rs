@@ -1,14 +1,14 @@
-//! A reply file, read front to back: which replies stand in it, and where.
+//! A reply file, read front to back: its replies and their positions.
 //!
-//! In: a file that was downloaded, by us or by hand. Out: its replies, in their order, and its checksum.
+//! In: a downloaded file. Out: its replies, in order, and its checksum.
 //!
-//! A line is one reply, as services write it. Two or more whole objects on a line are as many replies: somebody put
-//! files together, one of which had no line end. A line of any length is read; one that is too long to be held is gone
-//! through once, in pieces. What else stands in the place of a reply is unreadable, or shows that the file is none of
-//! replies (see [`Form`]).
+//! A line is one reply, as services write it. Two or more complete objects on a line are as many replies: files were
+//! concatenated, one of which had no final terminator. A line of any length is read; one that is too long for memory is
+//! streamed once. Anything else in place of a reply is unreadable, or shows that the file is not a reply file (see
+//! [`Form`]).
 //!
-//! Invariants: all of the file is accounted for: each line that is not blank is one thing found or several. What is
-//! looked at more closely is only what the [reader](ReplyReader) refuses.
+//! Invariants: all of the file is accounted for: each non-blank line results in one finding or several. Only what the
+//! [reader](ReplyReader) rejects is examined more closely.
 
 use std::io;
 use std::ops::Range;
@@ -34,52 +34,51 @@ use crate::storage::local_file::LocalFile;
 use crate::storage::ordered::in_order;
 use crate::storage::read_at::ReadAt;
 
-/// A file of replies.
+/// A reply file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyFile {
-    /// The number that slots know it by.
+    /// The number by which slots refer to it.
     pub number: u32,
     /// Where it is.
     pub path: PathBuf,
-    /// Which of a batch's files it is.
+    /// Its role among a batch's files.
     pub role: ReplyRole,
 }
 
-/// Blocks that a thread reads before it hands over what it found.
+/// Blocks that a thread reads before it passes on its findings.
 const CHUNK_BLOCKS: u64 = 16;
 
-/// Bytes behind a line that are looked at for what follows it.
+/// Bytes after a line that are examined for what follows it.
 const NEXT_BYTES: usize = 1024;
 
-/// What is done about a file that shows itself to be none of replies.
+/// What to do about a file that turns out not to be a reply file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strays {
-    /// Any line that shows it is an error: [`ResultsError::NotReplies`]. For files that people put together.
+    /// Any line that shows it is an error: [`ResultsError::NotReplies`]. For files that the user passes.
     Refuse,
-    /// It is an error if there is not one reply in it. Services have written lines of a page between replies, and those
+    /// It is an error only if it contains no reply. Services have written lines of an HTML page between replies; those
     /// are unreadable.
     RefuseWhole,
-    /// It is none: what stands in it that is no reply is unreadable.
+    /// It is not an error: everything in it that is not a reply is unreadable.
     SetAside,
 }
 
-/// What stands in a reply file; without a reply when it is unreadable.
+/// A finding in a reply file; without a reply if it is unreadable.
 #[derive(Debug)]
 pub(super) struct Found {
     /// Number of the file.
     pub(super) file: u32,
     pub(super) offset: u64,
-    /// Where it is not known, it goes as far as its brackets do.
+    /// If it is unknown, the object ends with its closing bracket.
     pub(super) length: Option<u64>,
     pub(super) reply: Option<Reply>,
     /// The number of the request that it answers.
     pub(super) request: Option<u32>,
 }
 
-/// Reads the files, in the order given, and calls `take` with what stands in them, in its order. Returns the files'
-/// checksums.
+/// Reads the files, in the order given, and calls `take` with their findings, in order. Returns the files' checksums.
 ///
-/// `request_of` gives the number of the request whose id has a hash; `progress` is told the bytes read so far.
+/// `request_of` returns the number of the request whose id has a hash; `progress` is called with the bytes read so far.
 pub(super) fn read(
     files: &[ReplyFile],
     ids: IdHasher,
@@ -100,7 +99,7 @@ pub(super) fn read(
             || (Block::default(), ReplyReader::new(ids, &ReplyNames::COMMON)),
             |(block, reader), number| {
                 let mut chunk = file.read_chunk(block, reader, number)?;
-                // One after the other: the processor waits for several places of the table at a time.
+                // All look-ups together: the processor can overlap their cache misses.
                 for Found { reply, request, .. } in &mut chunk.found {
                     *request =
                         reply.as_ref().filter(|reply| reply.id_is_string).and_then(|reply| request_of(reply.id_hash));
@@ -125,23 +124,23 @@ pub(super) fn read(
     Ok(checksums)
 }
 
-/// What a thread hands over.
+/// The findings of a thread.
 #[derive(Default)]
 struct Chunk {
     /// The hashes of its blocks.
     hashes: Vec<[u8; 8]>,
-    /// What begins in them.
+    /// The findings that begin in them.
     found: Vec<Found>,
-    /// The first line that shows what the file is, if it is none of replies.
+    /// The first line that shows the file's kind, if it is not a reply file.
     stray: Option<(u64, Form)>,
 }
 
-/// A reply file that is open.
+/// An open reply file.
 struct OpenFile<'f> {
     reply_file: &'f ReplyFile,
     strays: Strays,
     file: Arc<dyn ReadAt>,
-    /// Bytes of a byte order mark, which belong to no reply.
+    /// Length of a byte order mark, which is not part of a reply.
     mark_bytes: u64,
     bytes: u64,
 }
@@ -203,13 +202,13 @@ impl<'f> OpenFile<'f> {
         Found { file: self.reply_file.number, offset, length: Some(length), reply, request: None }
     }
 
-    /// So many bytes at this place.
+    /// This many bytes at this position.
     fn text(&self, offset: u64, length: u64) -> Result<ReplyText, FileError> {
         let text = ReplyText::at(self.file.clone(), &self.reply_file.path, offset, Some(length))?;
         text.ok_or_else(|| self.failed()(io::ErrorKind::UnexpectedEof.into()))
     }
 
-    /// A line that is not one reply: it may be several, or none.
+    /// Examines a line that is not one reply: it may be several, or none.
     fn read_refused(
         &self,
         offset: u64,
@@ -236,7 +235,7 @@ impl<'f> OpenFile<'f> {
         Ok(())
     }
 
-    /// A line that is too long to be held: each of its objects is passed over, and read where it stands.
+    /// Examines a line that is too long for memory: each of its objects is located, and read in place.
     fn read_long(&self, offset: u64, reader: &mut ReplyReader, chunk: &mut Chunk) -> Result<(), ResultsError> {
         let mut line = Brackets::new(RangeReader::line(&*self.file, offset..self.bytes));
         let mut found = Vec::new();
@@ -272,7 +271,7 @@ impl<'f> OpenFile<'f> {
         Ok(())
     }
 
-    /// Looks at a line that is no reply for what it says of the file.
+    /// Examines what a line that is not a reply shows about the file.
     fn examine(
         &self,
         offset: u64,
@@ -294,7 +293,7 @@ impl<'f> OpenFile<'f> {
         }
     }
 
-    /// A line that shows what the file is.
+    /// A line that shows the kind of the file.
     fn judge(&self, offset: u64, form: Form, chunk: &mut Chunk) -> Result<(), ResultsError> {
         if self.strays == Strays::Refuse {
             return Err(self.refused(offset, form));
@@ -312,7 +311,7 @@ impl<'f> OpenFile<'f> {
         }
     }
 
-    /// Whether nothing but white space stands before this place, as far as anybody puts it there.
+    /// Whether only whitespace precedes this position, up to a reasonable amount.
     fn is_first(&self, offset: u64) -> io::Result<bool> {
         let before = usize::try_from(offset - self.mark_bytes).unwrap_or(usize::MAX);
         if before > NEXT_BYTES {
@@ -323,7 +322,7 @@ impl<'f> OpenFile<'f> {
         Ok(space.trim_ascii().is_empty())
     }
 
-    /// Some bytes from this place on.
+    /// Some bytes from this position on.
     fn next_bytes(&self, offset: u64) -> io::Result<Vec<u8>> {
         let mut next = vec![0; NEXT_BYTES];
         let length = self.file.read_some_at(&mut next, offset)?;
@@ -332,7 +331,7 @@ impl<'f> OpenFile<'f> {
     }
 }
 
-/// Requests say nothing of an answer, so that nothing but an error is made of them.
+/// A request line contains no answer, so it is only ever reported as an error.
 fn is_request(reply: &Reply, object: &[u8]) -> bool {
     reply.kind.is_error() && form::is_request(Raw(object))
 }

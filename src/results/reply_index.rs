@@ -7,11 +7,11 @@
 //!       | offset | length | file | kind | check |      all little-endian, in a file of records (see `storage/records`)
 //! ```
 //!
-//! A reply of [`LONG_BYTES`] or more has all bits of its length set: it ends where its brackets do. So a slot leads to
-//! a reply of any length, and only one of 4 GiB is looked through to find its end.
+//! A reply of [`LONG_BYTES`] or more has all bits of its length set: it ends with its closing bracket. So a slot can
+//! refer to a reply of any length, and only one of 4 GiB or more is scanned to find its end.
 //!
-//! The file begins as a hole of its final size: no reply. What counts as written is what the Ledger says: a shard's
-//! slots are synced before its step is recorded, and writing them again changes nothing.
+//! The file begins as a hole of its final size: no replies. The Ledger records what is written: a shard's slots are
+//! synced before its step is recorded, and writing them again is idempotent.
 
 use crate::model::reply::ReplyKind;
 use crate::storage::records::{Record, RecordFile};
@@ -19,24 +19,24 @@ use crate::storage::records::{Record, RecordFile};
 /// The index on disk.
 pub type ReplyIndex = RecordFile<Slot>;
 
-/// Length from which on a slot does not hold it.
+/// The minimum length that a slot does not store.
 pub const LONG_BYTES: u64 = u32::MAX as u64;
 
-/// Where a reply stands.
+/// The location of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
     /// Offset of its first byte in its reply file.
     pub offset: u64,
-    /// How many bytes it has; `None` for [`LONG_BYTES`] or more, which end where its brackets do.
+    /// Its length in bytes; `None` for [`LONG_BYTES`] or more, in which case it ends with its closing bracket.
     pub length: Option<u32>,
     /// Number of the reply file.
     pub file: u32,
-    /// What the reply is.
+    /// The kind of the reply.
     pub kind: ReplyKind,
 }
 
 impl Slot {
-    /// A length as slots hold it.
+    /// A length as slots store it.
     #[must_use]
     pub fn length(bytes: u64) -> Option<u32> {
         u32::try_from(bytes).ok().filter(|_| bytes < LONG_BYTES)

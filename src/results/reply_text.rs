@@ -1,9 +1,9 @@
-//! The bytes of a reply where they stand in its file, whatever their number.
+//! The bytes of a reply within its file, whatever their number.
 //!
-//! In: a file, a place in it, and a length if it is known. Out: what the reply says, and its bytes, piece by piece.
+//! In: a file, a position in it, and a length if it is known. Out: the content of the reply, and its bytes in pieces.
 //!
-//! Invariants: no more than [`HELD_BYTES_MAX`] of a reply is in memory. A longer one is read where it
-//! stands, and compared and copied in pieces.
+//! Invariants: no more than [`HELD_BYTES_MAX`] of a reply is in memory. A longer one is read in place, and compared and
+//! copied in pieces.
 
 use std::io::{self, BufRead};
 use std::ops::Range;
@@ -20,7 +20,7 @@ use crate::storage::lines::RangeReader;
 use crate::storage::local_file::LocalFile;
 use crate::storage::read_at::ReadAt;
 
-/// Longest line of a reply file that is held in memory, in bytes; each thread that reads replies holds one.
+/// Maximum length of a line of a reply file that is held in memory, in bytes; each thread that reads replies holds one.
 pub const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A reply, or another part of a reply file. See the [module](self).
@@ -32,15 +32,15 @@ pub(super) struct ReplyText {
 }
 
 impl ReplyText {
-    /// Opens the file for what stands at `offset`: so many bytes, or an object as far as its brackets go.
+    /// Opens the file for the text at `offset`: of this length, or up to the closing bracket of an object.
     pub(super) fn open(path: &Path, offset: u64, length: Option<u64>) -> Result<Self, FileError> {
         let text = Self::at(Arc::new(LocalFile::open(path)?), path, offset, length)?;
         let cut = || FileError::on("read", path)(io::ErrorKind::UnexpectedEof.into());
         text.ok_or_else(cut)
     }
 
-    /// What stands at `offset` of a file that is open: so many bytes, or an object as far as its brackets go. `None` if
-    /// the file ends before.
+    /// The text at `offset` of an open file: of this length, or up to the closing bracket of an object. `None` if the
+    /// file ends before.
     pub(super) fn at(
         file: Arc<dyn ReadAt>,
         path: &Path,
@@ -57,7 +57,7 @@ impl ReplyText {
         Ok(range.map(|range| Self { file, path: path.to_owned(), range }))
     }
 
-    /// The same without white space around it, if that begins and ends as an object does.
+    /// The same without surrounding whitespace, if that begins and ends like an object.
     pub(super) fn object(mut self) -> Result<Option<Self>, FileError> {
         let byte_at = |offset| {
             let mut byte = [0];
@@ -76,7 +76,7 @@ impl ReplyText {
         Ok(is_object.then_some(self))
     }
 
-    /// How many bytes it has.
+    /// Its length in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.range.end - self.range.start
     }
@@ -85,7 +85,7 @@ impl ReplyText {
         RangeReader::new(&*self.file, self.range.clone())
     }
 
-    /// What it says, if it is a reply.
+    /// Its content, if it is a reply.
     pub(super) fn read(&self, reader: &mut ReplyReader, role: ReplyRole) -> Result<Option<Reply>, FileError> {
         if let Ok(length @ ..=HELD_BYTES_MAX) = usize::try_from(self.bytes()) {
             let mut held = vec![0; length];
@@ -95,17 +95,17 @@ impl ReplyText {
         self.ask(|object| reader.read_tree(object, role))
     }
 
-    /// Whom it answers, if it is a reply.
+    /// The id that it answers, if it is a reply.
     pub(super) fn id(&self) -> Result<Option<String>, FileError> {
         self.ask(|object| id_of(object, &ReplyNames::COMMON))
     }
 
-    /// What `question` makes of it where it stands.
+    /// The result of `question` about it, read in place.
     pub(super) fn ask<T>(&self, question: impl FnOnce(StoredValue<'_>) -> T) -> Result<T, FileError> {
         StoredText::ask(&*self.file, self.range.clone(), question).map_err(FileError::on("read", &self.path))
     }
 
-    /// Hands over all of it, in order.
+    /// Passes on all of it, in order.
     pub(super) fn each_piece<E: From<FileError>>(&self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         let mut reader = self.reader();
         loop {

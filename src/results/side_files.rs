@@ -1,6 +1,6 @@
-//! Replies that answer nobody, kept where the user finds them.
+//! Unmatched replies, kept for the user.
 //!
-//! In: replies that the index has no place for. Out: one file for each reason, only where there is something to keep.
+//! In: replies without a place in the index. Out: one file per reason, only if there are such replies.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::storage::user_files::{create_private, open_output};
 /// Why a reply is set aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Aside {
-    /// Its id is none of the requests'.
+    /// Its id matches no request.
     Unknown,
     /// Another reply to the same request, with other content, was kept.
     Conflict,
@@ -43,7 +43,7 @@ pub struct SideFiles {
 }
 
 impl SideFiles {
-    /// Files whose names begin with `prefix`, for their owner alone. Nothing is created yet.
+    /// Files whose names begin with `prefix`, private to their owner. Nothing is created yet.
     #[must_use]
     pub fn new(prefix: &Path) -> Self {
         Self { prefix: prefix.to_owned(), files: [None, None, None], open: create_private }
@@ -55,7 +55,7 @@ impl SideFiles {
         Self { open: open_output, ..Self::new(prefix) }
     }
 
-    /// Keeps a reply, or what stands in its place, as it is.
+    /// Keeps a reply, or an unreadable line, verbatim.
     pub(super) fn keep(&mut self, aside: Aside, text: &ReplyText) -> Result<(), FileError> {
         let path = self.path(aside);
         let pending = match &mut self.files[aside as usize] {
@@ -66,7 +66,7 @@ impl SideFiles {
         pending.write_all(b"\n").map_err(FileError::on("write", &path))
     }
 
-    /// Makes the files appear, those of an earlier attempt replaced. Returns their paths.
+    /// Publishes the files, replacing those of an earlier attempt. Returns their paths.
     pub fn finish(mut self) -> Result<Vec<PathBuf>, FileError> {
         let mut paths = Vec::new();
         for aside in Aside::ALL {
@@ -78,7 +78,7 @@ impl SideFiles {
         Ok(paths)
     }
 
-    /// Where lines of a kind are kept.
+    /// The file for lines of a kind.
     #[must_use]
     pub fn path(&self, aside: Aside) -> PathBuf {
         let mut name = self.prefix.as_os_str().to_owned();

@@ -1,6 +1,6 @@
-//! What is in a directory, and whose it is.
+//! The entries and the owner of a directory.
 //!
-//! In: a path. Out: the paths of its entries, or what is at it. Nothing here creates or removes: see
+//! In: a path. Out: the paths of its entries, or what it is. Nothing here creates or removes: see
 //! [`durable`](crate::storage::durable).
 
 use std::fs;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::storage::durable::FileError;
 
-/// The paths of what is in a directory, sorted.
+/// The paths of the entries of a directory, sorted.
 ///
 /// # Errors
 /// When there is no such directory, or it cannot be read.
@@ -22,23 +22,23 @@ pub fn entries(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
     Ok(paths)
 }
 
-/// What is at a path at which a directory of this user's is wanted. Symbolic links are not followed.
+/// What is at a path where a directory of this user is expected. Symbolic links are not followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
     /// Nothing.
     Nothing,
-    /// A symbolic link, to wherever.
+    /// A symbolic link.
     SymbolicLink,
-    /// Something else than a directory.
+    /// Something other than a directory.
     NoDirectory,
     /// A directory that belongs to the user with this id.
     DirectoryOf(u32),
 }
 
-/// Looks at what is at `path`.
+/// Examines `path`.
 ///
 /// # Errors
-/// When the path cannot be looked at.
+/// When the path cannot be examined.
 pub fn look_at(path: &Path) -> Result<Found, FileError> {
     match path.symlink_metadata() {
         Ok(metadata) if metadata.is_symlink() => Ok(Found::SymbolicLink),
@@ -57,8 +57,8 @@ pub fn size_of(path: &Path) -> Result<u64, FileError> {
     Ok(path.symlink_metadata().map_err(FileError::on("read", path))?.len())
 }
 
-/// Device and inode of what a path leads to, by which two spellings of it are recognised; `None` if there is nothing,
-/// or it cannot be told.
+/// Device and inode of what a path refers to, which are the same for all its spellings; `None` if there is nothing, or
+/// they cannot be read.
 #[must_use]
 pub fn inode(path: &Path) -> Option<(u64, u64)> {
     path.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))

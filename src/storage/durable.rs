@@ -1,16 +1,16 @@
 //! The only module that creates, syncs, renames or removes a file.
 //!
-//! In: paths and bytes. Out: files that are either whole and on disk, or not there at all.
+//! In: paths and bytes. Out: files that are either complete and on disk, or absent.
 //!
 //! Invariants:
 //! - A file published here was synced before its rename, and its directory was synced after it: after a
-//!   power cut the name either does not exist or leads to the whole content. One exception: a file of the user's that
-//!   cannot be replaced, such as a mount point, is written over.
+//!   power cut the name either does not exist or refers to the complete content. One exception: a file of the user that
+//!   cannot be replaced, such as a mount point, is overwritten.
 //! - A failed sync is final. The kernel may have dropped the pages it could not write, so a second
 //!   `fsync` that succeeds proves nothing; the caller must stop and redo the work from what it can read back.
-//! - Directories are made 0700 and files 0600, whatever the umask: they hold prompts and replies. What the user asked
-//!   for is made as the umask says ([`PendingFile::create_shared`], [`create_shared_directory`]).
-//! - Nothing follows a symbolic link in the last component of a path that it creates.
+//! - Directories have mode 0700 and files 0600, regardless of the umask: they hold prompts and replies. Files that the
+//!   user asked for are created according to the umask ([`PendingFile::create_shared`], [`create_shared_directory`]).
+//! - A symbolic link in the last component of a path that is created is never followed.
 //!
 //! `.clippy.toml` forbids the corresponding functions of `std::fs` and `tokio::fs` everywhere else.
 #![expect(clippy::disallowed_methods, reason = "this is the module that the lint points to")]
@@ -30,17 +30,17 @@ const FILE_MODE: u32 = 0o600;
 /// Permissions of every directory: the owner alone.
 const DIRECTORY_MODE: u32 = 0o700;
 
-/// Permissions of files that the user asked for, from which the umask takes some away.
+/// Permissions of files that the user asked for, restricted by the umask.
 const SHARED_FILE_MODE: u32 = 0o666;
 
-/// Permissions of directories that the user asked for, from which the umask takes some away.
+/// Permissions of directories that the user asked for, restricted by the umask.
 const SHARED_DIRECTORY_MODE: u32 = 0o777;
 
-/// Bytes of a target's name that the name of its temporary file repeats, so that it is not too long for the file
+/// Bytes of a target's name that the name of its temporary file includes, so that it is not too long for the file
 /// system.
 const TEMPORARY_NAME_BYTES: usize = 200;
 
-/// Ends the names of temporary files.
+/// The suffix of the names of temporary files.
 const TEMPORARY_SUFFIX: &str = ".part";
 
 /// An operation on a local file that failed: what was tried, on which path, and why.
@@ -56,21 +56,21 @@ pub struct FileError {
 }
 
 impl FileError {
-    /// Ties an I/O error to what was tried and on which path; made for `map_err`.
+    /// Adds to an I/O error what was tried and on which path; for `map_err`.
     pub fn on(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self { action, path, source }
     }
 
-    /// Whether the file was not there.
+    /// Whether the file does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
 }
 
-/// Whether this says that the process, or the whole system, has as many open files as it may have. Waiting does not
-/// help: who holds them is, most likely, this process.
+/// Whether the error says that the process, or the whole system, has reached its limit of open files. Waiting does not
+/// help: most likely, this process holds them.
 #[must_use]
 pub fn is_out_of_files(error: &io::Error) -> bool {
     use rustix::io::Errno;
@@ -80,18 +80,18 @@ pub fn is_out_of_files(error: &io::Error) -> bool {
 /// What to do when [`is_out_of_files`].
 pub const MORE_FILES: &str = "allow more open files (`ulimit -n`): 64 are enough";
 
-/// What helps against a limit of the system that stopped us, if one did.
+/// The remedy if a system limit caused the error.
 #[must_use]
 pub fn remedy(error: &io::Error) -> Option<&'static str> {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     if matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge) {
-        Some("free some space, then run the same command again: it goes on from here")
+        Some("free some space, then run the same command to resume")
     } else {
         is_out_of_files(error).then_some(MORE_FILES)
     }
 }
 
-/// A file that is being written beside its final place and appears there, whole, by [`PendingFile::publish`].
+/// A file that is being written next to its final path and appears there, complete, by [`PendingFile::publish`].
 ///
 /// Dropped before that, it removes what it wrote.
 #[derive(Debug)]
@@ -105,24 +105,24 @@ pub struct PendingFile {
 }
 
 impl PendingFile {
-    /// Starts a file that will appear as `target`. It is written in the same directory under a name of its own,
-    /// so that the rename cannot cross a file system.
+    /// Starts a file that will appear as `target`. It is written under a temporary name in the same directory, so that
+    /// the rename does not cross file systems.
     pub fn create(target: &Path) -> Result<Self, FileError> {
         let temporary = target.with_file_name(temporary_name(target, fastrand::u32(..)));
         let file = create_new(&temporary)?;
         Ok(Self { file, temporary, target: target.to_owned(), published: false, shared: false })
     }
 
-    /// Starts a file that the user asked for. If `target` is there, its mode stays, and its owner where we may set it;
-    /// otherwise the umask decides. It is locked: see [`remove_leftovers`].
+    /// Starts a file that the user asked for. If `target` exists, its mode is kept, and its owner where permitted;
+    /// otherwise the umask applies. It is locked: see [`remove_leftovers`].
     pub fn create_shared(target: &Path) -> Result<Self, FileError> {
         let old = fs::metadata(target).ok();
-        // What replaces a file that others may not read can at no time be read by others.
+        // The replacement of a file that others may not read is never readable by others.
         let mode = if old.is_some() { FILE_MODE } else { SHARED_FILE_MODE };
         loop {
             let temporary = target.with_file_name(temporary_name(target, fastrand::u32(..)));
             let file = create_new_with(&temporary, mode)?;
-            // Where there are no locks, nobody takes it for a leftover either.
+            // Where locks are not supported, no process takes it for a leftover either.
             let locked = file.try_lock().is_ok();
             if locked && !is_at(&temporary, &file) {
                 // Another process took it for a leftover before it was locked.
@@ -135,13 +135,13 @@ impl PendingFile {
         }
     }
 
-    /// Where the file will appear.
+    /// The path at which the file will appear.
     #[must_use]
     pub fn target(&self) -> &Path {
         &self.target
     }
 
-    /// Syncs the file, gives it its name, and syncs the directory. An older file of that name is replaced.
+    /// Syncs the file, renames it to its target, and syncs the directory. An older file of that name is replaced.
     pub fn publish(mut self) -> Result<(), FileError> {
         sync(&self.file, &self.temporary)?;
         match rename(&self.temporary, &self.target) {
@@ -156,8 +156,8 @@ impl PendingFile {
         sync_parent(&self.target)
     }
 
-    /// Copies the content into the target: a mount point, as containers have them, or a file of somebody else in a
-    /// directory like `/tmp` can be written to, but not be replaced.
+    /// Copies the content into the target: a mount point, as in containers, or a file of another user in a directory
+    /// like `/tmp` can be written to, but not replaced.
     fn write_over(&mut self) -> Result<(), FileError> {
         let failed = FileError::on("write", &self.target);
         let copied = self.file.rewind().and_then(|()| {
@@ -168,8 +168,8 @@ impl PendingFile {
         copied.map_err(failed)
     }
 
-    /// Gives the file its name without waiting for the disk: whole or absent after a kill of the process, but not
-    /// after a power cut. For files that can be made again, such as the state of the test service.
+    /// Renames the file to its target without waiting for the disk: complete or absent after a kill of the process, but
+    /// not after a power cut. For files that can be recreated, such as the state of the test service.
     pub fn publish_unsynced(mut self) -> Result<(), FileError> {
         rename(&self.temporary, &self.target)?;
         self.published = true;
@@ -190,21 +190,21 @@ impl Write for PendingFile {
 impl Drop for PendingFile {
     fn drop(&mut self) {
         if !self.published {
-            // Nothing can be done about a failure here, and a leftover is harmless: it has no final name.
+            // A failure is ignored: a leftover is harmless, because it has no final name.
             let _ = fs::remove_file(&self.temporary);
         }
     }
 }
 
-/// Removes what processes that were killed have left of a file that the user asked for.
+/// Removes temporary files that killed processes have left of a file that the user asked for.
 pub fn remove_leftovers_of(target: &Path) {
     let name = shortened_name(target);
     let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     remove_leftovers(directory, |of| of == name);
 }
 
-/// Removes from a directory the temporary files of targets of certain names that no process has locked any more. What
-/// cannot be removed stays: it is in nobody's way.
+/// Removes from a directory the temporary files of targets of certain names that no process has locked. Failures are
+/// ignored: leftovers are harmless.
 pub fn remove_leftovers(directory: &Path, is_target: impl Fn(&str) -> bool) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
@@ -220,14 +220,14 @@ pub fn remove_leftovers(directory: &Path, is_target: impl Fn(&str) -> bool) {
     }
 }
 
-/// Writes `bytes` as `target`, whole or not at all.
+/// Writes `bytes` as `target`, atomically.
 pub fn publish_bytes(target: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let mut pending = PendingFile::create(target)?;
     pending.write_all(bytes).map_err(FileError::on("write", target))?;
     pending.publish()
 }
 
-/// Writes `bytes` as `target`, whole or not at all as far as a kill of the process goes.
+/// Writes `bytes` as `target`, atomically with respect to a kill of the process.
 /// See [`PendingFile::publish_unsynced`].
 pub fn publish_bytes_unsynced(target: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let mut pending = PendingFile::create(target)?;
@@ -243,7 +243,7 @@ pub fn publish(from: &Path, to: &Path) -> Result<(), FileError> {
     sync_parent(to)
 }
 
-/// As [`publish`], to a place that may be on another file system: then the content is copied, and `from` stays.
+/// As [`publish`], to a path that may be on another file system: then the content is copied, and `from` is kept.
 pub fn transfer(from: &Path, to: &Path) -> Result<(), FileError> {
     match publish(from, to) {
         Err(error) if error.source.kind() == io::ErrorKind::CrossesDevices => {
@@ -256,13 +256,13 @@ pub fn transfer(from: &Path, to: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Makes `to` another name of the file at `from`, which is whole and synced; an older file of that name is replaced.
-/// Where files cannot have two names, the content is copied.
+/// Makes `to` a hard link to the file at `from`, which is complete and synced; an older file of that name is replaced.
+/// Where hard links are not supported, the content is copied.
 pub fn link(from: &Path, to: &Path) -> Result<(), FileError> {
     let temporary = to.with_file_name(temporary_name(to, fastrand::u32(..)));
     if fs::hard_link(from, &temporary).is_ok() {
         let renamed = rename(&temporary, to);
-        // Two names of one file are not renamed into each other.
+        // Renaming one hard link to another one of the same file does nothing.
         let _ = fs::remove_file(&temporary);
         renamed?;
         return sync_parent(to);
@@ -295,7 +295,7 @@ fn create_new_with(path: &Path, mode: u32) -> Result<File, FileError> {
         .map_err(FileError::on("create", path))
 }
 
-/// A new file in `directory` that has no name: it is gone whenever the process is.
+/// A new file in `directory` without a name: it vanishes with the process.
 pub fn scratch(directory: &Path) -> Result<File, FileError> {
     let path = directory.join(format!(".{:08x}.tmp", fastrand::u32(..)));
     let file = create_new(&path)?;
@@ -303,7 +303,7 @@ pub fn scratch(directory: &Path) -> Result<File, FileError> {
     Ok(file)
 }
 
-/// Opens a file for reading and writing, creating it when it is not there; the content stays.
+/// Opens a file for reading and writing, creating it if it does not exist; existing content is kept.
 pub fn open_or_create(path: &Path) -> Result<File, FileError> {
     OpenOptions::new()
         .read(true)
@@ -316,7 +316,7 @@ pub fn open_or_create(path: &Path) -> Result<File, FileError> {
         .map_err(FileError::on("open", path))
 }
 
-/// Opens a file for appending, creating it when it is not there.
+/// Opens a file for appending, creating it if it does not exist.
 pub fn append(path: &Path) -> Result<File, FileError> {
     OpenOptions::new()
         .append(true)
@@ -327,13 +327,13 @@ pub fn append(path: &Path) -> Result<File, FileError> {
         .map_err(FileError::on("open", path))
 }
 
-/// Opens a pipe or a device for writing; what it has already stays. A named pipe waits until somebody reads from it.
+/// Opens a pipe or a device for writing; existing content is kept. Opening a named pipe waits for a reader.
 pub fn open_stream(path: &Path) -> Result<File, FileError> {
     OpenOptions::new().append(true).open(path).map_err(FileError::on("open", path))
 }
 
-/// Opens what another descriptor of this process leads to, for writing. A pipe that nobody reads from any more is an
-/// error, and not waited for.
+/// Opens the file of another descriptor of this process for writing. A pipe without a reader is an error rather than
+/// waited for.
 pub fn open_descriptor(path: &Path) -> Result<File, FileError> {
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let opened = OpenOptions::new().append(true).custom_flags(flags).open(path).and_then(|file| {
@@ -348,12 +348,12 @@ pub fn open_descriptor(path: &Path) -> Result<File, FileError> {
     })
 }
 
-/// Creates a directory and those above it that are missing, and makes the names durable.
+/// Creates a directory and its missing parents, and makes the names durable.
 pub fn create_directory(path: &Path) -> Result<(), FileError> {
     create_directory_with(path, DIRECTORY_MODE)
 }
 
-/// The same for a directory that the user asked for: the umask decides who may enter it.
+/// The same for a directory that the user asked for: the umask determines its permissions.
 pub fn create_shared_directory(path: &Path) -> Result<(), FileError> {
     create_directory_with(path, SHARED_DIRECTORY_MODE)
 }
@@ -366,7 +366,7 @@ fn create_directory_with(path: &Path, mode: u32) -> Result<(), FileError> {
     sync_parent(path)
 }
 
-/// Whether names in a directory that differ in case alone lead to the same file. If that cannot be tried, they may.
+/// Whether the names in a directory are case-insensitive. If that cannot be tested, they may be.
 #[must_use]
 pub fn ignores_case(directory: &Path) -> bool {
     let name = format!(".batchline-case-{:08x}{TEMPORARY_SUFFIX}", fastrand::u32(..));
@@ -378,7 +378,7 @@ pub fn ignores_case(directory: &Path) -> bool {
     ignores
 }
 
-/// Waits until the content of `file` is on disk. `path` is for the message. See the module on failures.
+/// Waits until the content of `file` is on disk. `path` is for the message. For failures, see the module.
 pub fn sync(file: &File, path: &Path) -> Result<(), FileError> {
     file.sync_all().map_err(FileError::on("sync", path))
 }
@@ -389,7 +389,7 @@ pub fn sync_directory(path: &Path) -> Result<(), FileError> {
     sync(&directory, path)
 }
 
-/// Removes a file; one that is not there is as good as removed.
+/// Removes a file. Idempotent: a missing file is not an error.
 pub fn remove_file(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::on("remove", path)(error)),
@@ -397,7 +397,7 @@ pub fn remove_file(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Removes a directory and all that is in it; one that is not there is as good as removed.
+/// Removes a directory and its content. Idempotent: a missing directory is not an error.
 pub fn remove_directory(path: &Path) -> Result<(), FileError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::on("remove", path)(error)),
@@ -405,12 +405,12 @@ pub fn remove_directory(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// The name of the file that becomes `target`.
+/// The temporary name of the file that becomes `target`.
 fn temporary_name(target: &Path, number: u32) -> String {
     format!(".{}.{number:08x}{TEMPORARY_SUFFIX}", shortened_name(target))
 }
 
-/// As much of the name of a target as its temporary file has.
+/// The part of a target's name that its temporary file includes.
 fn shortened_name(target: &Path) -> String {
     let mut name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
     name.truncate(name.floor_char_boundary(TEMPORARY_NAME_BYTES));
@@ -423,15 +423,15 @@ fn name_in_temporary(temporary: &str) -> Option<&str> {
     (number.len() == 8 && number.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(name)
 }
 
-/// Whether an open file is still what a path leads to.
+/// Whether an open file is still the one at a path.
 pub(super) fn is_at(path: &Path, file: &File) -> bool {
     let same =
         |named: Metadata| file.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (named.dev(), named.ino()));
     fs::symlink_metadata(path).is_ok_and(same)
 }
 
-/// Gives a file the owner and the mode of another one, as far as we may. Where it cannot have the group, its group gets
-/// what everybody has.
+/// Gives a file the owner and the mode of another one, as far as permitted. If the group cannot be set, its permissions
+/// are those of others.
 fn keep_owner_and_mode(file: &File, old: &Metadata) {
     let (owner, group) = (Uid::from_raw(old.uid()), Gid::from_raw(old.gid()));
     let mut mode = old.mode() & SHARED_DIRECTORY_MODE;
@@ -441,11 +441,11 @@ fn keep_owner_and_mode(file: &File, old: &Metadata) {
     if !is_kept {
         mode = mode & !0o070 | (mode & 0o007) << 3;
     }
-    // Not every file system has modes.
+    // Not every file system supports modes.
     let _ = rustix::fs::fchmod(file, Mode::from_raw_mode(mode));
 }
 
-/// Whether a file of that name can perhaps be written to, though not replaced.
+/// Whether a file of that name may be writable, though not replaceable.
 fn cannot_be_replaced(error: &io::Error) -> bool {
     use io::ErrorKind::{CrossesDevices, PermissionDenied, ResourceBusy};
     matches!(error.kind(), CrossesDevices | PermissionDenied | ResourceBusy)

@@ -1,6 +1,6 @@
-//! What tells whether stored bytes are still the same, without reading them.
+//! Detects whether stored bytes are still the same, without reading them.
 //!
-//! In: a file. Out: an [`StoredIdentity`] that can be compared with an earlier one, and recorded as JSON.
+//! In: a file. Out: a [`StoredIdentity`] that can be compared with an earlier one, and recorded as JSON.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::storage::durable::FileError;
 
-/// The state of stored bytes. Two equal identities mean, short of a clock set back, that the content has not changed.
+/// The state of stored bytes. Unless a clock was set back, two equal identities mean that the content has not changed.
 ///
-/// Of a file it holds the path, the inode, the size and the time of the last change. An object in a store would have
-/// its address and its version there.
+/// For a file, it holds the path, the inode, the size and the time of the last modification. For an object in a store,
+/// it would hold the address and the version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredIdentity {
     /// Absolute.
@@ -30,7 +30,7 @@ impl StoredIdentity {
     /// The identity of the file at `path` as it is now.
     ///
     /// # Errors
-    /// When there is no such file, or it cannot be looked at.
+    /// When there is no such file, or its metadata cannot be read.
     pub fn of(path: &Path) -> Result<Self, FileError> {
         let metadata = fs::metadata(path).map_err(FileError::on("read", path))?;
         Self::new(path, &metadata)
@@ -46,8 +46,8 @@ impl StoredIdentity {
         })
     }
 
-    /// Whether both are of one place, whatever has become of its content: the same path, also through symbolic links,
-    /// or the same inode.
+    /// Whether both refer to the same file, regardless of its content: the same path, also through symbolic links, or
+    /// the same inode.
     #[must_use]
     pub fn is_same_place(&self, other: &Self) -> bool {
         let real = |file: &Self| fs::canonicalize(&file.path).ok();

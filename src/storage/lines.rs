@@ -3,9 +3,9 @@
 //! In: a file and the number of a block. Out: the lines that *start* in that block, each whole.
 //!
 //! Invariants:
-//! - A line is what stands between two `\n` bytes; nothing else ends one. A line belongs to the block in which its
-//!   first byte stands, so the blocks can be framed in any order and no line is seen twice or left out.
-//! - A line longer than the limit is reported by its place and never held in memory; a [`RangeReader`] goes through it.
+//! - Lines are separated by `\n` bytes only. A line belongs to the block that contains its first byte, so blocks can be
+//!   framed in any order and no line is seen twice or omitted.
+//! - A line longer than the limit is reported by its offset and never held in memory; a [`RangeReader`] streams it.
 
 use std::io::{self, BufRead, Read};
 use std::ops::Range;
@@ -16,17 +16,17 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::storage::aligned::AlignedBuffer;
 use crate::storage::read_at::ReadAt;
 
-/// Bytes of a block. Small enough that a block, its table of lines and the parser's buffers stay in a core's cache;
-/// large enough that a read is no more than a few per mille of the work on it.
+/// Size of a block in bytes. Small enough that a block, its table of lines and the parser's buffers fit into a core's
+/// cache; large enough that a read is no more than a few per mille of the work on it.
 pub const BLOCK_BYTES: u64 = 128 * 1024;
 
-/// The byte order mark that some programs put before UTF-8 text. It is part of no line.
+/// The byte order mark that some programs put before UTF-8 text. It is not part of a line.
 const UTF8_MARK: &[u8; 3] = b"\xef\xbb\xbf";
 
-/// Bytes read beyond a block in the first read, in the hope that its last line ends there.
+/// Bytes read past the end of a block in the first read, which usually include the end of its last line.
 const SLACK_BYTES: u64 = 8 * 1024;
 
-/// Bytes that a [`RangeReader`] holds at a time.
+/// Buffer size of a [`RangeReader`] in bytes.
 const PIECE_BYTES: u64 = 256 * 1024;
 
 /// A part of a file that is framed into lines: from `start` to `end`, both byte offsets in the file.
@@ -36,12 +36,12 @@ pub struct Extent<'f> {
     pub file: &'f dyn ReadAt,
     /// Offset of the first byte.
     pub start: u64,
-    /// Offset behind the last byte.
+    /// Offset past the last byte.
     pub end: u64,
 }
 
 impl Extent<'_> {
-    /// How many blocks the extent has.
+    /// Number of blocks in the extent.
     #[must_use]
     pub fn blocks(&self) -> u64 {
         (self.end - self.start).div_ceil(BLOCK_BYTES)
@@ -57,7 +57,7 @@ impl Extent<'_> {
 /// A line as [`Block::next_line`] finds it.
 #[derive(Debug)]
 pub enum Line<'b> {
-    /// A line that fits.
+    /// A line within the limit.
     Whole {
         /// Offset of its first byte in the file.
         offset: u64,
@@ -122,8 +122,8 @@ impl Block {
         xxh3_64(&self.buffer[first..self.limit])
     }
 
-    /// The next line that starts in this block, or `None` behind the last. `line_bytes_max` is the longest line held in
-    /// memory, its `\n` not counted.
+    /// The next line that starts in this block, or `None` after the last. `line_bytes_max` is the maximum length of a
+    /// line held in memory, without its `\n`.
     pub fn next_line(&mut self, extent: &Extent<'_>, line_bytes_max: usize) -> io::Result<Option<Line<'_>>> {
         if self.cursor >= self.limit {
             return Ok(None);
@@ -154,23 +154,23 @@ impl Block {
     }
 }
 
-/// Bytes of a file in order, piece by piece, whatever their number: a range of it, or one line.
+/// Streams bytes of a file, of any number: a range of it, or one line.
 #[derive(Debug)]
 pub struct RangeReader<'f> {
     file: &'f dyn ReadAt,
-    /// What is still to be read from the file.
+    /// The range that is still to be read.
     rest: Range<u64>,
     /// Whether a `\n` ends it.
     is_line: bool,
     piece: AlignedBuffer,
-    /// Bytes of the piece that were taken.
+    /// Bytes of the piece that were consumed.
     taken: usize,
     /// Bytes of the piece that belong to the range.
     length: usize,
 }
 
 impl<'f> RangeReader<'f> {
-    /// The bytes of `range`. To the reader it is an error when the file is shorter.
+    /// The bytes of `range`. A shorter file is a read error.
     #[must_use]
     pub fn new(file: &'f dyn ReadAt, range: Range<u64>) -> Self {
         Self { file, rest: range, is_line: false, piece: AlignedBuffer::default(), taken: 0, length: 0 }
@@ -197,7 +197,7 @@ impl BufRead for RangeReader<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.taken == self.length && !self.rest.is_empty() {
             let length = PIECE_BYTES.min(self.rest.end - self.rest.start);
-            // Until it is filled, nothing is there.
+            // Empty until it is filled.
             (self.taken, self.length) = (0, 0);
             self.piece.place(self.rest.start, position(length));
             self.file.read_exact_at(&mut self.piece, self.rest.start)?;
@@ -213,7 +213,7 @@ impl BufRead for RangeReader<'_> {
     }
 }
 
-/// How many lines end before `offset`, and so the number of the line that begins there, from 0.
+/// The number of lines that end before `offset`, which is the number of the line that begins there, from 0.
 pub fn lines_before(file: &dyn ReadAt, offset: u64) -> io::Result<u64> {
     let (mut reader, mut lines) = (RangeReader::new(file, 0..offset), 0);
     loop {
@@ -227,18 +227,18 @@ pub fn lines_before(file: &dyn ReadAt, offset: u64) -> io::Result<u64> {
     }
 }
 
-/// A distance within a block's buffer. Buffers are bounded by the block and the longest line, far below `usize::MAX`.
+/// An offset within a block's buffer. Buffers are bounded by the block and the longest line, far below `usize::MAX`.
 fn position(bytes: u64) -> usize {
     usize::try_from(bytes).expect("a buffer's size fits the address space")
 }
 
-/// The text without the byte order mark that it may begin with.
+/// The text without a leading byte order mark.
 #[must_use]
 pub fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(UTF8_MARK).unwrap_or(text)
 }
 
-/// Bytes of a byte order mark with which a file begins: 3, or 0 without one.
+/// Length of the byte order mark at the beginning of a file: 3, or 0 without one.
 pub fn mark_bytes(file: &dyn ReadAt) -> io::Result<u64> {
     let mut start = [0; UTF8_MARK.len()];
     match file.read_exact_at(&mut start, 0) {
@@ -248,13 +248,13 @@ pub fn mark_bytes(file: &dyn ReadAt) -> io::Result<u64> {
     }
 }
 
-/// The line without the `\r` that some systems put before `\n`.
+/// The line without a trailing `\r`.
 #[must_use]
 pub fn without_carriage_return(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
-/// A line without the JSON whitespace around it, and how many bytes of it were before it.
+/// A line without surrounding JSON whitespace, and the number of leading bytes removed.
 #[must_use]
 pub fn trim_json_whitespace(line: &[u8]) -> (&[u8], usize) {
     let is_whitespace = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r');
@@ -263,7 +263,7 @@ pub fn trim_json_whitespace(line: &[u8]) -> (&[u8], usize) {
     (&line[before..line.len() - behind], before)
 }
 
-/// Whether a line holds nothing but white space.
+/// Whether a line is blank.
 #[must_use]
 pub fn is_blank(line: &[u8]) -> bool {
     line.iter().all(u8::is_ascii_whitespace)

@@ -1,8 +1,8 @@
-//! A file of this machine that is open, with the path that messages call it by.
+//! An open local file, with its path for messages.
 //!
 //! In: a path. Out: reads and writes, in order or at any offset.
 //!
-//! What creates one does so through [`durable`]; what is to appear whole is a [`PendingFile`](durable::PendingFile).
+//! Files are created through [`durable`]; one that must appear complete is a [`PendingFile`](durable::PendingFile).
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -15,7 +15,7 @@ use crate::storage::durable::FileError;
 use crate::storage::identity::StoredIdentity;
 use crate::storage::read_at::ReadAt;
 
-/// A file that is open. See the [module](self).
+/// An open file. See the [module](self).
 #[derive(Debug)]
 pub struct LocalFile {
     file: File,
@@ -23,7 +23,7 @@ pub struct LocalFile {
 }
 
 impl LocalFile {
-    /// Opens a file for reading. A named pipe waits for a writer.
+    /// Opens a file for reading. Opening a named pipe waits for a writer.
     pub fn open(path: &Path) -> Result<Self, FileError> {
         let file = File::open(path).map_err(FileError::on("open", path))?;
         Ok(Self::new(file, path))
@@ -34,23 +34,23 @@ impl LocalFile {
         Ok(Self::new(durable::create_new(path)?, path))
     }
 
-    /// Opens a file for reading and writing, creating it when it is not there; the content stays.
+    /// Opens a file for reading and writing, creating it if it does not exist; existing content is kept.
     pub fn open_or_create(path: &Path) -> Result<Self, FileError> {
         Ok(Self::new(durable::open_or_create(path)?, path))
     }
 
-    /// Opens a file for appending, creating it when it is not there.
+    /// Opens a file for appending, creating it if it does not exist.
     pub fn append(path: &Path) -> Result<Self, FileError> {
         Ok(Self::new(durable::append(path)?, path))
     }
 
-    /// A new file in `directory` that has no name: it is gone with the process.
+    /// A new file in `directory` without a name: it vanishes with the process.
     pub fn scratch(directory: &Path) -> Result<Self, FileError> {
-        // Messages say where it is; it has no name.
+        // It has no name: messages show the directory.
         Ok(Self::new(durable::scratch(directory)?, directory))
     }
 
-    /// Standard input once more, which messages call `path`.
+    /// A duplicate of standard input, called `path` in messages.
     pub fn stdin(path: &Path) -> Result<Self, FileError> {
         let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(FileError::on("open", path))?;
         Ok(Self::new(stdin.into(), path))
@@ -61,7 +61,7 @@ impl LocalFile {
         Self { file, path: path.to_owned() }
     }
 
-    /// What messages call it.
+    /// Its path in messages.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -77,7 +77,7 @@ impl LocalFile {
         Ok(self.file.metadata()?.is_file())
     }
 
-    /// Whether it is a regular file of which nothing has been read in order.
+    /// Whether it is a regular file whose offset is at its beginning.
     pub fn is_at_rest(&self) -> io::Result<bool> {
         Ok(self.is_regular()? && (&self.file).stream_position()? == 0)
     }
@@ -87,7 +87,7 @@ impl LocalFile {
         Ok(self.file.metadata()?.permissions().mode() & 0o777)
     }
 
-    /// Reads all of it, from its beginning.
+    /// Reads all of it, from the beginning.
     pub fn read_whole(path: &Path) -> Result<Vec<u8>, FileError> {
         let mut content = Vec::new();
         let read = File::open(path).and_then(|mut file| file.read_to_end(&mut content));
@@ -103,17 +103,17 @@ impl LocalFile {
         Ok(text)
     }
 
-    /// Writes all of `bytes` at `offset`; what is skipped is a hole.
+    /// Writes all of `bytes` at `offset`; a skipped range is a hole.
     pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_all_at(bytes, offset)
     }
 
-    /// Cuts it, or adds a hole.
+    /// Truncates it, or extends it with a hole.
     pub fn resize(&self, bytes: u64) -> io::Result<()> {
         self.file.set_len(bytes)
     }
 
-    /// Waits until the content is on disk. See [`durable`] on failures.
+    /// Waits until the content is on disk. For failures, see [`durable`].
     pub fn sync(&self) -> Result<(), FileError> {
         durable::sync(&self.file, &self.path)
     }

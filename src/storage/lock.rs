@@ -1,4 +1,4 @@
-//! Locks that a process holds by an open file: gone with the process, however it ends.
+//! Locks that a process holds by an open file: released with the process, however it ends.
 //!
 //! In: the path of a lock file. Out: the lock, or the id of the process that holds it.
 
@@ -10,10 +10,10 @@ use std::time::Duration;
 use crate::storage::durable;
 use crate::storage::durable::FileError;
 
-/// How often a lock is tried. [`owner`] holds one for a moment.
+/// Maximum attempts to lock. [`owner`] briefly holds a lock.
 const ATTEMPTS: u32 = 3;
 
-/// The time between two tries.
+/// The delay between attempts.
 const PAUSE: Duration = Duration::from_millis(30);
 
 /// A lock that this process holds until it is dropped.
@@ -22,12 +22,12 @@ pub struct FileLock {
     file: File,
 }
 
-/// What came of trying to lock.
+/// The result of an attempt to lock.
 #[derive(Debug)]
 pub enum Locking {
     /// This process holds it.
     Held(FileLock),
-    /// Another one does: what it has written of itself.
+    /// Another process holds it, with the id that it has written.
     HeldBy(String),
 }
 
@@ -35,7 +35,7 @@ impl FileLock {
     /// Locks the file at `path`, which is created if need be, and writes the id of this process into it.
     ///
     /// # Errors
-    /// When the file cannot be opened, locked or written to; that another process holds it is none.
+    /// When the file cannot be opened, locked or written to. It is not an error if another process holds it.
     pub fn take(path: &Path) -> Result<Locking, FileError> {
         let mut file = durable::open_or_create(path)?;
         for _ in 0..ATTEMPTS {
@@ -50,18 +50,18 @@ impl FileLock {
                 Err(TryLockError::Error(error)) => return Err(FileError::on("lock", path)(error)),
             }
         }
-        // Whatever keeps it from being read, it is held.
+        // It is held, even if it cannot be read.
         Ok(Locking::HeldBy(content(&mut file).unwrap_or_else(|_| String::new())))
     }
 
-    /// Whether the file is still what `path` leads to.
+    /// Whether the file is still the one at `path`.
     #[must_use]
     pub fn is_at(&self, path: &Path) -> bool {
         durable::is_at(path, &self.file)
     }
 }
 
-/// What the process has written of itself that holds the lock at `path`, if one does.
+/// The id of the process that holds the lock at `path`, as it has written it, if one does.
 ///
 /// # Errors
 /// When there is no such file, or it cannot be locked or read.

@@ -1,10 +1,10 @@
-//! Bytes at rest: ranged reads, sinks, durable writes, lines, records of fixed width, ordered work on ranges, and the
-//! files of the user. The only room that opens files: a test holds that.
+//! Bytes at rest: ranged reads, sinks, durable writes, lines, fixed-width records, ordered work on ranges, and the
+//! files of the user. The only module that opens files, which a test enforces.
 //!
-//! In: paths, ranges and bytes. Out: the same bytes, whole or not at all.
+//! In: paths, ranges and bytes. Out: the same bytes, complete or absent.
 //!
-//! Invariants: what is written appears whole, by a rename, or grows by appends that survive a crash; no file of the
-//! user's is overwritten by accident; memory is a named number of bytes, whatever the size of a file.
+//! Invariants: files appear complete, by a rename, or grow by appends that survive a crash; no file of the user is
+//! overwritten by accident; memory is bounded by named constants, whatever the size of a file.
 
 pub(crate) mod aligned;
 pub mod directory;

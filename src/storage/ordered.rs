@@ -1,17 +1,16 @@
-//! Numbered pieces of work on several threads, their products handed over in order.
+//! Numbered pieces of work on several threads, with their results consumed in order.
 //!
-//! In: a count and a function from a number to a product. Out: the products, one after the other, on the calling
-//! thread.
+//! In: a count and a function from a number to a result. Out: the results, one after the other, on the calling thread.
 //!
 //! Invariants:
-//! - `fold` sees product 0, then 1, then 2, whatever order the threads finished in.
-//! - At most `WINDOW_PER_THREAD` pieces a thread are begun and not yet folded: memory does not grow with the count,
-//!   and a slow `fold` slows the threads down.
+//! - `fold` receives result 0, then 1, then 2, in whatever order the threads finish.
+//! - At most `WINDOW_PER_THREAD` pieces per thread are begun and not yet folded: memory does not grow with the count,
+//!   and a slow `fold` exerts backpressure on the threads.
 //! - The first error, of a piece or of `fold`, stops the work and is returned. A panic stops it, too, and resumes in
 //!   the caller.
-//! - Threads stay for the next call. Were they to end with each one, what they have freed would lie in pools of the
-//!   allocator's that are no thread's any more, and memory would grow with the number of calls.
-//! - Where no threads can be started the work is done on the calling thread.
+//! - Threads are kept for the next call. If they ended with each call, memory that they have freed would remain in
+//!   orphaned pools of the allocator, and memory would grow with the number of calls.
+//! - If no threads can be started, the work is done on the calling thread.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -20,14 +19,14 @@ use std::sync::{Mutex, PoisonError, mpsc};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
-/// Pieces begun and not yet folded, for each thread. Two keep a thread busy while its last product waits for its turn;
-/// more let the threads run ahead of a piece that takes longer than the others.
+/// Pieces begun and not yet folded, per thread. Two keep a thread busy while its last result waits for its turn; more
+/// let the threads run ahead of a piece that takes longer than the others.
 const WINDOW_PER_THREAD: usize = 3;
 
-/// Threads that wait for work: as many pools as calls were ever at work at the same time.
+/// Idle thread pools: as many as there ever were concurrent calls.
 static IDLE: Mutex<Vec<ThreadPool>> = Mutex::new(Vec::new());
 
-/// Threads of the process, lent to one piece of work at a time.
+/// Threads of the process, lent to one call at a time.
 #[derive(Debug)]
 pub(crate) struct Threads(Option<ThreadPool>);
 
@@ -57,10 +56,10 @@ impl Drop for Threads {
     }
 }
 
-/// Runs pieces `0..count` on `threads` threads and folds the products in order on this one.
+/// Runs pieces `0..count` on `threads` threads and folds the results in order on this one.
 ///
-/// `worker` makes what a thread keeps from piece to piece (its buffers). A `count` of one or less, or a single thread,
-/// still runs beside the fold, so that reading and folding overlap.
+/// `worker` creates the state of a thread, such as its buffers. Even a `count` of one or less, or a single thread, runs
+/// concurrently with the fold, so that reading and folding overlap.
 ///
 /// # Panics
 /// When a worker panics: the panic resumes in the caller.
@@ -95,8 +94,8 @@ where
             scope.spawn(move |_| {
                 let mut state = worker();
                 while let Some(number) = take_number(next, count) {
-                    // A panic takes its turn like a product: if it went its own way, the fold would wait for that
-                    // number for ever.
+                    // A panic is passed in order, like a result: otherwise the fold would wait for that number
+                    // forever.
                     let product = catch_unwind(AssertUnwindSafe(|| work(&mut state, number)));
                     let panicked = product.is_err();
                     if products.send((number, product)).is_err() || panicked {
@@ -108,14 +107,14 @@ where
         drop(products);
         let mut waiting = BTreeMap::new();
         let mut due = 0_u64;
-        // Dropping `received` and `permits` on an early return is what stops the threads.
+        // On an early return, dropping `received` and `permits` stops the threads.
         let (received, permits) = (received, permits);
         while let Ok((number, product)) = received.recv() {
             waiting.insert(number, product);
             while let Some(product) = waiting.remove(&due) {
                 fold(product.unwrap_or_else(|panic| resume_unwind(panic))?)?;
                 due += 1;
-                // The workers may already be done and gone; then nobody needs the permit.
+                // The workers may already have ended; then the permit is not needed.
                 let _ = permits.try_send(());
             }
         }
@@ -176,7 +175,7 @@ mod tests {
 
     #[test]
     fn threads_of_an_earlier_call_work_for_the_next() {
-        // A number that no other test asks for, so that none takes them in between.
+        // A number that no other test uses, so that none takes them in between.
         const THREADS: usize = 5;
         let names = || {
             let barrier = std::sync::Barrier::new(THREADS);
@@ -213,7 +212,7 @@ mod tests {
             let panicked = catch_unwind(|| in_order(3, 1_000_000, || (), work, Ok)).is_err();
             ended.send(panicked)
         });
-        // Without a bound this test would show the fault by never ending.
+        // Without a bound this test would never end.
         assert_eq!(heard.recv_timeout(std::time::Duration::from_secs(20)), Ok(true));
     }
 }

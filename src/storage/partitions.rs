@@ -1,10 +1,10 @@
-//! Fixed-width records, spread over partitions: in memory while they fit a budget, in one scratch file beyond it.
+//! Fixed-width records, spread over partitions: in memory while they fit a budget, otherwise in one scratch file.
 //!
-//! In: records, each with the number of its partition. Out: the records of one partition, in the order in which they
-//! came. So what is too large for memory as a whole is worked on in parts: ids are compared, and replies find their
-//! requests, partition by partition.
+//! In: records, each with the number of its partition. Out: the records of one partition, in insertion order. So data
+//! that exceeds memory is processed in parts: ids are compared, and replies are joined with their requests, partition
+//! by partition.
 //!
-//! Invariants: memory is the budget, whatever the number of records. The scratch file has no name: it is gone with the
+//! Invariants: memory is the budget, whatever the number of records. The scratch file has no name: it vanishes with the
 //! process.
 
 use std::path::{Path, PathBuf};
@@ -12,40 +12,40 @@ use std::path::{Path, PathBuf};
 use crate::storage::durable::FileError;
 use crate::storage::records::{Record, RecordFile};
 
-/// Smallest budget, in records for each partition: with less, the scratch file would be written in crumbs.
+/// Minimum budget, in records per partition: with less, the writes to the scratch file would be tiny.
 const RECORDS_MIN: usize = 4;
 
-/// Records that went to the scratch file together, partition by partition.
+/// Records that were written to the scratch file together, partition by partition.
 #[derive(Debug)]
 struct Spill {
     /// Number of the first in the scratch file.
     first: u64,
-    /// For each partition, how many records are before its end. Four bytes, because there may be thousands of spills.
+    /// For each partition, the number of records before its end. Four bytes, because there may be thousands of spills.
     ends: Vec<u32>,
 }
 
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Partitions<T> {
-    /// For each partition, what of it is in memory.
+    /// For each partition, its records in memory.
     held: Vec<Vec<T>>,
     in_memory: usize,
     budget_records: usize,
-    /// Directory in which the scratch file is made.
+    /// Directory in which the scratch file is created.
     directory: PathBuf,
     scratch: Option<RecordFile<T>>,
     spills: Vec<Spill>,
 }
 
 impl<T: Record> Partitions<T> {
-    /// `count` empty partitions that take `budget_bytes` of memory together; the scratch file is made in `directory`,
+    /// `count` empty partitions that use `budget_bytes` of memory together; the scratch file is created in `directory`,
     /// if it is needed.
     #[must_use]
     pub fn new(count: usize, budget_bytes: usize, directory: &Path) -> Self {
         Self {
             held: (0..count).map(|_| Vec::new()).collect(),
             in_memory: 0,
-            // A growing vector holds its old and its new half at once.
+            // A growing vector holds its old and its new allocation at once.
             budget_records: (budget_bytes / size_of::<T>() / 2).clamp(RECORDS_MIN * count, u32::MAX as usize),
             directory: directory.to_owned(),
             scratch: None,
@@ -53,13 +53,13 @@ impl<T: Record> Partitions<T> {
         }
     }
 
-    /// How many partitions there are.
+    /// Number of partitions.
     #[must_use]
     pub fn count(&self) -> usize {
         self.held.len()
     }
 
-    /// Adds a record to a partition. With [`Partitions::is_full`] it is time to [spill](Partitions::spill).
+    /// Adds a record to a partition. Once [`Partitions::is_full`], the caller must [spill](Partitions::spill).
     pub fn push(&mut self, partition: usize, record: T) {
         self.held[partition].push(record);
         self.in_memory += 1;
@@ -77,7 +77,7 @@ impl<T: Record> Partitions<T> {
         if self.is_full() { self.spill() } else { Ok(()) }
     }
 
-    /// The records of each partition that are in memory. They may become fewer.
+    /// The records of each partition in memory. The caller may remove some.
     pub fn in_memory(&mut self) -> Vec<&mut Vec<T>> {
         self.held.iter_mut().collect()
     }
@@ -101,7 +101,7 @@ impl<T: Record> Partitions<T> {
         Ok(())
     }
 
-    /// Calls `take` with the records of a partition in the order in which they came, some at a time.
+    /// Calls `take` with the records of a partition in insertion order, some at a time.
     pub fn each<E: From<FileError>>(
         &self,
         partition: usize,

@@ -2,9 +2,9 @@
 //!
 //! In: an offset and a buffer. Out: the bytes that are stored there.
 //!
-//! Whatever reads stored bytes goes through [`ReadAt`], so that an object in an object store is one more
-//! implementation: a request for a range behind a cache of blocks. Callers read a block, a span or a reply at a time,
-//! beside which a virtual call costs nothing.
+//! All reads of stored bytes go through [`ReadAt`], so that an object store would be one more implementation: ranged
+//! requests with a cache of blocks. Callers read a block, a span or a reply at a time, so the cost of a virtual call is
+//! negligible.
 
 use std::fmt;
 use std::io;
@@ -13,7 +13,7 @@ use crate::storage::identity::StoredIdentity;
 
 /// Stored bytes that any number of threads can read at any offset.
 pub trait ReadAt: fmt::Debug + Send + Sync {
-    /// Size in bytes, as it is now.
+    /// Current size in bytes.
     ///
     /// # Errors
     /// When the store cannot tell.
@@ -25,7 +25,7 @@ pub trait ReadAt: fmt::Debug + Send + Sync {
     /// When the store fails.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// Tells, without reading them, whether the bytes are still the same as at another time.
+    /// Identifies the current state of the bytes without reading them, to detect changes.
     ///
     /// # Errors
     /// When the store cannot tell.
@@ -50,7 +50,7 @@ pub trait ReadAt: fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// Fills as much of `buffer` as there are bytes from `offset` on, and returns how much that is.
+    /// Fills as much of `buffer` as there are bytes from `offset` on, and returns their number.
     ///
     /// # Errors
     /// Those of [`ReadAt::read_at`].
@@ -74,7 +74,7 @@ mod tests {
 
     use super::*;
 
-    /// A store that gives out few bytes at a time, and is interrupted every other time.
+    /// A store that returns few bytes at a time, and is interrupted every other time.
     #[derive(Debug)]
     struct Slow {
         content: Vec<u8>,

@@ -1,8 +1,8 @@
-//! Where an output goes: written front to back, then finished or given up.
+//! Destinations of outputs: written front to back, then finished or abandoned.
 //!
-//! In: bytes. Out: what appears when they are finished. A [`Sink`] that is dropped before that leaves nothing behind,
-//! as far as what it writes to can take back what it has: a file that was to appear whole does not appear, an upload to
-//! an object store would be aborted, a pipe keeps what it got.
+//! In: bytes. Out: the output, once finished. A [`Sink`] that is dropped before that leaves nothing behind, as far as
+//! its destination permits: a pending file does not appear, an upload to an object store would be aborted, a pipe keeps
+//! what it received.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -10,18 +10,18 @@ use std::path::Path;
 
 use crate::storage::durable::FileError;
 
-/// Takes an output. Dropped before it is finished, it gives up.
+/// Receives an output. Dropped before it is finished, it is abandoned.
 pub trait Sink: Write + Send {
-    /// Where it goes, as the user called it; `None` for what has no name.
+    /// The destination, as the user named it; `None` if it has no name.
     fn path(&self) -> Option<&Path>;
 
-    /// Makes what was written appear, if it has not appeared as it was written.
+    /// Publishes what was written, unless it was visible immediately.
     ///
     /// # Errors
-    /// When it cannot be made to appear, or to stay.
+    /// When it cannot be published or made durable.
     fn finish(self: Box<Self>) -> Result<(), FileError>;
 
-    /// Finishes, and tells whether what was written has arrived: it is stored, or its reader has read to the end.
+    /// Finishes, and returns whether the output was delivered: it is stored, or its reader has read to the end.
     ///
     /// # Errors
     /// Those of [`Sink::finish`].
@@ -36,7 +36,7 @@ impl fmt::Debug for dyn Sink {
     }
 }
 
-/// A writer of the caller's, who knows what becomes of it.
+/// A writer that the caller manages.
 pub struct WriterSink(pub Box<dyn Write + Send>);
 
 impl fmt::Debug for WriterSink {

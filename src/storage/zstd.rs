@@ -1,13 +1,13 @@
 //! Zstandard (RFC 8878), decoded as a stream.
 //!
-//! In: a reader of compressed bytes. Out: a reader of what they stand for.
+//! In: a reader of compressed bytes. Out: a reader of the decompressed bytes.
 //!
 //! Invariants:
-//! - Memory is the largest window that the caller allows, twice for a moment while it fills, and a block. A frame with
-//!   a larger one is refused before anything is allocated for it.
+//! - Memory is the largest window that the caller allows, briefly twice while it fills, and a block. A frame with a
+//!   larger one is refused before anything is allocated for it.
 //! - Frames may follow one another, with skippable ones among them. Nothing else may follow a frame.
-//! - What a frame says of its content, its size and its checksum, is compared with what came out. A stream that ends
-//!   within a frame is an error of the kind [`io::ErrorKind::UnexpectedEof`].
+//! - The size and the checksum in a frame are compared with the decompressed content. A stream that ends within a frame
+//!   is an error of the kind [`io::ErrorKind::UnexpectedEof`].
 
 use std::error::Error;
 use std::io::{self, BufRead, Read};
@@ -16,8 +16,8 @@ use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use xxhash_rust::xxh64::Xxh64;
 
-/// Whether content with these first bytes is a Zstandard frame, or a skippable one, with which parallel compressors
-/// begin.
+/// Whether content with these first bytes begins with a Zstandard frame, or a skippable one, as written by parallel
+/// compressors.
 pub(crate) fn is_frame(first: &[u8]) -> bool {
     matches!(first, [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }
@@ -26,11 +26,11 @@ pub(crate) fn is_frame(first: &[u8]) -> bool {
 pub(crate) struct ZstdDecoder<R> {
     compressed: R,
     frames: FrameDecoder,
-    /// Of the frame at hand; `None` between two.
+    /// The current frame; `None` between frames.
     content: Option<Content>,
 }
 
-/// What has come out of a frame.
+/// The decompressed part of a frame.
 struct Content {
     hash: Xxh64,
     bytes: u64,
@@ -64,15 +64,15 @@ impl<R: BufRead> ZstdDecoder<R> {
         Ok(false)
     }
 
-    /// Compares what came out of the frame with what the frame says of it.
+    /// Compares the decompressed content with the size and checksum in the frame.
     fn end_frame(&mut self) -> io::Result<()> {
         let Some(content) = self.content.take() else { return Ok(()) };
-        // The size is optional, and 0 where it is left out.
+        // The size is optional, and 0 if it is omitted.
         let bytes = self.frames.content_size();
         if bytes != 0 && bytes != content.bytes {
             return Err(damaged("its size is not that of its content"));
         }
-        // The lower half of the hash, which is optional, too.
+        // The lower half of the hash, which is also optional.
         let hash = content.hash.digest() & u64::from(u32::MAX);
         if self.frames.get_checksum_from_data().is_some_and(|said| u64::from(said) != hash) {
             return Err(damaged("its checksum is not that of its content"));
@@ -116,7 +116,7 @@ fn cut_off() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "it ends within a Zstandard frame")
 }
 
-/// An error of the decoder in the words of this program: the reader's own where it is one of its.
+/// The error for an error of the decoder: the reader's own if it caused it.
 fn in_frame(error: FrameDecoderError) -> io::Error {
     let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
     while let Some(error) = cause {
@@ -204,7 +204,7 @@ mod tests {
         for place in 0..compressed.len() {
             let mut damaged = compressed.clone();
             damaged[place] ^= 0x10;
-            // Not every bit matters: a larger window in the header does not, for one.
+            // Not every bit matters; a larger window in the header, for example, does not.
             match decode(&damaged) {
                 Ok(content) => assert!(content == lines, "changed at {place}"),
                 Err(_) => found += 1,

@@ -24,7 +24,7 @@ const WORDS: [(&str, &str, &str); 21] = [
          (custom_id \"this-id-is-one-character-longer-than-the-sixty-four-that-may-be-ü\")",
     ),
     ("duplicate-custom-id", "3:14", r#"custom_id was already used at duplicate-custom-id.jsonl:1 (custom_id "first")"#),
-    ("duplicate-key", "2:161", r#"the key "custom_id" stands twice (custom_id "second")"#),
+    ("duplicate-key", "2:161", r#"the key "custom_id" occurs twice (custom_id "second")"#),
     ("empty-custom-id", "2:14", r#"custom_id is empty (custom_id "")"#),
     (
         "has-custom-id",

@@ -169,7 +169,7 @@ fn missing_inputs_and_invalid_commands_are_usage_errors() {
         ("run nowhere.jsonl --provider local", "cannot open nowhere.jsonl: No such file or directory"),
         ("check nowhere.jsonl", "cannot open nowhere.jsonl: No such file or directory"),
         ("run in.jsonl --provider nobody", "there is no provider \"nobody\"; known are "),
-        ("run in.jsonl --provider local --shard-requests 50001", "more than the 50000"),
+        ("run in.jsonl --provider local --shard-requests 50001", "exceeds the limit of local, 50000"),
         ("run in.jsonl --frobnicate", "unexpected argument '--frobnicate'"),
         ("merge in.jsonl", "--replies"),
         ("", "Usage: batchline <COMMAND>"),

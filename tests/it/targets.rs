@@ -167,7 +167,7 @@ fn no_two_outputs_are_one_file_whether_it_is_there_or_not() {
         }
     }
     for (command, words) in [
-        ("run in.jsonl --provider local --errors -", "hint: name another file, or leave --errors away"),
+        ("run in.jsonl --provider local --errors -", "hint: name another file, or omit --errors"),
         ("run in.jsonl --provider local -o /dev/stdout --errors /dev/fd/1", SAME),
         ("merge in.jsonl --replies replies.jsonl -o /dev/fd/3 --errors /proc/self/fd/3 3>&1", SAME),
     ] {

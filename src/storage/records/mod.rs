@@ -1,7 +1,6 @@
-//! Files of records of a fixed width, by number: the one format, and the one check, of all indexes, lists and scratch
-//! files.
+//! Files of fixed-width records, by number: the one format, and the one check, of all indexes, lists and scratch files.
 //!
-//! In: records, one after the other or at any place, by any number of threads. Out: the record with any number.
+//! In: records, in order or at any position, from any number of threads. Out: the record with any number.
 //!
 //! ```text
 //! byte  0       8      16        20      24     56      64
@@ -11,12 +10,12 @@
 //! ```
 //!
 //! Invariants:
-//! - What a disk has changed in a record is an error and never another record: the check is the exclusive or of all
-//!   bytes of the content, so that it tells each change of one bit, and is never 0 where they are, so that a lost page
-//!   is no records.
-//! - A file of another kind, or of another version, is refused. A header of zeros is one that a crash has kept from the
-//!   disk: the file begins as a hole, and so do its records.
-//! - Nothing here says what is on disk: that is [`RecordFile::sync`], and what the Ledger says after it.
+//! - A record that was corrupted on disk is an error, never another record: the check is the exclusive or of all bytes
+//!   of the content, which detects every change of one bit, and is never 0 if they are, so that a lost page holds no
+//!   records.
+//! - A file of another kind, or of another version, is refused. A header of zeros was lost in a crash: the file begins
+//!   as a hole, and so do its records.
+//! - Nothing is guaranteed to be on disk before [`RecordFile::sync`]; the Ledger records what is.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufWriter, Write};
@@ -31,42 +30,42 @@ use crate::storage::durable::FileError;
 use crate::storage::local_file::LocalFile;
 use crate::storage::read_at::ReadAt;
 
-/// What every file of records begins with.
+/// The magic bytes of every file of records.
 const MAGIC: &[u8; 8] = b"BLRECORD";
 
-/// Bytes before the first record: a line of the processor's cache, so that records lie within lines and pages.
+/// Bytes before the first record: a cache line, so that records lie within lines and pages.
 const HEADER_BYTES: usize = 64;
 
-/// Bytes of the header that its check covers.
+/// Bytes of the header that are covered by its check.
 const CHECKED_BYTES: usize = HEADER_BYTES - size_of::<u64>();
 
-/// Records that are read, changed and written back at a time.
+/// Records that are read, modified and written back at a time.
 const PATCH_RECORDS: u64 = 64 * 1024;
 
-/// Bytes gathered before they are written.
+/// Size of the write buffer in bytes.
 const WRITE_BYTES: usize = 256 * 1024;
 
-/// The check of a content of zeros.
+/// The check of content that is all zeros.
 const CHECK_OF_ZEROS: u8 = 0x5a;
 
-/// A record that can be written down and read back.
+/// A record that can be stored and read back.
 pub trait Record: Copy + Send + Sync {
-    /// What a file of them holds, in ASCII; the first eight bytes count.
+    /// The kind of their files, in ASCII; the first eight bytes count.
     const KIND: &'static str;
 
-    /// Raised with each change of what the bytes mean.
+    /// Incremented with each change of the meaning of the bytes.
     const VERSION: u32 = 1;
 
-    /// Bytes of the content. In a file a record takes one more.
+    /// Bytes of the content. In a file, a record takes one more.
     const BYTES: usize;
 
     /// Writes it into [`Record::BYTES`] bytes, which are zero.
     fn write(self, content: &mut [u8]);
 
-    /// Reads it back from as many bytes.
+    /// Reads it back from that many bytes.
     ///
     /// # Errors
-    /// When the bytes, although their check fits, are no record: what is wrong with them.
+    /// When the bytes are not a record although their check matches: what is wrong with them.
     fn read(content: &[u8]) -> Result<Self, String>;
 }
 
@@ -98,7 +97,7 @@ fn check(content: &[u8]) -> u8 {
     content.iter().fold(CHECK_OF_ZEROS, |check, byte| check ^ byte)
 }
 
-/// Appends a record, or none, as a file holds it.
+/// Appends the encoding of a record, or of none.
 fn encode<R: Record>(record: Option<R>, bytes: &mut Vec<u8>) {
     let start = bytes.len();
     bytes.resize(start + width::<R>(), 0);
@@ -139,7 +138,7 @@ fn header<R: Record>() -> [u8; HEADER_BYTES] {
     header
 }
 
-/// Refuses a file that begins otherwise than one of this kind.
+/// Refuses a file whose header is not of this kind.
 fn require_header<R: Record>(found: &[u8; HEADER_BYTES]) -> io::Result<()> {
     let wanted = header::<R>();
     if *found == wanted {
@@ -160,17 +159,17 @@ fn require_header<R: Record>(found: &[u8; HEADER_BYTES]) -> io::Result<()> {
     Err(invalid(format!("it holds {}, and not {}", shown(found), shown(&wanted))))
 }
 
-/// Records by number, to be read and written at any place. See the [module](self).
+/// Records by number, with random access. See the [module](self).
 #[derive(Debug)]
 pub struct RecordFile<R> {
     file: LocalFile,
-    /// Records of several writers share pages: one at a time reads, changes and writes back.
+    /// Records of several writers share pages: one writer at a time reads, modifies and writes back.
     patching: Mutex<()>,
     of: PhantomData<fn() -> R>,
 }
 
 impl<R: Record> RecordFile<R> {
-    /// Opens a file that is whole, for reading.
+    /// Opens a complete file for reading.
     ///
     /// # Errors
     /// When it cannot be read, or is of another kind or version.
@@ -180,7 +179,7 @@ impl<R: Record> RecordFile<R> {
         Ok(this)
     }
 
-    /// Opens a file with room for so many records, or makes one in which there is none yet.
+    /// Opens a file with room for this many records, or creates one without records.
     ///
     /// # Errors
     /// As those of [`RecordFile::open`].
@@ -195,8 +194,7 @@ impl<R: Record> RecordFile<R> {
         Ok(this)
     }
 
-    /// Makes a file without a name in `directory`, with room for so many records, of which there is none yet; it can
-    /// grow.
+    /// Creates a file without a name in `directory`, with room for this many records, and without records; it can grow.
     pub fn scratch(directory: &Path, records: u64) -> Result<Self, FileError> {
         let this = Self::over(LocalFile::scratch(directory)?);
         this.begin([0; HEADER_BYTES], records)?;
@@ -221,7 +219,7 @@ impl<R: Record> RecordFile<R> {
 
     fn header(&self) -> io::Result<[u8; HEADER_BYTES]> {
         let mut found = [0; HEADER_BYTES];
-        // What is too short is refused as what begins otherwise.
+        // A file that is too short is refused like one with another header.
         self.file.read_some_at(&mut found, 0)?;
         Ok(found)
     }
@@ -230,13 +228,13 @@ impl<R: Record> RecordFile<R> {
         FileError::on(action, self.file.path())
     }
 
-    /// How many records it has room for.
+    /// The number of records that it has room for.
     pub fn count(&self) -> Result<u64, FileError> {
         let bytes = self.file.size().map_err(self.failed("read"))?;
         Ok(bytes.saturating_sub(HEADER_BYTES as u64) / width::<R>() as u64)
     }
 
-    /// Hands over the records from `first` on, `count` of them, as they were written.
+    /// Passes on the encoded records from `first` on, `count` of them.
     fn each(&self, first: u64, count: u64, take: impl FnMut(&[u8]) -> io::Result<()>) -> Result<(), FileError> {
         let bytes = self.read_bytes(first, count)?;
         bytes.chunks_exact(width::<R>()).try_for_each(take).map_err(self.failed("read"))
@@ -248,7 +246,7 @@ impl<R: Record> RecordFile<R> {
         Ok(bytes)
     }
 
-    /// The records from `first` on, `count` of them, those included that are not there.
+    /// The records from `first` on, `count` of them, `None` for absent ones.
     ///
     /// # Errors
     /// When one of them is damaged, or there are fewer.
@@ -261,8 +259,7 @@ impl<R: Record> RecordFile<R> {
         Ok(records)
     }
 
-    /// Puts the records from `first` on, `count` of them, into `records`, in place of what was there. All of them must
-    /// be there.
+    /// Replaces the content of `records` with the records from `first` on, `count` of them. All of them must exist.
     ///
     /// # Errors
     /// As those of [`RecordFile::read`], and when one is not there.
@@ -314,7 +311,7 @@ impl<R: Record> RecordFile<R> {
         self.file.write_all_at(&bytes, at).map_err(self.failed("write"))
     }
 
-    /// Writes the records with ascending numbers and syncs them. Any number of threads may, each its own.
+    /// Writes the records with ascending numbers and syncs them. May be called concurrently for different records.
     pub fn write_each(&self, numbers: &[u64], records: &[Option<R>]) -> Result<(), FileError> {
         let _one_at_a_time = self.patching.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut records, mut one) = (records.iter(), Vec::new());
@@ -331,7 +328,7 @@ impl<R: Record> RecordFile<R> {
         self.sync()
     }
 
-    /// The numbers of the records that are not what was written.
+    /// The numbers of the corrupted records.
     pub fn damaged(&self) -> Result<BTreeSet<u64>, FileError> {
         let records = self.count()?;
         let mut found = BTreeSet::new();
@@ -348,7 +345,7 @@ impl<R: Record> RecordFile<R> {
         Ok(found)
     }
 
-    /// Removes the records with some numbers and syncs that.
+    /// Removes the records with these numbers and syncs.
     pub fn clear(&self, numbers: &BTreeSet<u64>) -> Result<(), FileError> {
         numbers.iter().try_for_each(|number| self.write(*number, [None]))?;
         self.sync()
@@ -364,7 +361,7 @@ impl<R: Record> RecordFile<R> {
 #[derive(Debug)]
 pub struct RecordWriter<R, W: Write> {
     out: BufWriter<W>,
-    /// The record on its way.
+    /// The encoded record.
     bytes: Vec<u8>,
     of: PhantomData<fn(R)>,
 }
@@ -384,7 +381,7 @@ impl<R: Record, W: Write> RecordWriter<R, W> {
         self.out.write_all(&self.bytes)
     }
 
-    /// What it has written to, with everything written.
+    /// Writes the rest and returns the inner writer.
     pub fn finish(self) -> io::Result<W> {
         self.out.into_inner().map_err(io::IntoInnerError::into_error)
     }
@@ -402,7 +399,7 @@ fn groups(numbers: &[u64]) -> impl Iterator<Item = (&[u64], u64, u64)> {
     })
 }
 
-/// A distance within what is read at a time, which is bounded.
+/// An offset within a bounded buffer.
 fn position(distance: u64) -> usize {
     usize::try_from(distance).expect("what is read at a time fits the address space")
 }

@@ -1,15 +1,15 @@
-//! The files of the user: those that a command was told to read, and those that it was told to write.
+//! The files of the user: those that a command reads, and those that it writes.
 //!
 //! In: paths as they were typed, each with its [`Role`]. Out: a [`TargetError`] before anything is read, and
 //! [sinks](crate::storage::sink::Sink).
 //!
 //! Invariants:
-//! - No file is written that is read as well, or written twice, under whatever names ([`NamedFiles`]).
-//! - What is written to is known to be there and to be writable before the work begins.
-//! - A regular file appears whole, by a rename. One that was there keeps its mode and, where we may, its owner; a new
-//!   one gets what the umask leaves. A symbolic link stays, and what it leads to is replaced. Only what cannot be
-//!   replaced, such as a mount point, is written over.
-//! - Pipes, devices and descriptors (`/dev/stdout`, `/dev/fd/3`) are written to as they are.
+//! - No file is both read and written, or written twice, under any names ([`NamedFiles`]).
+//! - The destinations are known to exist and to be writable before the work begins.
+//! - A regular file appears once it is complete, by a rename. An existing one keeps its mode and, where permitted, its
+//!   owner; a new one gets its mode from the umask. A symbolic link is kept, and its target is replaced. Only a file
+//!   that cannot be replaced, such as a mount point, is overwritten.
+//! - Pipes, devices and descriptors (`/dev/stdout`, `/dev/fd/3`) are written to directly.
 
 mod named;
 mod output_file;
@@ -21,5 +21,5 @@ pub use crate::storage::user_files::named::{NamedFiles, Written};
 pub use crate::storage::user_files::output_file::{create_private, open_output};
 pub use crate::storage::user_files::target::{Role, TargetError};
 
-/// The path of standard output. It stands for the descriptor, whether there is a `/dev` or not.
+/// The path of standard output. It denotes the descriptor, even without a `/dev`.
 pub const STDOUT: &str = "/dev/stdout";

@@ -1,11 +1,11 @@
-//! All files that one command was told of, compared with one another.
+//! All files that a command was given, compared with each other.
 //!
-//! In: paths with their roles; what is read first, then what is written. Out: nothing, or why the command must not
-//! begin.
+//! In: paths with their roles; first those that are read, then those that are written. Out: nothing, or why the command
+//! must not start.
 //!
-//! Files that exist are the same when device and inode are, so that links of both kinds, `./`, `..` and `/proc/self/fd`
-//! are seen through. Names that are free are the same in the same directory. Where the file system ignores case, paths
-//! that differ in nothing else are the same.
+//! Existing files are the same if device and inode are, so links of both kinds, `./`, `..` and `/proc/self/fd` are
+//! resolved. New files are the same if name and directory are. Where the file system ignores case, paths that differ
+//! only in case are the same.
 
 use std::fs::Metadata;
 use std::io;
@@ -20,7 +20,7 @@ use crate::storage::user_files::place;
 use crate::storage::user_files::place::{Kind, Object, Place};
 use crate::storage::user_files::target::{Role, TargetError};
 
-/// All files that one command was told of, each of which is another one. See the [module](super).
+/// All files that a command was given, all of them distinct. See the [module](super).
 #[derive(Debug, Default)]
 pub struct NamedFiles {
     files: Vec<Named>,
@@ -34,7 +34,7 @@ struct Named {
     object: Object,
     kind: Kind,
     using: Using,
-    /// The path without links, of what has one.
+    /// The path without links, if it has one.
     resolved: Option<PathBuf>,
     /// The same in lower case.
     folded: Option<String>,
@@ -44,14 +44,14 @@ struct Named {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Using {
     Read,
-    /// Written through, as it is.
+    /// Written to directly.
     Stream,
-    /// Replaced, or made.
+    /// Replaced, or created.
     Replace,
 }
 
 impl NamedFiles {
-    /// Takes note of a file that is read.
+    /// Adds a file that is read.
     pub fn read(&mut self, role: Role, path: &Path) -> Result<(), TargetError> {
         let unreadable = |error| TargetError::Unreadable(FileError::on("open", path)(error));
         let place = Place::of(path).map_err(unreadable)?;
@@ -63,7 +63,7 @@ impl NamedFiles {
         Ok(())
     }
 
-    /// Takes note of a file that is written: it must be another one than all before, and it must be writable.
+    /// Adds a file that is written: it must differ from all earlier ones, and must be writable.
     pub fn write(&mut self, role: Role, path: &Path) -> Result<(), TargetError> {
         let target = writable(role, path)?;
         if let Some(other) = self.files.iter().find(|other| target.clashes_with(other)) {
@@ -74,7 +74,7 @@ impl NamedFiles {
         Ok(())
     }
 
-    /// The same for a file that is there only if somebody made it on purpose: it is not replaced.
+    /// The same, but an existing file is not replaced.
     pub fn write_new(&mut self, role: Role, path: &Path) -> Result<(), TargetError> {
         self.write(role, path)?;
         match self.files.last() {
@@ -85,7 +85,7 @@ impl NamedFiles {
         }
     }
 
-    /// Takes note of a directory that is made for files of a role, with those above it that are missing.
+    /// Adds a directory that is created for files of a role, with its missing parents.
     pub fn make_directory(&mut self, role: Role, path: &Path) -> Result<(), TargetError> {
         let above = path.ancestors().map(place::or_here).find(|above| above.symlink_metadata().is_ok());
         let above = above.unwrap_or(path);
@@ -97,7 +97,7 @@ impl NamedFiles {
         rustix::fs::access(above, Access::WRITE_OK | Access::EXEC_OK).map_err(unwritable)
     }
 
-    /// The files that are replaced or made.
+    /// The files that are replaced or created.
     pub fn written(&self) -> impl Iterator<Item = Written<'_>> {
         self.files.iter().filter(|named| named.using == Using::Replace).filter_map(|named| {
             let resolved = named.resolved.as_deref()?;
@@ -106,7 +106,7 @@ impl NamedFiles {
     }
 }
 
-/// A file that is replaced or made.
+/// A file that is replaced or created.
 #[derive(Debug, Clone, Copy)]
 pub struct Written<'n> {
     /// What it is for.
@@ -123,13 +123,13 @@ impl Named {
         Self { role, path: path.to_owned(), object, kind, using, resolved, folded }
     }
 
-    /// Whether writing to this, the later one, would harm the other, or it this.
+    /// Whether writing to this, the later one, would damage the other, or vice versa.
     fn clashes_with(&self, other: &Self) -> bool {
         let both_written = self.using == Using::Stream && other.using == Using::Stream;
         let harm = match self.kind {
             Kind::Device => false,
             Kind::Socket if other.using == Using::Read => false,
-            // One after the other they may, as on a terminal; at the same time their lines would be torn.
+            // Sequential writes are fine, as on a terminal; concurrent ones would interleave within lines.
             _ if both_written => self.role == Role::Errors && other.role == Role::Output,
             _ => true,
         };
@@ -143,7 +143,7 @@ impl Named {
     }
 }
 
-/// What stands at `path`, if it can be written.
+/// The place at `path`, if it can be written.
 fn writable(role: Role, path: &Path) -> Result<Named, TargetError> {
     let unwritable = |source| TargetError::Unwritable { role, path: path.to_owned(), source };
     let no_directory = |at: &Path| {
@@ -175,7 +175,7 @@ fn writable(role: Role, path: &Path) -> Result<Named, TargetError> {
         object = object.or_else(|| Some(Object::free(&in_directory, target)));
     }
     if let Place::File(target) | Place::Stream(target) = &place {
-        // A file could be replaced all the same; who has made it read-only wants it to stay.
+        // It could be replaced nevertheless, but a read-only file is meant to be kept.
         rustix::fs::access(target, Access::WRITE_OK).map_err(|errno| unwritable(errno.into()))?;
     }
     let kind = metadata.map_or(Kind::Stored, |metadata| metadata.file_type().into());

@@ -1,7 +1,7 @@
 //! A file that the user asked for, while it is written.
 //!
-//! In: a path. Out: the [`Sink`] that writes there: a file that appears whole, or a pipe or a device that is written to
-//! as it is.
+//! In: a path. Out: the [`Sink`] that writes there: a file that appears once complete, or a pipe or a device that is
+//! written to directly.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -14,8 +14,7 @@ use crate::storage::user_files::place;
 use crate::storage::user_files::place::Place;
 use crate::storage::user_files::taken::is_taken;
 
-/// Opens what is at `path` for writing, following symbolic links. A named pipe is waited for until somebody reads from
-/// it.
+/// Opens the file at `path` for writing, following symbolic links. Opening a named pipe waits for a reader.
 ///
 /// # Errors
 /// When it cannot be written to.
@@ -32,7 +31,7 @@ pub fn open_output(path: &Path) -> Result<Box<dyn Sink>, FileError> {
     Ok(Box::new(Stream { path: path.to_owned(), stream }))
 }
 
-/// Starts a file of the program's own, for its owner alone.
+/// Starts an internal file, private to its owner.
 ///
 /// # Errors
 /// When it cannot be created.
@@ -40,7 +39,7 @@ pub fn create_private(path: &Path) -> Result<Box<dyn Sink>, FileError> {
     Ok(Box::new(WholeFile { path: path.to_owned(), pending: PendingFile::create(path)? }))
 }
 
-/// A file that appears whole, by a rename.
+/// A file that appears once complete, by a rename.
 struct WholeFile {
     /// As the user called it.
     path: PathBuf,
@@ -67,7 +66,7 @@ impl Write for WholeFile {
     }
 }
 
-/// A pipe, a device, a descriptor: what is written has appeared.
+/// A pipe, a device, a descriptor: writes are visible immediately.
 struct Stream {
     /// As the user called it.
     path: PathBuf,

@@ -1,4 +1,4 @@
-//! What stands at a path that the user typed.
+//! What is at a path that the user typed.
 //!
 //! In: a path. Out: a [`Place`], which says how it is written to, and an [`Object`], by which two spellings of one
 //! place are recognised.
@@ -16,19 +16,19 @@ use rustix::io::Errno;
 
 use crate::storage::durable;
 
-/// Symbolic links that are followed, one after the other; the kernel's own limit.
+/// Maximum chain of symbolic links that is followed: the kernel's own limit.
 const LINKS_MAX: usize = 40;
 
 /// How a place is written to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Through a descriptor that this process has already: `/dev/stdout`, `/dev/fd/3`, what the shell makes of `>(…)`.
+    /// Through an existing descriptor of this process: `/dev/stdout`, `/dev/fd/3`, the shell's `>(…)`.
     Descriptor(u32),
-    /// As it is: a device, a named pipe.
+    /// Directly: a device, a named pipe.
     Stream(PathBuf),
-    /// By replacing the regular file of that name. Symbolic links are followed: the link stays.
+    /// By replacing the regular file of that name. Symbolic links are followed: the link is kept.
     File(PathBuf),
-    /// By making a file of that name, which is free.
+    /// By creating a file of that name, which does not exist.
     Free(PathBuf),
 }
 
@@ -46,7 +46,7 @@ impl Place {
             if !metadata.is_symlink() {
                 return Ok(if metadata.is_file() { Self::File(path) } else { Self::Stream(path) });
             }
-            // The links below /proc lead to pipes whose names are no paths.
+            // The links below /proc refer to pipes whose names are not paths.
             if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
                 return Ok(Self::Stream(path));
             }
@@ -55,7 +55,7 @@ impl Place {
         Err(Errno::LOOP.into())
     }
 
-    /// What the kernel knows of it; `None` for a name that is free.
+    /// Its metadata; `None` for a name that does not exist.
     pub(crate) fn metadata(&self) -> io::Result<Option<Metadata>> {
         match self {
             Self::Descriptor(number @ 0..=2) => standard(*number).and_then(|file| file.metadata()).map(Some),
@@ -80,7 +80,7 @@ impl Place {
         flags.is_ok_and(|flags| flags.intersection(OFlags::ACCMODE) == OFlags::RDONLY)
     }
 
-    /// Whether it is written through, and not replaced.
+    /// Whether it is written to directly rather than replaced.
     pub(crate) fn is_stream(&self) -> bool {
         matches!(self, Self::Descriptor(_) | Self::Stream(_))
     }
@@ -96,12 +96,12 @@ pub(crate) fn or_here(directory: &Path) -> &Path {
     if directory.as_os_str().is_empty() { Path::new(".") } else { directory }
 }
 
-/// Whether a path says of itself that it is a directory.
+/// Whether a path denotes a directory by its form.
 pub(crate) fn ends_with_slash(path: &Path) -> bool {
     path.as_os_str().as_bytes().ends_with(b"/")
 }
 
-/// The number of the descriptor that a path stands for.
+/// The number of the descriptor that a path denotes.
 fn descriptor(path: &Path) -> Option<u32> {
     match path.to_str() {
         Some("/dev/stdin") => return Some(0),
@@ -115,10 +115,10 @@ fn descriptor(path: &Path) -> Option<u32> {
     (is_ours("/dev/fd") || is_ours("/proc/self/fd")).then_some(number)
 }
 
-/// A descriptor of this process once more, for writing.
+/// A duplicate of a descriptor of this process, for writing.
 ///
-/// The standard ones share their offset with whoever else has them, so what a script writes before and after stays.
-/// Others are opened anew, at the end of the file.
+/// The standard ones share their offset with other processes, so that output of a script before and after is kept.
+/// Others are reopened, at the end of the file.
 pub(crate) fn open_descriptor(number: u32) -> io::Result<File> {
     match number {
         0..=2 => standard(number),
@@ -139,12 +139,12 @@ fn descriptor_path(number: u32) -> PathBuf {
     PathBuf::from(format!("/dev/fd/{number}"))
 }
 
-/// What is at a place, whatever it is called.
+/// What is at a place, independent of its spelling.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Object {
-    /// Something that is there.
+    /// Something that exists.
     There { device: u64, inode: u64 },
-    /// A name in a directory that is there.
+    /// A new name in an existing directory.
     Free { device: u64, inode: u64, name: OsString },
 }
 
@@ -159,14 +159,14 @@ impl Object {
     }
 }
 
-/// What kind of thing it is, as far as it matters who else uses it.
+/// The kind of file, as far as it matters for sharing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Bytes that stay where they are: a file, a disk.
+    /// Persistent bytes: a file, a disk.
     Stored,
     /// Nothing, or a terminal: any number may write to it.
     Device,
-    /// A pipe: what is written comes out once.
+    /// A pipe: bytes are read once.
     Pipe,
     /// A pipe in each direction.
     Socket,

@@ -45,7 +45,7 @@ fn pipe_is_taken(pipe: &File) -> io::Result<bool> {
     Ok(!has_no_reader(pipe, READER_STAYS)?)
 }
 
-/// Whether nobody reads from the pipe any more, or within that time.
+/// Whether the pipe has no reader, now or within that time.
 fn has_no_reader(pipe: &File, within: Duration) -> io::Result<bool> {
     let mut asked = [PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::empty())];
     let within = Timespec::try_from(within).map_err(io::Error::other)?;

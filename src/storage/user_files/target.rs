@@ -1,4 +1,4 @@
-//! What a file of the user's is for, and why it cannot be written.
+//! The purpose of a file of the user, and why it cannot be written.
 
 use std::fmt;
 use std::io;
@@ -22,7 +22,7 @@ pub enum Role {
     Errors,
     /// Defects.
     Report,
-    /// Replies that answer nobody.
+    /// Unmatched replies.
     Aside,
     /// One of the files of a split.
     Shard,
@@ -43,11 +43,11 @@ impl fmt::Display for Role {
     }
 }
 
-/// Why a file cannot be written, or another one not be read, as far as that is known before the work begins.
+/// Why a file cannot be written, or another one cannot be read, as far as that is known before the work begins.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TargetError {
-    /// Two names lead to one file, and at least one of them is for writing.
+    /// Two names refer to one file, and at least one of them is for writing.
     #[error("{role} {} is the same file as {other} {}", Name(path), Name(other_path))]
     Clash {
         /// What would be written.
@@ -87,7 +87,7 @@ pub enum TargetError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// It is inside of a run directory, whose files are the program's own.
+    /// It is inside a run directory, whose files belong to the program.
     #[error("cannot write {role} {} into the run directory {}", Name(path), Name(run))]
     InsideRun {
         /// What was to be written.
@@ -97,7 +97,7 @@ pub enum TargetError {
         /// The run directory.
         run: PathBuf,
     },
-    /// It would replace something that took time to make, and nobody said that it may.
+    /// It would replace an existing result, which was not permitted.
     #[error("{role} {} exists already", Name(path))]
     Exists {
         /// What was to be written.
@@ -105,7 +105,7 @@ pub enum TargetError {
         /// Where.
         path: PathBuf,
     },
-    /// A file that is to be read is not there.
+    /// A file that is to be read does not exist.
     #[error(transparent)]
     Unreadable(FileError),
 }
@@ -116,11 +116,11 @@ impl TargetError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Clash { role: Role::Errors, other: Role::Output, .. } => {
-                "name another file, or leave --errors away: errors then stand between the outputs"
+                "name another file, or omit --errors: errors are then part of the output"
             }
             Self::Clash { role: Role::Aside, .. } => "pass another --aside PREFIX",
             Self::Clash { .. } => "nothing was read or written; name another file",
-            Self::NoDirectory { .. } => "make it first, or name a file elsewhere",
+            Self::NoDirectory { .. } => "create it first, or name a file elsewhere",
             Self::Directory { .. } => "name a file in it",
             Self::InsideRun { .. } => "`batchline clean` would remove it with the run; name a file elsewhere",
             Self::Exists { role: Role::Shard, .. } => {
