@@ -14,7 +14,7 @@
 //! | index | every reply finds its request | read |
 //! | merge | the ordered output, written but not synced | copy |
 //!
-//! What always holds: everything is in a directory of its own, which is gone afterwards.
+//! Invariant: everything is in a directory of its own, which is gone afterwards.
 
 mod gauge;
 

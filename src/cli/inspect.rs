@@ -9,7 +9,7 @@ use batchline::run::error::Error;
 use batchline::run::held::HeldReason;
 use batchline::run::inspect::{self, Cancelled};
 use batchline::run::options::BUILT_IN;
-use batchline::run::report::{Report, RunState};
+use batchline::run::report::{Report, RunState, ShardStatus};
 
 use super::args::{CancelArguments, LsArguments, ServiceArguments, StatusArguments};
 use super::exit::{Exit, Failure, report};
@@ -57,22 +57,31 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
         if !all && shard.note.is_none() {
             continue;
         }
-        let batch = shard.batch_id.as_deref().map(|id| format!(", batch {id}")).unwrap_or_default();
-        let batch_status = shard.batch_status.as_deref().map(|status| format!(" ({status})")).unwrap_or_default();
-        let note = shard.note.as_deref().map(|note| format!(": {note}")).unwrap_or_default();
-        let (requests, bytes) = (plural(shard.requests, "request"), size(shard.bytes));
-        let held = match shard.held_requests {
-            0 => String::new(),
-            number => format!(", {} on hold", plural(number, "request")),
-        };
-        print(&format!(
-            "shard {}: {requests}, {bytes}, {}{held}{batch}{batch_status}{note}",
-            shard.number, shard.state
-        ))?;
+        print(&shard_line(shard))?;
     }
     for incident in &status.incidents {
         print(&format!("incident: {incident}"))?;
     }
+    say_remedies(&status);
+    Ok(Exit::Success)
+}
+
+/// What is known of a shard, in a line.
+fn shard_line(shard: &ShardStatus) -> String {
+    let batch = shard.batch_id.as_deref().map(|id| format!(", batch {id}")).unwrap_or_default();
+    let batch_status = shard.batch_status.as_deref().map(|status| format!(" ({status})")).unwrap_or_default();
+    let note = shard.note.as_deref().map(|note| format!(": {note}")).unwrap_or_default();
+    let (requests, bytes) = (plural(shard.requests, "request"), size(shard.bytes));
+    let held = match shard.held_requests {
+        0 => String::new(),
+        number => format!(", {} on hold", plural(number, "request")),
+    };
+    let (number, state) = (shard.number, shard.state);
+    format!("shard {number}: {requests}, {bytes}, {state}{held}{batch}{batch_status}{note}")
+}
+
+/// Tells what settles the shards that are on hold.
+fn say_remedies(status: &Report) {
     let held = |reason| status.shards.iter().any(|shard| shard.held == Some(reason));
     if held(HeldReason::UnresolvedSubmission) {
         say_line("");
@@ -97,7 +106,6 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
             HeldReason::LostBatch.remedy(&status.directory)
         );
     }
-    Ok(Exit::Success)
 }
 
 pub(crate) fn ls(arguments: &LsArguments) -> Result<Exit, Failure> {

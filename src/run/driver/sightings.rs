@@ -179,23 +179,7 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(30);
 
     fn batch(status: BatchStatus, progress: f64) -> Batch {
-        Batch {
-            id: "b".to_owned(),
-            input_file_id: None,
-            status,
-            progress: Some(progress),
-            counts: None,
-            output_file_id: None,
-            error_file_id: None,
-            error: None,
-            queue_full: false,
-            endpoint: None,
-            model: None,
-            created_at: None,
-            completed_at: None,
-            deadline: None,
-            tag: None,
-        }
+        Batch { progress: Some(progress), ..Batch::new("b", status) }
     }
 
     #[test]
