@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use batchline::model::shown::Name;
 use batchline::run::error::Error;
 use batchline::run::held::HeldReason;
-use batchline::run::{Run, Summary};
+use batchline::run::{Report, Run, Summary};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -114,21 +114,7 @@ fn describe(summary: &Summary) -> Vec<String> {
     if summary.report.recognised > 0 {
         lines.push(recognised(summary.report.recognised));
     }
-    let mut aside = Vec::new();
-    for (number, what) in [
-        (summary.report.duplicates, "duplicate"),
-        (summary.report.conflicts, "in conflict"),
-        (summary.report.unknown, "unknown"),
-        (summary.report.unreadable, "unreadable"),
-    ] {
-        if number > 0 {
-            aside.push(format!("{} {what}", count(number)));
-        }
-    }
-    if !aside.is_empty() {
-        let replies = summary.report.directory.join("replies");
-        lines.push(format!("replies set aside: {} (kept in {})", aside.join(", "), Name(&replies)));
-    }
+    lines.extend(describe_aside(&summary.report));
     let unsound = match summary.report.batches_unsound {
         0 => String::new(),
         number => format!(", {number} of them not completed"),
@@ -150,17 +136,39 @@ fn describe(summary: &Summary) -> Vec<String> {
     ] {
         lines.extend(describe_held(summary, reason));
     }
-    if !summary.report.surplus_batches.is_empty() {
-        let shown: Vec<&str> = summary.report.surplus_batches.iter().take(HELD_SHOWN).map(String::as_str).collect();
-        let more = if summary.report.surplus_batches.len() > HELD_SHOWN { ", …" } else { "" };
-        lines.push(format!(
-            "duplicate batches: {} ({}{more}) on files of this run, possibly paid for twice; `batchline status {}` explains",
-            plural(summary.report.surplus_batches.len() as u64, "batch"),
-            shown.join(", "),
-            Name(&summary.report.directory)
-        ));
-    }
+    lines.extend(describe_surplus(&summary.report));
     lines
+}
+
+/// The line about replies that are not in the output.
+fn describe_aside(report: &Report) -> Option<String> {
+    let mut aside = Vec::new();
+    for (number, what) in [
+        (report.duplicates, "duplicate"),
+        (report.conflicts, "in conflict"),
+        (report.unknown, "unknown"),
+        (report.unreadable, "unreadable"),
+    ] {
+        if number > 0 {
+            aside.push(format!("{} {what}", count(number)));
+        }
+    }
+    let replies = report.directory.join("replies");
+    (!aside.is_empty()).then(|| format!("replies set aside: {} (kept in {})", aside.join(", "), Name(&replies)))
+}
+
+/// The line about batches that do not work for the run.
+fn describe_surplus(report: &Report) -> Option<String> {
+    let shown: Vec<&str> = report.surplus_batches.iter().take(HELD_SHOWN).map(String::as_str).collect();
+    let more = if report.surplus_batches.len() > HELD_SHOWN { ", …" } else { "" };
+    (!shown.is_empty()).then(|| {
+        format!(
+            "duplicate batches: {} ({}{more}) on files of this run, possibly paid for twice; `batchline status {}` explains",
+            plural(report.surplus_batches.len() as u64, "batch"),
+            shown.join(", "),
+            Name(&report.directory)
+        )
+    })
 }
 
 /// The line about the shards that are on hold for a reason, with its remedy.
