@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::model::phase::Phase;
 
-/// Interval between records: the maximum that a crash may lose.
+/// Minimum time between two records. A crash loses what passed since the last one.
 const RECORD_INTERVAL: Duration = Duration::from_secs(10);
 
 /// See the module.
