@@ -47,7 +47,7 @@
 //!   [`OnlineApi`] sends again what was in flight when the process was killed, and the [`Summary`] counts it.
 //! - **Resuming is the only path.** A run begins by reading what is known of it, and takes each shard one step further;
 //!   a new run differs only in that nothing is known. One run directory is one process's at a time.
-//! - **Memory does not grow with the input.** [`Options::memory_bytes`] bounds it; what grows are files in the run
+//! - **Memory does not grow with the input.** [`Resources::memory_bytes`] bounds it; what grows are files in the run
 //!   directory, by about 50 bytes a request beside the replies themselves.
 //! - **Reply bytes pass through unchanged,** unless the common [`Shape`] is asked for, which changes what is around an
 //!   answer.
@@ -136,8 +136,8 @@ pub use self::{
     results::normalize::Shape,
     run::error::{Error, ErrorKind},
     run::{
-        EarlierRun, Event, Monitor, OnAmbiguous, OnEarlier, Options, OutputTarget, Outputs, Report, Run, RunPlaces,
-        ServiceIdentity, Silent, Summary,
+        BatchOptions, EarlierRun, Event, InputOptions, Monitor, OnAmbiguous, OnEarlier, Options, OutputTarget, Outputs,
+        Report, Resources, Run, RunPlaces, ServiceIdentity, ServiceOptions, Silent, Summary,
     },
 };
 /// Interrupts a run: what is under way ends in good order, and the run can be resumed.
@@ -163,7 +163,7 @@ pub mod offline {
     #[doc(inline)]
     pub use crate::{
         input::check::LineLimits,
-        input::scan::{Scan, ScanOptions},
+        input::scan::Scan,
         model::outcome::Indexed,
         model::shard::{Shard, ShardLimits},
         results::merge::Merged,

@@ -23,6 +23,7 @@ use super::terminal::{print, print_json, say};
 
 pub(crate) fn bench(arguments: &BenchArguments) -> Result<Exit, Failure> {
     let directory = arguments.directory.clone().unwrap_or_else(std::env::temp_dir);
+    let resources = settings::resources(arguments.threads, arguments.memory);
     let amount = arguments.requests.map_or(Amount::Bytes(arguments.bytes), Amount::Requests);
     let provider = hosted(Host::BuiltIn).ok_or_else(|| Failure::Usage("there is no built-in service".to_owned()))?;
     let mut runs: Vec<Vec<Measured>> = Vec::new();
@@ -34,8 +35,8 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<Exit, Failure> {
             directory: directory.clone(),
             amount,
             models: arguments.model.clone(),
-            threads: settings::threads(arguments.threads),
-            memory_bytes: settings::share(arguments.memory),
+            threads: resources.threads,
+            memory_bytes: resources.memory_share(),
             transfers: batchline::run::options::UPLOADS,
             provider,
             service: Address::parse(&service.base_url)?,

@@ -70,7 +70,7 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result<Exit, Failure> {
         }
     }
     let bytes: u64 = scan.shards.iter().map(|shard| shard.bytes).sum();
-    let limits = options.scan.shard;
+    let limits = options.input.shard;
     if arguments.json {
         print_json(Record::Plan(PlanTotals {
             shards: scan.shards.len() as u64,
@@ -113,7 +113,7 @@ pub(crate) fn split(arguments: &SplitArguments) -> Result<Exit, Failure> {
 
 pub(crate) fn merge(arguments: &MergeArguments) -> Result<Exit, Failure> {
     let mut options = settings::offline(&arguments.input, None, &arguments.defects)?;
-    options.scan.skip_invalid = arguments.skip_invalid;
+    options.input.skip_invalid = arguments.skip_invalid;
     let manner = Manner::choose(false, arguments.json);
     let progress = Progress::new(manner);
     let outputs = settings::outputs(&arguments.output);

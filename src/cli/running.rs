@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<Exit, Failure> {
     let manner = Manner::choose(arguments.quiet, arguments.json);
     let progress = Arc::new(Progress::new(manner));
     let outputs = settings::outputs(&arguments.output);
-    settings::spare_key(arguments.service.api_key_file.as_deref(), &outputs, options.report.as_deref())?;
+    settings::spare_key(arguments.service.api_key_file.as_deref(), &outputs, options.input.report.as_deref())?;
     outputs.check(&options)?;
     let runtime = runtime()?;
     let monitor: Arc<Progress> = progress.clone();

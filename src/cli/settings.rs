@@ -6,13 +6,12 @@ use std::time::Duration;
 use batchline::dialect::provider::Host;
 use batchline::dialect::providers::{PROVIDERS, default_provider, provider_speaking};
 use batchline::input::check::LineLimits;
-use batchline::input::scan::ScanOptions;
 use batchline::input::source::Input;
 use batchline::model::shard::ShardLimits;
 use batchline::remote::online::{CONCURRENCY, UpstreamOptions};
 use batchline::remote::{Address, Provider};
 use batchline::run::offline::OfflineOptions;
-use batchline::run::options::{self, MEMORY_SHARE, line_limits};
+use batchline::run::options::{self, BatchOptions, InputOptions, Resources, line_limits};
 use batchline::run::{OnAmbiguous, OnEarlier, Options, OutputTarget, Outputs, RunPlaces};
 use batchline::storage::user_files::{NamedFiles, Role, STDOUT};
 
@@ -93,15 +92,11 @@ fn endpoint(provider: &Provider, input: &InputArguments) -> Result<&'static str,
     })
 }
 
-/// The number of threads; by default, one per core.
-pub(crate) fn threads(typed: Option<u16>) -> usize {
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    typed.map_or_else(cores, usize::from)
-}
-
-/// The share of the memory for ids during the check, and then for reply files, in bytes.
-pub(crate) fn share(memory: u64) -> usize {
-    bytes(memory) / MEMORY_SHARE
+/// What may be used of this machine; by default, one thread per core.
+pub(crate) fn resources(threads: Option<u16>, memory: u64) -> Resources {
+    let by_default = Resources::default();
+    let memory_bytes = usize::try_from(memory).unwrap_or(usize::MAX);
+    Resources { threads: threads.map_or(by_default.threads, usize::from), memory_bytes }
 }
 
 /// The limits of a shard: those from the command line, if within the provider's, else the usual ones.
@@ -132,22 +127,27 @@ pub(crate) fn offline(
     let provider = chosen(input)?;
     let endpoint = endpoint(provider, input)?;
     let limits = shard_limits(provider, endpoint, shard)?;
-    let by_default = OfflineOptions::new([""; 0], provider);
-    Ok(OfflineOptions {
+    let (resources, input) =
+        (resources(input.threads, input.memory), input_options(input, (provider, endpoint, limits), shard, defects));
+    Ok(OfflineOptions { input, resources, ..OfflineOptions::new([""; 0], provider) })
+}
+
+/// What is read, and which of its lines are accepted.
+fn input_options(
+    input: &InputArguments,
+    (provider, endpoint, limits): (&'static Provider, &'static str, ShardLimits),
+    shard: Option<&ShardArguments>,
+    defects: &DefectArguments,
+) -> InputOptions {
+    InputOptions {
         inputs: inputs(input),
-        scan: ScanOptions {
-            line: LineLimits { assign_ids: input.assign_ids, ..line_limits(provider, endpoint, limits) },
-            shard: limits,
-            threads: threads(input.threads),
-            memory_bytes: share(input.memory),
-            skip_invalid: shard.is_some_and(|shard| shard.skip_invalid),
-            ..by_default.scan
-        },
+        line: LineLimits { assign_ids: input.assign_ids, ..line_limits(provider, endpoint, limits) },
+        shard: limits,
+        skip_invalid: shard.is_some_and(|shard| shard.skip_invalid),
+        allow_empty: input.allow_empty,
         report: defects.report.as_deref().map(target),
         max_defects: defects.max_defects,
-        allow_empty: input.allow_empty,
-        ..by_default
-    })
+    }
 }
 
 /// The options of a run, and the service that answers it.
@@ -156,38 +156,39 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(Options, Service), Failur
     let endpoint = endpoint(provider, &arguments.input)?;
     let shard = shard_limits(provider, endpoint, Some(&arguments.shard))?;
     let service = Service::choose(provider, &arguments.service)?.with_online_options(arguments)?;
-    let is_ours = provider.host != Host::Remote;
-    let by_default = Options::new([""; 0], provider);
-    let options = Options {
-        inputs: inputs(&arguments.input),
-        places: run_places(arguments)?,
-        directory: arguments.runs.run_dir.clone(),
-        service: service.identity(),
-        redactor: service.redactor(),
-        endpoint: endpoint.to_owned(),
-        completion_window: arguments.completion_window.clone().unwrap_or(by_default.completion_window),
-        line: LineLimits { assign_ids: arguments.input.assign_ids, ..line_limits(provider, endpoint, shard) },
-        shard,
-        on_earlier: if arguments.runs.yes { OnEarlier::SendAll } else { OnEarlier::Ask },
-        skip_invalid: arguments.shard.skip_invalid,
-        allow_empty: arguments.input.allow_empty,
-        report: arguments.defects.report.as_deref().map(target),
-        max_defects: arguments.defects.max_defects,
-        threads: threads(arguments.input.threads),
-        memory_bytes: bytes(arguments.input.memory),
+    let mut options = Options::new([""; 0], provider);
+    options.input =
+        input_options(&arguments.input, (provider, endpoint, shard), Some(&arguments.shard), &arguments.defects);
+    options.places = run_places(arguments)?;
+    options.directory.clone_from(&arguments.runs.run_dir);
+    options.service.identity = service.identity();
+    options.service.redactor = service.redactor();
+    endpoint.clone_into(&mut options.service.endpoint);
+    if let Some(window) = &arguments.completion_window {
+        options.service.completion_window.clone_from(window);
+    }
+    options.batches = batch_options(arguments, provider);
+    options.resources = resources(arguments.input.threads, arguments.input.memory);
+    Ok((options, service))
+}
+
+/// How batches are submitted and followed.
+fn batch_options(arguments: &RunArguments, provider: &'static Provider) -> BatchOptions {
+    let by_default = BatchOptions::new(provider);
+    let on_ambiguous = match provider.host {
+        Host::Remote => by_default.on_ambiguous,
+        _ => OnAmbiguous::RetryAfter(LOCAL_SETTLE),
+    };
+    BatchOptions {
         uploads: usize::from(arguments.uploads),
+        max_in_flight: arguments.max_in_flight_batches.or(by_default.max_in_flight),
         poll_interval: arguments.poll_interval.unwrap_or(by_default.poll_interval),
-        on_ambiguous: arguments.on_ambiguous.unwrap_or(if is_ours {
-            OnAmbiguous::RetryAfter(LOCAL_SETTLE)
-        } else {
-            by_default.on_ambiguous
-        }),
+        on_earlier: if arguments.runs.yes { OnEarlier::SendAll } else { by_default.on_earlier },
+        on_ambiguous: arguments.on_ambiguous.unwrap_or(on_ambiguous),
         settle: arguments.settle.unwrap_or(by_default.settle),
-        max_in_flight_batches: arguments.max_in_flight_batches.or(by_default.max_in_flight_batches),
         rounds: arguments.rounds,
         delete_remote: arguments.delete_remote,
-    };
-    Ok((options, service))
+    }
 }
 
 /// Where runs are kept; not required with --run-dir.
@@ -205,8 +206,4 @@ pub(crate) fn upstream(arguments: &ServeArguments) -> Result<Option<UpstreamOpti
     let token = keys::online_token(&address, arguments.upstream_key_file.as_deref(), keys::UPSTREAM_KEY_VARIABLE)?;
     let concurrency = arguments.upstream_concurrency.map_or(CONCURRENCY, usize::from);
     Ok(Some(UpstreamOptions { concurrency, ..UpstreamOptions::new(address, token) }))
-}
-
-fn bytes(count: u64) -> usize {
-    usize::try_from(count).unwrap_or(usize::MAX)
 }

@@ -128,7 +128,7 @@ use crate::model::batch::{Batch, CreateBatch};
 /// // The provider says how lines look and how large a batch may be.
 /// let mut options = Options::new(["data/prompts.jsonl"], provider("local").expect("it is built in"));
 /// # options.places.home = directory.path().to_owned();
-/// options.shard.requests = 3;
+/// options.input.shard.requests = 3;
 /// let run = Run::open(options, Arc::new(Silent), Default::default()).await?;
 /// let summary = run.execute(Measuring::default(), Outputs::file(&output)).await?;
 /// assert_eq!(summary.report.outcomes.outputs, summary.lines);

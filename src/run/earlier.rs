@@ -21,7 +21,7 @@ pub(crate) fn find<'k>(
     (identity, scan): (&Identity, &Scan),
     target: &Path,
 ) -> Option<EarlierRun> {
-    let files = Files::of(&options.inputs);
+    let files = Files::of(&options.input.inputs);
     let mut runs: Vec<&KnownRun> = known
         .filter(|run| run.path != target && *identity == Identity::of_run(&run.meta))
         .filter(|run| files.are_among(run) || identity.is_of(&run.meta, scan))

@@ -23,8 +23,8 @@ pub(crate) struct Identity {
 impl Identity {
     /// The identity of a run with these options.
     pub(crate) fn of(options: &Options) -> Self {
-        let service = canonical(&options.service.to_string());
-        Self { service, endpoint: options.endpoint.clone(), assign_ids: options.line.assign_ids }
+        let service = canonical(&options.service.identity.to_string());
+        Self { service, endpoint: options.service.endpoint.clone(), assign_ids: options.input.line.assign_ids }
     }
 
     /// The identity of an existing run.

@@ -87,6 +87,7 @@ impl KnownRuns {
     /// The run whose input files are unchanged by path, inode, size and modification time: they need not be read again.
     pub(crate) fn with_unchanged_inputs(&self, options: &Options, identity: &Identity) -> Option<&Path> {
         let wanted: Option<Vec<StoredIdentity>> = options
+            .input
             .inputs
             .iter()
             .map(|input| match input {
@@ -98,7 +99,7 @@ impl KnownRuns {
         let is_same = |run: &&KnownRun| {
             let parts = run.meta.parts.iter().map(|part| part.identity.as_ref());
             // Without --skip-invalid, lines that were skipped then are defects now.
-            let accepts_lines = options.skip_invalid || run.meta.lines == run.meta.requests;
+            let accepts_lines = options.input.skip_invalid || run.meta.lines == run.meta.requests;
             parts.eq(wanted.iter().map(Some)) && accepts_lines && *identity == Identity::of_run(&run.meta)
         };
         furthest(self.runs.iter().filter(is_same).collect()).map(|run| run.path.as_path())
@@ -111,7 +112,7 @@ impl KnownRuns {
 
     /// The run with the lines of this scan; or an unreadable one that has its name.
     pub(crate) fn with_lines(&self, options: &Options, identity: &Identity, scan: &Scan) -> Option<&Path> {
-        let names = identity.names(scan, &options.service.to_string());
+        let names = identity.names(scan, &options.service.identity.to_string());
         let has_its_name = |run: &&PathBuf| {
             let name = run.file_name().unwrap_or_default().to_string_lossy();
             names.iter().any(|fingerprint| directory_name(fingerprint) == name)

@@ -69,6 +69,7 @@ use crate::results::normalize::Shape;
 use crate::results::reply_index::ReplyIndex;
 use crate::run::error::Error;
 
+pub(crate) mod checking;
 pub mod directory;
 pub mod doctor;
 pub(crate) mod download;
@@ -103,11 +104,13 @@ pub(crate) mod targets;
 mod transfer_meter;
 pub(crate) mod verdict;
 
-pub use crate::run::open::DefectReport;
 pub use directory::RunPlaces;
 pub use earlier_run::EarlierRun;
 pub use monitor::{Event, Monitor, Silent};
-pub use options::{OnAmbiguous, OnEarlier, Options, OutputTarget, ServiceIdentity};
+pub use options::{
+    BatchOptions, InputOptions, OnAmbiguous, OnEarlier, Options, OutputTarget, Resources, ServiceIdentity,
+    ServiceOptions,
+};
 pub use output::Outputs;
 pub use report::Report;
 pub use summary::Summary;
@@ -215,7 +218,7 @@ async fn work<A: Api>(
     stop: CancellationToken,
 ) -> Result<Summary, Error> {
     let Prepared { directory, ledger, source, requests, ids, line, resumed } = prepared;
-    let (run, delete_remote) = (directory.path().to_owned(), options.delete_remote);
+    let (run, delete_remote) = (directory.path().to_owned(), options.batches.delete_remote);
     let files = Arc::new(files(&run, (source, requests, ids, line), &ledger, &options)?);
     attach(&*api, &files, &ledger)?;
     tell_start(&ledger, &run, resumed, &*monitor)?;
@@ -258,9 +261,9 @@ fn files(
         requests,
         ids,
         envelope: line.envelope,
-        threads: options.threads,
-        memory_bytes: options.memory_bytes / options::MEMORY_SHARE,
-        redactor: options.redactor.clone(),
+        threads: options.resources.threads,
+        memory_bytes: options.resources.memory_share(),
+        redactor: options.service.redactor.clone(),
     })
 }
 
@@ -300,8 +303,7 @@ async fn delete_files(api: &impl Api, ledger: &Ledger) -> Result<(), Error> {
 impl Options {
     /// Refuses a report that would replace an input or a file of a run. Called before anything is read.
     fn check_report(&self) -> Result<(), Error> {
-        let mut files = targets::reading(&self.inputs)?;
-        targets::write_report(&mut files, self.report.as_deref())?;
+        let files = targets::reading(&self.input)?;
         Ok(targets::keep_out_of_runs(&files, self.directory.as_deref())?)
     }
 }
@@ -319,9 +321,8 @@ impl Outputs {
     /// # Errors
     /// Which file is wrong, and why.
     pub fn check(&self, options: &Options) -> Result<(), Error> {
-        let mut files = targets::reading(&options.inputs)?;
+        let mut files = targets::reading(&options.input)?;
         targets::write_outputs(&mut files, self)?;
-        targets::write_report(&mut files, options.report.as_deref())?;
         Ok(targets::keep_out_of_runs(&files, options.directory.as_deref())?)
     }
 }

@@ -11,11 +11,10 @@ use std::sync::Arc;
 use crate::dialect::provider::Provider;
 use crate::input::InputError;
 use crate::input::request_index::{LineState, RequestIndex};
-use crate::input::scan::{self, Scan, ScanOptions};
+use crate::input::scan::Scan;
 use crate::input::shard_reader::ShardReader;
 use crate::input::source::{self, Input, Source};
 use crate::model::custom_id::IdHasher;
-use crate::model::defect::PlacedDefect;
 use crate::model::outcome::Indexed;
 use crate::model::reply::ReplyRole;
 use crate::results::ResultsError;
@@ -27,14 +26,14 @@ use crate::results::reply_index::ReplyIndex;
 use crate::results::side_files::{Aside, SideFiles};
 use crate::run::directory::Incoming;
 use crate::run::error::Error;
-use crate::run::options::MEMORY_SHARE;
+use crate::run::options::{InputOptions, Resources};
 use crate::run::output::{OpenOutputs, Unanswering};
-use crate::run::{DefectReport, Event, Monitor, Options, Outputs, targets};
+use crate::run::{Event, Monitor, Outputs, checking, targets};
 use crate::storage::aligned::BlockWriter;
 use crate::storage::directory;
 use crate::storage::durable;
 use crate::storage::durable::{FileError, PendingFile};
-use crate::storage::user_files::{NamedFiles, Role, TargetError};
+use crate::storage::user_files::{Role, TargetError};
 
 /// The prefix of the names of shard files; digits follow.
 const SHARD_PREFIX: &str = "shard-";
@@ -48,29 +47,21 @@ const MERGE_LINES: usize = 128 * 1024;
 /// What to read, and how.
 #[derive(Debug, Clone)]
 pub struct OfflineOptions {
-    /// The inputs, in order.
-    pub inputs: Vec<Input>,
-    /// How lines are checked and shards are packed. Its scratch directory is replaced by one of the operation.
-    pub scan: ScanOptions,
+    /// What is read.
+    pub input: InputOptions,
+    /// What may be used of this machine.
+    pub resources: Resources,
     /// Directory in which the scratch directory is created.
     pub scratch: PathBuf,
-    /// File to which every Defect is written.
-    pub report: Option<PathBuf>,
-    /// Maximum Defects reported to the monitor.
-    pub max_defects: u64,
-    /// Whether an input without requests is accepted.
-    pub allow_empty: bool,
 }
 
 impl OfflineOptions {
-    /// These inputs, with the limits of `provider` at its first endpoint; everything else as for a
-    /// [run](super::Options::new). Scratch files are created in the system's directory for temporary files.
+    /// These inputs, read as [`InputOptions::new`] says. Scratch files are created in the system's directory for
+    /// temporary files.
     #[must_use]
     pub fn new(inputs: impl IntoIterator<Item = impl Into<PathBuf>>, provider: &'static Provider) -> Self {
-        let Options { inputs, line, shard, threads, memory_bytes, max_defects, .. } = Options::new(inputs, provider);
-        let (ids, memory_bytes, skip_invalid) = (IdHasher::random(), memory_bytes / MEMORY_SHARE, false);
-        let scan = ScanOptions { line, shard, threads, memory_bytes, ids, skip_invalid, scratch: PathBuf::new() };
-        Self { inputs, scan, scratch: std::env::temp_dir(), report: None, max_defects, allow_empty: false }
+        let (input, resources) = (InputOptions::new(inputs, provider), Resources::default());
+        Self { input, resources, scratch: std::env::temp_dir() }
     }
 }
 
@@ -80,7 +71,7 @@ pub struct Scanned {
     /// What was found.
     pub scan: Scan,
     source: Arc<Source>,
-    options: ScanOptions,
+    ids: IdHasher,
     /// Removed when this is dropped.
     scratch: Incoming,
 }
@@ -91,7 +82,7 @@ pub struct Scanned {
 /// # Errors
 /// When an input cannot be read or has no lines, or the report cannot be written or would replace an input.
 pub fn check(options: &OfflineOptions, monitor: &dyn Monitor) -> Result<Scanned, Error> {
-    targets::keep_out_of_runs(&named_files(options)?, None)?;
+    targets::keep_out_of_runs(&targets::reading(&options.input)?, None)?;
     scan_inputs(options, false, monitor)
 }
 
@@ -101,7 +92,9 @@ pub fn check(options: &OfflineOptions, monitor: &dyn Monitor) -> Result<Scanned,
 /// # Errors
 /// As for [`check`], and [`Error::Defects`] if there are invalid lines, unless they are to be skipped.
 pub fn plan(options: &OfflineOptions, monitor: &dyn Monitor) -> Result<Scanned, Error> {
-    refuse_defects(check(options, monitor)?)
+    let scanned = check(options, monitor)?;
+    checking::refuse_defects(&options.input, &scanned.scan)?;
+    Ok(scanned)
 }
 
 /// Writes the shards as files into `directory`, named `shard-000000.jsonl` and so on. Returns their paths.
@@ -118,7 +111,7 @@ pub fn split(
     monitor: &dyn Monitor,
 ) -> Result<Vec<PathBuf>, Error> {
     let old = earlier_shards(options, directory, replace)?;
-    let scanned = refuse_defects(scan_inputs(options, true, monitor)?)?;
+    let scanned = index_inputs(options, monitor)?;
     let index = Arc::new(RequestIndex::open(&scanned.index_path())?);
     durable::create_shared_directory(directory)?;
     for path in &old {
@@ -131,7 +124,7 @@ pub fn split(
         let mut file = BlockWriter::new(PendingFile::create_shared(&path)?);
         let mut reader =
             ShardReader::open(scanned.source.clone(), index.clone(), shard.clone(), scanned.scratch.path())?
-                .with_envelope(scanned.options.line.envelope);
+                .with_envelope(options.input.line.envelope);
         copy(&mut reader, &mut file).map_err(FileError::on("write", &path))?;
         file.into_inner().map_err(FileError::on("write", &path))?.publish()?;
         paths.push(path);
@@ -141,7 +134,7 @@ pub fn split(
 
 /// Checks the files that a split would write, and returns the shard files of an earlier one.
 fn earlier_shards(options: &OfflineOptions, directory: &Path, replace: bool) -> Result<Vec<PathBuf>, Error> {
-    let mut files = named_files(options)?;
+    let mut files = targets::reading(&options.input)?;
     if !directory.is_dir() {
         files.make_directory(Role::Shard, directory)?;
         return Ok(Vec::new());
@@ -247,10 +240,11 @@ pub fn merge(
     monitor: &dyn Monitor,
 ) -> Result<MergedReplies, Error> {
     check_merge(options, replies, aside, &outputs)?;
-    let scanned = refuse_defects(scan_inputs(options, true, monitor)?)?;
+    let scanned = index_inputs(options, monitor)?;
     let requests = RequestIndex::open(&scanned.index_path())?;
-    let ScanOptions { ids, threads, memory_bytes, scratch, line, .. } = scanned.options.clone();
-    let mut join = Join::new(JoinOptions { lines: requests.len(), ids, threads, memory_bytes, scratch });
+    let (threads, memory_bytes) = (options.resources.threads, options.resources.memory_share());
+    let scratch = scanned.scratch.path().to_owned();
+    let mut join = Join::new(JoinOptions { lines: requests.len(), ids: scanned.ids, threads, memory_bytes, scratch });
     requests.scan(0, u64::MAX - 1, |seq, record| match record.state {
         LineState::Request => join.add_request(seq, record.id_hash),
         LineState::Defective | LineState::Duplicate => Ok(()),
@@ -258,6 +252,7 @@ pub fn merge(
     let files = reply_files(options, replies, scanned.scratch.path(), monitor)?;
     let slots = ReplyIndex::open_or_create(&scanned.scratch.path().join("replies.idx"), requests.len())?;
     let mut side_files = SideFiles::shared(aside);
+    let line = options.input.line;
     let unanswered = Unanswering { source: &scanned.source, requests: &requests, line, recheck: None };
     let progress = |bytes| monitor.event(Event::Downloaded { bytes });
     let indexed = join.index(&files, &slots, &mut side_files, |tell| unanswered.each_id(tell), &progress);
@@ -295,24 +290,16 @@ fn check_merge(
     aside: &Path,
     outputs: &Outputs,
 ) -> Result<(), TargetError> {
-    let mut files = targets::reading(&options.inputs)?;
+    let mut files = targets::reading(&options.input)?;
     for path in replies {
         files.read(Role::Replies, input_at(path).path())?;
     }
     targets::write_outputs(&mut files, outputs)?;
-    targets::write_report(&mut files, options.report.as_deref())?;
     let aside = SideFiles::shared(aside);
     for kind in Aside::ALL {
         files.write(Role::Aside, &aside.path(kind))?;
     }
     targets::keep_out_of_runs(&files, None)
-}
-
-/// The files that check, plan and split read and write, except for shards.
-fn named_files(options: &OfflineOptions) -> Result<NamedFiles, TargetError> {
-    let mut files = targets::reading(&options.inputs)?;
-    targets::write_report(&mut files, options.report.as_deref())?;
-    Ok(files)
 }
 
 /// The reply files, readable at any offset: those that are not are spooled into `scratch`.
@@ -322,7 +309,7 @@ fn reply_files(
     scratch: &Path,
     monitor: &dyn Monitor,
 ) -> Result<Vec<ReplyFile>, Error> {
-    let mut named = options.inputs.clone();
+    let mut named = options.input.inputs.clone();
     let mut files = Vec::new();
     for (number, path) in (0..).zip(replies) {
         let input = input_at(path);
@@ -361,26 +348,18 @@ impl Scanned {
 }
 
 fn scan_inputs(options: &OfflineOptions, with_index: bool, monitor: &dyn Monitor) -> Result<Scanned, Error> {
-    let scratch = Incoming::create(&options.scratch)?;
-    let source = Source::open(&options.inputs, scratch.path(), &|bytes| monitor.event(Event::Spooled { bytes }))?;
-    let scan_options = ScanOptions { scratch: scratch.path().to_owned(), ..options.scan.clone() };
-    let total = source.bytes();
-    let mut defects = DefectReport::create(options.report.as_deref(), options.max_defects)?;
-    let mut hear = |placed: PlacedDefect| defects.hear(&placed, monitor);
-    let progress = |bytes| monitor.event(Event::Checked { bytes, total });
-    let index = scratch.path().join("requests.idx");
-    let scan = scan::scan(&source, &scan_options, with_index.then_some(index.as_path()), &mut hear, &progress)?;
-    defects.finish()?;
-    if scan.is_empty() && !options.allow_empty {
-        return Err(Error::Empty { blank: scan.blank });
-    }
-    Ok(Scanned { scan, source: Arc::new(source), options: scan_options, scratch })
+    let (scratch, ids) = (Incoming::create(&options.scratch)?, IdHasher::random());
+    let source = checking::open_source(&options.input, scratch.path(), monitor)?;
+    let mut scanned = Scanned { scan: Scan::default(), source: Arc::new(source), ids, scratch };
+    let (how, index) = ((&options.input, &options.resources), scanned.index_path());
+    let files = (scanned.scratch.path(), with_index.then_some(index.as_path()));
+    scanned.scan = checking::check(how, &scanned.source, ids, files, monitor)?;
+    Ok(scanned)
 }
 
-fn refuse_defects(scanned: Scanned) -> Result<Scanned, Error> {
-    let Scan { defects, lines, blank, .. } = scanned.scan;
-    if defects > 0 && !scanned.options.skip_invalid {
-        return Err(Error::Defects { defects, lines: lines - blank });
-    }
+/// The inputs, with an index of their requests; an error if there are Defects that are not to be skipped.
+fn index_inputs(options: &OfflineOptions, monitor: &dyn Monitor) -> Result<Scanned, Error> {
+    let scanned = scan_inputs(options, true, monitor)?;
+    checking::refuse_defects(&options.input, &scanned.scan)?;
     Ok(scanned)
 }

@@ -5,34 +5,28 @@
 //! Invariants: a run is found by the content of its input, not by its name, so the same data through a pipe resumes the
 //! run that a file started. No part of a new run has its final name before all of the input is known to be valid.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::input::InputError;
 use crate::input::check::LineLimits;
 use crate::input::request_index::RequestIndex;
-use crate::input::scan::{self, Scan, ScanOptions};
+use crate::input::scan::Scan;
 use crate::input::source::Source;
 use crate::ledger::Ledger;
 use crate::model::custom_id::IdHasher;
-use crate::model::defect::PlacedDefect;
 use crate::model::phase::Phase;
+use crate::run::checking;
 use crate::run::directory::{Incoming, RunDirectory, layout, require_own};
 use crate::run::earlier;
 use crate::run::error::Error;
 use crate::run::identity::Identity;
 use crate::run::known::{KnownRuns, directory_name};
 use crate::run::meta::{BegunIn, RunMeta, record_parts};
-use crate::run::monitor::{Event, Monitor};
-use crate::run::options::{MEMORY_SHARE, OnEarlier, Options};
+use crate::run::monitor::Monitor;
+use crate::run::options::{OnEarlier, Options};
 use crate::run::relocate::relocate;
-use crate::storage::durable::FileError;
-use crate::storage::sink::Sink;
-use crate::storage::user_files::open_output;
 
 /// A run directory that is ready for the driver.
 #[derive(Debug)]
@@ -54,7 +48,7 @@ pub(crate) fn prepare(options: &Options, monitor: &dyn Monitor) -> Result<Prepar
     let known = known_runs(options)?;
     if let Some(run) = known.with_unchanged_inputs(options, &identity) {
         let prepared = open_run(RunDirectory::open(run)?, None, true)?;
-        if prepared.requests.is_empty() && !options.allow_empty {
+        if prepared.requests.is_empty() && !options.input.allow_empty {
             return Err(Error::Empty { blank: 0 });
         }
         return Ok(prepared);
@@ -65,7 +59,7 @@ pub(crate) fn prepare(options: &Options, monitor: &dyn Monitor) -> Result<Prepar
     };
     let incoming = Incoming::create(parent)?;
     let (ids, begun) = (IdHasher::random(), Instant::now());
-    let source = open_source(options, incoming.path(), monitor)?;
+    let source = checking::open_source(&options.input, incoming.path(), monitor)?;
     let scan = check(options, &source, ids, incoming.path(), monitor)?;
     let checked_in = begun.elapsed();
     let fingerprint = identity.fingerprint(&scan);
@@ -86,11 +80,11 @@ pub(crate) fn prepare(options: &Options, monitor: &dyn Monitor) -> Result<Prepar
     let meta = RunMeta {
         created_at: jiff::Timestamp::now().to_string(),
         fingerprint,
-        service: options.service.to_string(),
-        endpoint: options.endpoint.clone(),
-        skip_invalid: options.skip_invalid,
+        service: options.service.identity.to_string(),
+        endpoint: options.service.endpoint.clone(),
+        skip_invalid: options.input.skip_invalid,
         ids,
-        line: options.line,
+        line: options.input.line,
         lines: scan.requests + scan.defects,
         requests: scan.requests,
         begun_in: BegunIn::here(),
@@ -120,7 +114,7 @@ fn ask_about_earlier(
     target: &Path,
     monitor: &dyn Monitor,
 ) -> Result<(), Error> {
-    if options.on_earlier == OnEarlier::SendAll {
+    if options.batches.on_earlier == OnEarlier::SendAll {
         return Ok(());
     }
     // With --run-dir nothing else has been read yet. The home may be unusable, which may be the reason for --run-dir.
@@ -216,12 +210,7 @@ pub(crate) fn open_run(directory: RunDirectory, ledger: Option<Ledger>, resumed:
     })
 }
 
-/// Spools and opens the inputs.
-fn open_source(options: &Options, spool: &Path, monitor: &dyn Monitor) -> Result<Source, Error> {
-    Ok(Source::open(&options.inputs, spool, &|bytes| monitor.event(Event::Spooled { bytes }))?)
-}
-
-/// Checks and packs the input; an error if it has defects that are not to be skipped, or no requests.
+/// Checks and packs the input; an error if it has Defects that are not to be skipped, or no requests.
 fn check(
     options: &Options,
     source: &Source,
@@ -229,63 +218,8 @@ fn check(
     incoming: &Path,
     monitor: &dyn Monitor,
 ) -> Result<Scan, Error> {
-    let scan_options = ScanOptions {
-        line: options.line,
-        shard: options.shard,
-        threads: options.threads,
-        memory_bytes: options.memory_bytes / MEMORY_SHARE,
-        ids,
-        skip_invalid: options.skip_invalid,
-        scratch: incoming.to_owned(),
-    };
-    let total = source.bytes();
-    let mut defects = DefectReport::create(options.report.as_deref(), options.max_defects)?;
-    let mut hear = |placed: PlacedDefect| defects.hear(&placed, monitor);
-    let progress = |bytes| monitor.event(Event::Checked { bytes, total });
-    let scan = scan::scan(source, &scan_options, Some(&layout::requests(incoming)), &mut hear, &progress)?;
-    defects.finish()?;
-    if scan.defects > 0 && !options.skip_invalid {
-        return Err(Error::Defects { defects: scan.defects, lines: scan.lines - scan.blank });
-    }
-    if scan.is_empty() && !options.allow_empty {
-        return Err(Error::Empty { blank: scan.blank });
-    }
+    let (how, index) = ((&options.input, &options.resources), layout::requests(incoming));
+    let scan = checking::check(how, source, ids, (incoming, Some(&index)), monitor)?;
+    checking::refuse_defects(&options.input, &scan)?;
     Ok(scan)
-}
-
-/// Receives Defects: the first few go to the monitor, all of them to the report.
-#[derive(Debug)]
-pub struct DefectReport {
-    report: Option<std::io::BufWriter<Box<dyn Sink>>>,
-    /// The path of the report, for messages.
-    path: PathBuf,
-    left: Cell<u64>,
-}
-
-impl DefectReport {
-    /// A report at `path`, if any; at most `shown_max` Defects go to the monitor.
-    pub fn create(path: Option<&Path>, shown_max: u64) -> Result<Self, FileError> {
-        let report = path.map(open_output).transpose()?.map(std::io::BufWriter::new);
-        Ok(Self { report, path: path.map(Path::to_owned).unwrap_or_default(), left: Cell::new(shown_max) })
-    }
-
-    /// Takes a Defect. Returns whether more are wanted.
-    pub fn hear(&mut self, placed: &PlacedDefect, monitor: &dyn Monitor) -> Result<bool, InputError> {
-        if self.left.get() > 0 {
-            self.left.set(self.left.get() - 1);
-            monitor.event(Event::Defect(placed));
-        }
-        if let Some(report) = &mut self.report {
-            let line = serde_json::to_vec(placed).map_err(std::io::Error::from);
-            let written = line.and_then(|line| report.write_all(&line).and_then(|()| report.write_all(b"\n")));
-            written.map_err(FileError::on("write", &self.path))?;
-        }
-        Ok(self.left.get() > 0 || self.report.is_some())
-    }
-
-    /// Publishes the report.
-    pub fn finish(self) -> Result<(), FileError> {
-        let Some(report) = self.report else { return Ok(()) };
-        report.into_inner().map_err(|error| FileError::on("write", &self.path)(error.into_error()))?.finish()
-    }
 }

@@ -21,7 +21,7 @@ pub const MAX_DEFECTS: u64 = 100;
 pub const MEMORY_BYTES: usize = 256 * 1024 * 1024;
 
 /// Divisor of the memory limit: the share for ids during the check, and for reply files during the merge.
-pub const MEMORY_SHARE: usize = 4;
+const MEMORY_SHARE: usize = 4;
 
 /// Concurrent uploads, by default.
 pub const UPLOADS: usize = 4;
@@ -148,29 +148,15 @@ pub fn line_limits(provider: &Provider, endpoint: &'static str, shard: ShardLimi
     }
 }
 
-/// What a run is asked to do.
+/// What is read, and which of its lines are accepted.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct InputOptions {
     /// The inputs, in order.
     pub inputs: Vec<Input>,
-    /// Where runs are kept and looked up.
-    pub places: RunPlaces,
-    /// This run's directory; by default, one named after its fingerprint.
-    pub directory: Option<PathBuf>,
-    /// The service's part of the run's identity. The [`Api`](crate::remote::Api) that reaches it is passed later.
-    pub service: ServiceIdentity,
-    /// Removes the key from texts of replies that are shown or recorded.
-    pub redactor: Redactor,
-    /// The endpoint that answers the requests.
-    pub endpoint: String,
-    /// The completion window of batches, in the service's notation. Existing batches keep theirs.
-    pub completion_window: String,
     /// The rules for lines.
     pub line: LineLimits,
     /// The limits of shards.
     pub shard: ShardLimits,
-    /// See [`OnEarlier`].
-    pub on_earlier: OnEarlier,
     /// Whether invalid lines are skipped: each gets an error line in the output.
     pub skip_invalid: bool,
     /// Whether an input without requests is accepted.
@@ -179,62 +165,147 @@ pub struct Options {
     pub report: Option<PathBuf>,
     /// Maximum Defects reported to the monitor.
     pub max_defects: u64,
-    /// Threads that check and merge.
-    pub threads: usize,
-    /// Memory limit of the process, in bytes.
-    pub memory_bytes: usize,
-    /// Concurrent uploads.
-    pub uploads: usize,
-    /// Poll interval.
-    pub poll_interval: Duration,
-    /// See [`OnAmbiguous`].
-    pub on_ambiguous: OnAmbiguous,
-    /// How long the service's list is watched before a submission with an unknown outcome is held.
-    pub settle: Duration,
-    /// Maximum batches in flight; `None` for as many as the service accepts.
-    pub max_in_flight_batches: Option<u32>,
-    /// Maximum attempts per request.
-    pub rounds: u32,
-    /// Whether the run's files at the service are deleted when every request has an output.
-    pub delete_remote: bool,
 }
 
-impl Options {
-    /// A run of these inputs at `provider`, with its default base URL and limits, and these defaults:
-    ///
-    /// - runs are kept in `.batchline` below the working directory;
-    /// - every line must be a request, an input without lines is refused, and the monitor is asked about an earlier run
-    ///   that has paid for some of the lines;
-    /// - one thread per core, [`MEMORY_BYTES`], [`UPLOADS`], [`ROUNDS`];
-    /// - a submission with an unknown outcome is held after the service's list was watched for [`SETTLE`].
+impl InputOptions {
+    /// These inputs, with the limits of `provider` at its first endpoint. Every line must be a request, an input
+    /// without lines is refused, and at most [`MAX_DEFECTS`] are shown.
     #[must_use]
     pub fn new(inputs: impl IntoIterator<Item = impl Into<PathBuf>>, provider: &'static Provider) -> Self {
         let endpoint = provider.endpoint();
         let shard = usual_shard(provider, endpoint);
         Self {
             inputs: inputs.into_iter().map(|path| Input::File(path.into())).collect(),
-            places: RunPlaces { home: PathBuf::from(HOME), others: Vec::new() },
-            directory: None,
-            service: ServiceIdentity::of(provider),
-            redactor: Redactor::default(),
-            endpoint: endpoint.to_owned(),
-            completion_window: provider.completion_window.to_owned(),
             line: line_limits(provider, endpoint, shard),
             shard,
-            on_earlier: OnEarlier::Ask,
             skip_invalid: false,
             allow_empty: false,
             report: None,
             max_defects: MAX_DEFECTS,
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
-            memory_bytes: MEMORY_BYTES,
+        }
+    }
+}
+
+/// What may be used of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resources {
+    /// Threads that check and merge.
+    pub threads: usize,
+    /// Memory limit of the process, in bytes.
+    pub memory_bytes: usize,
+}
+
+impl Resources {
+    /// The share of the memory for ids during the check, and for reply files during the merge, in bytes.
+    #[must_use]
+    pub const fn memory_share(&self) -> usize {
+        self.memory_bytes / MEMORY_SHARE
+    }
+}
+
+impl Default for Resources {
+    /// One thread per core, and [`MEMORY_BYTES`].
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { threads, memory_bytes: MEMORY_BYTES }
+    }
+}
+
+/// The service, and what is asked of it.
+#[derive(Debug, Clone)]
+pub struct ServiceOptions {
+    /// Its part of the run's identity. The [`Api`](crate::remote::Api) that reaches it is passed later.
+    pub identity: ServiceIdentity,
+    /// The endpoint that answers the requests.
+    pub endpoint: String,
+    /// The completion window of batches, in the service's notation. Existing batches keep theirs.
+    pub completion_window: String,
+    /// Removes the key from texts of replies that are shown or recorded.
+    pub redactor: Redactor,
+}
+
+impl ServiceOptions {
+    /// `provider` at its default base URL, its first endpoint and its usual completion window.
+    #[must_use]
+    pub fn new(provider: &'static Provider) -> Self {
+        Self {
+            identity: ServiceIdentity::of(provider),
+            endpoint: provider.endpoint().to_owned(),
+            completion_window: provider.completion_window.to_owned(),
+            redactor: Redactor::default(),
+        }
+    }
+}
+
+/// How batches are submitted and followed.
+#[derive(Debug, Clone)]
+pub struct BatchOptions {
+    /// Concurrent uploads.
+    pub uploads: usize,
+    /// Maximum batches in flight; `None` for as many as the service accepts.
+    pub max_in_flight: Option<u32>,
+    /// Poll interval.
+    pub poll_interval: Duration,
+    /// See [`OnEarlier`].
+    pub on_earlier: OnEarlier,
+    /// See [`OnAmbiguous`].
+    pub on_ambiguous: OnAmbiguous,
+    /// How long the service's list is watched before a submission with an unknown outcome is held.
+    pub settle: Duration,
+    /// Maximum attempts per request.
+    pub rounds: u32,
+    /// Whether the run's files at the service are deleted when every request has an output.
+    pub delete_remote: bool,
+}
+
+impl BatchOptions {
+    /// What `provider` takes, [`UPLOADS`] and [`ROUNDS`]. The monitor is asked about an earlier run that has paid for
+    /// some of the lines, and a submission with an unknown outcome is held after the service's list was watched for
+    /// [`SETTLE`].
+    #[must_use]
+    pub fn new(provider: &'static Provider) -> Self {
+        Self {
             uploads: UPLOADS,
+            max_in_flight: provider.limits.batches_in_flight,
             poll_interval: provider.poll_interval,
+            on_earlier: OnEarlier::Ask,
             on_ambiguous: OnAmbiguous::Hold,
             settle: SETTLE,
-            max_in_flight_batches: provider.limits.batches_in_flight,
             rounds: ROUNDS,
             delete_remote: false,
+        }
+    }
+}
+
+/// What a run is asked to do.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What is read.
+    pub input: InputOptions,
+    /// Where runs are kept and looked up.
+    pub places: RunPlaces,
+    /// This run's directory; by default, one named after its fingerprint.
+    pub directory: Option<PathBuf>,
+    /// The service.
+    pub service: ServiceOptions,
+    /// How batches are submitted and followed.
+    pub batches: BatchOptions,
+    /// What may be used of this machine.
+    pub resources: Resources,
+}
+
+impl Options {
+    /// A run of these inputs at `provider`, kept in `.batchline` below the working directory. For the rest see
+    /// [`InputOptions::new`], [`ServiceOptions::new`], [`BatchOptions::new`] and [`Resources::default`].
+    #[must_use]
+    pub fn new(inputs: impl IntoIterator<Item = impl Into<PathBuf>>, provider: &'static Provider) -> Self {
+        Self {
+            input: InputOptions::new(inputs, provider),
+            places: RunPlaces { home: PathBuf::from(HOME), others: Vec::new() },
+            directory: None,
+            service: ServiceOptions::new(provider),
+            batches: BatchOptions::new(provider),
+            resources: Resources::default(),
         }
     }
 }
@@ -266,6 +337,6 @@ mod tests {
         ] {
             assert_eq!(identity.to_string(), text);
         }
-        assert_eq!(Options::new(["a"], together).service, ServiceIdentity::of(together));
+        assert_eq!(Options::new(["a"], together).service.identity, ServiceIdentity::of(together));
     }
 }

@@ -5,17 +5,17 @@
 use std::path::Path;
 
 use super::directory::layout;
-use super::options::OutputTarget;
+use super::options::{InputOptions, OutputTarget};
 use super::output::Outputs;
-use crate::input::source::Input;
 use crate::storage::user_files::{NamedFiles, Role, TargetError};
 
-/// The files that are read: the inputs.
-pub(crate) fn reading(inputs: &[Input]) -> Result<NamedFiles, TargetError> {
+/// The files of reading: the inputs, and the file for Defects.
+pub(crate) fn reading(input: &InputOptions) -> Result<NamedFiles, TargetError> {
     let mut files = NamedFiles::default();
-    for input in inputs {
+    for input in &input.inputs {
         files.read(Role::Input, input.path())?;
     }
+    input.report.as_deref().map_or(Ok(()), |path| files.write(Role::Report, path))?;
     Ok(files)
 }
 
@@ -25,11 +25,6 @@ pub(crate) fn write_outputs(files: &mut NamedFiles, outputs: &Outputs) -> Result
         files.write(Role::Output, path)?;
     }
     outputs.errors.as_deref().map_or(Ok(()), |path| files.write(Role::Errors, path))
-}
-
-/// Adds the file for Defects.
-pub(crate) fn write_report(files: &mut NamedFiles, report: Option<&Path>) -> Result<(), TargetError> {
-    report.map_or(Ok(()), |path| files.write(Role::Report, path))
 }
 
 /// Refuses files inside run directories: existing ones, and the one to be created.

@@ -106,7 +106,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         if self.failure.is_some() || self.admission.is_stopped {
             return Ok(false);
         }
-        let (limits, rounds) = (self.options.shard, self.options.rounds);
+        let (limits, rounds) = (self.options.input.shard, self.options.batches.rounds);
         let plan = rounds::plan(&self.ledger, self.shards.rows(), limits, rounds)?;
         let begins = plan.is_some();
         if let Some(plan) = plan {

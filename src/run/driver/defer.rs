@@ -62,7 +62,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
     }
 
     fn wait_for_room(&mut self, shard: u32, error: RemoteError) {
-        let waits = self.options.poll_interval.saturating_mul(2);
+        let waits = self.options.batches.poll_interval.saturating_mul(2);
         if self.queue.delay_longer(shard, waits, ROOM_WAIT_MAX) > ROOM_PATIENCE {
             self.give_up(error.into());
         }

@@ -99,7 +99,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
     /// another key, or be lost. The look-up is retried with backoff, and when `settle` has passed, its shard is held.
     fn not_seen(&mut self, shard: u32, error: &RemoteError) -> Result<(), Error> {
         let Some(batch_id) = self.shards[shard].state.batch_id().map(str::to_owned) else { return Ok(()) };
-        let (settle, interval) = (self.options.settle, self.options.poll_interval);
+        let (settle, interval) = (self.options.batches.settle, self.options.batches.poll_interval);
         let is_lost = matches!(self.shards[shard].state, ShardState::Lost { .. });
         if self.sightings.not_shown(shard, settle, interval) || is_lost {
             return self.hold_unseen(shard, error.to_string());

@@ -178,7 +178,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
     fn limit(&self, step: NextStep) -> usize {
         match step {
             NextStep::Upload | NextStep::Create if self.failure.is_some() || self.admission.is_stopped => 0,
-            NextStep::Upload => self.options.uploads,
+            NextStep::Upload => self.options.batches.uploads,
             NextStep::Create => 1,
             NextStep::Download => DOWNLOADS,
             NextStep::Index => INDEXINGS,

@@ -54,7 +54,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         let fileless = batch.output_file_id.is_none() && batch.error_file_id.is_none();
         if fileless && batch.status != BatchStatus::Failed {
             let is_sent_again = batch.status != BatchStatus::Cancelled;
-            if !self.poller.believes_fileless(shard, is_sent_again, self.options.settle) {
+            if !self.poller.believes_fileless(shard, is_sent_again, self.options.batches.settle) {
                 return Ok(());
             }
         }

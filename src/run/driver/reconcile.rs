@@ -96,8 +96,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
 
     /// The list does not show a batch for a submission with an unknown outcome.
     fn not_found(&mut self, shard: u32, submission: i64, file_id: &str) -> Result<(), Error> {
-        let (settle, submit_again) = match self.options.on_ambiguous {
-            OnAmbiguous::Hold => (self.options.settle, false),
+        let (settle, submit_again) = match self.options.batches.on_ambiguous {
+            OnAmbiguous::Hold => (self.options.batches.settle, false),
             OnAmbiguous::RetryAfter(wait) => (wait, true),
         };
         if !self.unresolved.not_listed(shard, settle) {

@@ -104,7 +104,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
         let DriverInputs { api, executor, files, ledger, options, monitor, merger, stop } = inputs;
         let mut rows = ledger.shards()?;
         let looks_at_held = rows.iter().any(|row| matches!(row.state, ShardState::Held { .. }));
-        let mut fetches = Fetches::new(options.settle);
+        let mut fetches = Fetches::new(options.batches.settle);
         for row in &mut rows {
             if let ShardState::Incomplete { submission, batch } = &row.state {
                 // Held until now; the missing replies may be available by now.
@@ -112,13 +112,13 @@ impl<A: Api, E: Executor> Driver<A, E> {
                 row.state = ShardState::Ended { submission: *submission, batch: batch.clone() };
             }
         }
-        let mut admission = Admission::new(options.max_in_flight_batches, ledger.in_flight_caps()?);
+        let mut admission = Admission::new(options.batches.max_in_flight, ledger.in_flight_caps()?);
         admission.is_stopped = ledger.has_mistaken_batch()?;
         let mut driver = Self {
             run_name: super::run_name::run_name(&ledger)?,
             unresolved: Unresolved::new(ledger.surplus()?, ledger.deferred_batches()?, looks_at_held),
-            poller: Poller::new(options.poll_interval),
-            watermark: Watermark::new(options.rounds),
+            poller: Poller::new(options.batches.poll_interval),
+            watermark: Watermark::new(options.batches.rounds),
             shards: ShardTable::new(rows),
             api,
             executor,

@@ -91,8 +91,8 @@ impl<A: Api, E: Executor> Driver<A, E> {
         self.admission.begun(&known.shard.model);
         let request = CreateBatch {
             input_file_id: file_id,
-            endpoint: self.options.endpoint.clone(),
-            completion_window: Some(self.options.completion_window.clone()),
+            endpoint: self.options.service.endpoint.clone(),
+            completion_window: Some(self.options.service.completion_window.clone()),
             model: known.shard.model.clone(),
             tag: Some(BatchTag { run: self.run_name.clone(), shard, submission }),
         };
@@ -118,7 +118,7 @@ impl<A: Api, E: Executor> Driver<A, E> {
             }
             Submission::Refused(error) => {
                 self.ledger.refused(shard, submission, &error.to_string())?;
-                self.admission.refused(shard, &error, self.options.poll_interval);
+                self.admission.refused(shard, &error, self.options.batches.poll_interval);
                 let abandoned = error.status().is_some();
                 self.shards.update(shard, |row| row.abandoned |= abandoned);
                 self.set_state(shard, ShardState::Uploaded { file_id });

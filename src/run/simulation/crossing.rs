@@ -98,7 +98,7 @@ async fn play(scenario: &Scenario, crossed: &Crossed) -> Result<Option<String>, 
         envelope: line.envelope,
         threads: 1,
         memory_bytes: 8 << 20,
-        redactor: options.redactor.clone(),
+        redactor: options.service.redactor.clone(),
     });
     let written = Arc::new(Mutex::new(Vec::new()));
     let output = OutputTarget::Writer(Box::new(Written(written.clone())));

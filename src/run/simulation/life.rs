@@ -19,11 +19,10 @@ use super::world::World;
 use crate::dialect::providers::provider;
 use crate::input::check::LineLimits;
 use crate::input::envelope::Envelope;
-use crate::input::source::Input;
 use crate::ledger::{Ledger, fuse};
 use crate::model::incident::Incident;
 use crate::model::shard::ShardLimits;
-use crate::remote::{Address, Redactor};
+use crate::remote::Address;
 use crate::results::normalize::Shape;
 use crate::run;
 use crate::run::directory::layout;
@@ -31,7 +30,7 @@ use crate::run::error::{Error, ErrorKind};
 use crate::run::held::HeldReason;
 use crate::run::inspect::{self, Decision};
 use crate::run::{
-    Event, Monitor, OnAmbiguous, OnEarlier, Options, OutputTarget, Outputs, RunPlaces, ServiceIdentity, Silent,
+    BatchOptions, Event, Monitor, OnAmbiguous, Options, OutputTarget, Outputs, Resources, ServiceIdentity, Silent,
     Summary, open,
 };
 use crate::storage::durable;
@@ -126,37 +125,24 @@ impl Scenario {
             0 => OnAmbiguous::RetryAfter(Duration::from_secs(rng.u64(60..1200))),
             _ => OnAmbiguous::Hold,
         };
-        let options = Options {
-            inputs: vec![Input::File(directory.join("input.jsonl"))],
-            places: RunPlaces { home: directory.join("runs"), others: Vec::new() },
-            directory: None,
-            service: ServiceIdentity::at(provider, &address),
-            redactor: Redactor::default(),
-            endpoint: "/v1/chat/completions".to_owned(),
-            completion_window: "24h".to_owned(),
-            line: LineLimits {
-                line_bytes: 1 << 20,
-                custom_id_characters: 64,
-                envelope,
-                assign_ids: false,
-                inputs: None,
-            },
-            shard: ShardLimits { requests: rng.u64(1..=5), bytes: 1 << 20, inputs: None },
-            on_earlier: OnEarlier::Ask,
-            skip_invalid: false,
-            allow_empty: false,
-            report: None,
-            max_defects: 0,
-            threads: 1,
-            memory_bytes: 64 << 20,
+        let mut options = Options::new([directory.join("input.jsonl")], provider);
+        options.input.line =
+            LineLimits { line_bytes: 1 << 20, custom_id_characters: 64, envelope, assign_ids: false, inputs: None };
+        options.input.shard = ShardLimits { requests: rng.u64(1..=5), bytes: 1 << 20, inputs: None };
+        options.input.max_defects = 0;
+        options.places.home = directory.join("runs");
+        options.service.identity = ServiceIdentity::at(provider, &address);
+        options.service.endpoint = "/v1/chat/completions".to_owned();
+        options.service.completion_window = "24h".to_owned();
+        options.batches = BatchOptions {
             uploads: rng.usize(1..=4),
+            max_in_flight: None,
             poll_interval: Duration::from_secs(rng.u64(1..=60)),
             on_ambiguous,
-            max_in_flight_batches: None,
             rounds: if mode == Mode::Liveness { 1000 } else { rng.u32(1..=4) },
-            settle: crate::run::options::SETTLE,
-            delete_remote: false,
+            ..BatchOptions::new(provider)
         };
+        options.resources = Resources { threads: 1, memory_bytes: 64 << 20 };
         let mut lines = Vec::new();
         for seq in 0..requests {
             let (id, model) = (rows::custom_id(seq), ["a", "b"][rng.usize(..2)]);
@@ -175,7 +161,7 @@ impl Scenario {
             Mode::Safety => None,
             Mode::Liveness => Some(World::BEGINNING + Duration::from_secs(rng.u64(1..20_000))),
         };
-        let dialect = self.options.service.provider.dialect;
+        let dialect = self.options.service.identity.provider.dialect;
         Arc::new(Mutex::new(World::new(self.seed, dialect, Faults::new(self.seed, dialect, until))))
     }
 
@@ -238,7 +224,7 @@ impl Scenario {
     fn last_lines<'o>(&self, run: &Path, output: &'o [u8]) -> &'o [u8] {
         let Ok(ledger) = Ledger::open(&layout::ledger(run)) else { return &[] };
         let shards = ledger.shards().expect("the ledger makes sense");
-        let open = shards.iter().filter_map(|known| known.open_from(self.options.rounds)).min();
+        let open = shards.iter().filter_map(|known| known.open_from(self.options.batches.rounds)).min();
         let lines = usize::try_from(open.unwrap_or(self.requests)).expect("there are few requests");
         let end = memchr::memchr_iter(b'\n', output).take(lines).last().map_or(0, |end| end + 1);
         &output[..end]

@@ -88,7 +88,7 @@ impl<'o> Oracle<'o> {
                 *by_mark.entry(tag.shard).or_default() += 1;
             }
         }
-        if self.scenario.options.on_ambiguous == OnAmbiguous::Hold {
+        if self.scenario.options.batches.on_ambiguous == OnAmbiguous::Hold {
             assert!(by_mark.values().all(|batches| *batches <= 1), "batches that were accepted, by shard: {by_mark:?}");
         }
         for (file, accepted) in by_file {
@@ -97,7 +97,7 @@ impl<'o> Oracle<'o> {
             if accepted.len() <= shards {
                 continue;
             }
-            let OnAmbiguous::RetryAfter(window) = self.scenario.options.on_ambiguous else {
+            let OnAmbiguous::RetryAfter(window) = self.scenario.options.batches.on_ambiguous else {
                 panic!("{} batches were accepted for file {file} of {shards} shards", accepted.len());
             };
             let hidden = accepted.windows(2).any(|pair| {
@@ -239,7 +239,7 @@ impl<'o> Oracle<'o> {
             return;
         }
         for (seq, standing) in self.standings() {
-            let (Some(batch), rounds) = (standing.last, self.scenario.options.rounds) else { continue };
+            let (Some(batch), rounds) = (standing.last, self.scenario.options.batches.rounds) else { continue };
             let left = self.world.batches[batch].left.as_ref().expect("it was indexed");
             assert!(!standing.held);
             let kind = standing.line.and_then(|line| line.means).map(|(_, kind)| kind);
