@@ -63,13 +63,17 @@
 //!
 //! | feature | brings |
 //! | --- | --- |
+//! | `http` | [`HttpApi`] and [`OnlineApi`]: HTTP with TLS. What needs no service, and an own [`Api`], need it not |
 //! | `serve` | `Server` and `ServeOptions`: a local Batch API server that answers with an echo, or with what an OpenAI-compatible server says |
-//! | `cli` | the program `batchline`; implies `serve` |
+//! | `cli` | the program `batchline`; implies `serve`, which implies `http` |
 //!
-//! Both are on by default. Without them nothing of the command line, of progress bars or of an HTTP server is built.
+//! All are on by default. Without them nothing of the command line, of progress bars, of an HTTP server or client is
+//! built.
 //!
 //! Modules that this page does not list can be named, because the program and its tests are other crates. They are no
 //! part of the interface and change without notice.
+
+#![cfg_attr(not(feature = "http"), expect(dead_code, reason = "the clients use it, and are not built"))]
 
 // The map of the code, for those who change it.
 //
@@ -125,14 +129,19 @@ pub mod storage;
 #[cfg(feature = "serve")]
 #[doc(inline)]
 pub use self::serve::{ServeOptions, Server};
+#[cfg(feature = "http")]
 #[doc(inline)]
 pub use self::{
     dialect::address::Address,
+    remote::online::{Upstream, UpstreamOptions},
+    remote::{HttpApi, OnlineApi},
+};
+#[doc(inline)]
+pub use self::{
     dialect::provider::Provider,
     dialect::providers::provider,
     input::source::Input,
-    remote::online::{Upstream, UpstreamOptions},
-    remote::{Api, HttpApi, OnlineApi, Token},
+    remote::{Api, Token},
     results::normalize::Shape,
     run::error::{Error, ErrorKind},
     run::{
@@ -146,13 +155,16 @@ pub use tokio_util::sync::CancellationToken;
 
 /// What calls of an [`Api`] take and return, for those who implement one; and the settings of an [`HttpApi`].
 pub mod api {
+    #[cfg(feature = "http")]
+    #[doc(inline)]
+    pub use crate::remote::{Settings, SetupError};
     #[doc(inline)]
     pub use crate::{
         model::batch::{Batch, BatchStatus, CreateBatch, RequestCounts},
         model::tag::BatchTag,
         remote::{
             Again, Downloaded, ErrorKind, Lines, Listing, Notice, Observer, Payload, Progress, Redactor, RemoteError,
-            RemoteFile, RetryPolicy, Settings, SetupError, Submission, Timeouts,
+            RemoteFile, RetryPolicy, Submission, Timeouts,
         },
         storage::durable::{FileError, publish_bytes},
     };

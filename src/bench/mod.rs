@@ -107,7 +107,8 @@ pub async fn bench(options: BenchOptions, tell: &mut dyn FnMut(&Measured)) -> Re
     tell(&measured);
     let files = Arc::new(files);
     let settings = Settings::default();
-    let api = HttpApi::new(options.provider, options.service.clone(), Some(options.token.clone()), settings)?;
+    let api = HttpApi::new(options.provider, options.service.clone(), Some(options.token.clone()), settings)
+        .map_err(|error| Error::Configuration { what: error.to_string(), hint: None })?;
     let (uploaded, measured) = upload(&options, &api, &files, &shards).await?;
     tell(&measured);
     let batches = run_batches(&options, &api, (&files, &shards), &uploaded).await?;

@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::process::ExitCode;
 
+use batchline::remote::{AddressError, SetupError};
 use batchline::run::error::{Error, ErrorKind, file_hint, remote_kind};
 use batchline::serve::ServeError;
 
@@ -74,6 +75,9 @@ pub(crate) enum Failure {
     /// The local service cannot continue.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// The client of a service cannot be set up.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
     /// As [`Error::Interrupted`], by SIGTERM.
     #[error("terminated; run the same command to resume")]
     Terminated,
@@ -83,6 +87,12 @@ pub(crate) enum Failure {
     /// Standard output cannot be written.
     #[error(transparent)]
     Stdout(#[from] StdoutError),
+}
+
+impl From<AddressError> for Failure {
+    fn from(error: AddressError) -> Self {
+        Self::Setup(error.into())
+    }
 }
 
 impl<E: Into<Error>> From<E> for Failure
@@ -101,14 +111,13 @@ impl NotFailure for batchline::input::InputError {}
 impl NotFailure for batchline::results::ResultsError {}
 impl NotFailure for batchline::ledger::LedgerError {}
 impl NotFailure for batchline::remote::RemoteError {}
-impl NotFailure for batchline::remote::SetupError {}
-impl NotFailure for batchline::remote::AddressError {}
 impl NotFailure for batchline::storage::user_files::TargetError {}
 
 impl Failure {
     fn exit(&self) -> Exit {
         match self {
             Self::Usage(_) => Exit::Usage,
+            Self::Setup(_) => Exit::Configuration,
             Self::Terminated => Exit::Terminated,
             Self::Stdout(StdoutError(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Success,
             Self::Stdout(_) => Exit::LocalState,

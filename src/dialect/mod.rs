@@ -21,6 +21,7 @@
 //! Invariants: what a service sends is untrusted data. It is parsed, or rejected with a reason; it never causes a
 //! panic.
 
+#[cfg(feature = "http")]
 pub mod address;
 mod dialects;
 mod error_table;

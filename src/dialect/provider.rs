@@ -39,6 +39,7 @@
 use std::fmt;
 use std::time::Duration;
 
+#[cfg(feature = "http")]
 use super::address::Address;
 use super::line::LineFormat;
 use super::protocol::Dialect;
@@ -182,6 +183,7 @@ pub struct Provider {
 
 impl Provider {
     /// Whether this row's service is at `address`.
+    #[cfg(feature = "http")]
     #[must_use]
     pub fn is_at(&self, address: &Address) -> bool {
         let one = address.canonical();
@@ -190,6 +192,7 @@ impl Provider {
     }
 
     /// The canonical form of `address`: the row's own base URL, if it is one of the row's addresses.
+    #[cfg(feature = "http")]
     #[must_use]
     pub fn canonical_address(&self, address: &Address) -> Address {
         let own = self.is_at(address).then(|| Address::parse(self.base_url).ok()).flatten();

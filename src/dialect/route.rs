@@ -6,10 +6,19 @@
 
 use std::borrow::Cow;
 
-use reqwest::Method;
-
 /// The placeholder of a path.
 const ARGUMENT: &str = "{}";
+
+/// The method of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Reads.
+    Get,
+    /// Makes or changes.
+    Post,
+    /// Removes.
+    Delete,
+}
 
 /// A call: its method, and its path below the base URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,19 +65,19 @@ impl Route {
     /// A GET.
     #[must_use]
     pub const fn get(path: &'static str) -> Self {
-        Self { method: Method::GET, path }
+        Self { method: Method::Get, path }
     }
 
     /// A POST.
     #[must_use]
     pub const fn post(path: &'static str) -> Self {
-        Self { method: Method::POST, path }
+        Self { method: Method::Post, path }
     }
 
     /// A DELETE.
     #[must_use]
     pub const fn delete(path: &'static str) -> Self {
-        Self { method: Method::DELETE, path }
+        Self { method: Method::Delete, path }
     }
 
     /// The segments of the path of the call about `argument`.

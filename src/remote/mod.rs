@@ -1,4 +1,12 @@
-//! Everything that talks to a provider's Batch API over HTTP; and, in [`online`], to a service that has none.
+//! Everything that talks to a service: the [`Api`] that a run asks for each single operation, and what reaches one.
+//!
+//! | in | is |
+//! | --- | --- |
+//! | [`service`] | the [`Api`], and the types of its calls |
+//! | `http/` | an [`Api`] for a provider's Batch API over HTTP |
+//! | `online/` | an [`Api`] for a service that has none: it is asked request by request |
+//!
+//! The last two, and all that they depend on, are built with the feature `http`.
 //!
 //! In: a [`Provider`], a [`Token`], and single operations of an [`Api`]: upload a payload, create a batch, get it,
 //! list, cancel, download, delete. Out: [`RemoteFile`]s, [`Batch`]es, reply files on disk, or a [`RemoteError`] that
@@ -12,42 +20,30 @@
 //! - Text from the service (ids, messages, addresses) is validated or sanitized before it is used, and never names a
 //!   local file.
 //!
-//! The only state between operations is the [`throttle`], which all of them pass. Only `run` knows what was requested
-//! before, what it cost and what comes next.
+//! Only `run` knows what was requested before, what it cost and what comes next.
 
-mod body;
-pub mod client;
-mod content;
-mod create;
-mod download;
 pub mod error;
-mod http_api;
-mod list;
+#[cfg(feature = "http")]
+pub mod http;
+#[cfg(feature = "http")]
 pub mod online;
 pub mod redact;
-mod redirect;
-mod response;
 pub mod retry;
 pub mod service;
 pub mod timeouts;
 pub mod token;
-mod upload;
 
-#[cfg(test)]
-mod other_dialect;
-#[cfg(test)]
-mod testing;
-pub mod throttle;
-
+#[cfg(feature = "http")]
 pub use crate::dialect::address::{Address, AddressError};
 pub use crate::dialect::provider::{Auth, Confidence, Limits, Provider, ReplyShape};
 pub use crate::dialect::providers::{provider, provider_speaking};
 pub use crate::dialect::{DIALECTS, Dialect, OPENAI, TOGETHER};
 pub use crate::model::batch::{Batch, BatchStatus, CreateBatch, RequestCounts, is_valid_id};
 pub use crate::model::tag::BatchTag;
-pub use client::SetupError;
 pub use error::{ErrorKind, RemoteError};
-pub use http_api::{HttpApi, Settings};
+#[cfg(feature = "http")]
+pub use http::{HttpApi, Settings, SetupError};
+#[cfg(feature = "http")]
 pub use online::OnlineApi;
 pub use redact::Redactor;
 pub use retry::{Notice, Observer, RetryPolicy};

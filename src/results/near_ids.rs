@@ -14,7 +14,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use icu_normalizer::ComposingNormalizerBorrowed;
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use super::ResultsError;
 use super::reply_file::{Found, ReplyFile};
@@ -27,14 +27,19 @@ pub(super) const STRANGER_BYTES: usize = 256;
 /// Minimum memory for such replies, whatever the budget: 4 MiB of them.
 pub(super) const STRANGERS_MIN: usize = 16 * 1024;
 
-/// Composes characters: NFC.
-const COMPOSED: ComposingNormalizerBorrowed<'static> = ComposingNormalizerBorrowed::new_nfc();
+/// The text with its characters composed: NFC.
+fn composed(text: &str) -> Cow<'_, str> {
+    match is_nfc_quick(text.chars()) {
+        IsNormalized::Yes => Cow::Borrowed(text),
+        IsNormalized::No | IsNormalized::Maybe => Cow::Owned(text.nfc().collect()),
+    }
+}
 
 /// The form that nearly equal ids share: trimmed, composed, the hexadecimal digits of `%C3` and `\u00E9` in lower case.
 pub(super) fn canonical(id: &str) -> Cow<'_, str> {
     let id = id.trim();
     let has_escapes = memchr::memchr2(b'%', b'\\', id.as_bytes()).is_some();
-    match COMPOSED.normalize(id) {
+    match composed(id) {
         composed if has_escapes => Cow::Owned(with_small_escapes(&composed)),
         composed => composed,
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::input::InputError;
 use crate::ledger::LedgerError;
 use crate::model::shown::Name;
-use crate::remote::{AddressError, RemoteError, SetupError};
+use crate::remote::RemoteError;
 use crate::results::ResultsError;
 use crate::run::earlier_run::EarlierRun;
 pub use crate::run::error_kind::ErrorKind;
@@ -45,9 +45,6 @@ pub enum Error {
     /// Replies cannot be brought into order.
     #[error(transparent)]
     Results(#[from] ResultsError),
-    /// The client cannot be set up.
-    #[error(transparent)]
-    Setup(#[from] SetupError),
     /// The service refused, or is unreachable.
     #[error(transparent)]
     Remote(#[from] RemoteError),
@@ -157,12 +154,6 @@ fn holder(owner: Option<&u32>) -> String {
     owner.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
 
-impl From<AddressError> for Error {
-    fn from(error: AddressError) -> Self {
-        Self::Setup(error.into())
-    }
-}
-
 impl From<Error> for StepError {
     /// Keeps what the driver decides by and what the user reads.
     fn from(error: Error) -> Self {
@@ -203,7 +194,7 @@ impl Error {
             | Self::OtherDirectory { .. }
             | Self::PaidBefore(_) => ErrorKind::Usage,
             Self::Locked { .. } | Self::Raced { .. } => ErrorKind::Locked,
-            Self::Setup(_) | Self::Configuration { .. } => ErrorKind::Configuration,
+            Self::Configuration { .. } => ErrorKind::Configuration,
             Self::Remote(error) => remote_kind(error),
             Self::File(_) | Self::Ledger(_) | Self::Results(_) | Self::Directory { .. } | Self::NotOurs { .. } => {
                 ErrorKind::LocalState

@@ -7,8 +7,11 @@
 //! it. Runs of earlier versions, whose fingerprints depended on more, are recognised by what their Ledgers say.
 
 use super::meta::RunMeta;
-use super::options::{BUILT_IN, Options};
+#[cfg(feature = "http")]
+use super::options::BUILT_IN;
+use super::options::Options;
 use crate::input::scan::Scan;
+#[cfg(feature = "http")]
 use crate::remote::{Address, Provider, provider};
 
 /// What identifies a run, apart from its lines.
@@ -63,7 +66,15 @@ impl Identity {
     }
 }
 
+/// The canonical spelling of a service, given what a [`ServiceIdentity`](super::ServiceIdentity) writes. Without the
+/// clients there is one spelling only, since a service is then at an address only in its provider's own words.
+#[cfg(not(feature = "http"))]
+fn canonical(service: &str) -> String {
+    service.to_owned()
+}
+
 /// The canonical spelling of a service, given what a [`ServiceIdentity`](super::ServiceIdentity) writes.
+#[cfg(feature = "http")]
 fn canonical(service: &str) -> String {
     let Some((name, place)) = service.split_once(' ') else { return service.to_owned() };
     let (Some(named), false) = (provider(name), place == BUILT_IN) else { return service.to_owned() };
@@ -73,6 +84,7 @@ fn canonical(service: &str) -> String {
 }
 
 /// The provider's own row for that address, if the row that was named is the generic one.
+#[cfg(feature = "http")]
 fn known_by_address(named: &'static Provider, address: &Address) -> &'static Provider {
     if !named.base_url.is_empty() {
         return named;

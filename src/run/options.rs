@@ -12,7 +12,9 @@ use crate::input::check::LineLimits;
 use crate::input::envelope::Envelope;
 use crate::input::source::Input;
 use crate::model::shard::ShardLimits;
-use crate::remote::{Address, Limits, Provider, Redactor};
+#[cfg(feature = "http")]
+use crate::remote::Address;
+use crate::remote::{Limits, Provider, Redactor};
 
 /// Maximum defects shown, by default.
 pub const MAX_DEFECTS: u64 = 100;
@@ -63,6 +65,7 @@ impl ServiceIdentity {
     }
 
     /// The provider at this base URL.
+    #[cfg(feature = "http")]
     #[must_use]
     pub fn at(provider: &'static Provider, address: &Address) -> Self {
         Self { provider, place: address.to_string() }

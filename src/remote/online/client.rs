@@ -17,9 +17,9 @@ use reqwest::header::CONTENT_TYPE;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::dialect::address::Address;
-use crate::remote::client::{CallHeaders, Http, SetupError};
 use crate::remote::error::{ErrorKind, RemoteError, message_in};
-use crate::remote::response::{ERROR_BODY_BYTES, Response};
+use crate::remote::http::client::{CallHeaders, Http, SetupError};
+use crate::remote::http::response::{ERROR_BODY_BYTES, Response};
 use crate::remote::retry::Observer;
 use crate::remote::timeouts::Timeouts;
 use crate::remote::token::Token;
@@ -167,7 +167,7 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::remote::testing::{Act, CANARY, Server, answer};
+    use crate::remote::http::testing::{Act, CANARY, Server, answer};
 
     /// Asks a server that answers each request with `act`, and gives what it saw, too.
     async fn ask(act: Act) -> (Result<Vec<u8>, Failed>, Server) {

@@ -9,8 +9,8 @@ use super::{OnlineApi, Upstream, UpstreamOptions};
 use crate::dialect::address::Address;
 use crate::model::batch::{Batch, BatchStatus, CreateBatch};
 use crate::remote::error::ErrorKind;
+use crate::remote::http::testing::{Act, Memory, Server, answer};
 use crate::remote::service::{Again, Api, Progress, Submission};
-use crate::remote::testing::{Act, Memory, Server, answer};
 use crate::storage::durable;
 
 /// So many requests.

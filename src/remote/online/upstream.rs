@@ -15,8 +15,8 @@ use super::first::{FirstAnswers, Suspicion};
 use super::given_up;
 use super::pacing::Pacing;
 use crate::dialect::address::Address;
-use crate::remote::client::SetupError;
 use crate::remote::error::{ErrorKind, RemoteError};
+use crate::remote::http::client::SetupError;
 use crate::remote::retry::{Notice, Observer, RetryPolicy};
 use crate::remote::token::Token;
 

@@ -3,7 +3,7 @@
 //! In: rows, one at a time. Out: the rows that go into the result files.
 //! Invariant: the billing records stay the truth; see [`row_faults`](super::row_faults).
 
-use icu_normalizer::DecomposingNormalizerBorrowed;
+use unicode_normalization::UnicodeNormalization;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::row_faults::{Change, Form, RowFault, StrangeId};
@@ -187,7 +187,7 @@ impl Row {
                 digits if digits.parse::<u64>().is_ok_and(|number| number.to_string() == digits) => digits.to_owned(),
                 _ => return false,
             },
-            StrangeId::Decomposed => DecomposingNormalizerBorrowed::new_nfd().normalize(real).into_owned(),
+            StrangeId::Decomposed => real.nfd().collect(),
             StrangeId::Escapes => with_small_escapes(real),
         };
         let member = format!("\"custom_id\":{real}");

@@ -16,15 +16,15 @@ use std::io::BufRead;
 use serde_json::Value;
 
 use super::client::Http;
-use super::error::{ErrorKind, RemoteError};
-use super::redact::Redactor;
 use super::response::broken_off;
-use super::service::Listing;
 use crate::dialect::Dialect;
 use crate::dialect::route::{ListFormat, NextPage};
 use crate::dialect::wire::{BatchObject, Entry};
 use crate::json::brackets::{Brackets, Broken, Captured, is_key};
 use crate::model::batch::is_valid_id;
+use crate::remote::error::{ErrorKind, RemoteError};
+use crate::remote::redact::Redactor;
+use crate::remote::service::Listing;
 
 /// Maximum pages of a list.
 const PAGES_MAX: usize = 2_000;
@@ -252,9 +252,9 @@ mod tests {
 
     use super::*;
     use crate::dialect::OPENAI;
+    use crate::remote::http::testing::{Server, answer, api_as};
     use crate::remote::retry::Observer;
     use crate::remote::service::Api;
-    use crate::remote::testing::{Server, answer, api_as};
 
     /// What OpenAI's dialect has on a page.
     const PAGE_BATCHES: usize = 100;

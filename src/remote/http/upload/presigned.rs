@@ -14,11 +14,11 @@ use super::check;
 use crate::dialect::provider::Provider;
 use crate::dialect::upload::PresignedUpload;
 use crate::dialect::wire::check_id;
-use crate::remote::body;
-use crate::remote::client::Http;
 use crate::remote::error::{ErrorKind, RemoteError};
-use crate::remote::redirect;
-use crate::remote::response::Response;
+use crate::remote::http::body;
+use crate::remote::http::client::Http;
+use crate::remote::http::redirect;
+use crate::remote::http::response::Response;
 use crate::remote::retry::{Attempts, RetryPolicy};
 use crate::remote::service::{Payload, Progress, RemoteFile};
 
@@ -146,9 +146,9 @@ async fn settle(http: &Http, plan: &PresignedUpload, placed: &Placed, bytes: u64
 mod tests {
     use super::*;
     use crate::remote::HttpApi;
+    use crate::remote::http::testing::{Act, CANARY, Memory, Server, Then, answer, api_at, raw};
     use crate::remote::retry::Observer;
     use crate::remote::service::Api;
-    use crate::remote::testing::{Act, CANARY, Memory, Server, Then, answer, api_at, raw};
 
     const FILE: &str = "file-8205dffa-8f55";
     const SIZE: usize = 700_000;

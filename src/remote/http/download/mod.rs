@@ -22,12 +22,12 @@ use tokio::task::JoinHandle;
 
 use super::client::Http;
 use super::content::{self, Packing, Unfit};
-use super::error::{ErrorKind, RemoteError};
 use super::redirect;
 use super::response::Response;
-use super::retry::{Attempts, RetryPolicy};
-use super::service::{Downloaded, Progress};
 use crate::dialect::Dialect;
+use crate::remote::error::{ErrorKind, RemoteError};
+use crate::remote::retry::{Attempts, RetryPolicy};
+use crate::remote::service::{Downloaded, Progress};
 use crate::storage::aligned::BlockWriter;
 use crate::storage::durable;
 use crate::storage::durable::FileError;
@@ -44,7 +44,7 @@ const RENEWING_BYTES: u64 = 16 << 20;
 /// in front of it, may send other bytes than it says.
 const OVERLAP_BYTES: u64 = 4 << 10;
 
-/// Fetches a file; see [`super::service::Api::download`].
+/// Fetches a file; see [`crate::remote::service::Api::download`].
 pub(super) async fn download(
     http: &Http,
     retry: &RetryPolicy,

@@ -10,16 +10,16 @@
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Url};
 
-use super::error::{ErrorKind, RemoteError};
-use super::redact::Redactor;
 use super::response::{Origin, Response, Terms, transport_error};
-use super::retry::{Notice, Observer};
-use super::timeouts::Timeouts;
-use super::token::Token;
 use crate::dialect::address::{Address, AddressError};
 use crate::dialect::provider::Auth;
-use crate::dialect::route::Route;
-use crate::remote::throttle::{Throttle, retry_after};
+use crate::dialect::route::{self, Route};
+use crate::remote::error::{ErrorKind, RemoteError};
+use crate::remote::http::throttle::{Throttle, retry_after};
+use crate::remote::redact::Redactor;
+use crate::remote::retry::{Notice, Observer};
+use crate::remote::timeouts::Timeouts;
+use crate::remote::token::Token;
 
 /// The `User-Agent`. Network edges in front of APIs block clients without one.
 const USER_AGENT: &str = concat!("batchline/", env!("CARGO_PKG_VERSION"));
@@ -43,25 +43,43 @@ pub enum SetupError {
 
 /// What is sent with every call: the form of the key, and other headers.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct CallHeaders {
-    pub(super) auth: Auth,
-    pub(super) headers: &'static [(&'static str, &'static str)],
+pub(in crate::remote) struct CallHeaders {
+    pub(in crate::remote) auth: Auth,
+    pub(in crate::remote) headers: &'static [(&'static str, &'static str)],
 }
 
 impl CallHeaders {
     /// A bearer token, and no other headers.
-    pub(super) const BEARER: Self = Self { auth: Auth::BEARER, headers: &[] };
+    pub(in crate::remote) const BEARER: Self = Self { auth: Auth::BEARER, headers: &[] };
+}
+
+/// The header that carries the token, its value marked so that it is never shown.
+fn key_header(token: &Token, auth: Auth) -> (HeaderName, HeaderValue) {
+    let value = HeaderValue::from_str(&format!("{}{}", auth.prefix, token.expose()));
+    let mut value = value.expect("a token is made of visible ASCII");
+    value.set_sensitive(true);
+    (HeaderName::from_static(auth.header), value)
+}
+
+impl From<route::Method> for Method {
+    fn from(method: route::Method) -> Self {
+        match method {
+            route::Method::Get => Self::GET,
+            route::Method::Post => Self::POST,
+            route::Method::Delete => Self::DELETE,
+        }
+    }
 }
 
 /// The clients, with all that a call needs.
 #[derive(Debug)]
-pub(super) struct Http {
-    pub(super) address: Address,
-    pub(super) timeouts: Timeouts,
-    pub(super) observer: Observer,
-    pub(super) throttle: Throttle,
+pub(in crate::remote) struct Http {
+    pub(in crate::remote) address: Address,
+    pub(in crate::remote) timeouts: Timeouts,
+    pub(in crate::remote) observer: Observer,
+    pub(in crate::remote) throttle: Throttle,
     /// Removes the token from texts.
-    pub(super) redactor: Redactor,
+    pub(in crate::remote) redactor: Redactor,
     api: Client,
     upload: Client,
     blob: Client,
@@ -75,7 +93,7 @@ impl Http {
     }
 
     /// Without a token no credentials are sent. A token is not sent to another machine over plain http.
-    pub(super) fn new(
+    pub(in crate::remote) fn new(
         address: Address,
         token: Option<Token>,
         CallHeaders { auth, headers }: CallHeaders,
@@ -88,7 +106,7 @@ impl Http {
         let own = headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
         let mut credentials: HeaderMap = own.collect();
         if let Some(token) = &token {
-            let (name, value) = token.header(auth);
+            let (name, value) = key_header(token, auth);
             credentials.insert(name, value);
         }
         let redactor = Redactor::of(token);
@@ -113,7 +131,7 @@ impl Http {
     }
 
     /// Calls `route` with `argument`: waits at the throttle, then returns the response, whatever its status.
-    pub(super) async fn call(
+    pub(in crate::remote) async fn call(
         &self,
         route: &Route,
         argument: &str,
@@ -123,19 +141,27 @@ impl Http {
     }
 
     /// The same with a query: pairs of names and values.
-    pub(super) async fn query(&self, route: &Route, query: &[(&str, &str)]) -> Result<Response<'_>, RemoteError> {
+    pub(in crate::remote) async fn query(
+        &self,
+        route: &Route,
+        query: &[(&str, &str)],
+    ) -> Result<Response<'_>, RemoteError> {
         self.send_to_api(&self.api, (route, ""), query, |request| request).await
     }
 
     /// The same with an empty JSON body, since some services require a body in each POST.
-    pub(super) async fn call_without_body(&self, route: &Route, argument: &str) -> Result<Response<'_>, RemoteError> {
+    pub(in crate::remote) async fn call_without_body(
+        &self,
+        route: &Route,
+        argument: &str,
+    ) -> Result<Response<'_>, RemoteError> {
         let json = HeaderValue::from_static("application/json");
         self.call(route, argument, |request| request.header(CONTENT_TYPE, json).header(CONTENT_LENGTH, 0)).await
     }
 
     /// Calls `route` with a long body: waits at the throttle, then returns the response, whatever its status. The
     /// caller watches for stalls.
-    pub(super) async fn upload(
+    pub(in crate::remote) async fn upload(
         &self,
         route: &Route,
         build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
@@ -144,7 +170,7 @@ impl Http {
     }
 
     /// Sends the request that costs money, once.
-    pub(super) async fn bill(
+    pub(in crate::remote) async fn bill(
         &self,
         route: &Route,
         argument: &str,
@@ -155,7 +181,7 @@ impl Http {
 
     /// Sends a POST to the API at once: it neither waits at the throttle nor triggers it. For callers that pace their
     /// calls themselves.
-    pub(super) async fn post_unpaced(
+    pub(in crate::remote) async fn post_unpaced(
         &self,
         segments: &[&str],
         build: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
@@ -175,7 +201,7 @@ impl Http {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let answer = self.exchange(client, route.method.clone(), url, build).await?;
+        let answer = self.exchange(client, route.method.into(), url, build).await?;
         let asked = retry_after(answer.headers());
         let status = answer.status();
         if status == 429 || (status == 503 && asked.is_some()) {
@@ -207,12 +233,12 @@ impl Http {
     }
 
     /// The URL of `route` with `argument`.
-    pub(super) fn url(&self, route: &Route, argument: &str) -> Url {
+    pub(in crate::remote) fn url(&self, route: &Route, argument: &str) -> Url {
         self.address.join(&route.segments(argument))
     }
 
     /// The label of a request in messages: the method and the URL without its query, which may be a signature.
-    pub(super) fn target(&self, method: &Method, url: &Url) -> String {
+    pub(in crate::remote) fn target(&self, method: &Method, url: &Url) -> String {
         let mut shown = url.clone();
         shown.set_query(None);
         shown.set_fragment(None);
@@ -220,7 +246,7 @@ impl Http {
     }
 
     /// Sends a request without credentials to a URL that the API gave out.
-    pub(super) async fn blob(
+    pub(in crate::remote) async fn blob(
         &self,
         method: Method,
         url: Url,

@@ -9,35 +9,35 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::http_api::{HttpApi, Settings};
-use super::retry::{Backoff, Observer, RetryPolicy};
-use super::service::{Lines, Payload};
-use super::token::Token;
+use super::api::{HttpApi, Settings};
 use crate::dialect::address::Address;
 use crate::dialect::provider::Provider;
 use crate::dialect::providers::provider;
+use crate::remote::retry::{Backoff, Observer, RetryPolicy};
+use crate::remote::service::{Lines, Payload};
 use crate::remote::timeouts::Timeouts;
+use crate::remote::token::Token;
 
 /// The key that tests use and that must turn up nowhere.
-pub(super) const CANARY: &str = "canary-key-4711";
+pub(in crate::remote) const CANARY: &str = "canary-key-4711";
 
 /// Bytes that are a payload, with a fault if wanted.
 #[derive(Clone, Debug)]
-pub(super) struct Memory {
-    pub(super) bytes: Vec<u8>,
-    pub(super) promised: u64,
-    pub(super) fails_at_end: Option<io::ErrorKind>,
-    pub(super) opened: Arc<AtomicUsize>,
+pub(in crate::remote) struct Memory {
+    pub(in crate::remote) bytes: Vec<u8>,
+    pub(in crate::remote) promised: u64,
+    pub(in crate::remote) fails_at_end: Option<io::ErrorKind>,
+    pub(in crate::remote) opened: Arc<AtomicUsize>,
 }
 
 impl Memory {
     /// These bytes.
-    pub(super) fn with(bytes: Vec<u8>) -> Self {
+    pub(in crate::remote) fn with(bytes: Vec<u8>) -> Self {
         Self { promised: bytes.len() as u64, bytes, fails_at_end: None, opened: Arc::default() }
     }
 
     /// `size` bytes that differ from place to place.
-    pub(super) fn of(size: usize) -> Self {
+    pub(in crate::remote) fn of(size: usize) -> Self {
         Self::with((0..size).map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()[2]).collect())
     }
 }
@@ -89,18 +89,18 @@ impl Read for Failing {
 
 /// A request as the server saw it.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(in crate::remote) struct Seen {
     /// `METHOD /path?query`.
-    pub(super) line: String,
+    pub(in crate::remote) line: String,
     /// The head, in lower case.
-    pub(super) head: String,
-    pub(super) body: Vec<u8>,
+    pub(in crate::remote) head: String,
+    pub(in crate::remote) body: Vec<u8>,
     /// Whether the body was as long as announced.
-    pub(super) whole: bool,
+    pub(in crate::remote) whole: bool,
 }
 
 impl Seen {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(in crate::remote) fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
         lines.find(|(key, _)| *key == name).map(|(_, value)| value)
     }
@@ -108,17 +108,17 @@ impl Seen {
 
 /// What to do about a request.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Act {
+pub(in crate::remote) struct Act {
     /// Bytes of the body to read; all of it when absent.
-    pub(super) take: Option<usize>,
+    pub(in crate::remote) take: Option<usize>,
     /// The raw answer, head and body.
-    pub(super) answer: Vec<u8>,
-    pub(super) then: Then,
+    pub(in crate::remote) answer: Vec<u8>,
+    pub(in crate::remote) then: Then,
 }
 
 /// How the connection ends.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) enum Then {
+pub(in crate::remote) enum Then {
     #[default]
     Close,
     /// With a reset, so that nothing but what arrived counts.
@@ -130,7 +130,7 @@ pub(super) enum Then {
 }
 
 /// An answer with `status`, further `headers` (each ending in CR LF) and a body of known length.
-pub(super) fn answer(status: u16, headers: &str, body: impl AsRef<[u8]>) -> Act {
+pub(in crate::remote) fn answer(status: u16, headers: &str, body: impl AsRef<[u8]>) -> Act {
     let body = body.as_ref();
     let mut answer =
         format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
@@ -140,19 +140,19 @@ pub(super) fn answer(status: u16, headers: &str, body: impl AsRef<[u8]>) -> Act 
 }
 
 /// An answer made of exactly these bytes.
-pub(super) fn raw(answer: impl Into<Vec<u8>>, then: Then) -> Act {
+pub(in crate::remote) fn raw(answer: impl Into<Vec<u8>>, then: Then) -> Act {
     Act { answer: answer.into(), then, take: None }
 }
 
 /// The server. `act` is given each request's line, and how many of the same line came before it.
 #[derive(Clone)]
-pub(super) struct Server {
-    pub(super) url: String,
+pub(in crate::remote) struct Server {
+    pub(in crate::remote) url: String,
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
 impl Server {
-    pub(super) async fn start(act: impl Fn(&str, usize) -> Act + Send + Sync + 'static) -> Self {
+    pub(in crate::remote) async fn start(act: impl Fn(&str, usize) -> Act + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let server = Self { url, seen: Arc::default() };
@@ -167,12 +167,12 @@ impl Server {
     }
 
     /// All requests so far.
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(in crate::remote) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 
     /// How many requests had a line that starts so.
-    pub(super) fn count(&self, line: &str) -> usize {
+    pub(in crate::remote) fn count(&self, line: &str) -> usize {
         self.seen().iter().filter(|seen| seen.line.starts_with(line)).count()
     }
 
@@ -227,7 +227,7 @@ async fn finish(mut connection: TcpStream, then: Then) {
 }
 
 /// Timeouts that tests can wait for.
-pub(super) fn short() -> Timeouts {
+pub(in crate::remote) fn short() -> Timeouts {
     Timeouts {
         connect: Duration::from_secs(5),
         idle: Duration::from_millis(250),
@@ -238,22 +238,22 @@ pub(super) fn short() -> Timeouts {
 }
 
 /// Lines of a batch that have been uploaded.
-pub(super) fn lines() -> Arc<dyn Payload> {
+pub(in crate::remote) fn lines() -> Arc<dyn Payload> {
     Arc::new(Memory::of(10))
 }
 
 /// An API at `base` that tries `attempts` times in quick succession.
-pub(super) fn api_at(base: &str, attempts: u32, observer: Observer) -> HttpApi {
+pub(in crate::remote) fn api_at(base: &str, attempts: u32, observer: Observer) -> HttpApi {
     api_as("together", base, attempts, observer)
 }
 
 /// The same as that of another provider.
-pub(super) fn api_as(name: &str, base: &str, attempts: u32, observer: Observer) -> HttpApi {
+pub(in crate::remote) fn api_as(name: &str, base: &str, attempts: u32, observer: Observer) -> HttpApi {
     api_of(provider(name).unwrap(), base, attempts, observer)
 }
 
 /// The same as that of any row.
-pub(super) fn api_of(provider: &'static Provider, base: &str, attempts: u32, observer: Observer) -> HttpApi {
+pub(in crate::remote) fn api_of(provider: &'static Provider, base: &str, attempts: u32, observer: Observer) -> HttpApi {
     let backoff = Backoff { first: Duration::from_millis(1), longest: Duration::from_millis(5) };
     let retry = RetryPolicy { attempts, backoff, ..RetryPolicy::default() };
     let settings = Settings { timeouts: short(), retry, observer };

@@ -1,9 +1,9 @@
 //! Downloads from servers that interrupt, repeat, redirect and send wrong data.
 
 use super::*;
+use crate::remote::http::testing::{Act, CANARY, Memory, Server, Then, answer, api_at, raw};
 use crate::remote::retry::Observer;
 use crate::remote::service::Api;
-use crate::remote::testing::{Act, CANARY, Memory, Server, Then, answer, api_at, raw};
 
 const TAG: &str = "ETag: \"v1\"\r\n";
 const SIZE: usize = 300_000;

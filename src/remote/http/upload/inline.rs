@@ -8,7 +8,7 @@ use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 
 use crate::dialect::upload::InlineLines;
-use crate::remote::body::PIECE_BYTES;
+use crate::remote::http::body::PIECE_BYTES;
 use crate::remote::service::Payload;
 
 /// The body that creates a batch, with its lines in it.
@@ -77,7 +77,7 @@ impl Read for Joined {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::remote::testing::Memory;
+    use crate::remote::http::testing::Memory;
 
     const FORM: InlineLines = InlineLines { between: b',', after: "]}" };
 

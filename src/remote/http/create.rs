@@ -13,14 +13,14 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 
 use super::body;
 use super::client::Http;
-use super::error::{ErrorKind, RemoteError};
 use super::response::Response;
-use super::retry::Notice;
-use super::service::{Payload, Progress, Submission};
 use super::upload::InlinePayload;
 use crate::dialect::provider::Provider;
 use crate::dialect::upload::{InlineLines, UploadPlan};
 use crate::model::batch::{Batch, CreateBatch};
+use crate::remote::error::{ErrorKind, RemoteError};
+use crate::remote::retry::Notice;
+use crate::remote::service::{Payload, Progress, Submission};
 
 /// The statuses that mean that the service did not create a batch, and will not because of this request.
 const DEFINITE_REFUSALS: [u16; 8] = [400, 401, 402, 403, 404, 413, 422, 429];
@@ -69,7 +69,7 @@ async fn post_lines<'h>(
     (before, form, lines): (Vec<u8>, InlineLines, &Arc<dyn Payload>),
 ) -> Result<Response<'h>, RemoteError> {
     let route = &provider.dialect.routes().create;
-    let target = http.target(&route.method, &http.url(route, &request.model));
+    let target = http.target(&route.method.into(), &http.url(route, &request.model));
     let payload = Arc::new(InlinePayload { before, form, lines: lines.clone() });
     let length = payload.bytes();
     let (body, meter) = body::open(payload, Progress::default());
@@ -123,9 +123,9 @@ mod tests {
     use super::*;
     use crate::model::batch::BatchStatus;
     use crate::model::tag::BatchTag;
+    use crate::remote::http::testing::{Act, CANARY, Server, Then, answer, api_as, lines, raw};
     use crate::remote::retry::Observer;
     use crate::remote::service::{Api, Submission};
-    use crate::remote::testing::{Act, CANARY, Server, Then, answer, api_as, lines, raw};
 
     const FILE: &str = "file-abc123";
 

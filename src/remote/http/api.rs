@@ -5,18 +5,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::client::{CallHeaders, Http, SetupError};
-use super::error::{ErrorKind, RemoteError};
 use super::response::Response;
-use super::retry::{Attempts, Observer, RetryPolicy};
-use super::service::{Api, Downloaded, Listing, Payload, Progress, RemoteFile, Submission};
-use super::token::Token;
 use super::{content, create, download, list, upload};
 use crate::dialect::Malformed;
 use crate::dialect::address::Address;
 use crate::dialect::provider::Provider;
 use crate::dialect::wire::check_id;
 use crate::model::batch::{Batch, CreateBatch};
+use crate::remote::error::{ErrorKind, RemoteError};
+use crate::remote::retry::{Attempts, Observer, RetryPolicy};
+use crate::remote::service::{Api, Downloaded, Listing, Payload, Progress, RemoteFile, Submission};
 use crate::remote::timeouts::Timeouts;
+use crate::remote::token::Token;
 
 /// What can be set besides the provider.
 #[derive(Clone, Debug, Default)]
@@ -192,8 +192,8 @@ mod tests {
 
     use super::*;
     use crate::model::batch::BatchStatus;
+    use crate::remote::http::testing::{Act, CANARY, Server, Then, answer, api_as, api_at, raw};
     use crate::remote::retry::Notice;
-    use crate::remote::testing::{Act, CANARY, Server, Then, answer, api_as, api_at, raw};
 
     const BATCH: &str = r#"{"id":"b-1","status":"IN_PROGRESS","progress":50.5}"#;
 

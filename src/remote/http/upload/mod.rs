@@ -13,12 +13,12 @@ use std::sync::Arc;
 pub(super) use self::inline::InlinePayload;
 
 use super::client::Http;
-use super::error::{ErrorKind, RemoteError};
-use super::retry::RetryPolicy;
-use super::service::{Payload, Progress, RemoteFile};
 use crate::dialect::provider::Provider;
 use crate::dialect::upload::{FileFormat, UploadPlan};
 use crate::dialect::wire::FileObject;
+use crate::remote::error::{ErrorKind, RemoteError};
+use crate::remote::retry::RetryPolicy;
+use crate::remote::service::{Payload, Progress, RemoteFile};
 
 /// Uploads a payload; see [`crate::remote::Api::upload`].
 pub(super) async fn upload(

@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::error::{ErrorKind, RemoteError};
-use super::service::{Payload, Progress};
+use crate::remote::error::{ErrorKind, RemoteError};
+use crate::remote::service::{Payload, Progress};
 use crate::remote::timeouts::Timeouts;
 
 /// Maximum size of the pieces that a payload is read in, in bytes.
@@ -150,7 +150,7 @@ impl Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::remote::testing::Memory;
+    use crate::remote::http::testing::Memory;
 
     async fn pieces_of(payload: Memory) -> Vec<io::Result<Bytes>> {
         let (sender, mut receiver) = mpsc::channel(PIECES);

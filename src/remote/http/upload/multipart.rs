@@ -12,9 +12,9 @@ use super::check;
 use crate::dialect::provider::Provider;
 use crate::dialect::upload::MultipartUpload;
 use crate::dialect::wire::check_id;
-use crate::remote::body;
-use crate::remote::client::Http;
 use crate::remote::error::{ErrorKind, RemoteError};
+use crate::remote::http::body;
+use crate::remote::http::client::Http;
 use crate::remote::retry::{Attempts, RetryPolicy};
 use crate::remote::service::{Payload, Progress, RemoteFile};
 
@@ -64,7 +64,7 @@ async fn send(
     payload: &Arc<dyn Payload>,
     progress: &Progress,
 ) -> Result<(RemoteFile, Option<String>), RemoteError> {
-    let target = http.target(&plan.send.method, &http.url(&plan.send, ""));
+    let target = http.target(&plan.send.method.into(), &http.url(&plan.send, ""));
     let (length, (body, meter)) = (payload.bytes(), body::open(Arc::clone(payload), progress.clone()));
     let file = Part::stream_with_length(body, length).file_name(payload.name()).mime_str(plan.media_type);
     let file = file.map_err(|error| RemoteError::new(ErrorKind::Protocol, &*target).with_source(error))?;
@@ -108,9 +108,9 @@ mod tests {
 
     use super::*;
     use crate::remote::HttpApi;
+    use crate::remote::http::testing::{Act, CANARY, Memory, Seen, Server, Then, answer, api_as, raw};
     use crate::remote::retry::Observer;
     use crate::remote::service::Api;
-    use crate::remote::testing::{Act, CANARY, Memory, Seen, Server, Then, answer, api_as, raw};
 
     const SIZE: usize = 700_000;
 

@@ -3,14 +3,14 @@
 use std::sync::{Arc, LazyLock};
 
 use super::HttpApi;
-use super::retry::Observer;
-use super::service::{Api, Payload, Progress, RemoteFile, Submission};
 use super::testing::{Act, CANARY, Memory, Server, Then, answer, api_of, raw};
 use crate::dialect::another::{Another, LINE};
 use crate::dialect::provider::{Auth, Provider};
 use crate::dialect::providers::provider;
 use crate::model::batch::{BatchStatus, CreateBatch};
 use crate::remote::error::ErrorKind;
+use crate::remote::retry::Observer;
+use crate::remote::service::{Api, Payload, Progress, RemoteFile, Submission};
 
 /// The row of a provider of that dialect.
 static ROW: LazyLock<Provider> = LazyLock::new(|| Provider {

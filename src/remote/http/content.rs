@@ -17,8 +17,8 @@ use memchr::memmem;
 use reqwest::header::{CONTENT_ENCODING, HeaderMap};
 
 use super::client::Http;
-use super::error::{RemoteError, message_in};
 use crate::dialect::Dialect;
+use crate::remote::error::{RemoteError, message_in};
 use crate::storage::aligned::BlockWriter;
 use crate::storage::durable;
 use crate::storage::durable::{FileError, PendingFile};

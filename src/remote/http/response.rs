@@ -15,24 +15,24 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::storage::durable::is_out_of_files;
 
-use super::error::{ErrorKind, RemoteError, message_in};
-use super::redact::Redactor;
 use super::redirect::{self, GivenBy};
-use super::timeouts::Timeouts;
 use crate::dialect::Malformed;
 use crate::dialect::address::Address;
 use crate::dialect::queue;
 use crate::dialect::wire::FileObject;
-use crate::remote::throttle::retry_after;
+use crate::remote::error::{ErrorKind, RemoteError, message_in};
+use crate::remote::http::throttle::retry_after;
+use crate::remote::redact::Redactor;
+use crate::remote::timeouts::Timeouts;
 
 /// Maximum bytes of a list of batches.
-pub(super) const LIST_BYTES: u64 = 64 << 20;
+pub(in crate::remote) const LIST_BYTES: u64 = 64 << 20;
 
 /// Maximum bytes of a response about one file or batch.
-pub(super) const OBJECT_BYTES: u64 = 1 << 20;
+pub(in crate::remote) const OBJECT_BYTES: u64 = 1 << 20;
 
 /// Maximum bytes of an error's body that are read; the rest is left unread.
-pub(super) const ERROR_BODY_BYTES: usize = 64 << 10;
+pub(in crate::remote) const ERROR_BODY_BYTES: usize = 64 << 10;
 
 /// Timeout of reading an error's body.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,7 +42,7 @@ const PARSE_BUFFER_BYTES: usize = 64 << 10;
 
 /// The sender of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(in crate::remote) enum Origin {
     /// The API: its statuses are the service's.
     Api,
     /// A storage behind an address that the API gave out.
@@ -51,14 +51,14 @@ pub(super) enum Origin {
 
 /// How to read a response: its sender, its timeouts, and the redaction of its texts.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Terms<'a> {
-    pub(super) address: &'a Address,
-    pub(super) timeouts: Timeouts,
-    pub(super) redactor: &'a Redactor,
+pub(in crate::remote) struct Terms<'a> {
+    pub(in crate::remote) address: &'a Address,
+    pub(in crate::remote) timeouts: Timeouts,
+    pub(in crate::remote) redactor: &'a Redactor,
 }
 
 /// A response whose body has not been read yet.
-pub(super) struct Response<'a> {
+pub(in crate::remote) struct Response<'a> {
     terms: Terms<'a>,
     inner: HttpResponse,
     target: String,
@@ -66,48 +66,48 @@ pub(super) struct Response<'a> {
 }
 
 impl<'a> Response<'a> {
-    pub(super) fn new(terms: Terms<'a>, response: HttpResponse, target: String, origin: Origin) -> Self {
+    pub(in crate::remote) fn new(terms: Terms<'a>, response: HttpResponse, target: String, origin: Origin) -> Self {
         Self { terms, inner: response, target, origin }
     }
 
-    pub(super) fn status(&self) -> u16 {
+    pub(in crate::remote) fn status(&self) -> u16 {
         self.inner.status().as_u16()
     }
 
     /// The request that was answered, as messages name it.
-    pub(super) fn target(&self) -> &str {
+    pub(in crate::remote) fn target(&self) -> &str {
         &self.target
     }
 
-    pub(super) fn headers(&self) -> &HeaderMap {
+    pub(in crate::remote) fn headers(&self) -> &HeaderMap {
         self.inner.headers()
     }
 
     /// A header, where it is text, without the token.
-    pub(super) fn header_text(&self, name: &str) -> Option<String> {
+    pub(in crate::remote) fn header_text(&self, name: &str) -> Option<String> {
         let text = self.headers().get(name)?.to_str().ok()?;
         Some(self.terms.redactor.text(text).into_owned())
     }
 
     /// The size of the body, where it was announced.
-    pub(super) fn length(&self) -> Option<u64> {
+    pub(in crate::remote) fn length(&self) -> Option<u64> {
         self.inner.content_length()
     }
 
     /// Where a redirect leads, after the checks.
-    pub(super) fn location(&self) -> Result<reqwest::Url, RemoteError> {
+    pub(in crate::remote) fn location(&self) -> Result<reqwest::Url, RemoteError> {
         let by = if self.origin == Origin::Api { GivenBy::Api } else { GivenBy::Hop };
         redirect::target(self.terms.address, self.inner.url(), self.headers().get(LOCATION), by)
             .map_err(|why| self.nonsense(why))
     }
 
     /// The response, if its status is a success; otherwise the error it represents. Its body may be compressed.
-    pub(super) async fn with_success(self) -> Result<Self, RemoteError> {
+    pub(in crate::remote) async fn with_success(self) -> Result<Self, RemoteError> {
         if self.inner.status().is_success() { Ok(self) } else { Err(self.into_error().await) }
     }
 
     /// The response, if its status is a success and its body is not compressed; otherwise the error it represents.
-    pub(super) async fn successful(self) -> Result<Self, RemoteError> {
+    pub(in crate::remote) async fn successful(self) -> Result<Self, RemoteError> {
         let answer = self.with_success().await?;
         answer.not_packed()
     }
@@ -121,18 +121,18 @@ impl<'a> Response<'a> {
     }
 
     /// An error about the content of this response.
-    pub(super) fn nonsense(&self, why: &str) -> RemoteError {
+    pub(in crate::remote) fn nonsense(&self, why: &str) -> RemoteError {
         let message = self.terms.redactor.text(why);
         RemoteError::new(ErrorKind::Protocol, &*self.target).with_status(self.status()).with_message(&message)
     }
 
     /// The error that this response represents, with the service's message.
-    pub(super) async fn into_error(self) -> RemoteError {
+    pub(in crate::remote) async fn into_error(self) -> RemoteError {
         self.into_error_and_body().await.0
     }
 
     /// The same, and the first [`ERROR_BODY_BYTES`] of the body, without the token.
-    pub(super) async fn into_error_and_body(self) -> (RemoteError, String) {
+    pub(in crate::remote) async fn into_error_and_body(self) -> (RemoteError, String) {
         let Self { terms, inner: response, target, origin } = self;
         let status = response.status().as_u16();
         let wait = retry_after(response.headers());
@@ -150,7 +150,7 @@ impl<'a> Response<'a> {
     }
 
     /// Reads a body of at most [`OBJECT_BYTES`], without the token.
-    pub(super) async fn body(self) -> Result<Vec<u8>, RemoteError> {
+    pub(in crate::remote) async fn body(self) -> Result<Vec<u8>, RemoteError> {
         let redactor = self.terms.redactor.clone();
         let mut body = Vec::new();
         let mut pieces = self.pieces(Some(OBJECT_BYTES));
@@ -161,7 +161,7 @@ impl<'a> Response<'a> {
     }
 
     /// Reads a file object, whose status is the member `status`.
-    pub(super) async fn file(self, status: &str) -> Result<FileObject, RemoteError> {
+    pub(in crate::remote) async fn file(self, status: &str) -> Result<FileObject, RemoteError> {
         let (code, target) = (self.status(), self.target.clone());
         let file = FileObject::parse(&self.body().await?, status);
         file.ok_or_else(|| RemoteError::malformed(&target)(Malformed::object()).with_status(code))
@@ -169,7 +169,7 @@ impl<'a> Response<'a> {
 
     /// Streams a body of at most [`LIST_BYTES`] to `read`, on a thread that may block; what it extracts has yet to be
     /// redacted. It receives an error of the connection as an I/O error; see [`broken_off`].
-    pub(super) async fn streamed<T: Send + 'static>(
+    pub(in crate::remote) async fn streamed<T: Send + 'static>(
         self,
         read: impl FnOnce(Box<dyn BufRead>) -> T + Send + 'static,
     ) -> Result<T, RemoteError> {
@@ -182,7 +182,7 @@ impl<'a> Response<'a> {
     }
 
     /// The body as it comes in. Fails when it stalls, crawls, breaks off, or exceeds `cap`.
-    pub(super) fn pieces(self, cap: Option<u64>) -> BoxStream<'static, Result<Bytes, RemoteError>> {
+    pub(in crate::remote) fn pieces(self, cap: Option<u64>) -> BoxStream<'static, Result<Bytes, RemoteError>> {
         let Self { terms, inner: response, target, .. } = self;
         let timeouts = terms.timeouts;
         let about = (target, terms.redactor.clone());
@@ -277,7 +277,7 @@ async fn beginning(mut response: HttpResponse) -> Vec<u8> {
 }
 
 /// The error of a body that could not be read to its end; see [`Response::streamed`].
-pub(super) fn broken_off(error: io::Error, target: String) -> RemoteError {
+pub(in crate::remote) fn broken_off(error: io::Error, target: String) -> RemoteError {
     match error.downcast::<RemoteError>() {
         Ok(inner) => inner,
         Err(error) => RemoteError::new(ErrorKind::Interrupted, target).with_source(error),
@@ -285,7 +285,7 @@ pub(super) fn broken_off(error: io::Error, target: String) -> RemoteError {
 }
 
 /// The error of a request without a response, or of an interrupted body.
-pub(super) fn transport_error(redactor: &Redactor, error: reqwest::Error, target: String) -> RemoteError {
+pub(in crate::remote) fn transport_error(redactor: &Redactor, error: reqwest::Error, target: String) -> RemoteError {
     let kind = if error.is_connect() {
         // rustls wraps what the other side said in TLS as `InvalidData`.
         if comes_from(&error, |cause| cause.kind() == io::ErrorKind::InvalidData) {
