@@ -75,6 +75,11 @@ impl Command {
         matches!(self, Self::Run(_) | Self::Cancel(_) | Self::Serve(_))
     }
 
+    /// Whether the bytes of requests or replies pass through the memory of this process from thread to thread.
+    pub(crate) fn moves_data(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Merge(_) | Self::Serve(_) | Self::Bench(_))
+    }
+
     /// Whether messages on stderr are JSON, too.
     pub(crate) fn json(&self) -> bool {
         match self {

@@ -2,6 +2,7 @@
 //!
 //! Data goes to stdout, everything else to stderr. Each command has its own file; shared code is here.
 
+mod allocator;
 mod args;
 mod asking;
 mod bench;
@@ -73,6 +74,9 @@ fn end_on_panics() {
 }
 
 fn dispatch(command: Command) -> Result<Exit, exit::Failure> {
+    if command.moves_data() {
+        allocator::map_large_blocks();
+    }
     if command.holds_a_key() {
         privacy::close();
     }

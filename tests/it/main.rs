@@ -20,6 +20,7 @@ mod upstream; // an OpenAI-compatible server with a rate limit and a will of its
 
 // From the input to the output.
 mod aibrix; // a server that nobody here wrote
+mod allocating; // the memory that the program gives back
 mod appearing; // how outputs appear, where, and what of an empty input
 mod asking; // what is asked before it is done
 mod bare; // bodies alone, which are numbered

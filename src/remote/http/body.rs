@@ -18,7 +18,7 @@ use crate::remote::service::{Payload, Progress};
 use crate::remote::timeouts::Timeouts;
 
 /// Maximum size of the pieces that a payload is read in, in bytes.
-pub(super) const PIECE_BYTES: usize = 256 << 10;
+pub(super) const PIECE_BYTES: usize = 64 << 10;
 
 /// Maximum number of pieces queued for the connection.
 const PIECES: usize = 2;

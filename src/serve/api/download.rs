@@ -22,7 +22,7 @@ use crate::storage::local_file::LocalFile;
 use crate::storage::read_at::ReadAt;
 
 /// Bytes read from disk at once.
-const PIECE_BYTES: usize = 256 << 10;
+const PIECE_BYTES: usize = 64 << 10;
 
 /// What a `Range` header asks for, of a file of a given size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
