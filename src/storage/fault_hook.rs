@@ -53,10 +53,7 @@ impl fmt::Debug for FaultHook {
 impl FaultHook {
     /// Asks `decide` about each change below `directory`, as its callers spell it. An error takes the place of the
     /// change.
-    pub fn below(
-        directory: &Path,
-        decide: impl Fn(Change, &Path) -> io::Result<()> + Send + Sync + 'static,
-    ) -> Self {
+    pub fn below(directory: &Path, decide: impl Fn(Change, &Path) -> io::Result<()> + Send + Sync + 'static) -> Self {
         let decide: Arc<Decide> = Arc::new(decide);
         let mut hooks = HOOKS.write().unwrap_or_else(PoisonError::into_inner);
         hooks.push((directory.to_owned(), decide.clone()));
