@@ -58,6 +58,13 @@ struct State {
 }
 
 impl Cut {
+    /// Any change, early as likely as late.
+    pub(super) fn draw(rng: &mut fastrand::Rng) -> Self {
+        let reach: u64 = 1 << rng.u32(3..10);
+        let then = if rng.bool() { Then::Dies } else { Then::Fails };
+        Self { changes: rng.u64(..reach), counted: Counted::All, then }
+    }
+
     /// Counts the changes below `directory` from here on. A process that dies there dies by `death`.
     pub(super) fn arm(self, directory: &Path, death: &CancellationToken) -> Armed {
         let Self { changes, counted, then } = self;

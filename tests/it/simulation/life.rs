@@ -77,20 +77,18 @@ impl Fate {
     /// One of the ways to die, early as likely as late.
     fn draw(rng: &mut fastrand::Rng) -> Self {
         let reach: u64 = 1 << rng.u32(1..9);
-        match rng.u8(..8) {
+        match rng.u8(..6) {
             0 => Self { call: rng.u64(1..=reach), ..Self::LONG },
             1 => Self { poll: rng.u64(1..=reach), ..Self::LONG },
             2 => Self { after: Duration::from_millis(rng.u64(..reach * 20_000)), ..Self::LONG },
             3 => Self { stop: Duration::from_millis(rng.u64(..reach * 20_000)), ..Self::LONG },
             4 => Self { create: rng.u64(1..=2 * u64::from(reach.ilog2())), ..Self::LONG },
-            5 => Self::cut(rng.u64(..reach), Counted::Commits, Then::Fails),
-            6 => Self::cut(rng.u64(..4 * reach), Counted::All, Then::Fails),
-            _ => Self::cut(rng.u64(..4 * reach), Counted::All, Then::Dies),
+            _ => Self::of(Cut { changes: rng.u64(..reach), counted: Counted::Commits, then: Then::Fails }),
         }
     }
 
-    fn cut(changes: u64, counted: Counted, then: Then) -> Self {
-        Self { cut: Some(Cut { changes, counted, then }), ..Self::LONG }
+    fn of(cut: Cut) -> Self {
+        Self { cut: Some(cut), ..Self::LONG }
     }
 }
 
@@ -104,12 +102,9 @@ impl Scenario {
         let mut run = PathBuf::new();
         let (mut pause, mut looked_again, mut accepted) = (Duration::ZERO, false, false);
         let live = self.mode == Mode::Liveness;
+        let mut fates = self.fates(&mut rng).into_iter();
         for life in 1..=LIVES_MAX {
-            let fate = match self.cuts.get(life as usize - 1) {
-                Some(cut) => Fate { cut: Some(*cut), ..Fate::LONG },
-                None if life <= self.deaths => Fate::draw(&mut rng),
-                None => Fate::LONG,
-            };
+            let fate = fates.next().unwrap_or(Fate::LONG);
             let Lived { end, output, reached } = self.live(world, fate, &mut run, pause);
             pause = Duration::from_millis(rng.u64(..3_000_000));
             let mut world = lock(world);
@@ -143,6 +138,16 @@ impl Scenario {
             }
         }
         Ended { summary: None, output: Vec::new(), run, lives: LIVES_MAX }
+    }
+
+    /// How the lives go that end early.
+    fn fates(&self, rng: &mut fastrand::Rng) -> Vec<Fate> {
+        let mut fates: Vec<Fate> = (0..self.deaths).map(|_| Fate::draw(rng)).collect();
+        for cut in &self.cuts {
+            let at = if self.deaths == 0 { fates.len() } else { rng.usize(..=fates.len()) };
+            fates.insert(at, Fate::of(*cut));
+        }
+        fates
     }
 
     /// The lines that nothing will change any more.

@@ -44,9 +44,9 @@ pub(super) struct Scenario {
     /// Where all files are.
     pub(super) directory: PathBuf,
     pub(super) to: To,
-    /// Lives that end early.
+    /// Lives that end early, in any way.
     pub(super) deaths: u32,
-    /// Where the first lives are cut off, one after the other.
+    /// Lives that are cut off at a durable change: among those, or one after the other if there are none.
     pub(super) cuts: Vec<Cut>,
 }
 
@@ -82,8 +82,8 @@ impl Scenario {
         }
         fs::write(directory.join("input.jsonl"), lines).expect("the directory can be written to");
         let deaths = if rng.u8(..4) == 0 { 0 } else { rng.u32(1..8) };
-        let directory = directory.to_owned();
-        Self { seed, mode, requests, options, directory, to: To::Pipe, deaths, cuts: Vec::new() }
+        let cuts = (0..rng.u8(..3)).map(|_| Cut::draw(&mut rng)).collect();
+        Self { seed, mode, requests, options, directory: directory.to_owned(), to: To::Pipe, deaths, cuts }
     }
 
     /// The service of this seed.
