@@ -75,10 +75,11 @@ impl Scenario {
             rounds: if mode == Mode::Liveness { 1000 } else { rng.u32(1..=4) },
             ..Options::new([directory.join("input.jsonl")], provider)
         };
-        let mut lines = String::new();
+        let mut lines = Vec::new();
         for seq in 0..requests {
             let (id, model) = (rows::custom_id(seq), ["a", "b"][rng.usize(..2)]);
-            lines += &format!("{{\"custom_id\":\"{id}\",\"body\":{{\"model\":\"{model}\",\"messages\":[]}}}}\n");
+            let line = format!("{{\"custom_id\":\"{id}\",\"body\":{{\"model\":\"{model}\",\"messages\":[]}}}}\n");
+            lines.extend_from_slice(line.as_bytes());
         }
         fs::write(directory.join("input.jsonl"), lines).expect("the directory can be written to");
         let deaths = if rng.u8(..4) == 0 { 0 } else { rng.u32(1..8) };
