@@ -3,8 +3,8 @@
 //! In: each [`Change`] that is about to be made, from [`durable`](crate::storage::durable), from the files that it
 //! opens, and from the Ledger for its commits. Out: leave to make it, or the error that takes its place.
 //!
-//! Invariants: nothing is on disk that was not announced here first, except for what `SQLite` writes between the commits
-//! of the Ledger. A program that installs no hook pays one relaxed load for a change.
+//! Invariants: no file appears, changes or disappears that was not announced here first. `SQLite`'s own writes, between
+//! two commits, are the exception. A program that installs no hook pays one relaxed load for a change.
 
 use std::fmt;
 use std::io;
