@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, ToSql, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, ToSql, ffi, params};
 use serde::{Deserialize, Serialize};
 
 pub mod intents;
@@ -32,6 +32,8 @@ use crate::model::shard::Shard;
 use crate::model::shard_state::{EndedBatch, ShardRow};
 use crate::model::shown::Name;
 use crate::storage::durable::FileError;
+use crate::storage::fault_hook;
+use crate::storage::fault_hook::Change;
 
 /// Why the Ledger cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -307,12 +309,11 @@ impl Ledger {
     }
 
     fn write<T>(&mut self, change: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, LedgerError> {
-        #[cfg(test)]
-        if fuse::burns() {
-            let source = rusqlite::Error::InvalidQuery;
-            return Err(LedgerError::Sqlite { path: self.path.clone(), source });
-        }
-        change(&mut self.connection).map_err(|source| LedgerError::Sqlite { path: self.path.clone(), source })
+        let allowed = fault_hook::before(Change::Commit, &self.path).map_err(|error| {
+            rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR), Some(error.to_string()))
+        });
+        let changed = allowed.and_then(|()| change(&mut self.connection));
+        changed.map_err(|source| LedgerError::Sqlite { path: self.path.clone(), source })
     }
 
     pub(crate) fn damaged(&self, what: impl Into<String>) -> LedgerError {
@@ -327,28 +328,6 @@ fn insert_incident(connection: &Connection, incident: &Incident) -> rusqlite::Re
 
 fn now() -> String {
     jiff::Timestamp::now().to_string()
-}
-
-/// Makes the changes of a thread fail from a given one on, as if the disk were full or the process had died.
-#[cfg(test)]
-pub(crate) mod fuse {
-    use std::cell::Cell;
-
-    thread_local! {
-        static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
-    }
-
-    /// Sets how many further changes succeed; `None` for all.
-    pub(crate) fn set(changes: Option<u64>) {
-        LEFT.set(changes);
-    }
-
-    /// Whether the next change fails.
-    pub(crate) fn burns() -> bool {
-        let left = LEFT.get();
-        LEFT.set(left.map(|left| left.saturating_sub(1)));
-        left == Some(0)
-    }
 }
 
 #[cfg(test)]

@@ -138,7 +138,9 @@ impl RemoteError {
         self
     }
 
-    pub(crate) fn with_queue_full(mut self, queue_full: bool) -> Self {
+    /// Says whether the queue for this account is full: see [`RemoteError::is_queue_full`].
+    #[must_use]
+    pub fn with_queue_full(mut self, queue_full: bool) -> Self {
         self.0.queue_full = queue_full;
         self
     }

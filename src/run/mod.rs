@@ -78,7 +78,7 @@ mod earlier;
 mod earlier_run;
 pub mod error;
 mod error_kind;
-mod executor;
+pub mod executor;
 pub(crate) mod files;
 pub mod held;
 mod identity;
@@ -95,9 +95,7 @@ mod relocate;
 pub mod report;
 mod retry_decision;
 mod rounds;
-#[cfg(test)]
-mod simulation;
-mod step;
+pub mod step;
 pub(crate) mod step_error;
 mod summary;
 pub(crate) mod targets;
@@ -119,7 +117,7 @@ use crate::model::shard_state::{ShardRow, ShardState};
 use crate::run::open::Prepared;
 use directory::layout;
 use driver::{Driver, DriverInputs};
-use executor::LocalExecutor;
+use executor::{Executor, LocalExecutor};
 use files::{Files, ShardPayload};
 use held::HeldShard;
 use output::{Ending, Merger, OpenOutputs, Written};
@@ -174,10 +172,24 @@ impl Run {
     /// # Errors
     /// When the run cannot continue. Requests that failed or are held are not errors: the [`Summary`] counts them.
     pub async fn execute(self, api: impl Api, outputs: Outputs) -> Result<Summary, Error> {
-        let Self { prepared, options, monitor, stop, begun } = self;
-        outputs.check(&options)?;
-        let (api, stop, lock) = (Arc::new(api), stop.child_token(), prepared.directory.clone());
-        let working = work(begun, prepared, api.clone(), options, outputs, monitor, stop.clone());
+        self.execute_on(api, outputs, |here| here).await
+    }
+
+    /// As [`Run::execute`], with the steps run by the [`Executor`] that `place` makes of the one that would run them in
+    /// this process.
+    ///
+    /// # Errors
+    /// Those of [`Run::execute`].
+    #[doc(hidden)]
+    pub async fn execute_on<A: Api, E: Executor>(
+        self,
+        api: A,
+        outputs: Outputs,
+        place: impl FnOnce(LocalExecutor<A>) -> E,
+    ) -> Result<Summary, Error> {
+        outputs.check(&self.options)?;
+        let (api, stop, lock) = (Arc::new(api), self.stop.child_token(), self.prepared.directory.clone());
+        let working = work(Self { stop: stop.clone(), ..self }, api.clone(), outputs, place);
         let worked = unless_failed(&*api, working, &stop).await;
         api.close().await;
         // Kept until here: an `Api` may write into the directory, too.
@@ -208,14 +220,11 @@ async fn unless_failed(
 }
 
 /// Takes a run from its current state to its end, with any service.
-async fn work<A: Api>(
-    begun: Instant,
-    prepared: Prepared,
+async fn work<A: Api, E: Executor>(
+    Run { prepared, options, monitor, stop, begun }: Run,
     api: Arc<A>,
-    options: Options,
     outputs: Outputs,
-    monitor: Arc<dyn Monitor>,
-    stop: CancellationToken,
+    place: impl FnOnce(LocalExecutor<A>) -> E,
 ) -> Result<Summary, Error> {
     let Prepared { directory, ledger, source, requests, ids, line, resumed } = prepared;
     let (run, delete_remote) = (directory.path().to_owned(), options.batches.delete_remote);
@@ -225,7 +234,7 @@ async fn work<A: Api>(
 
     let (recorded, outputs) = (ledger.reply_checksums()?, open_beside(outputs, &stop).await?);
     let merger = Merger::start(files.clone(), recorded, line, outputs, monitor.clone());
-    let executor = Arc::new(LocalExecutor::new(api.clone(), files.clone(), &monitor));
+    let executor = Arc::new(place(LocalExecutor::new(api.clone(), files.clone(), &monitor)));
     let inputs =
         DriverInputs { api: api.clone(), executor, files: files.clone(), ledger, options, monitor, merger, stop };
     let (held, mut ledger, merger) = Driver::new(inputs)?.drive().await?;

@@ -23,6 +23,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 
 use crate::model::shown::Name;
+use crate::storage::fault_hook;
+use crate::storage::fault_hook::Change;
 
 /// Permissions of every file: read and write for the owner alone.
 const FILE_MODE: u32 = 0o600;
@@ -161,8 +163,10 @@ impl PendingFile {
     fn write_over(&mut self) -> Result<(), FileError> {
         let failed = FileError::on("write", &self.target);
         let copied = self.file.rewind().and_then(|()| {
+            fault_hook::before(Change::Write, &self.target)?;
             let mut target = OpenOptions::new().write(true).truncate(true).open(&self.target)?;
             io::copy(&mut self.file, &mut target)?;
+            fault_hook::before(Change::Sync, &self.target)?;
             target.sync_all()
         });
         copied.map_err(failed)
@@ -179,6 +183,7 @@ impl PendingFile {
 
 impl Write for PendingFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        fault_hook::before(Change::Write, &self.temporary)?;
         self.file.write(bytes)
     }
 
@@ -191,7 +196,7 @@ impl Drop for PendingFile {
     fn drop(&mut self) {
         if !self.published {
             // A failure is ignored: a leftover is harmless, because it has no final name.
-            let _ = fs::remove_file(&self.temporary);
+            let _ = remove_file(&self.temporary);
         }
     }
 }
@@ -215,7 +220,7 @@ pub fn remove_leftovers(directory: &Path, is_target: impl Fn(&str) -> bool) {
             && file.try_lock().is_ok()
             && is_at(&entry.path(), &file)
         {
-            let _ = fs::remove_file(entry.path());
+            let _ = remove_file(&entry.path());
         }
     }
 }
@@ -260,10 +265,11 @@ pub fn transfer(from: &Path, to: &Path) -> Result<(), FileError> {
 /// Where hard links are not supported, the content is copied.
 pub fn link(from: &Path, to: &Path) -> Result<(), FileError> {
     let temporary = to.with_file_name(temporary_name(to, fastrand::u32(..)));
+    fault_hook::before(Change::Create, &temporary).map_err(FileError::on("link", &temporary))?;
     if fs::hard_link(from, &temporary).is_ok() {
         let renamed = rename(&temporary, to);
         // Renaming one hard link to another one of the same file does nothing.
-        let _ = fs::remove_file(&temporary);
+        let _ = remove_file(&temporary);
         renamed?;
         return sync_parent(to);
     }
@@ -286,6 +292,7 @@ pub fn create_new(path: &Path) -> Result<File, FileError> {
 }
 
 fn create_new_with(path: &Path, mode: u32) -> Result<File, FileError> {
+    fault_hook::before(Change::Create, path).map_err(FileError::on("create", path))?;
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -305,6 +312,7 @@ pub fn scratch(directory: &Path) -> Result<File, FileError> {
 
 /// Opens a file for reading and writing, creating it if it does not exist; existing content is kept.
 pub fn open_or_create(path: &Path) -> Result<File, FileError> {
+    fault_hook::before(Change::Create, path).map_err(FileError::on("open", path))?;
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -318,6 +326,7 @@ pub fn open_or_create(path: &Path) -> Result<File, FileError> {
 
 /// Opens a file for appending, creating it if it does not exist.
 pub fn append(path: &Path) -> Result<File, FileError> {
+    fault_hook::before(Change::Create, path).map_err(FileError::on("open", path))?;
     OpenOptions::new()
         .append(true)
         .create(true)
@@ -362,6 +371,7 @@ fn create_directory_with(path: &Path, mode: u32) -> Result<(), FileError> {
     if path.is_dir() {
         return Ok(());
     }
+    fault_hook::before(Change::Create, path).map_err(FileError::on("create directory", path))?;
     DirBuilder::new().recursive(true).mode(mode).create(path).map_err(FileError::on("create directory", path))?;
     sync_parent(path)
 }
@@ -374,12 +384,13 @@ pub fn ignores_case(directory: &Path) -> bool {
     let Ok(_file) = create_new(&path) else { return true };
     let ignores = directory.join(name.to_uppercase()).exists();
     // A leftover is harmless.
-    let _ = fs::remove_file(&path);
+    let _ = remove_file(&path);
     ignores
 }
 
 /// Waits until the content of `file` is on disk. `path` is for the message. For failures, see the module.
 pub fn sync(file: &File, path: &Path) -> Result<(), FileError> {
+    fault_hook::before(Change::Sync, path).map_err(FileError::on("sync", path))?;
     file.sync_all().map_err(FileError::on("sync", path))
 }
 
@@ -391,6 +402,7 @@ pub fn sync_directory(path: &Path) -> Result<(), FileError> {
 
 /// Removes a file. Idempotent: a missing file is not an error.
 pub fn remove_file(path: &Path) -> Result<(), FileError> {
+    fault_hook::before(Change::Remove, path).map_err(FileError::on("remove", path))?;
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::on("remove", path)(error)),
         _ => Ok(()),
@@ -399,6 +411,7 @@ pub fn remove_file(path: &Path) -> Result<(), FileError> {
 
 /// Removes a directory and its content. Idempotent: a missing directory is not an error.
 pub fn remove_directory(path: &Path) -> Result<(), FileError> {
+    fault_hook::before(Change::Remove, path).map_err(FileError::on("remove", path))?;
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::on("remove", path)(error)),
         _ => Ok(()),
@@ -452,7 +465,8 @@ fn cannot_be_replaced(error: &io::Error) -> bool {
 }
 
 fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
-    fs::rename(from, to).map_err(FileError::on("rename to", to))
+    let renamed = fault_hook::before(Change::Rename, to).and_then(|()| fs::rename(from, to));
+    renamed.map_err(FileError::on("rename to", to))
 }
 
 fn sync_parent(path: &Path) -> Result<(), FileError> {

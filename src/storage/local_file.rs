@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use crate::storage::durable;
 use crate::storage::durable::FileError;
+use crate::storage::fault_hook;
+use crate::storage::fault_hook::Change;
 use crate::storage::identity::StoredIdentity;
 use crate::storage::read_at::ReadAt;
 
@@ -105,11 +107,13 @@ impl LocalFile {
 
     /// Writes all of `bytes` at `offset`; a skipped range is a hole.
     pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        fault_hook::before(Change::Write, &self.path)?;
         self.file.write_all_at(bytes, offset)
     }
 
     /// Truncates it, or extends it with a hole.
     pub fn resize(&self, bytes: u64) -> io::Result<()> {
+        fault_hook::before(Change::Write, &self.path)?;
         self.file.set_len(bytes)
     }
 
@@ -141,6 +145,7 @@ impl Read for LocalFile {
 
 impl Write for LocalFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        fault_hook::before(Change::Write, &self.path)?;
         self.file.write(bytes)
     }
 

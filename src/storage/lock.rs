@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use crate::storage::durable;
 use crate::storage::durable::FileError;
+use crate::storage::fault_hook;
+use crate::storage::fault_hook::Change;
 
 /// Maximum attempts to lock. [`owner`] briefly holds a lock.
 const ATTEMPTS: u32 = 3;
@@ -42,7 +44,10 @@ impl FileLock {
             match file.try_lock() {
                 Ok(()) => {
                     let id = std::process::id();
-                    let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{id}"));
+                    let written = fault_hook::before(Change::Write, path)
+                        .and_then(|()| file.set_len(0))
+                        .and_then(|()| file.rewind())
+                        .and_then(|()| write!(file, "{id}"));
                     written.map_err(FileError::on("write", path))?;
                     return Ok(Locking::Held(Self { file }));
                 }

@@ -9,6 +9,7 @@
 pub(crate) mod aligned;
 pub mod directory;
 pub mod durable;
+pub mod fault_hook;
 pub mod identity;
 pub mod lines;
 pub mod local_file;

@@ -58,6 +58,7 @@ mod racing; // two processes at once
 mod refusing; // keys, servers, locks and disks
 mod rooms; // which room may know which
 mod secrets; // where the key is, and is not
+mod simulation; // whole runs on a simulated clock, against a service that lies
 mod strangers; // entries of other people, lists that lie or fail, batches that nobody shows
 mod targets; // outputs that are inputs, and what else must not be written
 mod throttled; // a service without a Batch API that refuses now and then, or for a while

@@ -236,31 +236,3 @@ fn remove_matching(directory: &Path, unwanted: impl Fn(&Path) -> bool) -> Result
     }
     Ok(())
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_second_server_is_kept_out() {
-        let directory = tempfile::tempdir().unwrap();
-        let first = Store::open(directory.path(), false, QuotaChoice::Unlimited).unwrap();
-        assert!(matches!(Store::open(directory.path(), false, QuotaChoice::Unlimited), Err(ServeError::Locked { .. })));
-        drop(first);
-        Store::open(directory.path(), false, QuotaChoice::Unlimited).unwrap();
-    }
-
-    #[test]
-    fn content_without_a_record_is_removed_at_the_next_start() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), false, QuotaChoice::Unlimited).unwrap();
-        let file = StoredFile::new("a", "in.jsonl".into(), "batch-api".into(), "jsonl".into());
-        let (kept, orphan) = (store.content_path(&file.id), store.content_path("file-orphan"));
-        let content = Content { bytes: 1, lines: 1, digest: "d".into() };
-        store.keep(file, PendingFile::create(&kept).unwrap(), content).unwrap();
-        durable::publish_bytes_unsynced(&orphan, b"x").unwrap();
-        drop(store);
-        Store::open(directory.path(), false, QuotaChoice::Unlimited).unwrap();
-        assert!(kept.exists() && !orphan.exists());
-    }
-}

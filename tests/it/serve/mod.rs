@@ -1,6 +1,7 @@
 //! The server of the library, started in the test and called over loopback.
 
 mod batches;
+mod echo;
 mod faults;
 mod files;
 mod openai;

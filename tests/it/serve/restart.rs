@@ -1,5 +1,7 @@
 //! What survives a restart: everything, and nothing twice.
 
+use batchline::serve::ServeError;
+
 use super::*;
 
 /// Puts a batch's record back to how it was before its result files were recorded in it: as after a kill between the
@@ -133,4 +135,23 @@ async fn the_same_seed_shuffles_the_same_batch_the_same_way() {
     let other = fixture.content(&job["output_file_id"]).await;
     assert_ne!(other, output);
     assert_eq!(sorted(&other), sorted(&output));
+}
+
+#[tokio::test]
+async fn a_second_server_is_kept_out_of_the_directory() {
+    let fixture = Fixture::start().await;
+    let second = Server::start(fixture.options.clone()).await;
+    assert!(matches!(second, Err(ServeError::Locked { .. })), "{second:?}");
+    // Until the first one is gone.
+    fixture.restart(|_, _| {}).await;
+}
+
+#[tokio::test]
+async fn content_without_a_record_is_removed_at_the_next_start() {
+    let fixture = Fixture::start().await;
+    let id = fixture.upload(requests(1)).await;
+    let place = |directory: &Path, id: &str| directory.join("files").join(format!("{id}.bytes"));
+    let fixture = fixture.restart(|directory, _| fs::write(place(directory, "file-orphan"), "x").unwrap()).await;
+    let is_there = |id: &str| place(fixture.directory.path(), id).exists();
+    assert!(is_there(&id) && !is_there("file-orphan"));
 }

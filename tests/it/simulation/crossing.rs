@@ -8,27 +8,16 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use batchline::run::error::StepError;
+use batchline::run::executor::Executor;
+use batchline::run::step::{Step, StepResult};
+use batchline::{CancellationToken, Error, ErrorKind, OutputTarget, Outputs, Run, Shape, Silent};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio_util::sync::CancellationToken;
 
 use super::directory;
-use super::life::{Mode, Scenario};
+use super::scenario::{Mode, Scenario};
 use super::service::Service;
-use crate::input::recheck::Recheck;
-use crate::results::normalize::Shape;
-use crate::results::reply_index::ReplyIndex;
-use crate::run::directory::layout;
-use crate::run::driver::{Driver, DriverInputs};
-use crate::run::error::{Error, ErrorKind};
-use crate::run::executor::{Executor, LocalExecutor};
-use crate::run::files::Files;
-use crate::run::monitor::{Monitor, Silent};
-use crate::run::open::{self, Prepared};
-use crate::run::output::{Ending, Merger, OpenOutputs};
-use crate::run::step::{Step, StepResult};
-use crate::run::step_error::StepError;
-use crate::run::{OutputTarget, Outputs};
 
 /// Seeds that are played. Among them every kind of step succeeds, and one fails.
 const SEEDS: u64 = 40;
@@ -84,37 +73,16 @@ impl io::Write for Written {
 async fn play(scenario: &Scenario, crossed: &Crossed) -> Result<Option<String>, Error> {
     let world = scenario.world();
     world.lock().unwrap_or_else(PoisonError::into_inner).begin_life(Duration::ZERO);
-    let (options, monitor): (_, Arc<dyn Monitor>) = (scenario.options.clone(), Arc::new(Silent));
-    let Prepared { directory, ledger, source, requests, ids, line, .. } = open::prepare(&options, &Silent)?;
-    let run = directory.path().to_owned();
-    let packed = ledger.shards()?.into_iter().map(|row| row.shard);
-    let files = Arc::new(Files {
-        recheck: Recheck::new(source.clone(), requests.clone(), ids, &run, packed),
-        replies: ReplyIndex::open_or_create(&layout::replies_index(&run), requests.len())?,
-        run,
-        source,
-        requests,
-        ids,
-        envelope: line.envelope,
-        threads: 1,
-        memory_bytes: 8 << 20,
-        redactor: options.service.redactor.clone(),
-    });
+    let run = Run::open(scenario.options.clone(), Arc::new(Silent), CancellationToken::new()).await?;
     let written = Arc::new(Mutex::new(Vec::new()));
     let output = OutputTarget::Writer(Box::new(Written(written.clone())));
-    let outputs = OpenOutputs::open(Outputs { output, errors: None, shape: Shape::Native })?;
-    let merger = Merger::start(files.clone(), [].into(), line, outputs, monitor.clone());
-    let api = Arc::new(Service { world, dies_at: 0, dies_at_create: 0, death: CancellationToken::new() });
-    let executor = LocalExecutor::new(api.clone(), files.clone(), &monitor);
-    let executor = Arc::new(OverJson { executor, crossed: crossed.clone() });
-    let (stop, lines) = (CancellationToken::new(), files.requests.len());
-    let inputs = DriverInputs { api, executor, files, ledger, options, monitor, merger, stop };
-    let (held, ledger, merger) = Driver::new(inputs)?.drive().await?;
-    if !held.is_empty() {
+    let outputs = Outputs { output, errors: None, shape: Shape::Native };
+    let api = Service { world, dies_at: 0, dies_at_create: 0, death: CancellationToken::new() };
+    let over_json = |executor| OverJson { executor, crossed: crossed.clone() };
+    let summary = run.execute_on(api, outputs, over_json).await?;
+    if !summary.held_shards.is_empty() {
         return Ok(None);
     }
-    let totals = ledger.totals()?;
-    merger.finish(Some(Ending { lines, held: None, counted: (totals.outputs, totals.errors) }))?;
     let written = std::mem::take(&mut *written.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(Some(String::from_utf8_lossy(&written).into_owned()))
 }

@@ -5,16 +5,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::life::{Ended, Mode, Scenario};
+use batchline::OnAmbiguous;
+use batchline::api::BatchStatus;
+use batchline::dialect::retry_class::failed_batch_worth_retrying;
+use batchline::ledger::Ledger;
+use batchline::model::reply::ReplyKind;
+use batchline::model::shard_state::{ShardRow, ShardState};
+use batchline::run::directory::layout;
+
+use super::life::Ended;
 use super::rows::{self, ReplyLine};
+use super::scenario::{Mode, Scenario};
 use super::world::{Accepted, StoredBatch, World};
-use crate::dialect::retry_class::failed_batch_worth_retrying;
-use crate::ledger::Ledger;
-use crate::model::reply::ReplyKind;
-use crate::model::shard_state::{ShardRow, ShardState};
-use crate::remote::BatchStatus;
-use crate::run::OnAmbiguous;
-use crate::run::directory::layout;
 
 /// Judges a run.
 pub(super) struct Oracle<'o> {

@@ -3,11 +3,12 @@
 //! In: the lines of a batch's file and how it is to end. Out: its output and its error file. The faults decide whether
 //! a request gets its expected outcome.
 
+use batchline::api::{BatchStatus, RequestCounts};
+use batchline::model::reply::ReplyKind;
+
 use super::faults::Fault;
 use super::rows::{self, ReplyLine, ReplyLines};
 use super::world::{Left, Says, StoredReplies, World};
-use crate::model::reply::ReplyKind;
-use crate::remote::{BatchStatus, RequestCounts};
 
 impl World {
     /// Lets the batches end whose time has come.

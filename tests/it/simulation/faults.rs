@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::dialect::Dialect;
-use crate::dialect::upload::UploadPlan;
+use batchline::dialect::Dialect;
+use batchline::dialect::upload::UploadPlan;
 
 /// One way to go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

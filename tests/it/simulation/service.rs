@@ -7,16 +7,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
+use batchline::api::{
+    Batch, BatchStatus, BatchTag, CreateBatch, Downloaded, ErrorKind, Listing, Payload, Progress, RemoteError,
+    RemoteFile, Submission, publish_bytes,
+};
+use batchline::{Api, CancellationToken};
 
 use super::faults::Fault;
 use super::rows;
 use super::world::{GivenList, LATE_CREATE_MAX, Says, StoredFile, World};
-use crate::remote::{
-    Api, Batch, BatchStatus, BatchTag, CreateBatch, Downloaded, ErrorKind, Listing, Payload, Progress, RemoteError,
-    RemoteFile, Submission,
-};
-use crate::storage::durable;
 
 /// The id of a file that was never written.
 const ABSENT_FILE: &str = "reply-absent";
@@ -202,6 +201,7 @@ impl Api for Service {
 
     async fn create(&self, request: &CreateBatch, _: Arc<dyn Payload>) -> Submission {
         let (file, tag) = (number(&request.input_file_id), request.tag.clone());
+        self.world().create_begins();
         let mut on_its_way = OnItsWay { service: self.clone(), file, tag, arrived: false };
         self.way().await;
         self.beside_create().await;
@@ -351,17 +351,21 @@ impl Api for Service {
                 Some(Fault::DownloadGarbled) => return Err(failed(ErrorKind::Garbled, "GET file")),
                 Some(Fault::DownloadJunk) => {
                     let junk = b"{\"error\":{\"message\":\"try again\"}}";
-                    durable::publish_bytes(target, junk).expect("the run directory can be written to");
+                    publish_bytes(target, junk)?;
                     world.note(format!("downloaded {file_id}: junk"));
                     return Ok(Downloaded { bytes: junk.len() as u64, announced: true });
                 }
                 Some(_) => 0,
             };
             let stored = &mut world.replies[number(file_id)];
-            stored.given = stored.given.max(Some(given));
             let mut bytes = rows::bytes_of(&stored.lines[..given]);
             bytes.extend(stored.lines.get(given).into_iter().flat_map(|line| &line.bytes[..of_next]));
-            durable::publish_bytes(target, &bytes).expect("the run directory can be written to");
+            let published = publish_bytes(target, &bytes);
+            // It may be there although the last sync has failed.
+            if std::fs::read(target).is_ok_and(|there| there == bytes) {
+                stored.given = stored.given.max(Some(given));
+            }
+            published?;
             world.note(format!("downloaded {file_id}: {given} of {lines} lines"));
             bytes.len() as u64
         };

@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use batchline::api::{BatchStatus, BatchTag, RequestCounts};
+use batchline::dialect::Dialect;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::faults::{Fault, Faults};
 use super::rows::ReplyLines;
-use crate::dialect::Dialect;
-use crate::remote::{BatchStatus, BatchTag, RequestCounts};
 
 /// How long after its answer a create may take effect.
 pub(super) const LATE_CREATE_MAX: Duration = Duration::from_secs(3000);
@@ -133,6 +133,8 @@ pub(super) struct World {
     pub(super) replies: Vec<StoredReplies>,
     pub(super) accepted: Vec<Accepted>,
     pub(super) listings: Vec<GivenList>,
+    /// When it was seen first that this process cannot change anything any more.
+    pub(super) broken: Option<Duration>,
     /// Calls so far in this process's life.
     pub(super) calls: u64,
     /// Creates so far in this process's life, each counted before and after its effect.
@@ -161,6 +163,7 @@ impl World {
             replies: Vec::new(),
             accepted: Vec::new(),
             listings: Vec::new(),
+            broken: None,
             calls: 0,
             creates: 0,
             log: Vec::new(),
@@ -173,7 +176,7 @@ impl World {
         self.begun = (self.last_seen + pause, Some(Instant::now()));
         self.last_seen = self.begun.0;
         self.life += 1;
-        (self.calls, self.creates) = (0, 0);
+        (self.calls, self.creates, self.broken) = (0, 0, None);
         let life = self.life;
         self.note(format!("life {life} begins"));
     }
@@ -205,6 +208,12 @@ impl World {
             self.note(format!("{fault:?}"));
         }
         happens
+    }
+
+    /// The process has begun a create. One whose intent it could not write down is never begun.
+    pub(super) fn create_begins(&mut self) {
+        let broken = self.broken.filter(|broken| *broken < self.last_seen);
+        assert_eq!(broken, None, "a create begins although the intent to do so cannot be on disk");
     }
 
     pub(super) fn count(&mut self, event: &'static str) {

@@ -4,9 +4,8 @@
 
 use std::collections::BTreeSet;
 
+use batchline::model::reply::ReplyKind;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
-
-use crate::model::reply::ReplyKind;
 
 /// A line of a reply file.
 #[derive(Debug, Clone)]

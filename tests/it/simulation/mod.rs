@@ -22,18 +22,21 @@
 //! | `rows` | reply files |
 //! | `ends` | how batches end, and what they leave |
 //! | `service` | the service as the driver sees it |
+//! | `scenario` | what a seed plays |
 //! | `life` | processes, and how they die |
+//! | `cut` | the durable change that is a process's last |
 //! | `oracle` | what must hold |
 //! | `crossing` | runs whose steps are done elsewhere |
-#![expect(clippy::print_stdout, reason = "what a campaign did, for those who ask the harness to show it")]
 #![expect(clippy::unchecked_time_subtraction, reason = "simulated time goes forward only")]
 
 mod crossing;
+mod cut;
 mod ends;
 mod faults;
 mod life;
 mod oracle;
 mod rows;
+mod scenario;
 mod service;
 mod world;
 
@@ -43,17 +46,18 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use faults::Fault;
-use life::{Mode, Scenario};
-use oracle::Oracle;
+use batchline::report::HeldReason;
 
-use super::held::HeldReason;
+use cut::{Counted, Cut, Then};
+use faults::Fault;
+use oracle::Oracle;
+use scenario::{Mode, Scenario, To};
 
 /// Seeds of a campaign, unless the environment says otherwise.
 const SEEDS: u64 = 350;
 
-/// Seeds whose first process is cut off at every change to its Ledger.
-const PREFIX_SEEDS: [u64; 2] = [2, 9];
+/// Seeds whose first process is cut off at every durable change, with where their output goes.
+const PREFIX_SEEDS: [(u64, To); 2] = [(2, To::Pipe), (9, To::File)];
 
 /// Failures of a campaign that are told in one line each.
 const FAILURES_TOLD: usize = 40;
@@ -173,6 +177,7 @@ fn with_faults_for_ever_nothing_is_paid_twice_lost_or_swapped() {
         "adopted",
         "died",
         "died during recovery",
+        "file failed",
         "finished",
         "gave up",
         "held",
@@ -190,24 +195,46 @@ fn with_faults_for_ever_nothing_is_paid_twice_lost_or_swapped() {
 #[test]
 fn when_faults_stop_every_run_finishes() {
     let Some(tally) = campaign(Mode::Liveness) else { return };
-    let events =
-        ["accepted as it is", "adopted", "died", "died during recovery", "finished", "interrupted", "ledger failed"];
+    let events = [
+        "accepted as it is",
+        "adopted",
+        "died",
+        "died during recovery",
+        "file failed",
+        "finished",
+        "interrupted",
+        "ledger failed",
+    ];
     assert_seen(&tally, &events, Fault::ALL.into_iter().filter(|fault| !fault.is_decision()));
 }
 
-#[test]
-fn from_every_state_that_the_ledger_ever_has_the_run_finishes() {
-    for seed in PREFIX_SEEDS {
+/// Cuts off the first process of a few seeds at every durable change in turn.
+fn cut_everywhere(then: Then) {
+    for (seed, to) in PREFIX_SEEDS {
         for changes in 0_u64.. {
-            let cut = |scenario: &mut Scenario| (scenario.deaths, scenario.fuse) = (0, Some(changes));
+            let cut = |scenario: &mut Scenario| {
+                (scenario.deaths, scenario.to) = (0, to);
+                scenario.cuts = vec![Cut { changes, counted: Counted::All, then }];
+            };
             let tally =
                 play(seed, Mode::Liveness, cut).unwrap_or_else(|failure| panic!("{failure}, {changes} changes"));
-            if !tally.seen.contains_key("ledger failed") {
-                assert!(changes > 20, "a run of only {changes} changes proves little");
+            if !tally.seen.contains_key("cut") {
+                println!("seed {seed}: {changes} changes");
+                assert!(changes > 100, "a run of only {changes} changes proves little");
                 break;
             }
         }
     }
+}
+
+#[test]
+fn killed_at_any_durable_change_the_run_finishes() {
+    cut_everywhere(Then::Dies);
+}
+
+#[test]
+fn with_a_disk_that_fails_from_any_durable_change_on_the_run_ends_and_is_resumed() {
+    cut_everywhere(Then::Fails);
 }
 
 #[test]

@@ -1,0 +1,105 @@
+//! The echo: a reply that depends on nothing but its request.
+
+use batchline::dialect::OPENAI;
+use batchline::serve::{echo_reply, echo_reply_in, request_digest};
+use serde_json::{Value, json};
+
+fn reply(request: &Value) -> Value {
+    serde_json::from_slice(&echo_reply(request.to_string().as_bytes())).unwrap()
+}
+
+#[test]
+fn an_echo_carries_digest_excerpt_and_usage() {
+    let line = br#"{"custom_id":"\u0061\"1","body":{"model":"m/x","messages":[{"role":"user","content":"first"},{"role":"user","content":"say \"hi\""},{"role":"assistant","content":"no"}]}}"#;
+    let row: Value = serde_json::from_slice(&echo_reply(line)).unwrap();
+    assert_eq!(row["custom_id"], "a\"1");
+    assert!(row["id"].as_str().unwrap().starts_with("br_"));
+    assert_eq!(row["response"]["status_code"], 200);
+    let body = &row["response"]["body"];
+    let content = body["choices"][0]["message"]["content"].as_str().unwrap();
+    assert_eq!(content, format!("batchline echo {}: say \"hi\"", request_digest(line)));
+    assert_eq!(body["model"], "m/x");
+    let tokens = |name: &str| body["usage"][name].as_u64().unwrap();
+    assert!(tokens("prompt_tokens") > 0);
+    assert_eq!(tokens("prompt_tokens") + tokens("completion_tokens"), tokens("total_tokens"));
+}
+
+/// Services decode requests with parsers that keep the last.
+#[test]
+fn of_a_member_that_is_there_twice_the_last_counts() {
+    let line = br#"{"custom_id":"a","body":{"model":"m"},"custom\u005fid":"b","body":{"model":3,"mod\u0065l":"n"}}"#;
+    let row: Value = serde_json::from_slice(&echo_reply(line)).unwrap();
+    assert_eq!((&row["custom_id"], &row["response"]["body"]["model"]), (&"b".into(), &"n".into()));
+}
+
+#[test]
+fn one_changed_byte_changes_the_reply() {
+    let request = br#"{"custom_id":"a","body":{"model":"m","seed":1}}"#;
+    let other = br#"{"custom_id":"a","body":{"model":"m","seed":2}}"#;
+    assert_eq!(echo_reply(request), echo_reply(request));
+    assert_ne!(echo_reply(request), echo_reply(other));
+}
+
+#[test]
+fn a_known_request_has_this_very_reply() {
+    // Pinned, so that the promise to depend on nothing but the line cannot be broken unnoticed.
+    let row = echo_reply(br#"{"custom_id":"a","body":{"model":"m","messages":[{"role":"user","content":"hi"}]}}"#);
+    let expected = concat!(
+        r#"{"id":"br_29b16a2fbd2a98c0910e59cda2ae96c3","custom_id":"a","response":{"status_code":200,"body":{"#,
+        r#""id":"echo-d89b899d386e7ba333fdeaa24156ade9","object":"chat.completion","created":1735689600,"#,
+        r#""model":"m","prompt":[],"choices":[{"index":0,"finish_reason":"stop","logprobs":null,"seed":null,"#,
+        r#""message":{"role":"assistant","content":"batchline echo d89b899d386e7ba333fdeaa24156ade9: hi","#,
+        r#""tool_calls":[]}}],"usage":{"prompt_tokens":15,"completion_tokens":13,"total_tokens":28}}}}"#
+    );
+    assert_eq!(String::from_utf8(row).unwrap(), expected);
+}
+
+#[test]
+fn the_same_request_has_the_same_answer_in_both_dialects_whatever_its_envelope() {
+    let bare = r#"{"custom_id": "a", "body": {"model": "m"}}"#;
+    let read = |row: Vec<u8>| -> Value { serde_json::from_slice(&row).unwrap() };
+    let together = read(echo_reply(bare.as_bytes()));
+    for line in [
+        bare.to_owned(),
+        bare.replacen('{', r#"{"method":"POST","url":"/v1/chat/completions","#, 1),
+        bare.replacen(r#""body""#, r#""method":"POST","url":"/v1/chat/completions","body""#, 1),
+    ] {
+        let openai = read(echo_reply_in(OPENAI, line.as_bytes()));
+        assert_eq!(openai["response"]["body"], together["response"]["body"], "{line}");
+        assert_eq!(openai["response"]["status_code"], 200);
+        assert!(openai["error"].is_null() && openai.as_object().unwrap().contains_key("error"));
+    }
+    let refused = br#"{"custom_id":"a","body":{"model":"nonexistent/x"}}"#;
+    let (together, openai) = (read(echo_reply(refused)), read(echo_reply_in(OPENAI, refused)));
+    assert_eq!(openai["response"]["body"]["error"]["message"], together["error"]["message"]);
+    assert_eq!(openai["response"]["status_code"], 400);
+}
+
+#[test]
+fn requests_that_fail_say_why() {
+    for (body, message) in [
+        (json!({}), "missing 'model' field in body or not a string"),
+        (json!({"model": 5}), "missing 'model' field in body or not a string"),
+        (json!("no object"), "missing 'model' field in body or not a string"),
+        (json!({"model": "m", "stop": [1, 2, 3, 4, 5]}), "Maximum four stop sequences allowed"),
+        (
+            json!({"model": "nonexistent/x"}),
+            "Unable to access model nonexistent/x. Please visit https://api.together.ai/models/nonexistent/x to create and start a new dedicated endpoint for the model.",
+        ),
+    ] {
+        let row = reply(&json!({"custom_id": "a", "body": body}));
+        assert_eq!(row["error"], json!({"code": "batch_client_error", "message": message}));
+        assert_eq!(row["custom_id"], "a");
+        assert!(row.get("response").is_none());
+    }
+    let four = reply(&json!({"custom_id": "a", "body": {"model": "m", "stop": ["1", "2", "3", "4"]}}));
+    assert_eq!(four["response"]["status_code"], 200);
+}
+
+#[test]
+fn ugly_requests_are_answered_too() {
+    let line = br#"{"custom_id":"\ud800","body":{"model":"m","n":1e999999,"big":123456789012345678901234567890,"messages":[{"role":"user","content":[{"type":"text","text":"\udfff"}]}]}}"#;
+    let row = String::from_utf8(echo_reply(line)).unwrap();
+    assert!(row.contains(r#""custom_id":"\ud800","response""#), "{row}");
+    assert!(row.contains(r#"[{\"type\":\"text\",\"text\":\"\\udfff\"}]"#), "{row}");
+}
