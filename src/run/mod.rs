@@ -77,7 +77,7 @@ mod earlier;
 mod earlier_run;
 pub mod error;
 mod error_kind;
-mod executor;
+pub(crate) mod executor;
 pub(crate) mod files;
 pub mod held;
 mod identity;
@@ -96,7 +96,7 @@ mod retry_decision;
 mod rounds;
 #[cfg(test)]
 mod simulation;
-mod step;
+pub(crate) mod step;
 pub(crate) mod step_error;
 mod summary;
 pub(crate) mod targets;
@@ -116,7 +116,7 @@ use crate::model::shard_state::{ShardRow, ShardState};
 use crate::run::open::Prepared;
 use directory::layout;
 use driver::{Driver, DriverInputs};
-use executor::LocalExecutor;
+use executor::{Executor, LocalExecutor};
 use files::{Files, ShardPayload};
 use held::HeldShard;
 use output::{Ending, Merger, OpenOutputs, Written};
@@ -149,7 +149,8 @@ impl Run {
     pub async fn open(options: Options, monitor: Arc<dyn Monitor>, stop: CancellationToken) -> Result<Self, Error> {
         let begun = Instant::now();
         options.check_report()?;
-        let prepared = prepare_beside(&options, &monitor, &stop).await?;
+        let (asked, heard) = (options.clone(), monitor.clone());
+        let prepared = beside(&stop, move || open::prepare(&asked, &*heard)).await?;
         Ok(Self { prepared, options, monitor, stop, begun })
     }
 
@@ -171,16 +172,61 @@ impl Run {
     /// # Errors
     /// When the run cannot continue. Requests that failed or are held are not errors: the [`Summary`] counts them.
     pub async fn execute(self, api: impl Api, outputs: Outputs) -> Result<Summary, Error> {
-        let Self { prepared, options, monitor, stop, begun } = self;
-        outputs.check(&options)?;
-        let (api, stop, lock) = (Arc::new(api), stop.child_token(), prepared.directory.clone());
-        let working = work(begun, prepared, api.clone(), options, outputs, monitor, stop.clone());
-        let worked = unless_failed(&*api, working, &stop).await;
+        self.execute_with(api, outputs, |local| local).await
+    }
+
+    /// The same, with its steps run by the executor that `executor` makes of the one in this process.
+    pub(crate) async fn execute_with<A: Api, E: Executor>(
+        mut self,
+        api: A,
+        outputs: Outputs,
+        executor: impl FnOnce(LocalExecutor<A>) -> E,
+    ) -> Result<Summary, Error> {
+        outputs.check(&self.options)?;
+        self.stop = self.stop.child_token();
+        let (api, stop, lock) = (Arc::new(api), self.stop.clone(), self.prepared.directory.clone());
+        let worked = unless_failed(&*api, self.work(api.clone(), outputs, executor), &stop).await;
         api.close().await;
         // Kept until here: an `Api` may write into the directory, too.
         drop(lock);
         let mut summary = worked?;
         summary.count_again(api.sent_again());
+        Ok(summary)
+    }
+
+    /// Takes the run from its current state to its end, with any service.
+    async fn work<A: Api, E: Executor>(
+        self,
+        api: Arc<A>,
+        outputs: Outputs,
+        executor: impl FnOnce(LocalExecutor<A>) -> E,
+    ) -> Result<Summary, Error> {
+        let Self { prepared, options, monitor, stop, begun } = self;
+        let Prepared { directory, ledger, source, requests, ids, line, resumed } = prepared;
+        let (run, delete_remote) = (directory.path().to_owned(), options.delete_remote);
+        let files = Arc::new(files(&run, (source, requests, ids, line), &ledger, &options)?);
+        attach(&*api, &files, &ledger)?;
+        tell_start(&ledger, &run, resumed, &*monitor)?;
+
+        let (recorded, outputs) = (ledger.reply_checksums()?, beside(&stop, || OpenOutputs::open(outputs)).await?);
+        let merger = Merger::start(files.clone(), recorded, line, outputs, monitor.clone());
+        let executor = Arc::new(executor(LocalExecutor::new(api.clone(), files.clone(), &monitor)));
+        let inputs =
+            DriverInputs { api: api.clone(), executor, files: files.clone(), ledger, options, monitor, merger, stop };
+        let (held, mut ledger, merger) = Driver::new(inputs)?.drive().await?;
+
+        let lines = files.requests.len();
+        let written = finish(files, held, merger, ledger.totals()?).await?;
+        ledger.add_phase_times(&BTreeMap::from([(Phase::Merge, written.1.took)]))?;
+        let mut summary = Summary::new(Report::of(&ledger, &run)?, written, lines, resumed, begun.elapsed())?;
+        if summary.delivered {
+            ledger.delivered()?;
+            summary.report.delivered_at = ledger.delivered_at()?;
+        }
+        if delete_remote && summary.is_complete() {
+            delete_files(&*api, &ledger).await?;
+        }
+        drop(directory);
         Ok(summary)
     }
 }
@@ -202,44 +248,6 @@ async fn unless_failed(
         Err(Error::Interrupted) => Err(error.into()),
         worked => worked,
     }
-}
-
-/// Takes a run from its current state to its end, with any service.
-async fn work<A: Api>(
-    begun: Instant,
-    prepared: Prepared,
-    api: Arc<A>,
-    options: Options,
-    outputs: Outputs,
-    monitor: Arc<dyn Monitor>,
-    stop: CancellationToken,
-) -> Result<Summary, Error> {
-    let Prepared { directory, ledger, source, requests, ids, line, resumed } = prepared;
-    let (run, delete_remote) = (directory.path().to_owned(), options.delete_remote);
-    let files = Arc::new(files(&run, (source, requests, ids, line), &ledger, &options)?);
-    attach(&*api, &files, &ledger)?;
-    tell_start(&ledger, &run, resumed, &*monitor)?;
-
-    let (recorded, outputs) = (ledger.reply_checksums()?, open_beside(outputs, &stop).await?);
-    let merger = Merger::start(files.clone(), recorded, line, outputs, monitor.clone());
-    let executor = Arc::new(LocalExecutor::new(api.clone(), files.clone(), &monitor));
-    let inputs =
-        DriverInputs { api: api.clone(), executor, files: files.clone(), ledger, options, monitor, merger, stop };
-    let (held, mut ledger, merger) = Driver::new(inputs)?.drive().await?;
-
-    let lines = files.requests.len();
-    let written = finish(files, held, merger, ledger.totals()?).await?;
-    ledger.add_phase_times(&BTreeMap::from([(Phase::Merge, written.1.took)]))?;
-    let mut summary = Summary::new(Report::of(&ledger, &run)?, written, lines, resumed, begun.elapsed())?;
-    if summary.delivered {
-        ledger.delivered()?;
-        summary.report.delivered_at = ledger.delivered_at()?;
-    }
-    if delete_remote && summary.is_complete() {
-        delete_files(&*api, &ledger).await?;
-    }
-    drop(directory);
-    Ok(summary)
 }
 
 /// What the steps of a run operate on.
@@ -326,25 +334,19 @@ impl Outputs {
     }
 }
 
-/// Opens the outputs on a separate thread, so that an interrupt is handled while a named pipe waits for its reader.
-async fn open_beside(outputs: Outputs, stop: &CancellationToken) -> Result<OpenOutputs, Error> {
-    let opening = tokio::task::spawn_blocking(move || OpenOutputs::open(outputs));
-    tokio::select! {
-        opened = opening => Ok(opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?),
-        () = stop.cancelled() => Err(Error::Interrupted),
-    }
-}
-
-/// Reads and checks the input on a separate thread, so that an interrupt is handled meanwhile.
-async fn prepare_beside(
-    options: &Options,
-    monitor: &Arc<dyn Monitor>,
+/// Does what may block on a separate thread, so that an interrupt is handled meanwhile: while a named pipe waits for its
+/// reader, or an input is read.
+pub(crate) async fn beside<T: Send + 'static, E: Send + 'static>(
     stop: &CancellationToken,
-) -> Result<Prepared, Error> {
-    let (options, monitor) = (options.clone(), monitor.clone());
-    let preparing = tokio::task::spawn_blocking(move || open::prepare(&options, &*monitor));
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, Error>
+where
+    Error: From<E>,
+{
     tokio::select! {
-        prepared = preparing => prepared.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())),
+        done = tokio::task::spawn_blocking(work) => {
+            Ok(done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
+        }
         () = stop.cancelled() => Err(Error::Interrupted),
     }
 }
