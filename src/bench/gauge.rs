@@ -33,7 +33,7 @@ pub struct Measured {
 }
 
 /// A stage under way.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Gauge {
     begun: Instant,
     cpu: Duration,

@@ -99,11 +99,6 @@ pub(crate) fn threads(typed: Option<u16>) -> usize {
     typed.map_or_else(cores, usize::from)
 }
 
-/// The share of the memory for ids during the check, and then for reply files, in bytes.
-pub(crate) fn share(memory: u64) -> usize {
-    bytes(memory) / MEMORY_SHARE
-}
-
 /// The limits of a shard: those from the command line, if within the provider's, else the usual ones.
 fn shard_limits(
     provider: &Provider,
@@ -139,7 +134,7 @@ pub(crate) fn offline(
             line: LineLimits { assign_ids: input.assign_ids, ..line_limits(provider, endpoint, limits) },
             shard: limits,
             threads: threads(input.threads),
-            memory_bytes: share(input.memory),
+            memory_bytes: bytes(input.memory) / MEMORY_SHARE,
             skip_invalid: shard.is_some_and(|shard| shard.skip_invalid),
             ..by_default.scan
         },
@@ -207,6 +202,6 @@ pub(crate) fn upstream(arguments: &ServeArguments) -> Result<Option<UpstreamOpti
     Ok(Some(UpstreamOptions { concurrency, ..UpstreamOptions::new(address, token) }))
 }
 
-fn bytes(count: u64) -> usize {
+pub(crate) fn bytes(count: u64) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }
