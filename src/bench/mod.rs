@@ -24,23 +24,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use gauge::Measured;
 
 use crate::generate::{Amount, GenerateOptions, Generated, generate};
-use crate::remote::{Address, HttpApi, Provider, Settings, Token};
+use crate::remote::{Address, ErrorKind, HttpApi, Provider, RemoteError, Settings, Token};
 use crate::results::normalize::Shape;
 use crate::run::directory::Incoming;
 use crate::run::error::Error;
 use crate::run::offline::{self, OfflineOptions};
-use crate::run::options::MEMORY_SHARE;
 use crate::run::{Options, OutputTarget, Outputs, Run, RunPlaces, Silent, beside};
 use crate::storage::durable;
 use crate::storage::durable::{FileError, PendingFile};
 use floors::{READ, copy, read, warm};
 use gauge::Gauge;
-use stages::{Apart, LateReader, Patient, Stages};
+use stages::{Apart, LateReader, Stages};
 
 /// Time between two looks at the service's list.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -83,24 +83,26 @@ pub async fn bench(
         places: RunPlaces { home: place.path().join("runs"), others: Vec::new() },
         threads: options.threads,
         memory_bytes: options.memory_bytes,
+        // Those that may run at a time are let through by the stages.
+        uploads: usize::MAX,
         poll_interval: LOOK_INTERVAL,
         ..Options::new([&input], options.provider)
     };
-    let (before, told) = (place.path().to_owned(), tell.clone());
-    let generated = beside(&stop, move || before_a_run(&options, &before, &input, &*told)).await?;
+    let (before, run_later, told) = (place.path().to_owned(), run.clone(), tell.clone());
+    let generated = beside(&stop, move || before_a_run(&options, &run_later, (&input, &before), &*told)).await?;
 
-    let (stages, mut troubles) = Stages::new(place.path(), stop.clone(), tell.clone());
+    let (trouble, mut troubles) = mpsc::unbounded_channel();
+    let stages = Arc::new(Stages::new(place.path(), generated, tell.clone(), trouble));
     let gauge = Gauge::start();
     let run = Run::open(run, stages.clone(), stop).await?;
     tell(gauge.stop("plan", Some(READ), (generated.bytes, generated.requests)));
     let output = durable::create_new(&place.path().join("output"))?;
     let output = OutputTarget::Writer(Box::new(LateReader::new(output, stages.clone())));
     let outputs = Outputs { output, errors: None, shape: Shape::Native };
-    let api = Patient { api, stages: stages.clone() };
     let running = run.execute_with(api, outputs, |executor| Apart { executor, stages: stages.clone() });
     let summary = tokio::select! {
         summary = Box::pin(running) => summary?,
-        Some(error) = troubles.recv() => return Err(error),
+        Some(trouble) = troubles.recv() => return Err(RemoteError::new(ErrorKind::GivenUp, trouble).into()),
     };
     if !summary.is_complete() || !stages.are_over() {
         let what = format!("{} of {} requests have an output", summary.report.outcomes.outputs, summary.lines);
@@ -112,15 +114,18 @@ pub async fn bench(
 /// Makes the input, and measures what needs no run.
 fn before_a_run(
     options: &BenchOptions,
-    place: &Path,
-    input: &Path,
+    run: &Options,
+    (input, place): (&Path, &Path),
     tell: &dyn Fn(Measured),
 ) -> Result<Generated, Error> {
     let generated = make_input(options, input)?;
     tell(read(input, options.threads)?);
     warm(place, generated.bytes)?;
     tell(copy(input, &place.join("copy"))?);
-    tell(check(options, input, place)?);
+    let check = OfflineOptions { scratch: place.to_owned(), ..OfflineOptions::of(run.clone()) };
+    let gauge = Gauge::start();
+    offline::check(&check, &Silent)?;
+    tell(gauge.stop("check", Some(READ), (generated.bytes, generated.requests)));
     Ok(generated)
 }
 
@@ -133,13 +138,4 @@ fn make_input(options: &BenchOptions, path: &Path) -> Result<Generated, Error> {
     let generated = generate(&wanted, &mut file).map_err(FileError::on("write", path))?;
     file.publish_unsynced()?;
     Ok(generated)
-}
-
-fn check(options: &BenchOptions, input: &Path, scratch: &Path) -> Result<Measured, Error> {
-    let usual = OfflineOptions::new([input], options.provider);
-    let mut wanted = OfflineOptions { scratch: scratch.to_owned(), ..usual };
-    (wanted.scan.threads, wanted.scan.memory_bytes) = (options.threads, options.memory_bytes / MEMORY_SHARE);
-    let gauge = Gauge::start();
-    let checked = offline::check(&wanted, &Silent)?.scan;
-    Ok(gauge.stop("check", Some(READ), (checked.bytes, checked.requests)))
 }

@@ -67,10 +67,17 @@ impl OfflineOptions {
     /// [run](super::Options::new). Scratch files are created in the system's directory for temporary files.
     #[must_use]
     pub fn new(inputs: impl IntoIterator<Item = impl Into<PathBuf>>, provider: &'static Provider) -> Self {
-        let Options { inputs, line, shard, threads, memory_bytes, max_defects, .. } = Options::new(inputs, provider);
-        let (ids, memory_bytes, skip_invalid) = (IdHasher::random(), memory_bytes / MEMORY_SHARE, false);
+        Self::of(Options::new(inputs, provider))
+    }
+
+    /// The inputs and limits of a run.
+    pub(crate) fn of(run: Options) -> Self {
+        let Options {
+            inputs, line, shard, threads, memory_bytes, skip_invalid, report, max_defects, allow_empty, ..
+        } = run;
+        let (ids, memory_bytes) = (IdHasher::random(), memory_bytes / MEMORY_SHARE);
         let scan = ScanOptions { line, shard, threads, memory_bytes, ids, skip_invalid, scratch: PathBuf::new() };
-        Self { inputs, scan, scratch: std::env::temp_dir(), report: None, max_defects, allow_empty: false }
+        Self { inputs, scan, scratch: std::env::temp_dir(), report, max_defects, allow_empty }
     }
 }
 
