@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 pub use gauge::Measured;
 
 use crate::generate::{Amount, GenerateOptions, Generated, generate};
-use crate::remote::{Address, ErrorKind, HttpApi, Provider, RemoteError, Settings, Token};
+use crate::remote::{Address, ErrorKind, HttpApi, Provider, RemoteError, RetryPolicy, Settings, Token};
 use crate::results::normalize::Shape;
 use crate::run::directory::Incoming;
 use crate::run::error::Error;
@@ -76,8 +76,10 @@ pub async fn bench(
     tell: Arc<dyn Fn(Measured) + Send + Sync>,
 ) -> Result<(), Error> {
     let place = Incoming::create(&options.directory)?;
-    let api =
-        HttpApi::new(options.provider, options.service.clone(), Some(options.token.clone()), Settings::default())?;
+    // A call that is made twice is no measure.
+    let retry = RetryPolicy { attempts: 1, rate_limited_attempts: 1, ..RetryPolicy::default() };
+    let settings = Settings { retry, ..Settings::default() };
+    let api = HttpApi::new(options.provider, options.service.clone(), Some(options.token.clone()), settings)?;
     let input = place.path().join("input.jsonl");
     let run = Options {
         places: RunPlaces { home: place.path().join("runs"), others: Vec::new() },
@@ -99,7 +101,7 @@ pub async fn bench(
     let output = durable::create_new(&place.path().join("output"))?;
     let output = OutputTarget::Writer(Box::new(LateReader::new(output, stages.clone())));
     let outputs = Outputs { output, errors: None, shape: Shape::Native };
-    let running = run.execute_with(api, outputs, |executor| Apart { executor, stages: stages.clone() });
+    let running = run.execute_on(api, outputs, |executor| Apart { executor, stages: stages.clone() });
     let summary = tokio::select! {
         summary = Box::pin(running) => summary?,
         Some(trouble) = troubles.recv() => return Err(RemoteError::new(ErrorKind::GivenUp, trouble).into()),

@@ -18,18 +18,18 @@ use crate::remote::{Api, Progress};
 
 /// What to fetch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Download {
+pub struct Download {
     /// The submission whose reply files they are.
-    pub(crate) submission: i64,
+    pub submission: i64,
     /// The batch that it created.
-    pub(crate) batch: EndedBatch,
+    pub batch: EndedBatch,
     /// Whether they were fetched before and found incomplete.
-    pub(crate) again: Option<Again>,
+    pub again: Option<Again>,
 }
 
 /// What to fetch again of a shard whose replies are incomplete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Again {
+pub enum Again {
     /// Every file that is incomplete by its size.
     Unproven,
     /// Every file: their contents are inconsistent.
@@ -38,13 +38,13 @@ pub(crate) enum Again {
 
 /// The result of fetching a batch's reply files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Fetched {
+pub struct Fetched {
     /// The last known state of the batch; its files can appear late.
-    pub(crate) batch: EndedBatch,
+    pub batch: EndedBatch,
     /// The reported sizes of its files.
-    pub(crate) said: Vec<(ReplyRole, SaidBytes)>,
+    pub said: Vec<(ReplyRole, SaidBytes)>,
     /// The first file that could not be fetched, and why.
-    pub(crate) trouble: Option<(ReplyRole, StepError)>,
+    pub trouble: Option<(ReplyRole, StepError)>,
 }
 
 /// Fetches the reply files of a batch that do not exist locally yet. With `again`, the batch and the sizes of its files

@@ -1,8 +1,9 @@
 //! Where steps run.
 //!
 //! In: a [`Step`]. Out: its [`StepResult`], or why it failed. [`LocalExecutor`] runs steps in this process; a cluster
-//! would be another implementation.
+//! would be another implementation, which [`Run::execute_on`](crate::run::Run::execute_on) takes.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -18,17 +19,23 @@ use crate::remote::Api;
 use crate::run::error::Error;
 
 /// Runs steps. The driver decides how many run concurrently.
-pub(crate) trait Executor: Send + Sync + 'static {
+pub trait Executor: Send + Sync + 'static {
     /// Runs a step. May be called concurrently; a step whose future is dropped may still be completed.
     fn execute(&self, step: Step) -> impl Future<Output = Result<StepResult, StepError>> + Send;
 }
 
 /// Runs steps in this process: transfers as tasks, the rest on threads that may block.
-pub(crate) struct LocalExecutor<A: Api> {
+pub struct LocalExecutor<A: Api> {
     api: Arc<A>,
     files: Arc<Files>,
     uploaded: TransferMeter,
     downloaded: TransferMeter,
+}
+
+impl<A: Api> fmt::Debug for LocalExecutor<A> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("LocalExecutor").field("files", &self.files).finish_non_exhaustive()
+    }
 }
 
 impl<A: Api> LocalExecutor<A> {

@@ -31,7 +31,7 @@ use crate::storage::durable;
 
 /// What to do when the fetched replies are incomplete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum WhenShort {
+pub enum WhenShort {
     /// Write nothing: they are fetched again.
     FetchAgain,
     /// Index the fetched replies, and hold the missing ones.
@@ -42,33 +42,37 @@ pub(crate) enum WhenShort {
 
 /// What is to be indexed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Indexing {
-    pub(crate) shard: Shard,
-    pub(crate) submission: i64,
-    pub(crate) batch: EndedBatch,
+pub struct Indexing {
+    /// The shard.
+    pub shard: Shard,
+    /// The submission whose reply files they are.
+    pub submission: i64,
+    /// The batch that it created.
+    pub batch: EndedBatch,
     /// The reported sizes of its files.
-    pub(crate) said: Vec<(ReplyRole, SaidBytes)>,
-    pub(crate) when_short: WhenShort,
+    pub said: Vec<(ReplyRole, SaidBytes)>,
+    /// What to do when they are incomplete.
+    pub when_short: WhenShort,
     /// Whether a later round has taken over their unfinished requests, and counts them.
-    pub(crate) followed: bool,
+    pub followed: bool,
     /// Whether another process sent its requests, so that the input may have changed since.
-    pub(crate) recheck: bool,
+    pub recheck: bool,
 }
 
 /// Replies that are in the index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Taken {
+pub struct Taken {
     /// Their counts.
-    pub(crate) indexed: Indexed,
+    pub indexed: Indexed,
     /// The unfinished requests.
-    pub(crate) unfinished: Unfinished,
+    pub unfinished: Unfinished,
     /// The numbers of their files, and their checksums.
-    pub(crate) files: Vec<(u32, u128)>,
+    pub files: Vec<(u32, u128)>,
 }
 
 /// The result for a shard's replies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum ShardIndexed {
+pub enum ShardIndexed {
     /// All of them are in the index.
     Whole(Taken),
     /// The fetched ones are in the index; there are more, with the reason why that is known.

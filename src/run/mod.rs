@@ -77,7 +77,7 @@ mod earlier;
 mod earlier_run;
 pub mod error;
 mod error_kind;
-pub(crate) mod executor;
+pub mod executor;
 pub(crate) mod files;
 pub mod held;
 mod identity;
@@ -96,7 +96,7 @@ mod retry_decision;
 mod rounds;
 #[cfg(test)]
 mod simulation;
-pub(crate) mod step;
+pub mod step;
 pub(crate) mod step_error;
 mod summary;
 pub(crate) mod targets;
@@ -172,61 +172,30 @@ impl Run {
     /// # Errors
     /// When the run cannot continue. Requests that failed or are held are not errors: the [`Summary`] counts them.
     pub async fn execute(self, api: impl Api, outputs: Outputs) -> Result<Summary, Error> {
-        self.execute_with(api, outputs, |local| local).await
+        self.execute_on(api, outputs, |here| here).await
     }
 
-    /// The same, with its steps run by the executor that `executor` makes of the one in this process.
-    pub(crate) async fn execute_with<A: Api, E: Executor>(
-        mut self,
+    /// As [`Run::execute`], with the steps run by the [`Executor`] that `place` makes of the one that would run them in
+    /// this process.
+    ///
+    /// # Errors
+    /// Those of [`Run::execute`].
+    #[doc(hidden)]
+    pub async fn execute_on<A: Api, E: Executor>(
+        self,
         api: A,
         outputs: Outputs,
-        executor: impl FnOnce(LocalExecutor<A>) -> E,
+        place: impl FnOnce(LocalExecutor<A>) -> E,
     ) -> Result<Summary, Error> {
         outputs.check(&self.options)?;
-        self.stop = self.stop.child_token();
-        let (api, stop, lock) = (Arc::new(api), self.stop.clone(), self.prepared.directory.clone());
-        let worked = unless_failed(&*api, self.work(api.clone(), outputs, executor), &stop).await;
+        let (api, stop, lock) = (Arc::new(api), self.stop.child_token(), self.prepared.directory.clone());
+        let working = work(Self { stop: stop.clone(), ..self }, api.clone(), outputs, place);
+        let worked = unless_failed(&*api, working, &stop).await;
         api.close().await;
         // Kept until here: an `Api` may write into the directory, too.
         drop(lock);
         let mut summary = worked?;
         summary.count_again(api.sent_again());
-        Ok(summary)
-    }
-
-    /// Takes the run from its current state to its end, with any service.
-    async fn work<A: Api, E: Executor>(
-        self,
-        api: Arc<A>,
-        outputs: Outputs,
-        executor: impl FnOnce(LocalExecutor<A>) -> E,
-    ) -> Result<Summary, Error> {
-        let Self { prepared, options, monitor, stop, begun } = self;
-        let Prepared { directory, ledger, source, requests, ids, line, resumed } = prepared;
-        let (run, delete_remote) = (directory.path().to_owned(), options.delete_remote);
-        let files = Arc::new(files(&run, (source, requests, ids, line), &ledger, &options)?);
-        attach(&*api, &files, &ledger)?;
-        tell_start(&ledger, &run, resumed, &*monitor)?;
-
-        let (recorded, outputs) = (ledger.reply_checksums()?, beside(&stop, || OpenOutputs::open(outputs)).await?);
-        let merger = Merger::start(files.clone(), recorded, line, outputs, monitor.clone());
-        let executor = Arc::new(executor(LocalExecutor::new(api.clone(), files.clone(), &monitor)));
-        let inputs =
-            DriverInputs { api: api.clone(), executor, files: files.clone(), ledger, options, monitor, merger, stop };
-        let (held, mut ledger, merger) = Driver::new(inputs)?.drive().await?;
-
-        let lines = files.requests.len();
-        let written = finish(files, held, merger, ledger.totals()?).await?;
-        ledger.add_phase_times(&BTreeMap::from([(Phase::Merge, written.1.took)]))?;
-        let mut summary = Summary::new(Report::of(&ledger, &run)?, written, lines, resumed, begun.elapsed())?;
-        if summary.delivered {
-            ledger.delivered()?;
-            summary.report.delivered_at = ledger.delivered_at()?;
-        }
-        if delete_remote && summary.is_complete() {
-            delete_files(&*api, &ledger).await?;
-        }
-        drop(directory);
         Ok(summary)
     }
 }
@@ -248,6 +217,41 @@ async fn unless_failed(
         Err(Error::Interrupted) => Err(error.into()),
         worked => worked,
     }
+}
+
+/// Takes a run from its current state to its end, with any service.
+async fn work<A: Api, E: Executor>(
+    Run { prepared, options, monitor, stop, begun }: Run,
+    api: Arc<A>,
+    outputs: Outputs,
+    place: impl FnOnce(LocalExecutor<A>) -> E,
+) -> Result<Summary, Error> {
+    let Prepared { directory, ledger, source, requests, ids, line, resumed } = prepared;
+    let (run, delete_remote) = (directory.path().to_owned(), options.delete_remote);
+    let files = Arc::new(files(&run, (source, requests, ids, line), &ledger, &options)?);
+    attach(&*api, &files, &ledger)?;
+    tell_start(&ledger, &run, resumed, &*monitor)?;
+
+    let (recorded, outputs) = (ledger.reply_checksums()?, beside(&stop, || OpenOutputs::open(outputs)).await?);
+    let merger = Merger::start(files.clone(), recorded, line, outputs, monitor.clone());
+    let executor = Arc::new(place(LocalExecutor::new(api.clone(), files.clone(), &monitor)));
+    let inputs =
+        DriverInputs { api: api.clone(), executor, files: files.clone(), ledger, options, monitor, merger, stop };
+    let (held, mut ledger, merger) = Driver::new(inputs)?.drive().await?;
+
+    let lines = files.requests.len();
+    let written = finish(files, held, merger, ledger.totals()?).await?;
+    ledger.add_phase_times(&BTreeMap::from([(Phase::Merge, written.1.took)]))?;
+    let mut summary = Summary::new(Report::of(&ledger, &run)?, written, lines, resumed, begun.elapsed())?;
+    if summary.delivered {
+        ledger.delivered()?;
+        summary.report.delivered_at = ledger.delivered_at()?;
+    }
+    if delete_remote && summary.is_complete() {
+        delete_files(&*api, &ledger).await?;
+    }
+    drop(directory);
+    Ok(summary)
 }
 
 /// What the steps of a run operate on.

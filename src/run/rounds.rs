@@ -30,7 +30,7 @@ const NO_REPLY: &str = "no reply";
 
 /// A round to pack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct RoundPlan {
+pub struct RoundPlan {
     /// Its number, from 2 on.
     round: u32,
     /// The number of its first shard, and of its list of Seqs.

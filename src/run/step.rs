@@ -16,7 +16,7 @@ use crate::model::shard::Shard;
 
 /// A piece of work on a shard or a range.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Step {
+pub enum Step {
     /// Upload a shard's requests as a new file.
     Upload(Shard),
     /// Fetch the reply files of a batch.
@@ -29,7 +29,7 @@ pub(crate) enum Step {
 
 /// The result of a [`Step`], in the same order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum StepResult {
+pub enum StepResult {
     /// The shard's file is at the service.
     Uploaded {
         /// The service's id of it.

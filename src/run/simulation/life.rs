@@ -278,15 +278,9 @@ impl Scenario {
                     stopping.cancel();
                 }
             });
-            let mut work = Box::pin(run::work(
-                std::time::Instant::now(),
-                prepared,
-                api,
-                self.options.clone(),
-                outputs,
-                monitor,
-                stop,
-            ));
+            let (options, begun) = (self.options.clone(), std::time::Instant::now());
+            let run = run::Run { prepared, options, monitor, stop, begun };
+            let mut work = Box::pin(run::work(run, api, outputs, |here| here));
             let (mut polls, mut moments, mut last) = (0, 0, None);
             let counted = poll_fn(|context| {
                 polls += 1;

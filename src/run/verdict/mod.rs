@@ -17,7 +17,7 @@ use crate::remote::{BatchStatus, RequestCounts};
 
 /// The size of a reply file, as reported by the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum SaidBytes {
+pub enum SaidBytes {
     /// Not requested yet.
     Unasked,
     /// Currently unavailable.
