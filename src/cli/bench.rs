@@ -26,31 +26,34 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<Exit, Failure> {
     let directory = arguments.directory.clone().unwrap_or_else(std::env::temp_dir);
     let amount = arguments.requests.map_or(Amount::Bytes(arguments.bytes), Amount::Requests);
     let provider = hosted(Host::BuiltIn).ok_or_else(|| Failure::Usage("there is no built-in service".to_owned()))?;
-    let mut runs: Vec<Vec<Measured>> = Vec::new();
     let number = arguments.runs;
-    for run in 1..=number {
-        // A new service for each run: one that has seen the shards before would reject them.
-        let place = Incoming::create(&directory)?;
-        let service = Service::start(&place)?;
-        let options = BenchOptions {
-            directory: directory.clone(),
-            amount,
-            models: arguments.model.clone(),
-            threads: settings::threads(arguments.threads),
-            memory_bytes: settings::bytes(arguments.memory),
-            provider,
-            service: Address::parse(&service.base_url)?,
-            token: Token::new(provider.name).map_err(|error| Failure::Usage(error.to_string()))?,
-        };
-        let (stages, measured) = mpsc::channel();
-        let tell = move |measured: Measured| {
-            say!("run {run} of {number}: {} {:.2} s", measured.stage, measured.seconds);
-            // Received below, when all are there.
-            let _ = stages.send(measured);
-        };
-        until_interrupted(async |stop| Ok(measure(options, stop, Arc::new(tell)).await?))?;
-        runs.push(measured.iter().collect());
-    }
+    let runs = until_interrupted(async |stop| {
+        let mut runs = Vec::new();
+        for run in 1..=number {
+            // A new service for each run: one that has seen the shards before would reject them.
+            let place = Incoming::create(&directory)?;
+            let service = Service::start(&place)?;
+            let options = BenchOptions {
+                directory: directory.clone(),
+                amount,
+                models: arguments.model.clone(),
+                threads: settings::threads(arguments.threads),
+                memory_bytes: settings::bytes(arguments.memory),
+                provider,
+                service: Address::parse(&service.base_url)?,
+                token: Token::new(provider.name).map_err(|error| Failure::Usage(error.to_string()))?,
+            };
+            let (stages, measured) = mpsc::channel();
+            let tell = move |measured: Measured| {
+                say!("run {run} of {number}: {} {:.2} s", measured.stage, measured.seconds);
+                // Received below, when all are there.
+                let _ = stages.send(measured);
+            };
+            measure(options, stop.clone(), Arc::new(tell)).await?;
+            runs.push(measured.try_iter().collect());
+        }
+        Ok::<Vec<Vec<Measured>>, Failure>(runs)
+    })?;
     show(&medians(&runs), arguments)
 }
 
