@@ -2,9 +2,9 @@
 //!
 //! In: a run's events and steps. Out: a [`Measured`] for each stage, as soon as it has ended.
 //!
-//! A run does everything as soon as it can. This one meets an executor that keeps back the files of all shards until the
-//! last one is uploaded, begins no download before all batches have ended and no index before all replies are there, and
-//! a reader that takes no line of the output before all are indexed. Nothing else is different from any run.
+//! A run does everything as soon as it can. This one meets an executor that keeps back the files of all shards until
+//! the last one is uploaded, begins no download before all batches have ended and no index before all replies are
+//! there, and a reader that takes no line of the output before all are indexed. Nothing else is different from any run.
 //!
 //! | stage | begins with | ends with |
 //! | --- | --- | --- |
@@ -13,7 +13,8 @@
 //! | index | the first shard's replies | the last one's |
 //! | merge | the first block of the output | the last one, not synced |
 //!
-//! Invariant: a stage that is measured has had each of its steps once. A run that waits, retries or repeats is given up.
+//! Invariant: a stage that is measured has had each of its steps once. A run that waits, retries or repeats is given
+//! up.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

@@ -338,8 +338,8 @@ impl Outputs {
     }
 }
 
-/// Does what may block on a separate thread, so that an interrupt is handled meanwhile: while a named pipe waits for its
-/// reader, or an input is read.
+/// Does what may block on a separate thread, so that an interrupt is handled meanwhile: while a named pipe waits for
+/// its reader, or an input is read.
 pub(crate) async fn beside<T: Send + 'static, E: Send + 'static>(
     stop: &CancellationToken,
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
