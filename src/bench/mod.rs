@@ -1,7 +1,7 @@
 //! What this machine makes of each stage of a run, beside what it makes of plain reading and copying.
 //!
 //! In: a local service that is running, and an amount. Out: a [`Measured`] for each stage, in the data's order. From
-//! `plan` on they are the stages of one run, with its Ledger and its driver, whose [`stages`] are kept apart.
+//! `plan` on they are the stages of one run, with its Ledger and its driver, whose stages are kept apart.
 //!
 //! | stage | what is measured | floor |
 //! | --- | --- | --- |
