@@ -63,7 +63,7 @@ pub(crate) fn until_interrupted<T>(
     ended
 }
 
-/// The first signal stops the work; a run can be resumed; the second ends the process immediately.
+/// The first signal stops the work, and a run can be resumed; the second ends the process immediately.
 #[expect(clippy::exit, reason = "a second Ctrl-C means now")]
 async fn stop_on_signals(stop: CancellationToken, terminated: Arc<AtomicBool>) {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
