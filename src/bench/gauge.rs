@@ -24,7 +24,8 @@ pub struct Measured {
     pub requests: u64,
     /// Time that passed, in seconds.
     pub seconds: f64,
-    /// Processor time of this process on all cores, user and system, in seconds.
+    /// Processor time of this process on all cores, user and system, in seconds. The service has a process of its own,
+    /// which does not count; but what Linux does for the receiver while it sends over loopback counts as the sender's.
     pub cpu_seconds: f64,
     /// Most memory that the process had, in bytes, where the system tells.
     pub peak_bytes: Option<u64>,
@@ -33,7 +34,7 @@ pub struct Measured {
 }
 
 /// A stage under way.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Gauge {
     begun: Instant,
     cpu: Duration,

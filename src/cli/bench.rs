@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, mpsc};
 
 use batchline::bench::{BenchOptions, Measured, bench as measure};
 use batchline::dialect::provider::Host;
@@ -17,7 +18,7 @@ use super::exit::{Exit, Failure};
 use super::keys;
 use super::numbers::count;
 use super::records::{Record, Stage};
-use super::running::runtime;
+use super::running::until_interrupted;
 use super::settings;
 use super::terminal::{print, print_json, say};
 
@@ -26,30 +27,33 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<Exit, Failure> {
     let resources = settings::resources(arguments.threads, arguments.memory);
     let amount = arguments.requests.map_or(Amount::Bytes(arguments.bytes), Amount::Requests);
     let provider = hosted(Host::BuiltIn).ok_or_else(|| Failure::Usage("there is no built-in service".to_owned()))?;
-    let mut runs: Vec<Vec<Measured>> = Vec::new();
-    for run in 1..=arguments.runs {
-        // A new service for each run: one that has seen the shards before would reject them.
-        let place = Incoming::create(&directory)?;
-        let service = Service::start(&place)?;
-        let options = BenchOptions {
-            directory: directory.clone(),
-            amount,
-            models: arguments.model.clone(),
-            threads: resources.threads,
-            memory_bytes: resources.memory_share(),
-            transfers: batchline::run::options::UPLOADS,
-            provider,
-            service: Address::parse(&service.base_url)?,
-            token: Token::new(provider.name).map_err(|error| Failure::Usage(error.to_string()))?,
-        };
-        let mut stages = Vec::new();
-        let mut tell = |measured: &Measured| {
-            say!("run {run} of {}: {} {:.2} s", arguments.runs, measured.stage, measured.seconds);
-            stages.push(*measured);
-        };
-        runtime()?.block_on(measure(options, &mut tell))?;
-        runs.push(stages);
-    }
+    let number = arguments.runs;
+    let runs = until_interrupted(async |stop| {
+        let mut runs = Vec::new();
+        for run in 1..=number {
+            // A new service for each run: one that has seen the shards before would reject them.
+            let place = Incoming::create(&directory)?;
+            let service = Service::start(&place)?;
+            let options = BenchOptions {
+                directory: directory.clone(),
+                amount,
+                models: arguments.model.clone(),
+                resources,
+                provider,
+                service: Address::parse(&service.base_url)?,
+                token: Token::new(provider.name).map_err(|error| Failure::Usage(error.to_string()))?,
+            };
+            let (stages, measured) = mpsc::channel();
+            let tell = move |measured: Measured| {
+                say!("run {run} of {number}: {} {:.2} s", measured.stage, measured.seconds);
+                // Received below, when all are there.
+                let _ = stages.send(measured);
+            };
+            measure(options, stop.clone(), Arc::new(tell)).await?;
+            runs.push(measured.try_iter().collect());
+        }
+        Ok::<Vec<Vec<Measured>>, Failure>(runs)
+    })?;
     show(&medians(&runs), arguments)
 }
 

@@ -28,24 +28,11 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<Exit, Failure> {
     let outputs = settings::outputs(&arguments.output);
     settings::spare_key(arguments.service.api_key_file.as_deref(), &outputs, options.input.report.as_deref())?;
     outputs.check(&options)?;
-    let runtime = runtime()?;
-    let monitor: Arc<Progress> = progress.clone();
-    let ended = runtime.block_on(async {
-        let stop = CancellationToken::new();
-        let terminated = Arc::new(AtomicBool::new(false));
-        tokio::spawn(stop_on_signals(stop.clone(), terminated.clone()));
-        let ended = async {
-            let run = Run::open(options, monitor, stop).await?;
-            service.execute(run, outputs).await
-        };
-        match Box::pin(ended).await {
-            Err(Failure::Run(Error::Interrupted)) if terminated.load(Ordering::Relaxed) => Err(Failure::Terminated),
-            ended => ended,
-        }
+    let ended = until_interrupted(async |stop| {
+        let run = Run::open(options, progress.clone(), stop).await?;
+        service.execute(run, outputs).await
     });
     progress.finish();
-    // Threads that still read the input must not hold up an interrupted program.
-    runtime.shutdown_background();
     let summary = ended?;
     if manner == Manner::Json {
         say_json(Record::Summary(RunSummary::from(&summary)));
@@ -57,7 +44,26 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<Exit, Failure> {
     Ok(exit_of(&summary))
 }
 
-/// The first signal stops the run, which can be resumed; the second ends the process immediately.
+/// Works on a runtime of its own until the end, or until a signal stops it.
+pub(crate) fn until_interrupted<T>(
+    work: impl AsyncFnOnce(CancellationToken) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let terminated = Arc::new(AtomicBool::new(false));
+        tokio::spawn(stop_on_signals(stop.clone(), terminated.clone()));
+        match Box::pin(work(stop)).await {
+            Err(Failure::Run(Error::Interrupted)) if terminated.load(Ordering::Relaxed) => Err(Failure::Terminated),
+            ended => ended,
+        }
+    });
+    // Threads that still read the input must not hold up an interrupted program.
+    runtime.shutdown_background();
+    ended
+}
+
+/// The first signal stops the work, and a run can be resumed; the second ends the process immediately.
 #[expect(clippy::exit, reason = "a second Ctrl-C means now")]
 async fn stop_on_signals(stop: CancellationToken, terminated: Arc<AtomicBool>) {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))

@@ -150,7 +150,8 @@ impl Run {
     pub async fn open(options: Options, monitor: Arc<dyn Monitor>, stop: CancellationToken) -> Result<Self, Error> {
         let begun = Instant::now();
         options.check_report()?;
-        let prepared = prepare_beside(&options, &monitor, &stop).await?;
+        let (asked, heard) = (options.clone(), monitor.clone());
+        let prepared = beside(&stop, move || open::prepare(&asked, &*heard)).await?;
         Ok(Self { prepared, options, monitor, stop, begun })
     }
 
@@ -232,7 +233,7 @@ async fn work<A: Api, E: Executor>(
     attach(&*api, &files, &ledger)?;
     tell_start(&ledger, &run, resumed, &*monitor)?;
 
-    let (recorded, outputs) = (ledger.reply_checksums()?, open_beside(outputs, &stop).await?);
+    let (recorded, outputs) = (ledger.reply_checksums()?, beside(&stop, || OpenOutputs::open(outputs)).await?);
     let merger = Merger::start(files.clone(), recorded, line, outputs, monitor.clone());
     let executor = Arc::new(place(LocalExecutor::new(api.clone(), files.clone(), &monitor)));
     let inputs =
@@ -336,25 +337,19 @@ impl Outputs {
     }
 }
 
-/// Opens the outputs on a separate thread, so that an interrupt is handled while a named pipe waits for its reader.
-async fn open_beside(outputs: Outputs, stop: &CancellationToken) -> Result<OpenOutputs, Error> {
-    let opening = tokio::task::spawn_blocking(move || OpenOutputs::open(outputs));
-    tokio::select! {
-        opened = opening => Ok(opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?),
-        () = stop.cancelled() => Err(Error::Interrupted),
-    }
-}
-
-/// Reads and checks the input on a separate thread, so that an interrupt is handled meanwhile.
-async fn prepare_beside(
-    options: &Options,
-    monitor: &Arc<dyn Monitor>,
+/// Does what may block on a separate thread, so that an interrupt is handled meanwhile: while a named pipe waits for
+/// its reader, or an input is read.
+pub(crate) async fn beside<T: Send + 'static, E: Send + 'static>(
     stop: &CancellationToken,
-) -> Result<Prepared, Error> {
-    let (options, monitor) = (options.clone(), monitor.clone());
-    let preparing = tokio::task::spawn_blocking(move || open::prepare(&options, &*monitor));
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, Error>
+where
+    Error: From<E>,
+{
     tokio::select! {
-        prepared = preparing => prepared.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())),
+        done = tokio::task::spawn_blocking(work) => {
+            Ok(done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
+        }
         () = stop.cancelled() => Err(Error::Interrupted),
     }
 }

@@ -21,7 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("run", &["ledger", "results", "remote", "input", "dialect", "storage", "json", "model"]),
     ("serve", &["remote", "dialect", "storage", "json", "model"]),
     ("generate", &[]),
-    ("bench", &["generate", "run", "ledger", "results", "remote", "input", "dialect", "storage", "json", "model"]),
+    ("bench", &["generate", "run", "results", "remote", "input", "storage"]),
 ];
 
 /// What opens, reads and writes files: for the room `storage` alone.
