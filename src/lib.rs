@@ -188,7 +188,7 @@ pub mod report {
     #[doc(inline)]
     pub use crate::{
         model::defect::{Defect, DefectKind, PlacedDefect},
-        model::incident::Incident,
+        model::incident::{Incident, RecordedIncident},
         model::outcome::{ModelCounts, Outcomes},
         model::phase::Phase,
         run::held::{HeldReason, HeldShard},

@@ -60,7 +60,7 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
         print(&shard_line(shard))?;
     }
     for incident in &status.incidents {
-        print(&format!("incident: {incident}"))?;
+        print(&format!("incident: {}", incident.text))?;
     }
     say_remedies(&status);
     Ok(Exit::Success)

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use batchline::bench::Measured;
 use batchline::model::defect::{DefectRecord, PlacedDefect};
+use batchline::model::incident::RecordedIncident;
 use batchline::model::shard::Shard;
 use batchline::run::Summary;
 use batchline::run::doctor::Finding;
@@ -20,7 +21,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 /// The version of the records.
-pub(crate) const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 2;
 
 /// A record as it is printed.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -228,7 +229,7 @@ pub(crate) struct RunSummary<'r> {
     #[serde(flatten)]
     summary: &'r Summary,
     /// What went wrong and was dealt with.
-    incidents: &'r [String],
+    incidents: &'r [RecordedIncident],
 }
 
 impl<'r> From<&'r Summary> for RunSummary<'r> {
@@ -245,7 +246,7 @@ pub(crate) struct RunStatus<'r> {
     /// The shards, by number.
     shards: &'r [ShardStatus],
     /// What went wrong and was dealt with.
-    incidents: &'r [String],
+    incidents: &'r [RecordedIncident],
 }
 
 impl<'r> From<&'r Report> for RunStatus<'r> {

@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, ToSql, ffi, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, ToSql, ffi, params};
 use serde::{Deserialize, Serialize};
 
 pub mod intents;
@@ -27,7 +27,7 @@ mod submissions;
 use crate::ledger::intents::Intents;
 use crate::ledger::rows::{insert_shards, read_shard, signed};
 use crate::ledger::schema::{SCHEMA, SCHEMA_VERSION};
-use crate::model::incident::Incident;
+use crate::model::incident::{Incident, RecordedIncident};
 use crate::model::shard::Shard;
 use crate::model::shard_state::{EndedBatch, ShardRow};
 use crate::model::shown::Name;
@@ -296,11 +296,14 @@ impl Ledger {
         self.write(|connection| insert_incident(connection, incident))
     }
 
-    /// The texts of the incidents, oldest first.
-    pub fn incidents(&self) -> Result<Vec<String>, LedgerError> {
+    /// The incidents, oldest first.
+    pub fn incidents(&self) -> Result<Vec<RecordedIncident>, LedgerError> {
         self.read(|connection| {
-            let mut query = connection.prepare("SELECT text FROM incident ORDER BY rowid")?;
-            query.query_map([], |row| row.get(0))?.collect()
+            let mut query = connection.prepare("SELECT at, kind, shard, text FROM incident ORDER BY rowid")?;
+            let record = |row: &Row<'_>| {
+                Ok(RecordedIncident { at: row.get(0)?, kind: row.get(1)?, shard: row.get(2)?, text: row.get(3)? })
+            };
+            query.query_map([], record)?.collect()
         })
     }
 

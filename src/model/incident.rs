@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 use crate::model::batch::BatchStatus;
 
 /// What went wrong.
@@ -118,6 +120,20 @@ pub enum Incident {
         /// Why.
         error: String,
     },
+}
+
+/// An incident as the Ledger has it. Earlier versions recorded only texts, under the kind `note`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
+pub struct RecordedIncident {
+    /// When it was recorded, as RFC 3339 writes it.
+    pub at: String,
+    /// Its [kind](Incident::kind).
+    pub kind: String,
+    /// The shard that it concerns; `None` for the run as a whole.
+    pub shard: Option<u32>,
+    /// What people are told.
+    pub text: String,
 }
 
 impl Incident {

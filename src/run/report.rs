@@ -13,6 +13,7 @@ use super::held::HeldReason;
 use super::meta::RunMeta;
 use crate::ledger::Ledger;
 use crate::model::batch::BatchStatus;
+use crate::model::incident::RecordedIncident;
 use crate::model::outcome::{Indexed, ModelCounts, Outcomes};
 use crate::model::phase::Phase;
 use crate::model::shard::Shard;
@@ -92,7 +93,7 @@ pub struct Report {
     pub shards: Vec<ShardStatus>,
     /// The incidents since the run was started. Not part of the JSON either.
     #[serde(skip)]
-    pub incidents: Vec<String>,
+    pub incidents: Vec<RecordedIncident>,
 }
 
 /// The state of a run as a whole.

@@ -116,13 +116,13 @@ fn records_of_defects_match_the_messages() {
         let ended =
             place.run(&format!("check {code}.jsonl {} --json --report report.jsonl", options(code))).with_code(4);
         let told: Value = serde_json::from_str(&ended.stderr).unwrap();
-        assert_eq!((&told["schema"], &told["kind"]), (&1.into(), &"defect".into()), "{told}");
+        assert_eq!((&told["schema"], &told["kind"]), (&2.into(), &"defect".into()), "{told}");
         let reported: Value = serde_json::from_slice(&place.read("report.jsonl")).unwrap();
         for record in [&told, &reported] {
             assert_eq!(said_by(record), format!("{code}.jsonl:{at}: {code}: {words}"));
         }
         let totals: Value = serde_json::from_slice(&ended.stdout).unwrap();
-        assert_eq!((&totals["schema"], &totals["kind"], &totals["defects"]), (&1.into(), &"check".into(), &1.into()));
+        assert_eq!((&totals["schema"], &totals["kind"], &totals["defects"]), (&2.into(), &"check".into(), &1.into()));
     }
 }
 

@@ -160,7 +160,7 @@ fn providers_are_listed_with_limits_and_confidence() {
     let records = place.run("providers --json").with_code(0);
     let records: Vec<Value> =
         lines(&records.stdout).into_iter().map(|line| serde_json::from_slice(line).unwrap()).collect();
-    assert!(records.iter().all(|row| row["schema"] == 1 && row["kind"] == "provider" && row["evidence"].is_string()));
+    assert!(records.iter().all(|row| row["schema"] == 2 && row["kind"] == "provider" && row["evidence"].is_string()));
     let openai = records.iter().find(|row| row["name"] == "openai").unwrap();
     assert_eq!((&openai["shard_bytes"], &openai["metadata"]), (&json!(200_000_000), &json!(true)));
 }

@@ -26,7 +26,7 @@ const EXAMPLE: &str = "merge input.jsonl --replies batch-a.jsonl batch-b.jsonl e
 /// The last record on standard error, insisting on what all records have.
 fn totals(ended: &Ended) -> Value {
     let record: Value = serde_json::from_str(ended.stderr.lines().last().unwrap()).unwrap();
-    assert_eq!((&record["schema"], &record["kind"]), (&json!(1), &json!("merge")));
+    assert_eq!((&record["schema"], &record["kind"]), (&json!(2), &json!("merge")));
     record
 }
 

@@ -25,7 +25,7 @@ fn place_with_prompts() -> Place {
 fn records(text: &[u8]) -> Vec<Value> {
     let records: Vec<Value> = lines(text).into_iter().map(|line| serde_json::from_slice(line).unwrap()).collect();
     for record in &records {
-        assert_eq!(record["schema"], 1, "{record}");
+        assert_eq!(record["schema"], 2, "{record}");
         assert!(record["kind"].is_string(), "{record}");
     }
     records
