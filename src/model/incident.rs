@@ -126,7 +126,7 @@ pub enum Incident {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct RecordedIncident {
-    /// When it was recorded, as RFC 3339 writes it.
+    /// When it was recorded, as in RFC 3339.
     pub at: String,
     /// Its [kind](Incident::kind).
     pub kind: String,
