@@ -25,6 +25,7 @@ use simd_json::{Buffers, Tape};
 use crate::dialect::reply::reply_of;
 use crate::dialect::reply_parts;
 use crate::dialect::reply_parts::{Parts, ReplyNames};
+use crate::json::marks::Marks;
 use crate::json::tree::{Raw, Tree};
 use crate::model::custom_id::IdHasher;
 use crate::model::reply::{Reply, ReplyRole};
@@ -36,6 +37,7 @@ const PARSED_BYTES_MAX: usize = 1024 * 1024;
 pub struct ReplyReader {
     ids: IdHasher,
     names: &'static ReplyNames,
+    marks: Marks,
     buffers: Buffers,
     tape: Tape<'static>,
     /// A copy of the line that simd-json may modify.
@@ -52,13 +54,16 @@ impl ReplyReader {
     /// A reader with empty buffers that hashes ids with `ids`, for replies with these member names.
     #[must_use]
     pub fn new(ids: IdHasher, names: &'static ReplyNames) -> Self {
-        Self { ids, names, buffers: Buffers::default(), tape: Tape(Vec::new()), scratch: Vec::new() }
+        Self { ids, names, marks: Marks::default(), buffers: Buffers::default(), tape: Tape(Vec::new()), scratch: Vec::new() }
     }
 
     /// Reads a line, without its terminator; `None` if it is not whole, or identifies no request.
     pub fn read(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
-        let scanned = reply_parts::scanned(line, self.names).and_then(|parts| reply_of(&parts, role, self.ids));
-        scanned.or_else(|| self.parse(line, role)).or_else(|| self.read_tree(Raw(line), role))
+        self.scan(line, role).or_else(|| self.parse(line, role)).or_else(|| self.read_tree(Raw(line), role))
+    }
+
+    fn scan(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
+        reply_of(&reply_parts::scanned(line, self.names, &mut self.marks)?, role, self.ids)
     }
 
     /// Reads an object that is too large for memory.
@@ -115,7 +120,7 @@ pub(crate) mod tests {
     /// The result of this reader alone.
     pub(crate) fn read_by(reader: Reader, line: &[u8], role: ReplyRole) -> Option<Reply> {
         match reader {
-            Reader::Scanner => reply_of(&reply_parts::scanned(line, &ReplyNames::COMMON)?, role, IDS),
+            Reader::Scanner => ReplyReader::new(IDS, &ReplyNames::COMMON).scan(line, role),
             Reader::Tape => ReplyReader::new(IDS, &ReplyNames::COMMON).parse(line, role),
             Reader::Brackets => ReplyReader::new(IDS, &ReplyNames::COMMON).read_tree(Raw(line), role),
         }

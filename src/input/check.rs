@@ -17,8 +17,10 @@ use serde_json::value::RawValue;
 
 use super::embeddings;
 use super::envelope::{Envelope, Lacks};
-use super::grammar;
+use super::grammar::{self, RawFields};
 use crate::json::exact::{Object, Oddities, column, string};
+use crate::json::marks::Marks;
+use crate::json::scanner::Scanner;
 use crate::model::defect::{DEPTH_MAX, Defect, DefectKind};
 
 /// The rules for lines.
@@ -40,6 +42,11 @@ impl LineLimits {
     /// The fields that are assumed to be missing before the line has been read.
     pub(super) fn presumed(&self) -> Lacks {
         if self.assign_ids { self.envelope.around_body() } else { Lacks::default() }
+    }
+
+    /// Maximum length of a line that is held in memory, in bytes: a carriage return may follow the line.
+    pub(super) fn held_bytes_max(&self) -> usize {
+        usize::try_from(self.line_bytes).unwrap_or(usize::MAX).saturating_add(1)
     }
 
     /// See [`Envelope::lacks`].
@@ -85,10 +92,21 @@ pub fn check<'l>(line: &'l [u8], limits: &LineLimits) -> Result<Fields<'l>, Defe
 /// The fields of a valid line, without its terminator; `None` if it needs [`diagnose`].
 #[must_use]
 pub fn request<'l>(line: &'l [u8], limits: &LineLimits) -> Option<Fields<'l>> {
+    let text = simdutf8::basic::from_utf8(line).ok()?;
+    let raw = Scanner::of(text, &mut Marks::default()).whole(|scanner| scan(scanner, limits))?;
+    fields(raw, line, limits)
+}
+
+/// The raw values of the line that a scanner is at; `None` if it needs [`diagnose`].
+pub(super) fn scan<'l>(scanner: &mut Scanner<'l, '_>, limits: &LineLimits) -> Option<RawFields<'l>> {
+    if limits.assign_ids { grammar::body_only(scanner) } else { grammar::request(scanner) }
+}
+
+/// The fields of a line with these raw values; `None` if it needs [`diagnose`].
+pub(super) fn fields<'l>(raw: RawFields<'l>, line: &[u8], limits: &LineLimits) -> Option<Fields<'l>> {
     if line.len() as u64 > limits.line_bytes {
         return None;
     }
-    let raw = if limits.assign_ids { grammar::body_only(line) } else { grammar::request(line) }?;
     let lacks = limits.lacks(raw.method, raw.url).ok()?;
     let custom_id = match raw.custom_id {
         Some(id) => Some(id.unescaped().filter(|id| !id.is_empty() && id_characters_over(id, limits).is_none())?),

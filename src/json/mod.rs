@@ -35,5 +35,6 @@
 
 pub(crate) mod brackets;
 pub(crate) mod exact;
+pub(crate) mod marks;
 pub(crate) mod scanner;
 pub(crate) mod tree;

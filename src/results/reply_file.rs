@@ -29,7 +29,7 @@ use crate::model::custom_id::IdHasher;
 use crate::model::reply::{Reply, ReplyRole};
 use crate::storage::durable::FileError;
 use crate::storage::lines;
-use crate::storage::lines::{Block, Extent, Line, RangeReader};
+use crate::storage::lines::{Block, Extent, Lines, RangeReader};
 use crate::storage::local_file::LocalFile;
 use crate::storage::ordered::in_order;
 use crate::storage::read_at::ReadAt;
@@ -175,25 +175,35 @@ impl<'f> OpenFile<'f> {
 
     fn read_block(&self, block: &mut Block, reader: &mut ReplyReader, chunk: &mut Chunk) -> Result<(), ResultsError> {
         let extent = self.extent();
-        while let Some(line) = block.next_line(&extent, HELD_BYTES_MAX).map_err(self.failed())? {
-            let (offset, line) = match line {
-                Line::Whole { offset, line } => (offset, line),
-                Line::TooLong { offset } => {
-                    self.read_long(offset, reader, chunk)?;
-                    continue;
-                }
-            };
+        while let Some(found) = block.next_lines(&extent, HELD_BYTES_MAX).map_err(self.failed())? {
+            match found {
+                Lines::Whole { offset, lines } => self.read_lines(offset, lines, reader, chunk)?,
+                Lines::TooLong { offset } => self.read_long(offset, reader, chunk)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn read_lines(
+        &self,
+        mut offset: u64,
+        lines: &[u8],
+        reader: &mut ReplyReader,
+        chunk: &mut Chunk,
+    ) -> Result<(), ResultsError> {
+        for whole in lines.split_inclusive(|byte| *byte == b'\n') {
+            let line = whole.strip_suffix(b"\n").unwrap_or(whole);
             let object = line.trim_ascii();
-            if object.is_empty() {
-                continue;
-            }
-            match reader.read(object, self.reply_file.role) {
-                Some(reply) if !is_request(&reply, object) => {
-                    let first = offset + leading_space(line) as u64;
-                    chunk.found.push(self.found(first, object.len() as u64, Some(reply)));
+            if !object.is_empty() {
+                match reader.read(object, self.reply_file.role) {
+                    Some(reply) if !is_request(&reply, object) => {
+                        let first = offset + leading_space(line) as u64;
+                        chunk.found.push(self.found(first, object.len() as u64, Some(reply)));
+                    }
+                    _ => self.read_refused(offset, line, reader, chunk)?,
                 }
-                _ => self.read_refused(offset, line, reader, chunk)?,
             }
+            offset += whole.len() as u64;
         }
         Ok(())
     }
