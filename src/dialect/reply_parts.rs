@@ -311,7 +311,11 @@ fn scanned_id<'l>(scanner: &mut Scanner<'l, '_>) -> Option<ReplyId<'l, Raw<'l>>>
     Some(ReplyId { raw: Raw(value.as_bytes()), text: string?.unescaped()?, is_string: true })
 }
 
-fn scan_response<'l>(scanner: &mut Scanner<'l, '_>, names: &ReplyNames, response: &mut Response<Raw<'l>>) -> Option<()> {
+fn scan_response<'l>(
+    scanner: &mut Scanner<'l, '_>,
+    names: &ReplyNames,
+    response: &mut Response<Raw<'l>>,
+) -> Option<()> {
     if !scanner.follows(b'{') {
         *response = Response::of_other(raw(scanner)?);
         return Some(());

@@ -54,16 +54,38 @@ impl ReplyReader {
     /// A reader with empty buffers that hashes ids with `ids`, for replies with these member names.
     #[must_use]
     pub fn new(ids: IdHasher, names: &'static ReplyNames) -> Self {
-        Self { ids, names, marks: Marks::default(), buffers: Buffers::default(), tape: Tape(Vec::new()), scratch: Vec::new() }
+        Self {
+            ids,
+            names,
+            marks: Marks::default(),
+            buffers: Buffers::default(),
+            tape: Tape(Vec::new()),
+            scratch: Vec::new(),
+        }
     }
 
     /// Reads a line, without its terminator; `None` if it is not whole, or identifies no request.
     pub fn read(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
-        self.scan(line, role).or_else(|| self.parse(line, role)).or_else(|| self.read_tree(Raw(line), role))
+        let mut marks = std::mem::take(&mut self.marks);
+        let reply = self.read_scanned(reply_parts::scanned(line, self.names, &mut marks), line, role);
+        self.marks = marks;
+        reply
     }
 
-    fn scan(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
-        reply_of(&reply_parts::scanned(line, self.names, &mut self.marks)?, role, self.ids)
+    /// Reads a line of which the scanner found these parts, if it accepted it.
+    pub(crate) fn read_scanned(
+        &mut self,
+        parts: Option<Parts<'_, Raw<'_>>>,
+        line: &[u8],
+        role: ReplyRole,
+    ) -> Option<Reply> {
+        let scanned = parts.and_then(|parts| reply_of(&parts, role, self.ids));
+        scanned.or_else(|| self.parse(line, role)).or_else(|| self.read_tree(Raw(line), role))
+    }
+
+    /// The names of the members of the replies.
+    pub(crate) fn names(&self) -> &'static ReplyNames {
+        self.names
     }
 
     /// Reads an object that is too large for memory.
@@ -120,7 +142,9 @@ pub(crate) mod tests {
     /// The result of this reader alone.
     pub(crate) fn read_by(reader: Reader, line: &[u8], role: ReplyRole) -> Option<Reply> {
         match reader {
-            Reader::Scanner => ReplyReader::new(IDS, &ReplyNames::COMMON).scan(line, role),
+            Reader::Scanner => {
+                reply_of(&reply_parts::scanned(line, &ReplyNames::COMMON, &mut Marks::default())?, role, IDS)
+            }
             Reader::Tape => ReplyReader::new(IDS, &ReplyNames::COMMON).parse(line, role),
             Reader::Brackets => ReplyReader::new(IDS, &ReplyNames::COMMON).read_tree(Raw(line), role),
         }

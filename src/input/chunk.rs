@@ -6,6 +6,7 @@
 //! block fits into a core's cache, a chunk is large enough to be passed between threads.
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -15,7 +16,7 @@ use super::envelope::Lacks;
 use super::grammar::RawFields;
 use super::source::{Part, Source};
 use crate::json::marks::Marks;
-use crate::json::scanner::Scanner;
+use crate::json::scanner::lines::each_line;
 use crate::model::custom_id::IdHasher;
 use crate::model::defect::{Defect, DefectKind};
 use crate::storage::durable::FileError;
@@ -85,7 +86,7 @@ impl Chunk {
     }
 
     /// Checks a line, given the raw values that the scanner found in it. The whitespace around it is not part of it.
-    fn push_line(&mut self, whole: &[u8], start: u64, raw: Option<RawFields<'_>>, rules: Rules) {
+    fn push_line(&mut self, whole: &[u8], start: u64, raw: Option<RawFields<'_>>, rules: &Rules) {
         let Rules { limits, ids } = rules;
         let (line, indent) = lines::trim_json_whitespace(whole);
         let line_hash = xxh3_64(line);
@@ -101,8 +102,8 @@ impl Chunk {
             lacks: limits.presumed(),
             inputs: 1,
         };
-        let fields = raw.and_then(|raw| check::fields(raw, line, &limits));
-        match fields.map_or_else(|| check::diagnose(line, &limits), Ok) {
+        let fields = raw.and_then(|raw| check::fields(raw, line, limits));
+        match fields.map_or_else(|| check::diagnose(line, limits), Ok) {
             Ok(Fields { custom_id, model, lacks, inputs }) => {
                 // An assigned id depends on the line's position in the whole input, which the fold knows.
                 let id_hash = custom_id.map_or(0, |custom_id| ids.hash(&custom_id));
@@ -117,7 +118,7 @@ impl Chunk {
     }
 
     /// Checks what a line is, whatever it is. `line` is without its `\n`.
-    fn push_any(&mut self, line: &[u8], start: u64, raw: Option<RawFields<'_>>, rules: Rules) {
+    fn push_any(&mut self, line: &[u8], start: u64, raw: Option<RawFields<'_>>, rules: &Rules) {
         let held = lines::without_carriage_return(line);
         if line.len() > rules.limits.held_bytes_max() {
             self.push_too_long(start, &rules.limits);
@@ -206,7 +207,18 @@ impl ChunkReader {
         block.read(&extent, number).map_err(shrunk)?;
         while let Some(lines) = block.next_lines(&extent, rules.limits.held_bytes_max()).map_err(shrunk)? {
             match lines {
-                Lines::Whole { offset, lines } => check_lines(lines, place.start + offset, marks, *rules, chunk),
+                Lines::Whole { offset, lines } => {
+                    let first = place.start + offset;
+                    let Ok(()) = each_line(
+                        lines,
+                        marks,
+                        |scanner| check::scan(scanner, &rules.limits),
+                        |at, line, raw| {
+                            chunk.push_any(line, first + at as u64, raw, rules);
+                            Ok::<_, Infallible>(())
+                        },
+                    );
+                }
                 Lines::TooLong { offset } => {
                     chunk.push_too_long(place.start + offset, &rules.limits);
                     chunk.lines += 1;
@@ -214,31 +226,6 @@ impl ChunkReader {
             }
         }
         Ok(())
-    }
-}
-
-/// Checks whole lines, the first of which is at `start` in the Source.
-fn check_lines(lines: &[u8], start: u64, marks: &mut Marks, rules: Rules, chunk: &mut Chunk) {
-    // All at once. If that fails, each on its own: only a line that is not UTF-8 itself is read without marks.
-    if let Ok(text) = simdutf8::basic::from_utf8(lines) {
-        return check_text(text, start, marks, rules, chunk);
-    }
-    let mut at = start;
-    for line in lines.split_inclusive(|byte| *byte == b'\n') {
-        match simdutf8::basic::from_utf8(line) {
-            Ok(text) => check_text(text, at, marks, rules, chunk),
-            Err(_) => chunk.push_any(line.strip_suffix(b"\n").unwrap_or(line), at, None, rules),
-        }
-        at += line.len() as u64;
-    }
-}
-
-fn check_text(text: &str, start: u64, marks: &mut Marks, rules: Rules, chunk: &mut Chunk) {
-    let mut scanner = Scanner::lines(text, marks);
-    let mut at = start;
-    while let Some((line, raw)) = scanner.line(|scanner| check::scan(scanner, &rules.limits)) {
-        chunk.push_any(line, at, raw, rules);
-        at = start + scanner.at() as u64;
     }
 }
 

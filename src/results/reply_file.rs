@@ -21,9 +21,12 @@ use super::ResultsError;
 use super::form::{self, Form, LOOK_BYTES_MAX};
 use super::reply_text::{HELD_BYTES_MAX, ReplyText};
 use crate::dialect::ReplyNames;
+use crate::dialect::reply_parts;
 use crate::dialect::reply_reader::ReplyReader;
 use crate::json::brackets::whole::objects_of;
 use crate::json::brackets::{Brackets, Broken};
+use crate::json::marks::Marks;
+use crate::json::scanner::lines::each_line;
 use crate::json::tree::Raw;
 use crate::model::custom_id::IdHasher;
 use crate::model::reply::{Reply, ReplyRole};
@@ -96,9 +99,9 @@ pub(super) fn read(
         in_order(
             threads,
             file.extent().blocks().div_ceil(CHUNK_BLOCKS),
-            || (Block::default(), ReplyReader::new(ids, &ReplyNames::COMMON)),
-            |(block, reader), number| {
-                let mut chunk = file.read_chunk(block, reader, number)?;
+            || Readers::new(ids),
+            |readers, number| {
+                let mut chunk = file.read_chunk(readers, number)?;
                 // All look-ups together: the processor can overlap their cache misses.
                 for Found { reply, request, .. } in &mut chunk.found {
                     *request =
@@ -122,6 +125,19 @@ pub(super) fn read(
         checksums.push(checksum.digest128());
     }
     Ok(checksums)
+}
+
+/// What a thread reads with.
+struct Readers {
+    block: Block,
+    marks: Marks,
+    reader: ReplyReader,
+}
+
+impl Readers {
+    fn new(ids: IdHasher) -> Self {
+        Self { block: Block::default(), marks: Marks::default(), reader: ReplyReader::new(ids, &ReplyNames::COMMON) }
+    }
 }
 
 /// The findings of a thread.
@@ -162,22 +178,22 @@ impl<'f> OpenFile<'f> {
         FileError::on("read", &self.reply_file.path)
     }
 
-    fn read_chunk(&self, block: &mut Block, reader: &mut ReplyReader, number: u64) -> Result<Chunk, ResultsError> {
+    fn read_chunk(&self, readers: &mut Readers, number: u64) -> Result<Chunk, ResultsError> {
         let mut chunk = Chunk::default();
         let first = number * CHUNK_BLOCKS;
         for number in first..(first + CHUNK_BLOCKS).min(self.extent().blocks()) {
-            block.read(&self.extent(), number).map_err(self.failed())?;
-            chunk.hashes.push(block.hash().to_le_bytes());
-            self.read_block(block, reader, &mut chunk)?;
+            readers.block.read(&self.extent(), number).map_err(self.failed())?;
+            chunk.hashes.push(readers.block.hash().to_le_bytes());
+            self.read_block(readers, &mut chunk)?;
         }
         Ok(chunk)
     }
 
-    fn read_block(&self, block: &mut Block, reader: &mut ReplyReader, chunk: &mut Chunk) -> Result<(), ResultsError> {
-        let extent = self.extent();
+    fn read_block(&self, readers: &mut Readers, chunk: &mut Chunk) -> Result<(), ResultsError> {
+        let (extent, Readers { block, marks, reader }) = (self.extent(), readers);
         while let Some(found) = block.next_lines(&extent, HELD_BYTES_MAX).map_err(self.failed())? {
             match found {
-                Lines::Whole { offset, lines } => self.read_lines(offset, lines, reader, chunk)?,
+                Lines::Whole { offset, lines } => self.read_lines(offset, lines, marks, reader, chunk)?,
                 Lines::TooLong { offset } => self.read_long(offset, reader, chunk)?,
             }
         }
@@ -186,26 +202,32 @@ impl<'f> OpenFile<'f> {
 
     fn read_lines(
         &self,
-        mut offset: u64,
+        first: u64,
         lines: &[u8],
+        marks: &mut Marks,
         reader: &mut ReplyReader,
         chunk: &mut Chunk,
     ) -> Result<(), ResultsError> {
-        for whole in lines.split_inclusive(|byte| *byte == b'\n') {
-            let line = whole.strip_suffix(b"\n").unwrap_or(whole);
-            let object = line.trim_ascii();
-            if !object.is_empty() {
-                match reader.read(object, self.reply_file.role) {
-                    Some(reply) if !is_request(&reply, object) => {
-                        let first = offset + leading_space(line) as u64;
-                        chunk.found.push(self.found(first, object.len() as u64, Some(reply)));
-                    }
-                    _ => self.read_refused(offset, line, reader, chunk)?,
+        let names = reader.names();
+        each_line(
+            lines,
+            marks,
+            |scanner| reply_parts::scan(scanner, names),
+            |at, line, parts| {
+                let (offset, object) = (first + at as u64, line.trim_ascii());
+                if object.is_empty() {
+                    return Ok(());
                 }
-            }
-            offset += whole.len() as u64;
-        }
-        Ok(())
+                match reader.read_scanned(parts, object, self.reply_file.role) {
+                    Some(reply) if !is_request(&reply, object) => {
+                        let start = offset + leading_space(line) as u64;
+                        chunk.found.push(self.found(start, object.len() as u64, Some(reply)));
+                        Ok(())
+                    }
+                    _ => self.read_refused(offset, line, reader, chunk),
+                }
+            },
+        )
     }
 
     fn found(&self, offset: u64, length: u64, reply: Option<Reply>) -> Found {

@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! text    {"a":"say \"hi\"", "b":"C:\dir"}⏎{"c":[1, 2]}⏎
-//! marks    ^ ^ ^           ^  ^ ^    ^   ^ ^ ^ ^        ^
+//! marks    ^ ^ ^          ^  ^ ^ ^   ^  ^ ^ ^ ^        ^
 //!                                    └ \d is no escape
 //! ```
 //!
@@ -18,13 +18,12 @@
 //! need no second look.
 //!
 //! Marks are found 64 bytes at a time, by vectors as wide as the processor has them: one bit for each byte, then the
-//! positions of the bits that are set. Measured on `generate`'s requests: 0.17 s per GB with AVX2, where a search for
-//! the end of each string took 0.23 s.
+//! positions of the bits that are set.
 //!
 //! | file | has |
 //! | --- | --- |
 //! | `lanes.rs` | what is asked of 64 bytes, whatever the vectors |
-//! | `portable.rs`, `x86.rs` | the answers, by vectors of 16 bytes, and of 32 and 64 |
+//! | `portable.rs`, `avx2.rs` | the answers, by vectors of 16 bytes, and of 32 |
 //! | `escapes.rs` | which bytes are escaped, and which escapes are wrong |
 //!
 //! A text is marked a stretch of [`STRETCH_BYTES`] at a time, when the reader arrives there: memory does not depend on
@@ -33,11 +32,11 @@
 //! Invariants: all widths find the same marks. An escape never crosses the end of a line: what is wrong in one line
 //! marks nothing in the next.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod escapes;
 mod lanes;
 mod portable;
-#[cfg(target_arch = "x86_64")]
-mod x86;
 
 use escapes::Escapes;
 use lanes::{BLOCK_BYTES, Lanes};
@@ -53,19 +52,16 @@ pub(crate) enum Width {
     /// Of 32 bytes.
     #[cfg(target_arch = "x86_64")]
     Avx2(pulp::x86::V3),
-    /// Of 64 bytes.
-    #[cfg(target_arch = "x86_64")]
-    Avx512(pulp::x86::V4),
 }
 
 impl Width {
     /// All that this processor has, the widest last.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
-        let others = [pulp::x86::V3::try_new().map(Self::Avx2), pulp::x86::V4::try_new().map(Self::Avx512)];
+        let wider = pulp::x86::V3::try_new().map(Self::Avx2);
         #[cfg(not(target_arch = "x86_64"))]
-        let others = [];
-        std::iter::once(Self::Portable).chain(others.into_iter().flatten())
+        let wider = None;
+        std::iter::once(Self::Portable).chain(wider)
     }
 }
 
@@ -138,9 +134,7 @@ impl Marks {
         self.count = match self.width {
             Width::Portable => stretch.mark(portable::Portable),
             #[cfg(target_arch = "x86_64")]
-            Width::Avx2(width) => width.vectorize(stretch.with(width)),
-            #[cfg(target_arch = "x86_64")]
-            Width::Avx512(width) => width.vectorize(stretch.with(width)),
+            Width::Avx2(lanes) => lanes.vectorize(avx2::Marking { stretch, lanes }),
         };
         self.next = 0;
         Some(())

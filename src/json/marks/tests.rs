@@ -65,12 +65,12 @@ fn assert_marks(text: &[u8]) {
 #[test]
 fn marks_are_what_a_string_cannot_pass_over() {
     for (text, wanted) in [
-        (r#"{"a":"say \"hi\"","b":"C:\dir"}"#, &[1, 3, 5, 16, 18, 20, 22, 26, 30][..]),
+        (r#"{"a":"say \"hi\"","b":"C:\dir"}"#, &[1, 3, 5, 16, 18, 20, 22, 26, 29][..]),
         ("\t[1,\r2]\n", &[0, 4, 7]),
         (r"\\ud83d\ude00", &[8]),
         (r"\ud83d\ude00 \ude00\ud83d", &[14, 20]),
         (r"\ud83d\u0041\ud83d", &[1, 13]),
-        (r"\u12g4\u00E9\x\", &[1, 13, 15][..2]),
+        (r"\u12g4\u00E9\x\", &[1, 13]),
         ("\\u12\n\"a\"", &[1, 4, 5, 7]),
         ("\\\n\"a\"", &[1, 2, 4]),
         ("\\ud83d\n\\ude00", &[1, 6, 8]),
@@ -83,7 +83,9 @@ fn marks_are_what_a_string_cannot_pass_over() {
 #[test]
 fn every_byte_is_judged_alike_at_every_place() {
     for before in 0..=2 * BLOCK_BYTES {
-        for escape in [r"\n", r"\\", r"\x", r"\u00e9", r"\u00g9", r"\ud55c", r"\ud83d\ude00", r"\ud83d", r"\ude00", r"\"] {
+        for escape in
+            [r"\n", r"\\", r"\x", r"\u00e9", r"\u00g9", r"\ud55c", r"\ud83d\ude00", r"\ud83d", r"\ude00", r"\"]
+        {
             for behind in ["\"", "\n\"", "\\ude00\"", "é"] {
                 let text = format!("{}{escape}{behind}{}", "x".repeat(before), "y".repeat(90));
                 assert_marks(text.as_bytes());
@@ -93,7 +95,8 @@ fn every_byte_is_judged_alike_at_every_place() {
     }
     for byte in 0..=u8::MAX {
         for before in [0, 1, 15, 16, 31, 32, 63] {
-            let text = [&vec![b'x'; before][..], &[byte, b'\\', byte, b'\\', b'u', b'0', byte, b'0', byte, b'"']].concat();
+            let text =
+                [&vec![b'x'; before][..], &[byte, b'\\', byte, b'\\', b'u', b'0', byte, b'0', byte, b'"']].concat();
             assert_marks(&text);
         }
     }
@@ -103,7 +106,9 @@ fn every_byte_is_judged_alike_at_every_place() {
 fn texts_are_marked_one_after_another_and_whatever_their_length() {
     for width in Width::all() {
         let mut marks = Marks::of_width(width);
-        for text in [r#""\ud83d"#.to_owned(), "\\".to_owned(), format!("{}\"\n", "\\u00e9 ".repeat(5000)), "\"".repeat(9000)] {
+        for text in
+            [r#""\ud83d"#.to_owned(), "\\".to_owned(), format!("{}\"\n", "\\u00e9 ".repeat(5000)), "\"".repeat(9000)]
+        {
             marks.restart();
             let mut at = 0;
             for wanted in model(text.as_bytes()) {

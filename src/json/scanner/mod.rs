@@ -5,7 +5,7 @@
 //!
 //! A parser that builds values spends most of its time on that; here a string is skipped to its next mark, what stands
 //! between strings is read byte by byte, and only what is requested is kept. A text is one JSON value, or lines of one
-//! value each ([`Scanner::lines`]), which are thereby framed: an accepted line ends where its value does, and only a
+//! value each ([`lines`]), which are thereby framed: an accepted line ends where its value does, and only a
 //! rejected one is searched for its end.
 //!
 //! The scanner rejects nesting beyond [`DEPTH_MAX`]: such a line goes to a slower reader that accepts more.
@@ -13,9 +13,9 @@
 //! Invariants: a line that is scanned to its end is valid UTF-8 and valid JSON without lone surrogates. All kinds of
 //! white space are equivalent. Nothing is allocated but the marks, and memory does not grow with the line.
 
-use std::borrow::Cow;
+pub(crate) mod lines;
 
-use memchr::memchr;
+use std::borrow::Cow;
 
 use crate::json::brackets::is_space;
 use crate::json::marks::Marks;
@@ -68,34 +68,11 @@ impl<'l, 'm> Scanner<'l, 'm> {
         Self { text, bytes: text.as_bytes(), at: 0, marks, by_lines: false }
     }
 
-    /// A cursor at the start of a text whose lines are values.
-    pub(crate) fn lines(text: &'l str, marks: &'m mut Marks) -> Self {
-        Self { by_lines: true, ..Self::of(text, marks) }
-    }
-
     /// Reads the whole text.
     pub(crate) fn whole<T>(mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         let value = read(&mut self)?;
         self.end()?;
         Some(value)
-    }
-
-    /// Reads the next line, and returns it without its `\n`, with what `read` made of all of it; `None` after the last.
-    #[inline]
-    pub(crate) fn line<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<(&'l [u8], Option<T>)> {
-        let start = self.at;
-        let rest = self.bytes.get(start..).filter(|rest| !rest.is_empty())?;
-        let value = read(self).filter(|_| self.end().is_some());
-        if value.is_none() {
-            self.at = memchr(b'\n', rest).map_or(self.bytes.len(), |end| start + end + 1);
-        }
-        let line = &self.bytes[start..self.at];
-        Some((line.strip_suffix(b"\n").unwrap_or(line), value))
-    }
-
-    /// The position of the cursor in the text.
-    pub(crate) fn at(&self) -> usize {
-        self.at
     }
 
     /// Requires that only white space follows, in the line or in the text.

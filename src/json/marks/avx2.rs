@@ -1,29 +1,24 @@
-//! Vectors of 32 and 64 bytes, of processors with AVX2 and AVX-512.
+//! Vectors of 32 bytes, of processors with AVX2. With those of 64 bytes of AVX-512, marks took as long (requests of
+//! `generate` and short lines) or up to an eighth less (code).
 //!
 //! All of it has to be inlined into the function for which `pulp` enables the instructions: anything that is called
 //! instead is compiled without them, and ten times slower.
 
-use std::arch::x86_64::{__m256i, __m512i};
+use std::arch::x86_64::__m256i;
 
 use pulp::NullaryFnOnce;
-use pulp::x86::{V3, V4};
+use pulp::x86::V3;
 
 use super::Stretch;
 use super::lanes::{BLOCK_BYTES, Lanes, Letters, Look};
 
 /// The marking of a stretch with such vectors.
-pub(super) struct Marking<'t, L> {
-    stretch: Stretch<'t>,
-    lanes: L,
+pub(super) struct Marking<'t> {
+    pub(super) stretch: Stretch<'t>,
+    pub(super) lanes: V3,
 }
 
-impl<'t> Stretch<'t> {
-    pub(super) fn with<L: Lanes>(self, lanes: L) -> Marking<'t, L> {
-        Marking { stretch: self, lanes }
-    }
-}
-
-impl<L: Lanes> NullaryFnOnce for Marking<'_, L> {
+impl NullaryFnOnce for Marking<'_> {
     type Output = usize;
 
     #[inline(always)]
@@ -126,7 +121,8 @@ fn classes(lanes: V3, bytes: __m256i) -> __m256i {
 /// A bit for each byte that has one of the classes.
 #[inline(always)]
 fn of_class(lanes: V3, [first, second]: [__m256i; 2], class: u8) -> u64 {
-    let (first, second) = (lanes.avx2._mm256_and_si256(first, splat(class)), lanes.avx2._mm256_and_si256(second, splat(class)));
+    let (first, second) =
+        (lanes.avx2._mm256_and_si256(first, splat(class)), lanes.avx2._mm256_and_si256(second, splat(class)));
     !word(lanes, equal(lanes, first, 0), equal(lanes, second, 0))
 }
 
@@ -136,38 +132,4 @@ fn word(lanes: V3, first: __m256i, second: __m256i) -> u64 {
     let first = lanes.avx2._mm256_movemask_epi8(first).cast_unsigned();
     let second = lanes.avx2._mm256_movemask_epi8(second).cast_unsigned();
     u64::from(first) | u64::from(second) << 32
-}
-
-impl Lanes for V4 {
-    #[inline(always)]
-    fn look(self, block: &[u8; BLOCK_BYTES]) -> Look {
-        let (avx512, bytes) = (self.avx512bw, pulp::cast(*block));
-        let controls = avx512._mm512_cmple_epu8_mask(bytes, splat_wide(b' ' - 1));
-        Look {
-            stops: avx512._mm512_cmpeq_epi8_mask(bytes, splat_wide(b'"')) | controls,
-            backslashes: avx512._mm512_cmpeq_epi8_mask(bytes, splat_wide(b'\\')),
-        }
-    }
-
-    #[inline(always)]
-    fn letters(self, block: &[u8; BLOCK_BYTES]) -> Letters {
-        let (avx512, bytes): (_, __m512i) = (self.avx512bw, pulp::cast(*block));
-        let upper = self.avx512f._mm512_and_si512(avx512._mm512_srli_epi16::<4>(bytes), splat_wide(0x0f));
-        let of_upper = avx512._mm512_shuffle_epi8(pulp::cast([UPPER; 4]), upper);
-        let of_lower = avx512._mm512_shuffle_epi8(pulp::cast([LOWER; 4]), bytes);
-        let classes = self.avx512f._mm512_and_si512(of_upper, of_lower);
-        Letters {
-            quotes: avx512._mm512_cmpeq_epi8_mask(bytes, splat_wide(b'"')),
-            escapes: avx512._mm512_test_epi8_mask(classes, splat_wide(ESCAPES)),
-            units: avx512._mm512_cmpeq_epi8_mask(bytes, splat_wide(b'u')),
-            digits: avx512._mm512_test_epi8_mask(classes, splat_wide(DIGITS)),
-            ds: avx512._mm512_test_epi8_mask(classes, splat_wide(D)),
-            octals: avx512._mm512_test_epi8_mask(classes, splat_wide(OCTAL)),
-        }
-    }
-}
-
-#[inline(always)]
-fn splat_wide(byte: u8) -> __m512i {
-    pulp::cast([byte; BLOCK_BYTES])
 }
