@@ -18,58 +18,41 @@
 //!
 //! Invariants: readers that both accept a line read the same values. Of duplicate members, the first counts.
 
-use std::fmt;
-
-use simd_json::{Buffers, Tape};
-
 use crate::dialect::reply::reply_of;
 use crate::dialect::reply_parts;
 use crate::dialect::reply_parts::{Parts, ReplyNames};
-use crate::json::marks::Marks;
+use crate::json::marks::{Marks, Width};
+use crate::json::tape::TapeReader;
 use crate::json::tree::{Raw, Tree};
 use crate::model::custom_id::IdHasher;
 use crate::model::reply::{Reply, ReplyRole};
 
-/// Maximum length of a line for simd-json, in bytes: its tape takes up to 24 bytes per byte of a hostile line.
-const PARSED_BYTES_MAX: usize = 1024 * 1024;
-
 /// Reads replies; each thread has one.
+#[derive(Debug)]
 pub struct ReplyReader {
     ids: IdHasher,
     names: &'static ReplyNames,
     marks: Marks,
-    buffers: Buffers,
-    tape: Tape<'static>,
-    /// A copy of the line that simd-json may modify.
-    scratch: Vec<u8>,
-}
-
-impl fmt::Debug for ReplyReader {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("ReplyReader")
-    }
+    tapes: TapeReader,
 }
 
 impl ReplyReader {
     /// A reader with empty buffers that hashes ids with `ids`, for replies with these member names.
     #[must_use]
     pub fn new(ids: IdHasher, names: &'static ReplyNames) -> Self {
-        Self {
-            ids,
-            names,
-            marks: Marks::default(),
-            buffers: Buffers::default(),
-            tape: Tape(Vec::new()),
-            scratch: Vec::new(),
-        }
+        Self::of_width(ids, names, Width::default())
+    }
+
+    /// The same, with vectors of this width.
+    #[must_use]
+    pub fn of_width(ids: IdHasher, names: &'static ReplyNames, width: Width) -> Self {
+        Self { ids, names, marks: Marks::of_width(width), tapes: TapeReader::default() }
     }
 
     /// Reads a line, without its terminator; `None` if it is not whole, or identifies no request.
     pub fn read(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
-        let mut marks = std::mem::take(&mut self.marks);
-        let reply = self.read_scanned(reply_parts::scanned(line, self.names, &mut marks), line, role);
-        self.marks = marks;
-        reply
+        let parts = reply_parts::scanned(line, self.names, &mut self.marks);
+        self.read_scanned(parts, line, role)
     }
 
     /// Reads a line of which the scanner found these parts, if it accepted it.
@@ -94,18 +77,8 @@ impl ReplyReader {
     }
 
     fn parse(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
-        if line.len() > PARSED_BYTES_MAX {
-            return None;
-        }
-        self.scratch.clear();
-        self.scratch.extend_from_slice(line);
-        let mut tape = std::mem::replace(&mut self.tape, Tape(Vec::new())).reset();
-        let reply = match simd_json::fill_tape(&mut self.scratch, &mut self.buffers, &mut tape) {
-            Ok(()) => Parts::of(tape.as_value(), self.names).and_then(|parts| reply_of(&parts, role, self.ids)),
-            Err(_) => None,
-        };
-        self.tape = tape.reset();
-        reply
+        let Self { ids, names, tapes, .. } = self;
+        tapes.read(line, |tree| reply_of(&Parts::of(tree, names)?, role, *ids))
     }
 }
 

@@ -8,8 +8,6 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 
-use xxhash_rust::xxh3::xxh3_64;
-
 use super::InputError;
 use super::check::{self, Fields, LineLimits};
 use super::envelope::Lacks;
@@ -20,6 +18,7 @@ use crate::json::scanner::lines::each_line;
 use crate::model::custom_id::IdHasher;
 use crate::model::defect::{Defect, DefectKind};
 use crate::storage::durable::FileError;
+use crate::storage::line_hash::hash_line;
 use crate::storage::lines;
 use crate::storage::lines::{Block, Lines};
 
@@ -89,9 +88,9 @@ impl Chunk {
     fn push_line(&mut self, whole: &[u8], start: u64, raw: Option<RawFields<'_>>, rules: &Rules) {
         let Rules { limits, ids } = rules;
         let (line, indent) = lines::trim_json_whitespace(whole);
-        let line_hash = xxh3_64(line);
+        let line_hash = hash_line(line);
         if line.len() < whole.len() {
-            self.as_written.push((self.line_hashes.len(), xxh3_64(whole).to_le_bytes()));
+            self.as_written.push((self.line_hashes.len(), hash_line(whole).to_le_bytes()));
         }
         let checked = CheckedLine {
             id_hash: 0,

@@ -23,11 +23,13 @@ pub(super) struct RawFields<'l> {
     pub(super) method: Option<&'l str>,
     /// Any value, if there is one.
     pub(super) url: Option<&'l str>,
+    /// See [`embeddings`](super::embeddings).
+    pub(super) inputs: u64,
 }
 
 /// The fields of a request that the scanner is at; `None` if it is not one, or possibly not.
 pub(super) fn request<'l>(scanner: &mut Scanner<'l, '_>) -> Option<RawFields<'l>> {
-    let (mut custom_id, mut model, mut method, mut url) = (None, None, None, None);
+    let (mut custom_id, mut known, mut method, mut url) = (None, None, None, None);
     let mut keys = [""; KEYS_MAX];
     let mut count = 0;
     scanner.members(|scanner, key| {
@@ -39,14 +41,15 @@ pub(super) fn request<'l>(scanner: &mut Scanner<'l, '_>) -> Option<RawFields<'l>
         count += 1;
         match key {
             "custom_id" => custom_id = Some(scanner.string()?),
-            "body" => model = Some(body(scanner, |_| true)?),
+            "body" => known = Some(body(scanner, |_| true)?),
             "method" => method = Some(scanner.raw_value()?),
             "url" => url = Some(scanner.raw_value()?),
             _ => scanner.value()?,
         }
         Some(())
     })?;
-    Some(RawFields { custom_id: Some(custom_id?), model: model?, method, url })
+    let Body { model, inputs } = known?;
+    Some(RawFields { custom_id: Some(custom_id?), model, method, url, inputs })
 }
 
 /// A key at the top level, decoded. An escaped one has to be of those that matter.
@@ -59,20 +62,45 @@ fn plain(key: RawString<'_>) -> Option<&str> {
 
 /// The fields of a body-only line; `None` if the line is not one, or possibly not, or has a `custom_id`.
 pub(super) fn body_only<'l>(scanner: &mut Scanner<'l, '_>) -> Option<RawFields<'l>> {
-    let model = body(scanner, |key| key != "custom_id")?;
-    Some(RawFields { custom_id: None, model, method: None, url: None })
+    let Body { model, inputs } = body(scanner, |key| key != "custom_id")?;
+    Some(RawFields { custom_id: None, model, method: None, url: None, inputs })
 }
 
-/// The model of a body: an object with one key `model`, a string, and no key that is not `allowed`.
+/// What matters of a body.
+struct Body<'l> {
+    model: RawString<'l>,
+    inputs: u64,
+}
+
+/// A body: an object with one key `model`, a string, and no key that is not `allowed`.
 #[inline]
-fn body<'l>(scanner: &mut Scanner<'l, '_>, allowed: impl Fn(&str) -> bool) -> Option<RawString<'l>> {
-    let mut model = None;
+fn body<'l>(scanner: &mut Scanner<'l, '_>, allowed: impl Fn(&str) -> bool) -> Option<Body<'l>> {
+    let (mut model, mut counted) = (None, None);
     scanner.members(|scanner, key| match &*key.unescaped()? {
         "model" => model.replace(scanner.string()?).is_none().then_some(()),
+        "input" if counted.is_none() => {
+            counted = Some(inputs(scanner)?);
+            Some(())
+        }
         key if allowed(key) => scanner.value(),
         _ => None,
     })?;
-    model
+    Some(Body { model: model?, inputs: counted.unwrap_or(1) })
+}
+
+/// The inputs of a request for embeddings: a list of texts or of token lists has several.
+fn inputs(scanner: &mut Scanner<'_, '_>) -> Option<u64> {
+    let (mut elements, mut is_list) = (0, false);
+    if !scanner.follows(b'[') {
+        scanner.value()?;
+        return Some(1);
+    }
+    scanner.elements(|scanner| {
+        is_list |= elements == 0 && (scanner.follows(b'"') || scanner.follows(b'['));
+        elements += 1;
+        scanner.value()
+    })?;
+    Some(if is_list { elements } else { 1 })
 }
 
 #[cfg(test)]

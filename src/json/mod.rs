@@ -35,6 +35,7 @@
 
 pub(crate) mod brackets;
 pub(crate) mod exact;
-pub(crate) mod marks;
+pub mod marks;
 pub(crate) mod scanner;
+pub(crate) mod tape;
 pub(crate) mod tree;

@@ -12,9 +12,9 @@ use std::io::{self, BufRead, Read};
 use std::ops::Range;
 
 use memchr::{memchr, memchr_iter, memrchr};
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::storage::aligned::AlignedBuffer;
+use crate::storage::line_hash::hash_line;
 use crate::storage::read_at::ReadAt;
 
 /// Size of a block in bytes. Small enough that a block, its table of lines and the parser's buffers fit into a core's
@@ -110,7 +110,7 @@ impl Block {
     #[must_use]
     pub fn hash(&self) -> u64 {
         let first = usize::from(self.preceded);
-        xxh3_64(&self.buffer[first..self.limit])
+        hash_line(&self.buffer[first..self.limit])
     }
 
     /// The next lines that start in this block, as many as are in memory; `None` after the last. `line_bytes_max` is the

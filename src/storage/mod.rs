@@ -10,6 +10,7 @@ pub(crate) mod aligned;
 pub mod directory;
 pub mod durable;
 pub mod identity;
+pub mod line_hash;
 pub mod lines;
 pub mod local_file;
 pub mod lock;

@@ -13,6 +13,7 @@ use batchline::dialect::reply_reader::ReplyReader;
 use batchline::input::check::{self, LineLimits};
 use batchline::input::envelope::Envelope;
 use batchline::input::request_index::{IndexWriter, RequestIndex};
+use batchline::json::marks::{Marks, Width};
 use batchline::ledger::Ledger;
 use batchline::ledger::intents;
 use batchline::model::custom_id::IdHasher;
@@ -110,7 +111,11 @@ pub(crate) fn checking(data: &[u8]) {
             assert_eq!((body.model, check::custom_id(line)), (fields.model.into_owned(), None));
         }
         let judged = check::diagnose(line, &LIMITS);
-        if let Some(fast) = check::request(line, &LIMITS) {
+        let fast = check::request(line, &LIMITS);
+        for width in Width::all() {
+            assert_eq!(check::request_by(line, &LIMITS, &mut Marks::of_width(width)), fast, "{width:?}");
+        }
+        if let Some(fast) = fast {
             let judged = judged.as_ref().expect("what the fast check takes, the judge takes");
             assert_eq!(judged, &fast);
         }
@@ -155,6 +160,10 @@ pub(crate) fn reading(data: &[u8]) {
     for line in data.split(|byte| *byte == b'\n') {
         for role in [ReplyRole::Output, ReplyRole::Error] {
             let reply = reader.read(line, role);
+            for width in Width::all() {
+                let again = ReplyReader::of_width(IDS, &ReplyNames::COMMON, width).read(line, role);
+                assert_eq!(again, reply, "{width:?}");
+            }
             if let Ok(named) = serde_json::from_slice::<Named>(line) {
                 assert_eq!(reply.as_ref().map(|reply| reply.id_hash), Some(IDS.hash(&named.custom_id)));
             }

@@ -46,7 +46,10 @@ const STRETCH_BYTES: usize = 4096;
 
 /// The vectors with which marks are found.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Width {
+pub struct Width(Vectors);
+
+#[derive(Debug, Clone, Copy)]
+enum Vectors {
     /// Of 16 bytes, on any processor.
     Portable,
     /// Of 32 bytes.
@@ -56,26 +59,26 @@ pub(crate) enum Width {
 
 impl Width {
     /// All that this processor has, the widest last.
-    pub(crate) fn all() -> impl Iterator<Item = Self> {
+    pub fn all() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
-        let wider = pulp::x86::V3::try_new().map(Self::Avx2);
+        let wider = pulp::x86::V3::try_new().map(Vectors::Avx2);
         #[cfg(not(target_arch = "x86_64"))]
         let wider = None;
-        std::iter::once(Self::Portable).chain(wider)
+        std::iter::once(Vectors::Portable).chain(wider).map(Self)
     }
 }
 
 impl Default for Width {
     /// The widest. Which there are has been asked of the processor once, and is remembered.
     fn default() -> Self {
-        Self::all().last().unwrap_or(Self::Portable)
+        Self::all().last().unwrap_or(Self(Vectors::Portable))
     }
 }
 
 /// The marks of one text after another. The text itself is passed to each call, and must be the same until
 /// [`Marks::restart`].
 #[derive(Debug, Default)]
-pub(crate) struct Marks {
+pub struct Marks {
     width: Width,
     /// Positions in the stretch.
     places: Vec<u32>,
@@ -91,7 +94,8 @@ pub(crate) struct Marks {
 
 impl Marks {
     /// Marks found with vectors of this width.
-    pub(crate) fn of_width(width: Width) -> Self {
+    #[must_use]
+    pub fn of_width(width: Width) -> Self {
         Self { width, ..Self::default() }
     }
 
@@ -131,10 +135,10 @@ impl Marks {
         }
         let Self { places, start, escapes, .. } = self;
         let stretch = Stretch { text, start: *start, end: self.end, places, escapes };
-        self.count = match self.width {
-            Width::Portable => stretch.mark(portable::Portable),
+        self.count = match self.width.0 {
+            Vectors::Portable => stretch.mark(portable::Portable),
             #[cfg(target_arch = "x86_64")]
-            Width::Avx2(lanes) => lanes.vectorize(avx2::Marking { stretch, lanes }),
+            Vectors::Avx2(lanes) => lanes.vectorize(avx2::Marking { stretch, lanes }),
         };
         self.next = 0;
         Some(())

@@ -126,6 +126,22 @@ impl<'l, 'm> Scanner<'l, 'm> {
         }
     }
 
+    /// An array. `take` is called at each element, and must consume it.
+    pub(crate) fn elements(&mut self, mut take: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
+        self.skip_byte(b'[')?;
+        if self.closes_at_once(b']') {
+            return Some(());
+        }
+        loop {
+            take(self)?;
+            match self.next_byte()? {
+                b',' => {}
+                b']' => return Some(()),
+                _ => return None,
+            }
+        }
+    }
+
     /// Whether the next value begins with this byte.
     pub(crate) fn follows(&mut self, first: u8) -> bool {
         self.skip_space();
