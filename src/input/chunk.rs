@@ -178,16 +178,23 @@ pub(crate) struct ChunkReader {
     rules: Rules,
     block: Block,
     marks: Marks,
+    /// Lines of the last chunk: about as many as the next one has.
+    expected: usize,
 }
 
 impl ChunkReader {
     pub(crate) fn new(limits: LineLimits, ids: IdHasher) -> Self {
-        Self { rules: Rules { limits, ids }, block: Block::default(), marks: Marks::default() }
+        Self { rules: Rules { limits, ids }, block: Block::default(), marks: Marks::default(), expected: 0 }
     }
 
     /// Reads chunk `number` of part `part` and checks its lines.
     pub(crate) fn read(&mut self, source: &Source, part: usize, number: u64) -> Result<Chunk, InputError> {
-        let mut chunk = Chunk { part, ..Chunk::default() };
+        let mut chunk = Chunk {
+            part,
+            checked: Vec::with_capacity(self.expected),
+            line_hashes: Vec::with_capacity(self.expected),
+            ..Chunk::default()
+        };
         let place = &source.parts()[part];
         let first_block = number * CHUNK_BLOCKS;
         if is_utf16(place).map_err(|error| unreadable(place, error))? {
@@ -196,13 +203,14 @@ impl ChunkReader {
         for number in first_block..(first_block + CHUNK_BLOCKS).min(place.extent().blocks()) {
             self.read_block(place, &mut chunk, number)?;
         }
+        self.expected = chunk.checked.len();
         Ok(chunk)
     }
 
     fn read_block(&mut self, place: &Part, chunk: &mut Chunk, number: u64) -> Result<(), InputError> {
         let extent = place.extent();
         let shrunk = |error| unreadable(place, error);
-        let Self { rules, block, marks } = self;
+        let Self { rules, block, marks, .. } = self;
         block.read(&extent, number).map_err(shrunk)?;
         while let Some(lines) = block.next_lines(&extent, rules.limits.held_bytes_max()).map_err(shrunk)? {
             match lines {

@@ -128,11 +128,6 @@ impl Marks {
         let rest = text.get(self.end..).filter(|rest| !rest.is_empty())?;
         let length = rest.len().min(STRETCH_BYTES);
         (self.start, self.end) = (self.end, self.end + length);
-        // A block may have a mark for each byte, and what is behind its last mark is written, too.
-        let room = length.next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES;
-        if self.places.len() < room {
-            self.places.resize(room, 0);
-        }
         let Self { places, start, escapes, .. } = self;
         let stretch = Stretch { text, start: *start, end: self.end, places, escapes };
         self.count = match self.width.0 {
@@ -150,7 +145,7 @@ struct Stretch<'t> {
     text: &'t [u8],
     start: usize,
     end: usize,
-    places: &'t mut [u32],
+    places: &'t mut Vec<u32>,
     escapes: &'t mut Escapes,
 }
 
@@ -178,9 +173,13 @@ impl Stretch<'_> {
 
 /// Adds the positions of the marks of a block at `at`.
 #[inline(always)]
-fn push(places: &mut [u32], count: &mut usize, at: usize, mut marks: u64) {
+fn push(places: &mut Vec<u32>, count: &mut usize, at: usize, mut marks: u64) {
+    if places.len() < *count + BLOCK_BYTES {
+        grow(places);
+    }
     let Some(slots) = places[*count..].first_chunk_mut::<BLOCK_BYTES>() else { return };
     let ones = marks.count_ones() as usize;
+    #[expect(clippy::cast_possible_truncation, reason = "a stretch is short")]
     let at = at as u32;
     let mut take = || {
         let place = at + marks.trailing_zeros();
@@ -196,6 +195,13 @@ fn push(places: &mut [u32], count: &mut usize, at: usize, mut marks: u64) {
         }
     }
     *count += ones;
+}
+
+/// Makes room for a block with a mark for each byte. A text with few marks needs little.
+#[cold]
+#[inline(never)]
+fn grow(places: &mut Vec<u32>) {
+    places.resize((2 * places.len()).max(2 * BLOCK_BYTES), 0);
 }
 
 #[cfg(test)]
