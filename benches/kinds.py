@@ -18,7 +18,7 @@ WORDS = "the of and to in is that for it as was with be by on not he his but at 
 HAN = [chr(code) for code in range(0x4E00, 0x5400)]
 CODE = 'def read(path):\n\twith open(path, "rb") as file:\n\t\treturn json.loads(file.read())["it\'s \\"quoted\\""]\n'
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-# Texts that are drawn from in turn: enough that no cache holds what was read of one.
+# Bodies that are repeated, each with another id.
 POOL = 64
 
 
@@ -76,6 +76,9 @@ KINDS = {
     "bodies": (lambda rng: chat(prose(rng, 900)), raw),
     "escaped-keys": (lambda rng: chat(prose(rng, 900)), raw),
 }
+
+# What `batchline check` has to be told of a kind.
+OPTIONS = {"openai": ["--provider", "openai"], "bodies": ["--assign-ids"]}
 
 
 def line(kind, number, body):

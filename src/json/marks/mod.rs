@@ -32,6 +32,8 @@
 //! Invariants: all widths find the same marks. An escape never crosses the end of a line: what is wrong in one line
 //! marks nothing in the next.
 
+#![expect(clippy::inline_always, reason = "wide vectors are only used in what is inlined where they are enabled")]
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod escapes;

@@ -67,17 +67,16 @@ mod tests {
 
     type Found<'l> = Vec<(usize, &'l [u8], Option<&'l str>)>;
 
+    fn any_value<'l>(scanner: &mut Scanner<'l, '_>) -> Option<&'l str> {
+        scanner.raw_value()
+    }
+
     fn found(lines: &[u8], width: Width) -> Found<'_> {
         let mut all = Vec::new();
-        let Ok(()) = each_line(
-            lines,
-            &mut Marks::of_width(width),
-            |scanner| scanner.raw_value(),
-            |at, line, value| {
-                all.push((at, line, value));
-                Ok::<_, Infallible>(())
-            },
-        );
+        let Ok(()) = each_line(lines, &mut Marks::of_width(width), any_value, |at, line, value| {
+            all.push((at, line, value));
+            Ok::<_, Infallible>(())
+        });
         all
     }
 
