@@ -14,7 +14,7 @@
 //! ```
 //!
 //! So a string ends at the next mark behind its first quote, and is right if that mark is a quote. What stands between
-//! strings is short, and the [scanner](super::scanner) reads it byte by byte. Backslashes are not marks: most escapes
+//! strings is short, and the scanner reads it byte by byte. Backslashes are not marks: most escapes
 //! need no second look.
 //!
 //! Marks are found 64 bytes at a time, by vectors as wide as the processor has them: one bit for each byte, then the
@@ -26,7 +26,7 @@
 //! | `portable.rs`, `avx2.rs` | the answers, by vectors of 16 bytes, and of 32 |
 //! | `escapes.rs` | which bytes are escaped, and which escapes are wrong |
 //!
-//! A text is marked a stretch of [`STRETCH_BYTES`] at a time, when the reader arrives there: memory does not depend on
+//! A text is marked a stretch of some KiB at a time, when the reader arrives there: memory does not depend on
 //! the length of a line, and the bytes are in the nearest cache when they are read.
 //!
 //! Invariants: all widths find the same marks. An escape never crosses the end of a line: what is wrong in one line
@@ -77,8 +77,7 @@ impl Default for Width {
     }
 }
 
-/// The marks of one text after another. The text itself is passed to each call, and must be the same until
-/// [`Marks::restart`].
+/// The marks of one text after another. The text itself is passed to each call.
 #[derive(Debug, Default)]
 pub struct Marks {
     width: Width,
@@ -101,7 +100,7 @@ impl Marks {
         Self { width, ..Self::default() }
     }
 
-    /// Begins a new text.
+    /// Begins a new text. Until the next call all calls are about the same one.
     pub(crate) fn restart(&mut self) {
         (self.count, self.next, self.start, self.end) = (0, 0, 0, 0);
         self.escapes = Escapes::default();
