@@ -110,6 +110,19 @@ impl Marks {
     /// byte in the text at the mark, the text ends in an escape.
     #[inline]
     pub(crate) fn next_from(&mut self, at: usize, text: &[u8]) -> Option<usize> {
+        // Nearly always the next mark is the string's first quote, and the one behind it is its end.
+        if let Some([first, end]) = self.places[..self.count].get(self.next..self.next + 2)
+            && self.start + *first as usize + 1 == at
+        {
+            self.next += 2;
+            return Some(self.start + *end as usize);
+        }
+        self.search_from(at, text)
+    }
+
+    /// The first mark at or behind `at`.
+    #[inline(never)]
+    fn search_from(&mut self, at: usize, text: &[u8]) -> Option<usize> {
         loop {
             while let Some(place) = self.places[..self.count].get(self.next) {
                 self.next += 1;

@@ -17,6 +17,8 @@ pub(crate) mod lines;
 
 use std::borrow::Cow;
 
+use memchr::memchr;
+
 use crate::json::brackets::is_space;
 use crate::json::marks::Marks;
 
@@ -34,8 +36,15 @@ impl<'l> RawString<'l> {
     }
 
     /// Whether it has escapes.
+    #[inline]
     pub(crate) fn is_escaped(self) -> bool {
-        self.0.as_bytes().contains(&b'\\')
+        let bytes = self.0.as_bytes();
+        match (bytes.first_chunk(), bytes.last_chunk()) {
+            // Nearly all keys and ids: a search would take longer to begin.
+            (Some(first), Some(last)) if bytes.len() <= 16 => has_backslash(*first) || has_backslash(*last),
+            (Some(_), _) => memchr(b'\\', bytes).is_some(),
+            (None, _) => bytes.contains(&b'\\'),
+        }
     }
 
     /// Whether its decoded text is `wanted`, which has no backslash.
@@ -48,6 +57,14 @@ impl<'l> RawString<'l> {
         let Self(text) = self;
         if self.is_escaped() { serde_json::from_str(&format!("\"{text}\"")).ok() } else { Some(Cow::Borrowed(text)) }
     }
+}
+
+/// Whether one of eight bytes is a backslash.
+fn has_backslash(bytes: [u8; 8]) -> bool {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    let backslashes_are_zero = u64::from_ne_bytes(bytes) ^ ONES * b'\\' as u64;
+    // A byte's highest bit is only set by a borrow, and the lowest byte that borrows is zero.
+    backslashes_are_zero.wrapping_sub(ONES) & !backslashes_are_zero & ONES << 7 != 0
 }
 
 /// A cursor in a text that is valid UTF-8.
@@ -178,12 +195,12 @@ impl<'l, 'm> Scanner<'l, 'm> {
                         depth += 1;
                         objects = objects << 1 | u64::from(is_object);
                         if is_object {
-                            self.key()?;
+                            self.skip_key()?;
                         }
                         continue;
                     }
                 }
-                b'"' => drop(self.string_rest()?),
+                b'"' => self.skip_string()?,
                 b't' => self.literal(b"rue")?,
                 b'f' => self.literal(b"alse")?,
                 b'n' => self.literal(b"ull")?,
@@ -198,10 +215,7 @@ impl<'l, 'm> Scanner<'l, 'm> {
                 }
                 let in_object = objects & 1 == 1;
                 match (self.next_byte()?, in_object) {
-                    (b',', true) => {
-                        self.key()?;
-                        break;
-                    }
+                    (b',', true) => break self.skip_key()?,
                     (b',', false) => break,
                     (b'}', true) | (b']', false) => {
                         depth -= 1;
@@ -231,18 +245,27 @@ impl<'l, 'm> Scanner<'l, 'm> {
         Some(key)
     }
 
-    pub(crate) fn string(&mut self) -> Option<RawString<'l>> {
+    #[inline]
+    fn skip_key(&mut self) -> Option<()> {
         self.skip_byte(b'"')?;
-        self.string_rest()
+        self.skip_string()?;
+        self.skip_byte(b':')
     }
 
-    /// A string whose first quote has been read.
     #[inline]
-    fn string_rest(&mut self) -> Option<RawString<'l>> {
+    pub(crate) fn string(&mut self) -> Option<RawString<'l>> {
+        self.skip_byte(b'"')?;
         let first = self.at;
-        let end = self.marks.next_from(first, self.bytes)?;
+        self.skip_string()?;
+        Some(RawString(&self.text[first..self.at - 1]))
+    }
+
+    /// The rest of a string whose first quote has been read.
+    #[inline]
+    fn skip_string(&mut self) -> Option<()> {
+        let end = self.marks.next_from(self.at, self.bytes)?;
         self.at = end + 1;
-        (*self.bytes.get(end)? == b'"').then(|| RawString(&self.text[first..end]))
+        (*self.bytes.get(end)? == b'"').then_some(())
     }
 
     /// `true`, `false` or `null` without its first letter.

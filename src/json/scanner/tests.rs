@@ -157,6 +157,14 @@ fn spaced() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    #[test]
+    fn an_escape_is_seen_wherever_it_is(text in "[a-zZ^é漢\\]]{0,40}", at in 0_usize..40) {
+        prop_assert!(!RawString(&text).is_escaped());
+        let at = text.floor_char_boundary(at.min(text.len()));
+        let escaped = format!("{}\\{}", &text[..at], &text[at..]);
+        prop_assert!(RawString(&escaped).is_escaped());
+    }
+
     /// What a parser accepts, the scanner accepts, with any white space in it; and both end at the same position.
     #[test]
     fn json_with_any_white_space_is_scanned(value in spaced(), before in "[ \t\r\n]{0,70}", behind in "[ \t\r\n]{0,3}") {
