@@ -8,8 +8,8 @@
 //!
 //! | reader | reads | cost |
 //! | --- | --- | --- |
-//! | the scanner (`json/scanner/`) | JSON in UTF-8 as services write it, nearly every line | one pass, nothing is built |
-//! | simd-json | all other JSON: escapes in keys, nesting beyond 64 levels | a tape of the line |
+//! | the scanner (`json/scanner/`) | JSON in UTF-8 as services write it, nearly every line | one pass over all lines of a block, nothing is built |
+//! | simd-json (`json/tape.rs`) | all other JSON, such as nesting beyond 64 levels | a tape of the line, twice the time |
 //! | a scan of brackets (`json::brackets`) | whole objects that are not JSON: a lone surrogate, `NaN`, bytes that are not UTF-8, nesting beyond 1,024 levels | a pass over each level that is searched |
 //!
 //! The last one also reads objects that are too large for memory, directly from their file (any `Tree`).

@@ -96,6 +96,7 @@ pub(crate) fn pack(files: &Files, plan: &RoundPlan) -> Result<NextRound, Error> 
         // Its inputs are counted again: the index does not store the count.
         let inputs = limits.inputs.map_or(1, |_| embeddings::inputs(&line, record.lacks.id));
         let inputs = u32::try_from(inputs).unwrap_or(u32::MAX);
+        let model = packer.model(model);
         let shard = packer.push(seq, model, (written, inputs), hash_line(&line));
         placed.entry(shard).or_default().push(seq);
     }
