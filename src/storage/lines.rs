@@ -113,8 +113,8 @@ impl Block {
         hash_line(&self.buffer[first..self.limit])
     }
 
-    /// The next lines that start in this block, as many as are in memory; `None` after the last. `line_bytes_max` is the
-    /// length, without its `\n`, up to which more of a line is read into memory.
+    /// The next lines that start in this block, as many as are in memory; `None` after the last. More of a line is read
+    /// into memory up to the length of `line_bytes_max`, without its `\n`.
     pub fn next_lines(&mut self, extent: &Extent<'_>, line_bytes_max: usize) -> io::Result<Option<Lines<'_>>> {
         if self.cursor >= self.limit {
             return Ok(None);
