@@ -5,7 +5,7 @@
 //!
 //! | reader | takes | for | s/GB |
 //! | --- | --- | --- | --: |
-//! | `scanner`, by [`marks`] | valid JSON in UTF-8, nested at most 64 deep | nearly every line, in one pass; nothing is built | 0.31 |
+//! | `scanner`, by [`marks`] | valid JSON in UTF-8, nested at most 64 deep | nearly every line, in one pass; nothing is built | 0.28 |
 //! | `tape` | all other JSON that is not huge | a tree of a reply that the scanner rejects, built by simd-json | 0.64 |
 //! | `exact` | all that `serde_json` accepts; says where anything else is wrong | request lines that the scanner rejects; all members of a request | 0.75 |
 //! | `brackets`, `tree` | anything with matching brackets, however malformed or large | replies, lists and batch objects, which are paid for or belong to others | 0.50 |
