@@ -62,7 +62,7 @@ impl<'l> RawString<'l> {
 /// Whether one of eight bytes is a backslash.
 fn has_backslash(bytes: [u8; 8]) -> bool {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    let backslashes_are_zero = u64::from_ne_bytes(bytes) ^ ONES * b'\\' as u64;
+    let backslashes_are_zero = u64::from_ne_bytes(bytes) ^ u64::from_ne_bytes([b'\\'; 8]);
     // A byte's highest bit is only set by a borrow, and the lowest byte that borrows is zero.
     backslashes_are_zero.wrapping_sub(ONES) & !backslashes_are_zero & ONES << 7 != 0
 }
