@@ -109,7 +109,7 @@ pub mod dialect;
 pub mod generate;
 #[doc(hidden)]
 pub mod input;
-mod json;
+pub mod json;
 #[doc(hidden)]
 pub mod ledger;
 #[doc(hidden)]

@@ -14,6 +14,7 @@
 
 use std::borrow::Cow;
 
+use crate::json::marks::Marks;
 use crate::json::scanner::Scanner;
 use crate::json::tree::{Members, Raw, Scalar, Tree};
 use crate::model::reply::Usage;
@@ -267,15 +268,20 @@ fn usage_of<'l, T: Tree<'l>>(usage: T, names: &ReplyNames) -> Usage {
     Usage { prompt: prompt.or(input).unwrap_or(0), completion: completion.or(output).unwrap_or(0) }
 }
 
-/// The parts of a line that the scanner accepts, as it does most.
-pub(crate) fn scanned<'l>(line: &'l [u8], names: &ReplyNames) -> Option<Parts<'l, Raw<'l>>> {
-    let mut scanner = Scanner::new(line)?;
+/// The parts of a line, if the scanner accepts it.
+pub(crate) fn scanned<'l>(line: &'l [u8], names: &ReplyNames, marks: &mut Marks) -> Option<Parts<'l, Raw<'l>>> {
+    let text = simdutf8::basic::from_utf8(line).ok()?;
+    Scanner::of(text, marks).whole(|scanner| scan(scanner, names))
+}
+
+/// The parts of the line that a scanner is at, if it accepts it, as it does most.
+pub(crate) fn scan<'l>(scanner: &mut Scanner<'l, '_>, names: &ReplyNames) -> Option<Parts<'l, Raw<'l>>> {
     let mut parts = Parts::NONE;
     let (mut responded, mut resulted) = (false, false);
     scanner.members(|scanner, key| {
-        match key {
-            _ if key == names.id => keep_first(&mut parts.id, scanned_id(scanner)?),
-            _ if key == names.response && !responded => {
+        match &*key.unescaped()? {
+            key if key == names.id => keep_first(&mut parts.id, scanned_id(scanner)?),
+            key if key == names.response && !responded => {
                 responded = true;
                 scan_response(scanner, names, &mut parts.response)?;
             }
@@ -289,12 +295,11 @@ pub(crate) fn scanned<'l>(line: &'l [u8], names: &ReplyNames) -> Option<Parts<'l
         }
         Some(())
     })?;
-    scanner.end()?;
     Some(parts)
 }
 
 /// An id, which is nearly always a string.
-fn scanned_id<'l>(scanner: &mut Scanner<'l>) -> Option<ReplyId<'l, Raw<'l>>> {
+fn scanned_id<'l>(scanner: &mut Scanner<'l, '_>) -> Option<ReplyId<'l, Raw<'l>>> {
     if !scanner.follows(b'"') {
         return ReplyId::of(raw(scanner)?);
     }
@@ -306,21 +311,25 @@ fn scanned_id<'l>(scanner: &mut Scanner<'l>) -> Option<ReplyId<'l, Raw<'l>>> {
     Some(ReplyId { raw: Raw(value.as_bytes()), text: string?.unescaped()?, is_string: true })
 }
 
-fn scan_response<'l>(scanner: &mut Scanner<'l>, names: &ReplyNames, response: &mut Response<Raw<'l>>) -> Option<()> {
+fn scan_response<'l>(
+    scanner: &mut Scanner<'l, '_>,
+    names: &ReplyNames,
+    response: &mut Response<Raw<'l>>,
+) -> Option<()> {
     if !scanner.follows(b'{') {
         *response = Response::of_other(raw(scanner)?);
         return Some(());
     }
     let whole = scanner.raw(|scanner| {
         scanner.members(|scanner, key| {
-            match key {
+            match &*key.unescaped()? {
                 "status_code" => {
                     let status = raw(scanner)?;
                     response.status.get_or_insert_with(|| Status::of(status));
                 }
                 "body" if response.body.whole.is_none() => scan_body(scanner, names, &mut response.body)?,
                 "body" | "request_id" => scanner.value()?,
-                _ if key == names.usage => keep_first(&mut response.usage, scanned_usage(scanner, names)?),
+                key if key == names.usage => keep_first(&mut response.usage, scanned_usage(scanner, names)?),
                 "error" => keep_first(&mut response.errors[0], raw(scanner)?),
                 "errors" => keep_first(&mut response.errors[1], raw(scanner)?),
                 _ => {
@@ -336,15 +345,15 @@ fn scan_response<'l>(scanner: &mut Scanner<'l>, names: &ReplyNames, response: &m
     Some(())
 }
 
-fn scan_body<'l>(scanner: &mut Scanner<'l>, names: &ReplyNames, body: &mut Body<Raw<'l>>) -> Option<()> {
+fn scan_body<'l>(scanner: &mut Scanner<'l, '_>, names: &ReplyNames, body: &mut Body<Raw<'l>>) -> Option<()> {
     if !scanner.follows(b'{') {
         body.whole = Some(raw(scanner)?);
         return Some(());
     }
     let whole = scanner.raw(|scanner| {
         scanner.members(|scanner, key| {
-            match key {
-                _ if key == names.usage => keep_first(&mut body.usage, scanned_usage(scanner, names)?),
+            match &*key.unescaped()? {
+                key if key == names.usage => keep_first(&mut body.usage, scanned_usage(scanner, names)?),
                 "error" => keep_first(&mut body.errors[0], raw(scanner)?),
                 "errors" => keep_first(&mut body.errors[1], raw(scanner)?),
                 _ => scanner.value()?,
@@ -356,7 +365,7 @@ fn scan_body<'l>(scanner: &mut Scanner<'l>, names: &ReplyNames, body: &mut Body<
     Some(())
 }
 
-fn scanned_usage(scanner: &mut Scanner<'_>, names: &ReplyNames) -> Option<Usage> {
+fn scanned_usage(scanner: &mut Scanner<'_, '_>, names: &ReplyNames) -> Option<Usage> {
     if !scanner.follows(b'{') {
         scanner.value()?;
         return Some(Usage::default());
@@ -364,6 +373,7 @@ fn scanned_usage(scanner: &mut Scanner<'_>, names: &ReplyNames) -> Option<Usage>
     let ([prompt, input], [completion, output]) = (names.prompt, names.completion);
     let (known, mut counts) = ([prompt, completion, input, output], [None; 4]);
     scanner.members(|scanner, key| {
+        let key = key.unescaped()?;
         let Some(place) = known.iter().position(|known| *known == key) else { return scanner.value() };
         keep_first(&mut counts[place], scanner.raw_value()?.parse().unwrap_or(0));
         Some(())
@@ -372,7 +382,7 @@ fn scanned_usage(scanner: &mut Scanner<'_>, names: &ReplyNames) -> Option<Usage>
     Some(Usage { prompt: prompt.or(input).unwrap_or(0), completion: completion.or(output).unwrap_or(0) })
 }
 
-fn raw<'l>(scanner: &mut Scanner<'l>) -> Option<Raw<'l>> {
+fn raw<'l>(scanner: &mut Scanner<'l, '_>) -> Option<Raw<'l>> {
     Some(Raw(scanner.raw_value()?.as_bytes()))
 }
 

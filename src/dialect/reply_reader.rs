@@ -8,8 +8,8 @@
 //!
 //! | reader | reads | cost |
 //! | --- | --- | --- |
-//! | the scanner (`json/scanner/`) | JSON in UTF-8 as services write it, nearly every line | one pass, nothing is built |
-//! | simd-json | all other JSON: escapes in keys, nesting beyond 64 levels | a tape of the line |
+//! | the scanner (`json/scanner/`) | JSON in UTF-8 as services write it, nearly every line | one pass over all lines of a block, nothing is built |
+//! | simd-json (`json/tape.rs`) | all other JSON, such as nesting beyond 64 levels | a tape of the line, twice the time |
 //! | a scan of brackets (`json::brackets`) | whole objects that are not JSON: a lone surrogate, `NaN`, bytes that are not UTF-8, nesting beyond 1,024 levels | a pass over each level that is searched |
 //!
 //! The last one also reads objects that are too large for memory, directly from their file (any `Tree`).
@@ -18,47 +18,57 @@
 //!
 //! Invariants: readers that both accept a line read the same values. Of duplicate members, the first counts.
 
-use std::fmt;
-
-use simd_json::{Buffers, Tape};
-
 use crate::dialect::reply::reply_of;
 use crate::dialect::reply_parts;
 use crate::dialect::reply_parts::{Parts, ReplyNames};
+use crate::json::marks::{Marks, Width};
+use crate::json::tape::TapeReader;
 use crate::json::tree::{Raw, Tree};
 use crate::model::custom_id::IdHasher;
 use crate::model::reply::{Reply, ReplyRole};
 
-/// Maximum length of a line for simd-json, in bytes: its tape takes up to 24 bytes per byte of a hostile line.
-const PARSED_BYTES_MAX: usize = 1024 * 1024;
-
 /// Reads replies; each thread has one.
+#[derive(Debug)]
 pub struct ReplyReader {
     ids: IdHasher,
     names: &'static ReplyNames,
-    buffers: Buffers,
-    tape: Tape<'static>,
-    /// A copy of the line that simd-json may modify.
-    scratch: Vec<u8>,
-}
-
-impl fmt::Debug for ReplyReader {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("ReplyReader")
-    }
+    marks: Marks,
+    tapes: TapeReader,
 }
 
 impl ReplyReader {
     /// A reader with empty buffers that hashes ids with `ids`, for replies with these member names.
     #[must_use]
     pub fn new(ids: IdHasher, names: &'static ReplyNames) -> Self {
-        Self { ids, names, buffers: Buffers::default(), tape: Tape(Vec::new()), scratch: Vec::new() }
+        Self::of_width(ids, names, Width::default())
+    }
+
+    /// The same, with vectors of this width.
+    #[must_use]
+    pub fn of_width(ids: IdHasher, names: &'static ReplyNames, width: Width) -> Self {
+        Self { ids, names, marks: Marks::of_width(width), tapes: TapeReader::default() }
     }
 
     /// Reads a line, without its terminator; `None` if it is not whole, or identifies no request.
     pub fn read(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
-        let scanned = reply_parts::scanned(line, self.names).and_then(|parts| reply_of(&parts, role, self.ids));
+        let parts = reply_parts::scanned(line, self.names, &mut self.marks);
+        self.read_scanned(parts, line, role)
+    }
+
+    /// Reads a line of which the scanner found these parts, if it accepted it.
+    pub(crate) fn read_scanned(
+        &mut self,
+        parts: Option<Parts<'_, Raw<'_>>>,
+        line: &[u8],
+        role: ReplyRole,
+    ) -> Option<Reply> {
+        let scanned = parts.and_then(|parts| reply_of(&parts, role, self.ids));
         scanned.or_else(|| self.parse(line, role)).or_else(|| self.read_tree(Raw(line), role))
+    }
+
+    /// The names of the members of the replies.
+    pub(crate) fn names(&self) -> &'static ReplyNames {
+        self.names
     }
 
     /// Reads an object that is too large for memory.
@@ -67,18 +77,8 @@ impl ReplyReader {
     }
 
     fn parse(&mut self, line: &[u8], role: ReplyRole) -> Option<Reply> {
-        if line.len() > PARSED_BYTES_MAX {
-            return None;
-        }
-        self.scratch.clear();
-        self.scratch.extend_from_slice(line);
-        let mut tape = std::mem::replace(&mut self.tape, Tape(Vec::new())).reset();
-        let reply = match simd_json::fill_tape(&mut self.scratch, &mut self.buffers, &mut tape) {
-            Ok(()) => Parts::of(tape.as_value(), self.names).and_then(|parts| reply_of(&parts, role, self.ids)),
-            Err(_) => None,
-        };
-        self.tape = tape.reset();
-        reply
+        let Self { ids, names, tapes, .. } = self;
+        tapes.read(line, |tree| reply_of(&Parts::of(tree, names)?, role, *ids))
     }
 }
 
@@ -115,7 +115,9 @@ pub(crate) mod tests {
     /// The result of this reader alone.
     pub(crate) fn read_by(reader: Reader, line: &[u8], role: ReplyRole) -> Option<Reply> {
         match reader {
-            Reader::Scanner => reply_of(&reply_parts::scanned(line, &ReplyNames::COMMON)?, role, IDS),
+            Reader::Scanner => {
+                reply_of(&reply_parts::scanned(line, &ReplyNames::COMMON, &mut Marks::default())?, role, IDS)
+            }
             Reader::Tape => ReplyReader::new(IDS, &ReplyNames::COMMON).parse(line, role),
             Reader::Brackets => ReplyReader::new(IDS, &ReplyNames::COMMON).read_tree(Raw(line), role),
         }

@@ -17,8 +17,10 @@ use serde_json::value::RawValue;
 
 use super::embeddings;
 use super::envelope::{Envelope, Lacks};
-use super::grammar;
+use super::grammar::{self, RawFields};
 use crate::json::exact::{Object, Oddities, column, string};
+use crate::json::marks::Marks;
+use crate::json::scanner::Scanner;
 use crate::model::defect::{DEPTH_MAX, Defect, DefectKind};
 
 /// The rules for lines.
@@ -42,9 +44,20 @@ impl LineLimits {
         if self.assign_ids { self.envelope.around_body() } else { Lacks::default() }
     }
 
+    /// Maximum length of a line that is held in memory, in bytes: a carriage return may follow the line.
+    pub(super) fn held_bytes_max(&self) -> usize {
+        usize::try_from(self.line_bytes).unwrap_or(usize::MAX).saturating_add(1)
+    }
+
     /// See [`Envelope::lacks`].
     fn lacks<'l>(&self, method: Option<&'l str>, url: Option<&'l str>) -> Result<Lacks, (DefectKind, &'l str)> {
         if self.assign_ids { Ok(self.presumed()) } else { self.envelope.lacks(method, url) }
+    }
+
+    /// This many inputs, where they are counted; `None` if they are too many.
+    fn counted(&self, inputs: u64) -> Option<u32> {
+        let Some(most) = self.inputs else { return Some(1) };
+        u32::try_from(inputs).ok().filter(|_| inputs <= most)
     }
 
     /// How many inputs a request has, where they are counted; or that they are too many, and where they begin.
@@ -52,10 +65,7 @@ impl LineLimits {
         let Some(most) = self.inputs else { return Ok(1) };
         let (inputs, column) =
             std::str::from_utf8(line).map_or((1, 1), |line| embeddings::count(line, self.assign_ids));
-        match u32::try_from(inputs) {
-            Ok(counted) if inputs <= most => Ok(counted),
-            _ => Err((DefectKind::TooManyInputs(inputs, most), column)),
-        }
+        self.counted(inputs).ok_or((DefectKind::TooManyInputs(inputs, most), column))
     }
 
     /// Whether a line with these fields missing is too long when uploaded.
@@ -85,17 +95,33 @@ pub fn check<'l>(line: &'l [u8], limits: &LineLimits) -> Result<Fields<'l>, Defe
 /// The fields of a valid line, without its terminator; `None` if it needs [`diagnose`].
 #[must_use]
 pub fn request<'l>(line: &'l [u8], limits: &LineLimits) -> Option<Fields<'l>> {
+    request_by(line, limits, &mut Marks::default())
+}
+
+/// The same, with these marks.
+#[must_use]
+pub fn request_by<'l>(line: &'l [u8], limits: &LineLimits, marks: &mut Marks) -> Option<Fields<'l>> {
+    let text = simdutf8::basic::from_utf8(line).ok()?;
+    fields(Scanner::of(text, marks).whole(|scanner| scan(scanner, limits))?, line, limits)
+}
+
+/// The raw values of the line that a scanner is at; `None` if it needs [`diagnose`].
+pub(super) fn scan<'l>(scanner: &mut Scanner<'l, '_>, limits: &LineLimits) -> Option<RawFields<'l>> {
+    if limits.assign_ids { grammar::body_only(scanner) } else { grammar::request(scanner) }
+}
+
+/// The fields of a line with these raw values; `None` if it needs [`diagnose`].
+pub(super) fn fields<'l>(raw: RawFields<'l>, line: &[u8], limits: &LineLimits) -> Option<Fields<'l>> {
     if line.len() as u64 > limits.line_bytes {
         return None;
     }
-    let raw = if limits.assign_ids { grammar::body_only(line) } else { grammar::request(line) }?;
     let lacks = limits.lacks(raw.method, raw.url).ok()?;
     let custom_id = match raw.custom_id {
         Some(id) => Some(id.unescaped().filter(|id| !id.is_empty() && id_characters_over(id, limits).is_none())?),
         None => None,
     };
     let model = raw.model.unescaped()?;
-    let inputs = limits.inputs(line).ok()?;
+    let inputs = limits.counted(raw.inputs)?;
     (!limits.is_too_long(line, lacks)).then_some(Fields { custom_id, model, lacks, inputs })
 }
 
@@ -215,6 +241,7 @@ mod tests {
 
     use super::*;
     use crate::dialect::line::FULL as FULL_LINE;
+    use crate::json::marks::Width;
     use crate::model::custom_id::assigned_id;
 
     const LIMITS: LineLimits = LineLimits {
@@ -229,6 +256,8 @@ mod tests {
         LineLimits { envelope: Envelope { format: &FULL_LINE, url: "/v1/chat/completions" }, ..LIMITS };
 
     const BODIES: LineLimits = LineLimits { line_bytes: 1000, assign_ids: true, ..FULL };
+
+    const COUNTED: LineLimits = LineLimits { inputs: Some(2), ..LIMITS };
 
     fn fast(line: &[u8]) -> Option<Fields<'_>> {
         request(line, &LIMITS)
@@ -369,12 +398,13 @@ mod tests {
         fn what_the_fast_path_takes_is_taken_alike(
             line in prop_oneof![
                 patched("{\"custom_id\":\"id-1\",\"body\":{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"h\\u00e9 \\\"q\\\"\"}],\"n\":1.5e3}}"),
+                patched(r#"{"custom_id":"a","body":{"input":["one","two"],"model":"m","in\u0070ut":[[1],"x"]}}"#),
                 patched("{\t\"method\" : \"POST\",\t\"custom_id\": \"id-1\",\"url\":\"/v1/chat/completions\",\"body\":\t{\"model\":\"m\"}}"),
                 patched("{\"model\":\"m\",\t\"messages\":[{\"role\":\"user\",\"content\":\"h\\u00e9 \\\"q\\\"\"}],\"n\":1.5e3,\"stop\":null}"),
             ],
         ) {
-            for limits in [LIMITS, FULL, BODIES] {
-                let Some(fields) = request(line.as_bytes(), &limits) else { continue };
+            for (limits, width) in [LIMITS, FULL, BODIES, COUNTED].into_iter().flat_map(|limits| Width::all().map(move |width| (limits, width))) {
+                let Some(fields) = request_by(line.as_bytes(), &limits, &mut Marks::of_width(width)) else { continue };
                 prop_assert_eq!(diagnose(line.as_bytes(), &limits), Ok(fields));
                 prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(&line).is_ok(), "{}", line);
             }

@@ -6,18 +6,21 @@
 //! block fits into a core's cache, a chunk is large enough to be passed between threads.
 
 use std::borrow::Cow;
-
-use xxhash_rust::xxh3::xxh3_64;
+use std::convert::Infallible;
 
 use super::InputError;
 use super::check::{self, Fields, LineLimits};
 use super::envelope::Lacks;
+use super::grammar::RawFields;
 use super::source::{Part, Source};
+use crate::json::marks::Marks;
+use crate::json::scanner::lines::each_line;
 use crate::model::custom_id::IdHasher;
 use crate::model::defect::{Defect, DefectKind};
 use crate::storage::durable::FileError;
+use crate::storage::line_hash::hash_line;
 use crate::storage::lines;
-use crate::storage::lines::{Block, Line};
+use crate::storage::lines::{Block, Lines};
 
 /// First bytes of UTF-16 text, little and big endian.
 const UTF16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
@@ -81,12 +84,13 @@ impl Chunk {
         hashes
     }
 
-    /// Checks a line. The whitespace around it is not part of it.
-    fn push_line(&mut self, whole: &[u8], start: u64, limits: &LineLimits, ids: IdHasher) {
+    /// Checks a line, given the raw values that the scanner found in it. The whitespace around it is not part of it.
+    fn push_line(&mut self, whole: &[u8], start: u64, raw: Option<RawFields<'_>>, rules: &Rules) {
+        let Rules { limits, ids } = rules;
         let (line, indent) = lines::trim_json_whitespace(whole);
-        let line_hash = xxh3_64(line);
+        let line_hash = hash_line(line);
         if line.len() < whole.len() {
-            self.as_written.push((self.line_hashes.len(), xxh3_64(whole).to_le_bytes()));
+            self.as_written.push((self.line_hashes.len(), hash_line(whole).to_le_bytes()));
         }
         let checked = CheckedLine {
             id_hash: 0,
@@ -97,7 +101,8 @@ impl Chunk {
             lacks: limits.presumed(),
             inputs: 1,
         };
-        match check::check(line, limits) {
+        let fields = raw.and_then(|raw| check::fields(raw, line, limits));
+        match fields.map_or_else(|| check::diagnose(line, limits), Ok) {
             Ok(Fields { custom_id, model, lacks, inputs }) => {
                 // An assigned id depends on the line's position in the whole input, which the fold knows.
                 let id_hash = custom_id.map_or(0, |custom_id| ids.hash(&custom_id));
@@ -109,6 +114,26 @@ impl Chunk {
                 self.push_defect(checked, line_hash, Defect { column, ..defect });
             }
         }
+    }
+
+    /// Checks what a line is, whatever it is. `line` is without its `\n`.
+    fn push_any(&mut self, line: &[u8], start: u64, raw: Option<RawFields<'_>>, rules: &Rules) {
+        let held = lines::without_carriage_return(line);
+        if line.len() > rules.limits.held_bytes_max() {
+            self.push_too_long(start, &rules.limits);
+        } else if raw.is_none() && lines::is_blank(held) {
+            self.blank += 1;
+        } else {
+            self.push_line(held, start, raw, rules);
+        }
+        self.lines += 1;
+    }
+
+    fn push_too_long(&mut self, offset: u64, limits: &LineLimits) {
+        let kind = DefectKind::LineTooLong(limits.line_bytes);
+        let lacks = limits.presumed();
+        let line = CheckedLine { id_hash: 0, offset, indent: 0, length: 0, model: None, lacks, inputs: 1 };
+        self.push_defect(line, 0, Defect { kind, column: 1, custom_id: None });
     }
 
     fn push_defect(&mut self, line: CheckedLine, line_hash: u64, defect: Defect) {
@@ -140,22 +165,36 @@ fn narrow(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
+/// What lines are checked by.
+#[derive(Debug, Clone, Copy)]
+struct Rules {
+    limits: LineLimits,
+    ids: IdHasher,
+}
+
 /// Reads and checks blocks; one for each thread.
 #[derive(Debug)]
 pub(crate) struct ChunkReader {
-    limits: LineLimits,
-    ids: IdHasher,
+    rules: Rules,
     block: Block,
+    marks: Marks,
+    /// Lines of the last chunk: about as many as the next one has.
+    expected: usize,
 }
 
 impl ChunkReader {
     pub(crate) fn new(limits: LineLimits, ids: IdHasher) -> Self {
-        Self { limits, ids, block: Block::default() }
+        Self { rules: Rules { limits, ids }, block: Block::default(), marks: Marks::default(), expected: 0 }
     }
 
     /// Reads chunk `number` of part `part` and checks its lines.
     pub(crate) fn read(&mut self, source: &Source, part: usize, number: u64) -> Result<Chunk, InputError> {
-        let mut chunk = Chunk { part, ..Chunk::default() };
+        let mut chunk = Chunk {
+            part,
+            checked: Vec::with_capacity(self.expected),
+            line_hashes: Vec::with_capacity(self.expected),
+            ..Chunk::default()
+        };
         let place = &source.parts()[part];
         let first_block = number * CHUNK_BLOCKS;
         if is_utf16(place).map_err(|error| unreadable(place, error))? {
@@ -164,34 +203,34 @@ impl ChunkReader {
         for number in first_block..(first_block + CHUNK_BLOCKS).min(place.extent().blocks()) {
             self.read_block(place, &mut chunk, number)?;
         }
+        self.expected = chunk.checked.len();
         Ok(chunk)
     }
 
     fn read_block(&mut self, place: &Part, chunk: &mut Chunk, number: u64) -> Result<(), InputError> {
         let extent = place.extent();
         let shrunk = |error| unreadable(place, error);
-        self.block.read(&extent, number).map_err(shrunk)?;
-        // One byte more than the limit: a carriage return may follow the line.
-        let held_max = usize::try_from(self.limits.line_bytes).unwrap_or(usize::MAX).saturating_add(1);
-        while let Some(line) = self.block.next_line(&extent, held_max).map_err(shrunk)? {
-            let offset = place.start + line.offset();
-            match line {
-                Line::Whole { line, .. } => {
-                    let line = lines::without_carriage_return(line);
-                    if line.first() != Some(&b'{') && lines::is_blank(line) {
-                        chunk.blank += 1;
-                    } else {
-                        chunk.push_line(line, offset, &self.limits, self.ids);
-                    }
+        let Self { rules, block, marks, .. } = self;
+        block.read(&extent, number).map_err(shrunk)?;
+        while let Some(lines) = block.next_lines(&extent, rules.limits.held_bytes_max()).map_err(shrunk)? {
+            match lines {
+                Lines::Whole { offset, lines } => {
+                    let first = place.start + offset;
+                    let Ok(()) = each_line(
+                        lines,
+                        marks,
+                        |scanner| check::scan(scanner, &rules.limits),
+                        |at, line, raw| {
+                            chunk.push_any(line, first + at as u64, raw, rules);
+                            Ok::<_, Infallible>(())
+                        },
+                    );
                 }
-                Line::TooLong { .. } => {
-                    let kind = DefectKind::LineTooLong(self.limits.line_bytes);
-                    let lacks = self.limits.presumed();
-                    let line = CheckedLine { id_hash: 0, offset, indent: 0, length: 0, model: None, lacks, inputs: 1 };
-                    chunk.push_defect(line, 0, Defect { kind, column: 1, custom_id: None });
+                Lines::TooLong { offset } => {
+                    chunk.push_too_long(place.start + offset, &rules.limits);
+                    chunk.lines += 1;
                 }
             }
-            chunk.lines += 1;
         }
         Ok(())
     }

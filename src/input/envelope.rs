@@ -13,7 +13,7 @@ use crate::dialect::line::{FULL, LineFormat, METHOD, MINIMAL};
 use crate::dialect::provider::Provider;
 use crate::dialect::providers::{line_format, line_urls};
 use crate::json::scanner::RawString;
-use crate::model::custom_id::assigned_id;
+use crate::model::custom_id::{assigned_id, assigned_id_bytes};
 use crate::model::defect::DefectKind;
 
 /// What a service requires around a `body`: a format, and the URL of its lines.
@@ -106,9 +106,14 @@ impl Envelope {
 
     /// How many bytes these fields add to a line. An assigned id follows from its `seq`.
     #[must_use]
+    #[inline]
     pub fn added_bytes(self, lacks: Lacks, seq: u64) -> u32 {
+        // Asked of every line, and of most nothing is missing.
+        if lacks.is_nothing() {
+            return 0;
+        }
         let added = if lacks.id {
-            self.format.overhead_bytes(quoted_id(seq).len(), self.url)
+            self.format.overhead_bytes(assigned_id_bytes(seq) + r#""""#.len(), self.url)
         } else {
             self.target(lacks).as_flattened().iter().map(|part| part.len()).sum()
         };

@@ -9,14 +9,13 @@ use std::io::{self, BufRead};
 use std::path::Path;
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::xxh3_64;
-
 use super::envelope::Envelope;
 use super::request_index::RequestIndex;
 use super::shard_lines::Members;
 use super::shard_reader::{ShardReader, changed};
 use super::source::Source;
 use crate::model::shard::Shard;
+use crate::storage::line_hash::hash_line;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -49,7 +48,7 @@ impl LineTable {
             for (seq, _) in &some {
                 line.clear();
                 reader.read_until(b'\n', &mut line)?;
-                lines.push((*seq, xxh3_64(line.strip_suffix(b"\n").unwrap_or(&line))));
+                lines.push((*seq, hash_line(line.strip_suffix(b"\n").unwrap_or(&line))));
             }
         }
         // The shard is verified only if its reader reaches the end.
@@ -77,7 +76,7 @@ impl LineTable {
         self.source.read_at(record.offset, &mut bytes).map_err(|error| changed(&self.shard, error))?;
         line.clear();
         self.envelope.write(&bytes, record.lacks, seq, line);
-        if xxh3_64(line) != hash {
+        if hash_line(line) != hash {
             return Err(changed(&self.shard, format_args!("line {} of the shard is another one", number + 1)));
         }
         Ok(())

@@ -7,10 +7,9 @@
 //! - No shard exceeds its limits on requests, bytes and inputs.
 //! - Shards are numbered in the order of their first requests, and a shard's requests are in input order.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::{BTreeMap, HashMap};
 
-use xxhash_rust::xxh3::{Xxh3Default, xxh3_64_with_seed};
+use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::model::shard::{Cut, Shard, ShardLimits};
 
@@ -62,30 +61,25 @@ impl OpenShard {
     }
 }
 
-/// Hashes the names of models: once per request, so it must be fast. It need not resist attacks, because the user chose
-/// the names.
-#[derive(Default)]
-struct ModelHasher(u64);
+/// A model, as a [`Packer`] knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelNumber(usize);
 
-impl Hasher for ModelHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = xxh3_64_with_seed(bytes, self.0);
-    }
-
-    fn write_u8(&mut self, end_of_text: u8) {
-        self.0 ^= u64::from(end_of_text);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
+/// A model and the shard that is open for it.
+#[derive(Debug)]
+struct Model {
+    name: String,
+    open: Option<Box<OpenShard>>,
 }
 
 /// Packs requests as they come.
 #[derive(Debug)]
 pub struct Packer {
     limits: ShardLimits,
-    open: HashMap<String, OpenShard, BuildHasherDefault<ModelHasher>>,
+    models: Vec<Model>,
+    numbers: HashMap<String, ModelNumber>,
+    /// The models with open shards, by the numbers of the shards.
+    open: BTreeMap<u32, ModelNumber>,
     closed: Vec<Shard>,
     opened: u32,
 }
@@ -100,17 +94,29 @@ impl Packer {
     /// A packer that numbers its shards from `number` on.
     #[must_use]
     pub fn starting_at(limits: ShardLimits, number: u32) -> Self {
-        Self { limits, open: HashMap::default(), closed: Vec::new(), opened: number }
+        let (models, numbers, open) = (Vec::new(), HashMap::new(), BTreeMap::new());
+        Self { limits, models, numbers, open, closed: Vec::new(), opened: number }
+    }
+
+    /// The model of this name: looked up once for many requests, because the serial part of a scan is here.
+    pub fn model(&mut self, name: &str) -> ModelNumber {
+        if let Some(number) = self.numbers.get(name) {
+            return *number;
+        }
+        let number = ModelNumber(self.models.len());
+        self.models.push(Model { name: name.to_owned(), open: None });
+        self.numbers.insert(name.to_owned(), number);
+        number
     }
 
     /// Places a request and returns its shard's number. `length` is its line's, without the line end; `inputs` count
     /// where there is a limit on them.
-    pub fn push(&mut self, seq: u64, model: &str, (length, inputs): (u32, u32), line_hash: u64) -> u32 {
+    pub fn push(&mut self, seq: u64, model: ModelNumber, (length, inputs): (u32, u32), line_hash: u64) -> u32 {
         let (bytes, inputs) = (u64::from(length) + 1, u64::from(inputs));
         let ShardLimits { requests: most, bytes: most_bytes, inputs: most_inputs } = self.limits;
         let has_room = |open: &OpenShard| most_inputs.is_none_or(|most| open.inputs + inputs <= most);
-        let cut = match self.open.get_mut(model) {
-            // Nearly always, and with one look-up: the serial part of a scan is here.
+        let cut = match &mut self.models[model.0].open {
+            // Nearly always.
             Some(open) if open.requests < most && open.bytes + bytes <= most_bytes && has_room(open) => {
                 open.push(seq, (bytes, inputs), line_hash);
                 return open.number;
@@ -131,32 +137,34 @@ impl Packer {
     /// The shards, by number.
     #[must_use]
     pub fn finish(mut self) -> Vec<Shard> {
-        for model in self.open.keys().cloned().collect::<Vec<_>>() {
-            self.close(&model, Cut::End);
+        for model in self.open.values().copied().collect::<Vec<_>>() {
+            self.close(model, Cut::End);
         }
         self.closed.sort_unstable_by_key(|shard| shard.number);
         self.closed
     }
 
-    fn open_shard(&mut self, model: &str, seq: u64) -> &mut OpenShard {
-        if self.open.len() == OPEN_SHARDS_MAX {
-            let oldest = self.open.iter().min_by_key(|(_, open)| open.number).map(|(model, _)| model.clone());
-            if let Some(model) = oldest {
-                self.close(&model, Cut::Models);
-            }
+    fn open_shard(&mut self, model: ModelNumber, seq: u64) -> &mut OpenShard {
+        if self.open.len() == OPEN_SHARDS_MAX
+            && let Some((_, oldest)) = self.open.first_key_value()
+        {
+            self.close(*oldest, Cut::Models);
         }
         let number = self.opened;
         self.opened += 1;
+        self.open.insert(number, model);
         let checksum = ShardChecksum::default();
         let open = OpenShard { number, first: seq, last: seq, requests: 0, bytes: 0, inputs: 0, checksum };
-        self.open.entry(model.to_owned()).insert_entry(open).into_mut()
+        self.models[model.0].open.insert(Box::new(open))
     }
 
-    fn close(&mut self, model: &str, cut: Cut) {
-        if let Some((model, open)) = self.open.remove_entry(model) {
+    fn close(&mut self, model: ModelNumber, cut: Cut) {
+        let Model { name, open } = &mut self.models[model.0];
+        if let Some(open) = open.take() {
+            self.open.remove(&open.number);
             self.closed.push(Shard {
                 number: open.number,
-                model,
+                model: name.clone(),
                 first: open.first,
                 last: open.last,
                 requests: open.requests,
@@ -190,7 +198,8 @@ mod tests {
                 .iter()
                 .enumerate()
                 .map(|(seq, (model, length, inputs))| {
-                    packer.push(seq as u64, models[*model], (*length, *inputs), seq as u64)
+                    let model = packer.model(models[*model]);
+                    packer.push(seq as u64, model, (*length, *inputs), seq as u64)
                 })
                 .collect();
             let shards = packer.finish();

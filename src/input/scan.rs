@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 use super::InputError;
 use super::check::{self, LineLimits};
 use super::chunk::{CHUNK_BYTES, CheckedLine, Chunk, ChunkReader};
-use super::pack::Packer;
+use super::pack::{ModelNumber, Packer};
 use super::request_index::{IndexWriter, LineState, Record};
 use super::source::Source;
 use super::unique::{Duplicate, SOURCE_BYTES_MAX, UniqueIds};
@@ -204,11 +204,12 @@ impl<'s> Pass<'s> {
         self.next_line += chunk.lines;
         self.scan.lines += chunk.lines;
         self.scan.blank += chunk.blank;
+        let models: Vec<ModelNumber> = chunk.models.iter().map(|name| self.packer.model(name)).collect();
         let lines = chunk.checked.iter().zip(&chunk.line_hashes);
-        lines.into_iter().try_for_each(|(line, hash)| self.fold_line(line, u64::from_le_bytes(*hash), &chunk.models))
+        lines.into_iter().try_for_each(|(line, hash)| self.fold_line(line, u64::from_le_bytes(*hash), &models))
     }
 
-    fn fold_line(&mut self, line: &CheckedLine, line_hash: u64, models: &[String]) -> Result<(), InputError> {
+    fn fold_line(&mut self, line: &CheckedLine, line_hash: u64, models: &[ModelNumber]) -> Result<(), InputError> {
         let CheckedLine { offset, indent, length, mut id_hash, model, lacks, inputs } = *line;
         // Line numbers are found from where a line starts, whitespace included.
         let start = offset - u64::from(indent);
@@ -223,7 +224,7 @@ impl<'s> Pass<'s> {
             } else {
                 record.state = LineState::Request;
                 let written = length.saturating_add(self.options.line.envelope.added_bytes(lacks, self.seq));
-                record.shard = self.packer.push(self.seq, &models[model as usize], (written, inputs), line_hash);
+                record.shard = self.packer.push(self.seq, models[model as usize], (written, inputs), line_hash);
                 self.scan.requests += 1;
                 // An assigned id is unique.
                 if !lacks.id {

@@ -10,8 +10,6 @@ use std::io::{self, BufRead, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::xxh3_64;
-
 use super::envelope::Envelope;
 use super::pack::ShardChecksum;
 use super::request_index::{Record, RequestIndex};
@@ -20,6 +18,7 @@ use crate::input::shard_lines::Members;
 use crate::model::shard::Shard;
 use crate::storage::aligned::AlignedBuffer;
 use crate::storage::durable::FileError;
+use crate::storage::line_hash::hash_line;
 
 /// Size of the buffer in bytes. A longer line is held alone.
 const GATHER_BYTES: usize = 256 * 1024;
@@ -132,7 +131,7 @@ impl ShardReader {
             let Some((seq, line)) = self.lines.pop() else { break };
             let start = usize::try_from(line.offset - first.offset).map_err(io::Error::other)?;
             let bytes = &self.span[start..start + line.length as usize];
-            self.checksum.push(xxh3_64(bytes));
+            self.checksum.push(hash_line(bytes));
             self.requests += 1;
             if self.verbatim {
                 // No checksum covers the bytes between the lines.

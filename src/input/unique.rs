@@ -50,18 +50,14 @@ pub type ReadId<'r> = dyn Fn(u64) -> Result<String, InputError> + Sync + 'r;
 #[derive(Debug)]
 pub struct UniqueIds {
     partitions: Partitions<u128>,
-    threads: Threads,
+    threads: usize,
     duplicates: Vec<Duplicate>,
 }
 
 impl UniqueIds {
     /// Collects with `budget_bytes` of memory; beyond it, a scratch file in the directory `scratch` takes the rest.
-    ///
-    /// # Panics
-    /// When no thread can be started.
     #[must_use]
     pub fn new(budget_bytes: usize, scratch: &Path, threads: usize) -> Self {
-        let threads = Threads::borrow(threads).expect("threads can be started");
         Self { partitions: Partitions::new(PARTITIONS, budget_bytes, scratch), threads, duplicates: Vec::new() }
     }
 
@@ -73,6 +69,9 @@ impl UniqueIds {
     }
 
     /// All requests that repeat an earlier id, in input order. `read_id` reads the id of the line at an offset.
+    ///
+    /// # Panics
+    /// When no thread can be started.
     pub fn finish(mut self, read_id: &ReadId<'_>) -> Result<Vec<Duplicate>, InputError> {
         let partitions = &self.partitions;
         let find = |partition| {
@@ -81,10 +80,15 @@ impl UniqueIds {
             Ok(duplicates)
         };
         let all = (0..partitions.count()).into_par_iter();
-        let found = self.threads.install(|| all.map(find).collect::<Result<_, InputError>>())?;
+        let found = self.borrow_threads().install(|| all.map(find).collect::<Result<_, InputError>>())?;
         self.hold(found)?;
         self.duplicates.sort_unstable_by_key(|duplicate| duplicate.repeat);
         Ok(self.duplicates)
+    }
+
+    /// Nearly always those that have read the input, and are idle by now.
+    fn borrow_threads(&self) -> Threads {
+        Threads::borrow(self.threads).expect("threads can be started")
     }
 
     fn hold(&mut self, found: Vec<Vec<Duplicate>>) -> Result<(), InputError> {
@@ -98,8 +102,9 @@ impl UniqueIds {
             thin(entries, &mut duplicates, read_id)?;
             Ok(duplicates)
         };
+        let threads = self.borrow_threads();
         let all = self.partitions.in_memory().into_par_iter();
-        let thinned = self.threads.install(|| all.map(find).collect::<Result<_, InputError>>())?;
+        let thinned = threads.install(|| all.map(find).collect::<Result<_, InputError>>())?;
         self.hold(thinned)?;
         Ok(self.partitions.spill()?)
     }

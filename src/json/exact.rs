@@ -15,6 +15,7 @@ use std::fmt;
 use serde::de::{self, Deserialize, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::marks::Marks;
 use super::scanner::{RawString, Scanner};
 use super::tree::unit;
 
@@ -43,12 +44,13 @@ impl<'l> Object<'l> {
     }
 
     fn scanned(text: &'l str) -> Option<Self> {
-        let (mut scanner, mut members) = (Scanner::of(text), Vec::new());
-        scanner.members(|scanner, text| {
-            members.push((RawString { text, escaped: false }, scanner.raw_value()?));
-            Some(())
+        let (mut marks, mut members) = (Marks::default(), Vec::new());
+        Scanner::of(text, &mut marks).whole(|scanner| {
+            scanner.members(|scanner, key| {
+                members.push((key, scanner.raw_value()?));
+                Some(())
+            })
         })?;
-        scanner.end()?;
         Some(Self { text, members })
     }
 
@@ -77,7 +79,7 @@ impl<'l> Object<'l> {
     pub(crate) fn repeated(&self, matters: impl Fn(&str) -> bool) -> Option<(Cow<'l, str>, &'l str)> {
         let mut seen = HashSet::new();
         self.members.iter().find_map(|(key, value)| {
-            let key = key.unescaped().unwrap_or(Cow::Borrowed(key.text));
+            let key = key.unescaped().unwrap_or(Cow::Borrowed(key.0));
             (matters(&key) && !seen.insert(key.clone())).then_some((key, *value))
         })
     }
@@ -115,7 +117,7 @@ impl<'l> Object<'l> {
     fn cuts(&self, names: &[&str]) -> Vec<std::ops::Range<usize>> {
         let (mut cuts, mut kept) = (Vec::<std::ops::Range<usize>>::new(), None);
         for (number, (key, value)) in self.members.iter().enumerate() {
-            let (start, end) = (self.column_of(key.text) - 2, self.column_of(value) - 1 + value.len());
+            let (start, end) = (self.column_of(key.0) - 2, self.column_of(value) - 1 + value.len());
             let is_last = number + 1 == self.members.len();
             if !names.iter().any(|name| key.is(name)) {
                 kept = Some(end);

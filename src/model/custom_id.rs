@@ -11,6 +11,12 @@ pub fn assigned_id(seq: u64) -> String {
     format!("line-{}", seq + 1)
 }
 
+/// The length of [`assigned_id`] in bytes.
+#[must_use]
+pub fn assigned_id_bytes(seq: u64) -> usize {
+    "line-".len() + (seq + 1).ilog10() as usize + 1
+}
+
 /// Hashes ids with the key of one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdHasher {
@@ -29,5 +35,17 @@ impl IdHasher {
     #[must_use]
     pub fn hash(self, custom_id: &str) -> u128 {
         xxh3_128_with_seed(custom_id.as_bytes(), self.key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_of_an_assigned_id_is_known_before_it_is_written() {
+        for seq in [0, 8, 9, 98, 99, 12_345, (1 << 41) - 1, 1 << 41] {
+            assert_eq!(assigned_id_bytes(seq), assigned_id(seq).len());
+        }
     }
 }

@@ -33,6 +33,7 @@ use crate::dialect::ReplyNames;
 use crate::dialect::reply_parts;
 use crate::dialect::reply_parts::Parts;
 use crate::dialect::reply_rule::{Failure, NO_ANSWER, NO_ANSWER_MESSAGE, Why};
+use crate::json::marks::Marks;
 use crate::json::tree::{Raw, RawTree};
 use crate::model::reply::ReplyRole;
 use crate::results::normalize::Piece::{Json, Made, Text, Value};
@@ -72,7 +73,8 @@ impl Shape {
 /// output. Returns `None`, and appends nothing, if the line is not a reply.
 pub(super) fn write_common(line: &[u8], failed: bool, out: &mut Vec<u8>) -> Option<()> {
     let names = &ReplyNames::COMMON;
-    let parts = reply_parts::scanned(line, names).or_else(|| Parts::of(Raw(line), names))?;
+    let mut marks = Marks::default();
+    let parts = reply_parts::scanned(line, names, &mut marks).or_else(|| Parts::of(Raw(line), names))?;
     write_parts(&parts, failed, out)?.ok()
 }
 

@@ -21,15 +21,18 @@ use super::ResultsError;
 use super::form::{self, Form, LOOK_BYTES_MAX};
 use super::reply_text::{HELD_BYTES_MAX, ReplyText};
 use crate::dialect::ReplyNames;
+use crate::dialect::reply_parts;
 use crate::dialect::reply_reader::ReplyReader;
 use crate::json::brackets::whole::objects_of;
 use crate::json::brackets::{Brackets, Broken};
+use crate::json::marks::Marks;
+use crate::json::scanner::lines::each_line;
 use crate::json::tree::Raw;
 use crate::model::custom_id::IdHasher;
 use crate::model::reply::{Reply, ReplyRole};
 use crate::storage::durable::FileError;
 use crate::storage::lines;
-use crate::storage::lines::{Block, Extent, Line, RangeReader};
+use crate::storage::lines::{Block, Extent, Lines, RangeReader};
 use crate::storage::local_file::LocalFile;
 use crate::storage::ordered::in_order;
 use crate::storage::read_at::ReadAt;
@@ -96,9 +99,9 @@ pub(super) fn read(
         in_order(
             threads,
             file.extent().blocks().div_ceil(CHUNK_BLOCKS),
-            || (Block::default(), ReplyReader::new(ids, &ReplyNames::COMMON)),
-            |(block, reader), number| {
-                let mut chunk = file.read_chunk(block, reader, number)?;
+            || Readers::new(ids),
+            |readers, number| {
+                let mut chunk = file.read_chunk(readers, number)?;
                 // All look-ups together: the processor can overlap their cache misses.
                 for Found { reply, request, .. } in &mut chunk.found {
                     *request =
@@ -122,6 +125,19 @@ pub(super) fn read(
         checksums.push(checksum.digest128());
     }
     Ok(checksums)
+}
+
+/// What a thread reads with.
+struct Readers {
+    block: Block,
+    marks: Marks,
+    reader: ReplyReader,
+}
+
+impl Readers {
+    fn new(ids: IdHasher) -> Self {
+        Self { block: Block::default(), marks: Marks::default(), reader: ReplyReader::new(ids, &ReplyNames::COMMON) }
+    }
 }
 
 /// The findings of a thread.
@@ -162,40 +178,56 @@ impl<'f> OpenFile<'f> {
         FileError::on("read", &self.reply_file.path)
     }
 
-    fn read_chunk(&self, block: &mut Block, reader: &mut ReplyReader, number: u64) -> Result<Chunk, ResultsError> {
+    fn read_chunk(&self, readers: &mut Readers, number: u64) -> Result<Chunk, ResultsError> {
         let mut chunk = Chunk::default();
         let first = number * CHUNK_BLOCKS;
         for number in first..(first + CHUNK_BLOCKS).min(self.extent().blocks()) {
-            block.read(&self.extent(), number).map_err(self.failed())?;
-            chunk.hashes.push(block.hash().to_le_bytes());
-            self.read_block(block, reader, &mut chunk)?;
+            readers.block.read(&self.extent(), number).map_err(self.failed())?;
+            chunk.hashes.push(readers.block.hash().to_le_bytes());
+            self.read_block(readers, &mut chunk)?;
         }
         Ok(chunk)
     }
 
-    fn read_block(&self, block: &mut Block, reader: &mut ReplyReader, chunk: &mut Chunk) -> Result<(), ResultsError> {
-        let extent = self.extent();
-        while let Some(line) = block.next_line(&extent, HELD_BYTES_MAX).map_err(self.failed())? {
-            let (offset, line) = match line {
-                Line::Whole { offset, line } => (offset, line),
-                Line::TooLong { offset } => {
-                    self.read_long(offset, reader, chunk)?;
-                    continue;
-                }
-            };
-            let object = line.trim_ascii();
-            if object.is_empty() {
-                continue;
-            }
-            match reader.read(object, self.reply_file.role) {
-                Some(reply) if !is_request(&reply, object) => {
-                    let first = offset + leading_space(line) as u64;
-                    chunk.found.push(self.found(first, object.len() as u64, Some(reply)));
-                }
-                _ => self.read_refused(offset, line, reader, chunk)?,
+    fn read_block(&self, readers: &mut Readers, chunk: &mut Chunk) -> Result<(), ResultsError> {
+        let (extent, Readers { block, marks, reader }) = (self.extent(), readers);
+        while let Some(found) = block.next_lines(&extent, HELD_BYTES_MAX).map_err(self.failed())? {
+            match found {
+                Lines::Whole { offset, lines } => self.read_lines(offset, lines, marks, reader, chunk)?,
+                Lines::TooLong { offset } => self.read_long(offset, reader, chunk)?,
             }
         }
         Ok(())
+    }
+
+    fn read_lines(
+        &self,
+        first: u64,
+        lines: &[u8],
+        marks: &mut Marks,
+        reader: &mut ReplyReader,
+        chunk: &mut Chunk,
+    ) -> Result<(), ResultsError> {
+        let names = reader.names();
+        each_line(
+            lines,
+            marks,
+            |scanner| reply_parts::scan(scanner, names),
+            |at, line, parts| {
+                let (offset, object) = (first + at as u64, line.trim_ascii());
+                if object.is_empty() {
+                    return Ok(());
+                }
+                match reader.read_scanned(parts, object, self.reply_file.role) {
+                    Some(reply) if !is_request(&reply, object) => {
+                        let start = offset + leading_space(line) as u64;
+                        chunk.found.push(self.found(start, object.len() as u64, Some(reply)));
+                        Ok(())
+                    }
+                    _ => self.read_refused(offset, line, reader, chunk),
+                }
+            },
+        )
     }
 
     fn found(&self, offset: u64, length: u64, reply: Option<Reply>) -> Found {

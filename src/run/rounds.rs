@@ -10,7 +10,6 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::files::Files;
 use super::retry_decision::RetryDecision;
@@ -24,6 +23,7 @@ use crate::model::shard::{SeqRange, Shard, ShardLimits};
 use crate::model::shard_state::{EndedBatch, ShardRow, ShardState};
 use crate::results::reply_index::Slot;
 use crate::run::error::Error;
+use crate::storage::line_hash::hash_line;
 
 /// Why a request without any reply is sent again.
 const NO_REPLY: &str = "no reply";
@@ -96,7 +96,8 @@ pub(crate) fn pack(files: &Files, plan: &RoundPlan) -> Result<NextRound, Error> 
         // Its inputs are counted again: the index does not store the count.
         let inputs = limits.inputs.map_or(1, |_| embeddings::inputs(&line, record.lacks.id));
         let inputs = u32::try_from(inputs).unwrap_or(u32::MAX);
-        let shard = packer.push(seq, model, (written, inputs), xxh3_64(&line));
+        let model = packer.model(model);
+        let shard = packer.push(seq, model, (written, inputs), hash_line(&line));
         placed.entry(shard).or_default().push(seq);
     }
     next.shards = packer.finish();

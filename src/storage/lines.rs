@@ -5,15 +5,16 @@
 //! Invariants:
 //! - Lines are separated by `\n` bytes only. A line belongs to the block that contains its first byte, so blocks can be
 //!   framed in any order and no line is seen twice or omitted.
-//! - A line longer than the limit is reported by its offset and never held in memory; a [`RangeReader`] streams it.
+//! - Of a line longer than the limit no more is read than the block: it is reported by its offset, unless it ends
+//!   there. A [`RangeReader`] streams it.
 
 use std::io::{self, BufRead, Read};
 use std::ops::Range;
 
-use memchr::{memchr, memchr_iter};
-use xxhash_rust::xxh3::xxh3_64;
+use memchr::{memchr, memchr_iter, memrchr};
 
 use crate::storage::aligned::AlignedBuffer;
+use crate::storage::line_hash::hash_line;
 use crate::storage::read_at::ReadAt;
 
 /// Size of a block in bytes. Small enough that a block, its table of lines and the parser's buffers fit into a core's
@@ -54,31 +55,21 @@ impl Extent<'_> {
     }
 }
 
-/// A line as [`Block::next_line`] finds it.
+/// Lines as [`Block::next_lines`] finds them.
 #[derive(Debug)]
-pub enum Line<'b> {
-    /// A line within the limit.
+pub enum Lines<'b> {
+    /// One or more lines.
     Whole {
-        /// Offset of its first byte in the file.
+        /// Offset of the first byte in the file.
         offset: u64,
-        /// The line without its `\n`.
-        line: &'b [u8],
+        /// The lines, each with its `\n`, which only the last line of the extent may lack.
+        lines: &'b [u8],
     },
     /// A line longer than the limit. It is the last of its block.
     TooLong {
         /// Offset of its first byte in the file.
         offset: u64,
     },
-}
-
-impl Line<'_> {
-    /// Offset of its first byte in the file.
-    #[must_use]
-    pub fn offset(&self) -> u64 {
-        match self {
-            Self::Whole { offset, .. } | Self::TooLong { offset } => *offset,
-        }
-    }
 }
 
 /// A buffer that holds one block at a time.
@@ -119,38 +110,63 @@ impl Block {
     #[must_use]
     pub fn hash(&self) -> u64 {
         let first = usize::from(self.preceded);
-        xxh3_64(&self.buffer[first..self.limit])
+        hash_line(&self.buffer[first..self.limit])
     }
 
-    /// The next line that starts in this block, or `None` after the last. `line_bytes_max` is the maximum length of a
-    /// line held in memory, without its `\n`.
-    pub fn next_line(&mut self, extent: &Extent<'_>, line_bytes_max: usize) -> io::Result<Option<Line<'_>>> {
+    /// The next lines that start in this block, as many as are in memory; `None` after the last. More of a line is read
+    /// into memory up to the length of `line_bytes_max`, without its `\n`.
+    pub fn next_lines(&mut self, extent: &Extent<'_>, line_bytes_max: usize) -> io::Result<Option<Lines<'_>>> {
         if self.cursor >= self.limit {
             return Ok(None);
         }
         let first = self.cursor;
         let offset = self.origin + first as u64;
-        let mut searched = first;
-        let length = loop {
-            if let Some(newline) = memchr(b'\n', &self.buffer[searched..]) {
-                break searched + newline - first;
-            }
-            searched = self.buffer.len();
+        let Some(end) = self.end_of_whole_lines(extent) else {
+            return self.next_long_line(extent, line_bytes_max).map(Some);
+        };
+        self.cursor = end;
+        Ok(Some(Lines::Whole { offset, lines: &self.buffer[first..end] }))
+    }
+
+    /// Where the last line ends that is in memory as a whole; `None` if there is none.
+    fn end_of_whole_lines(&self, extent: &Extent<'_>) -> Option<usize> {
+        // The last line that starts in the block usually ends soon after it.
+        let last = self.limit - 1;
+        let behind = || memchr(b'\n', &self.buffer[last..]).map(|newline| last + newline + 1);
+        let is_all = self.origin + self.buffer.len() as u64 == extent.end;
+        let before = || memrchr(b'\n', &self.buffer[self.cursor..last]).map(|newline| self.cursor + newline + 1);
+        behind().or_else(|| if is_all { Some(self.buffer.len()) } else { before() })
+    }
+
+    /// The line at the cursor, the last of its block, which does not end in the buffer.
+    fn next_long_line(&mut self, extent: &Extent<'_>, line_bytes_max: usize) -> io::Result<Lines<'_>> {
+        let first = self.cursor;
+        let offset = self.origin + first as u64;
+        self.cursor = self.limit;
+        let mut searched = self.buffer.len();
+        loop {
+            let length = searched - first;
             let more = self.origin + searched as u64;
-            if searched - first > line_bytes_max || more >= extent.end {
-                break searched - first;
+            if length > line_bytes_max {
+                return Ok(Lines::TooLong { offset });
             }
-            let wanted = ((searched - first) as u64).max(SLACK_BYTES).min(line_bytes_max as u64 + 1);
+            if more >= extent.end {
+                return Ok(Lines::Whole { offset, lines: &self.buffer[first..] });
+            }
+            let wanted = (length as u64).max(SLACK_BYTES).min(line_bytes_max as u64 + 1);
             self.buffer.grow(position((more + wanted).min(extent.end) - self.origin));
             extent.file.read_exact_at(&mut self.buffer[searched..], more)?;
-        };
-        if length > line_bytes_max {
-            // When its end was not found, no other line starts in this block: all of the block was searched.
-            self.cursor = if first + length == self.buffer.len() { self.limit } else { first + length + 1 };
-            return Ok(Some(Line::TooLong { offset }));
+            if let Some(newline) = memchr(b'\n', &self.buffer[searched..]) {
+                let end = searched + newline + 1;
+                let is_held = end - 1 - first <= line_bytes_max;
+                return Ok(if is_held {
+                    Lines::Whole { offset, lines: &self.buffer[first..end] }
+                } else {
+                    Lines::TooLong { offset }
+                });
+            }
+            searched = self.buffer.len();
         }
-        self.cursor = first + length + 1;
-        Ok(Some(Line::Whole { offset, line: &self.buffer[first..first + length] }))
     }
 }
 
@@ -289,11 +305,17 @@ mod tests {
         let mut lines = Vec::new();
         for number in 0..extent.blocks() {
             block.read(&extent, number).unwrap();
-            while let Some(line) = block.next_line(&extent, line_bytes_max).unwrap() {
-                lines.push(match line {
-                    Line::Whole { offset, line } => (offset, Some(line.to_vec())),
-                    Line::TooLong { offset } => (offset, None),
-                });
+            while let Some(found) = block.next_lines(&extent, line_bytes_max).unwrap() {
+                match found {
+                    Lines::TooLong { offset } => lines.push((offset, None)),
+                    Lines::Whole { mut offset, lines: whole } => {
+                        for line in whole.split_inclusive(|byte| *byte == b'\n') {
+                            let text = line.strip_suffix(b"\n").unwrap_or(line);
+                            lines.push((offset, (text.len() <= line_bytes_max).then(|| text.to_vec())));
+                            offset += line.len() as u64;
+                        }
+                    }
+                }
             }
         }
         lines

@@ -11,6 +11,7 @@ pub mod directory;
 pub mod durable;
 pub mod fault_hook;
 pub mod identity;
+pub mod line_hash;
 pub mod lines;
 pub mod local_file;
 pub mod lock;

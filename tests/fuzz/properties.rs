@@ -13,6 +13,7 @@ use batchline::dialect::reply_reader::ReplyReader;
 use batchline::input::check::{self, LineLimits};
 use batchline::input::envelope::Envelope;
 use batchline::input::request_index::{IndexWriter, RequestIndex};
+use batchline::json::marks::{Marks, Width};
 use batchline::ledger::Ledger;
 use batchline::ledger::intents;
 use batchline::model::custom_id::IdHasher;
@@ -26,7 +27,7 @@ use batchline::results::index::{self, IndexOptions, ReplyFile};
 use batchline::results::reply_file::Strays;
 use batchline::results::reply_index::ReplyIndex;
 use batchline::results::side_files::SideFiles;
-use batchline::storage::lines::{BLOCK_BYTES, Block, Extent, Line};
+use batchline::storage::lines::{BLOCK_BYTES, Block, Extent, Lines};
 use batchline::storage::local_file::LocalFile;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -54,7 +55,8 @@ fn scratch() -> tempfile::TempDir {
 /// every other byte stands for many of its kind, so that small inputs reach beyond a block.
 pub(crate) fn framing(data: &[u8]) {
     let Some((first, rest)) = data.split_first() else { return };
-    let (limit, most) = (1 + usize::from(*first) * 4096, usize::try_from(BLOCK_BYTES).unwrap() * 3);
+    let block_bytes = usize::try_from(BLOCK_BYTES).unwrap();
+    let (limit, most) = (1 + usize::from(*first) * 4096, block_bytes * 3);
     let mut content = Vec::new();
     for (number, byte) in rest.iter().enumerate() {
         let times = if *byte == b'\n' { 1 } else { usize::from(*byte) * if number % 7 == 0 { 999 } else { 3 } };
@@ -69,19 +71,24 @@ pub(crate) fn framing(data: &[u8]) {
     let (mut block, mut at) = (Block::default(), 0);
     for number in 0..extent.blocks() {
         block.read(&extent, number).unwrap();
-        while let Some(line) = block.next_line(&extent, limit).unwrap() {
-            let end = memchr::memchr(b'\n', &content[at..]).map_or(content.len(), |newline| at + newline);
-            match line {
-                Line::Whole { offset, line } => {
-                    assert_eq!((offset, line), (at as u64, &content[at..end]));
-                    assert!(line.len() <= limit);
+        while let Some(found) = block.next_lines(&extent, limit).unwrap() {
+            let end = memchr::memchr(b'\n', &content[at..]).map_or(content.len(), |newline| at + newline + 1);
+            match found {
+                Lines::Whole { offset, lines } => {
+                    assert!(!lines.is_empty() && at + lines.len() >= end);
+                    assert_eq!((offset, lines), (at as u64, &content[at..at + lines.len()]));
+                    at += lines.len();
+                    assert!(lines.ends_with(b"\n") || at == content.len());
+                    assert!(lines.len() <= limit + 1 || lines.len() <= 2 * block_bytes, "more is held than has to be");
                 }
-                Line::TooLong { offset } => assert!(offset == at as u64 && end - at > limit, "{offset} {at} {end}"),
+                Lines::TooLong { offset } => {
+                    assert!(offset == at as u64 && end - at > limit, "{offset} {at} {end}");
+                    at = end;
+                }
             }
-            at = end + 1;
         }
     }
-    assert!(at >= content.len(), "lines end at {at} of {}", content.len());
+    assert_eq!(at, content.len());
 }
 
 /// A request as somebody else reads it.
@@ -104,7 +111,11 @@ pub(crate) fn checking(data: &[u8]) {
             assert_eq!((body.model, check::custom_id(line)), (fields.model.into_owned(), None));
         }
         let judged = check::diagnose(line, &LIMITS);
-        if let Some(fast) = check::request(line, &LIMITS) {
+        let fast = check::request(line, &LIMITS);
+        for width in Width::all() {
+            assert_eq!(check::request_by(line, &LIMITS, &mut Marks::of_width(width)), fast, "{width:?}");
+        }
+        if let Some(fast) = fast {
             let judged = judged.as_ref().expect("what the fast check takes, the judge takes");
             assert_eq!(judged, &fast);
         }
@@ -149,6 +160,10 @@ pub(crate) fn reading(data: &[u8]) {
     for line in data.split(|byte| *byte == b'\n') {
         for role in [ReplyRole::Output, ReplyRole::Error] {
             let reply = reader.read(line, role);
+            for width in Width::all() {
+                let again = ReplyReader::of_width(IDS, &ReplyNames::COMMON, width).read(line, role);
+                assert_eq!(again, reply, "{width:?}");
+            }
             if let Ok(named) = serde_json::from_slice::<Named>(line) {
                 assert_eq!(reply.as_ref().map(|reply| reply.id_hash), Some(IDS.hash(&named.custom_id)));
             }

@@ -20,7 +20,8 @@ pub(crate) fn edited(line: &'static [u8]) -> impl Strategy<Value = Vec<u8>> {
 
 /// Whether the whole text is one value.
 fn scans(text: &[u8]) -> bool {
-    Scanner::new(text).is_some_and(|mut scanner| scanner.value().and_then(|()| scanner.end()).is_some())
+    let Ok(text) = std::str::from_utf8(text) else { return false };
+    Scanner::of(text, &mut Marks::default()).whole(Scanner::value).is_some()
 }
 
 /// A value nested in others.
@@ -112,17 +113,19 @@ fn invalid_or_too_deep_text_is_rejected() {
 
 #[test]
 fn members_are_read_in_order_and_values_stay_raw() {
-    let mut scanner = Scanner::new(br#" { "a" : [1, {"b":2}] ,"c":"d\n","e":{} } "#).unwrap();
-    let mut seen = Vec::new();
-    let read = scanner.members(|scanner, key| {
-        seen.push((key, scanner.follows(b'{'), scanner.raw_value()?));
-        Some(())
+    let (mut marks, mut seen) = (Marks::default(), Vec::new());
+    let text = r#" { "a" : [1, {"b":2}] ,"c":"d\n","\u0065":{} } "#;
+    let read = Scanner::of(text, &mut marks).whole(|scanner| {
+        scanner.members(|scanner, key| {
+            seen.push((key.0, scanner.follows(b'{'), scanner.raw_value()?));
+            Some(())
+        })
     });
-    assert!(read.is_some() && scanner.end().is_some());
-    assert_eq!(seen, [("a", false, r#"[1, {"b":2}]"#), ("c", false, r#""d\n""#), ("e", true, "{}")]);
-    assert_eq!(Scanner::new(b"{}").unwrap().members(|_, _| None), Some(()));
-    for broken in [&b"{"[..], b"{\"a\"}", b"{\"a\":1,}", b"{,}", b"[]", br#"{"\u0061":1}"#] {
-        assert_eq!(Scanner::new(broken).unwrap().members(|scanner, _| scanner.value()), None);
+    assert!(read.is_some());
+    assert_eq!(seen, [("a", false, r#"[1, {"b":2}]"#), ("c", false, r#""d\n""#), (r"\u0065", true, "{}")]);
+    assert_eq!(Scanner::of("{}", &mut marks).members(|_, _| None), Some(()));
+    for broken in ["{", "{\"a\"}", "{\"a\":1,}", "{,}", "[]"] {
+        assert_eq!(Scanner::of(broken, &mut marks).members(|scanner, _| scanner.value()), None);
     }
 }
 
@@ -154,30 +157,20 @@ fn spaced() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    #[test]
+    fn an_escape_is_seen_wherever_it_is(text in "[a-zZ^é漢\\]]{0,40}", at in 0_usize..40) {
+        prop_assert!(!RawString(&text).is_escaped());
+        let at = text.floor_char_boundary(at.min(text.len()));
+        let escaped = format!("{}\\{}", &text[..at], &text[at..]);
+        prop_assert!(RawString(&escaped).is_escaped());
+    }
+
     /// What a parser accepts, the scanner accepts, with any white space in it; and both end at the same position.
     #[test]
     fn json_with_any_white_space_is_scanned(value in spaced(), before in "[ \t\r\n]{0,70}", behind in "[ \t\r\n]{0,3}") {
         let text = format!("{before}{value}{behind}");
         prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok());
-        let mut scanner = Scanner::new(text.as_bytes()).unwrap();
-        prop_assert_eq!(scanner.raw_value(), Some(value.as_str()));
-        prop_assert!(scanner.end().is_some());
-    }
-
-    #[test]
-    fn quotes_and_backslashes_are_marked(text in "[a-z\"\\\\éÿ!#\\]\\[]{0,90}") {
-        let text = format!("{text:64}");
-        let bytes = text.as_bytes().first_chunk().unwrap();
-        let wanted = (0..BLOCK_BYTES).filter(|at| matches!(bytes[*at], b'"' | b'\\'));
-        prop_assert_eq!(marks(bytes), wanted.fold(0, |marks, at| marks | 1 << at));
-    }
-
-    #[test]
-    fn control_characters_are_marked_at_every_position(at in 0..BLOCK_BYTES, byte in 0_u8.., other in b'^'..) {
-        let mut bytes = [other; BLOCK_BYTES];
-        bytes[at] = byte;
-        let is_marked = byte < b' ' || matches!(byte, b'"' | b'\\');
-        prop_assert_eq!(marks(&bytes), u64::from(is_marked) << at);
+        prop_assert_eq!(Scanner::of(&text, &mut Marks::default()).whole(Scanner::raw_value), Some(value.as_str()));
     }
 
     /// However a valid line is edited, it is accepted only if `serde_json` accepts all of it.

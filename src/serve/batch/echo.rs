@@ -95,7 +95,7 @@ fn excerpt(messages: Option<&str>) -> String {
     });
     let content = of_user.flatten().unwrap_or_default();
     let text = RawString::of(content).map_or(content.into(), |text| {
-        let text = text.text.as_bytes();
+        let text = text.0.as_bytes();
         unescaped(&text[..text.len().min(EXCERPT_BYTES)])
     });
     text.chars().take(EXCERPT_CHARS).collect()
