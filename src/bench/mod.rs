@@ -350,13 +350,14 @@ fn merge(files: &Files, target: &Path) -> Result<Measured, Error> {
         held_seqs: None,
         body: &|_| Ok(None),
         held: &ReplyCache::new(files.memory_bytes),
+        scratch: &files.run,
         shape: Shape::Native,
         threads: files.threads,
     };
     let mut output = BlockWriter::new(durable::create_new(target)?);
     let gauge = Gauge::start();
     let mut sinks = Sinks { outputs: &mut output, errors: None };
-    let merged = merge::merge(0..files.requests.len(), inputs, &mut sinks)?;
+    let merged = merge::merge(0..files.requests.len(), inputs, &mut sinks, &mut |_| ())?;
     output.flush().map_err(FileError::on("write", target))?;
     let measured = gauge.stop("merge", Some(COPY), (merged.bytes, merged.lines()));
     if merged.missing > 0 {

@@ -14,24 +14,45 @@ use std::ops::Range;
 
 use super::ResultsError;
 use super::gather::Gatherer;
-use super::window::Window;
+use super::rearrange::Rearranged;
 pub use super::window::{HELD, MISSING, MergeInputs, Merged, Sinks, Unanswered};
+use super::window::{WINDOW_SEQS, Window};
 use crate::storage::ordered::in_order;
 
-/// Seqs in a window.
-const WINDOW_SEQS: u64 = 256;
+/// Windows that are written between two reports of progress.
+const PROGRESS_WINDOWS: u64 = 256;
 
-/// Writes the lines of `seqs`.
+/// Writes the lines of `seqs`. `progress` is called with what has been written so far.
 ///
 /// # Errors
 /// When a reply cannot be read back, or a sink cannot be written: [`ResultsError::Output`].
-pub fn merge(seqs: Range<u64>, inputs: MergeInputs<'_>, sinks: &mut Sinks<'_>) -> Result<Merged, ResultsError> {
+pub fn merge(
+    seqs: Range<u64>,
+    inputs: MergeInputs<'_>,
+    sinks: &mut Sinks<'_>,
+    progress: &mut dyn FnMut(&Merged),
+) -> Result<Merged, ResultsError> {
+    if seqs.is_empty() {
+        return Ok(Merged::default());
+    }
+    let rearranged = Rearranged::new(seqs.clone(), inputs)?;
+    write_all(seqs, inputs, rearranged.as_ref(), sinks, progress)
+}
+
+/// Writes all windows.
+fn write_all(
+    seqs: Range<u64>,
+    inputs: MergeInputs<'_>,
+    rearranged: Option<&Rearranged>,
+    sinks: &mut Sinks<'_>,
+    progress: &mut dyn FnMut(&Merged),
+) -> Result<Merged, ResultsError> {
     let mut merged = Merged::default();
-    let split = sinks.errors.is_some();
+    let (mut written, split) = (0, sinks.errors.is_some());
     in_order(
         inputs.threads,
         (seqs.end - seqs.start).div_ceil(WINDOW_SEQS),
-        || Gatherer::new(inputs),
+        || Gatherer::new(inputs, rearranged),
         |gatherer, number| {
             let first = seqs.start + number * WINDOW_SEQS;
             gatherer.gather(first..(first + WINDOW_SEQS).min(seqs.end), split)
@@ -39,9 +60,17 @@ pub fn merge(seqs: Range<u64>, inputs: MergeInputs<'_>, sinks: &mut Sinks<'_>) -
         |window| {
             merged.add(&window.merged);
             merged.bytes += write(window, inputs, sinks)?;
+            written += 1;
+            if let Some(rearranged) = rearranged {
+                rearranged.release(seqs.start + written * WINDOW_SEQS);
+            }
+            if written % PROGRESS_WINDOWS == 0 {
+                progress(&merged);
+            }
             Ok(())
         },
     )?;
+    progress(&merged);
     Ok(merged)
 }
 
@@ -52,7 +81,7 @@ fn write(window: Window, inputs: MergeInputs<'_>, sinks: &mut Sinks<'_>) -> Resu
     if let Some(errors) = &mut sinks.errors {
         errors.write_all(&window.errors).map_err(ResultsError::Output)?;
     }
-    let mut gatherer = Gatherer::new(inputs);
+    let mut gatherer = Gatherer::new(inputs, None);
     for (seq, standing) in window.large {
         bytes += gatherer.copy(seq, standing, sinks)?;
     }
@@ -187,11 +216,12 @@ mod tests {
                 body: &|_| Ok(None),
                 held: &ReplyCache::new(held_bytes),
                 shape: Shape::Native,
+                scratch: directory.path(),
                 threads: 2,
             };
             let (mut good, mut bad) = (Vec::new(), Vec::new());
             let mut sinks = Sinks { outputs: &mut good, errors: Some(&mut bad) };
-            let merged = merge(0..fates.len() as u64, inputs, &mut sinks).unwrap();
+            let merged = merge(0..fates.len() as u64, inputs, &mut sinks, &mut |_| ()).unwrap();
             prop_assert_eq!(merged.lines(), fates.len() as u64);
             prop_assert_eq!(merged.bytes, (good.len() + bad.len()) as u64);
             let good = String::from_utf8(good).unwrap();
@@ -203,7 +233,7 @@ mod tests {
             prop_assert_eq!(String::from_utf8(bad).unwrap().lines().map(str::to_owned).collect::<Vec<_>>(), errors);
 
             let mut whole = Vec::new();
-            merge(0..fates.len() as u64, inputs, &mut Sinks { outputs: &mut whole, errors: None }).unwrap();
+            merge(0..fates.len() as u64, inputs, &mut Sinks { outputs: &mut whole, errors: None }, &mut |_| ()).unwrap();
             let whole = String::from_utf8(whole).unwrap();
             for (n, line) in whole.lines().enumerate() {
                 let id = format!(r#""custom_id":"id-{n}""#);
@@ -234,13 +264,14 @@ mod tests {
             body: &|_| Ok(Some(b"{}".to_vec())),
             held: &ReplyCache::new(0),
             shape: Shape::Native,
+            scratch: directory.path(),
             threads: 1,
         };
         // As long as they are, and as far as their brackets go.
         for length in [Some(length), None] {
             replies.write_each(&[0, 1, 2, 3], &[slot(2, length), slot(1, length), None, slot(0, length)]).unwrap();
             let (mut good, mut bad) = (Vec::new(), Vec::new());
-            let merged = merge(0..4, inputs, &mut Sinks { outputs: &mut good, errors: Some(&mut bad) }).unwrap();
+            let merged = merge(0..4, inputs, &mut Sinks { outputs: &mut good, errors: Some(&mut bad) }, &mut |_| ()).unwrap();
             assert_eq!((merged.outputs, merged.errors, merged.invalid, merged.missing), (2, 1, 1, 0));
             assert_eq!(merged.bytes, (good.len() + bad.len()) as u64);
             assert!(good == format!("{}\n{}\n", lines[2], lines[0]).into_bytes());
@@ -248,7 +279,7 @@ mod tests {
             let unanswered = r#"{"custom_id":null,"error":{"code":"not-utf8","message":"bad"},"body":{}}"#;
             assert!(bad == format!("{failed},\"body\":{{}}}}\n{unanswered}\n").into_bytes());
             let mut all = Vec::new();
-            let merged = merge(0..4, inputs, &mut Sinks { outputs: &mut all, errors: None }).unwrap();
+            let merged = merge(0..4, inputs, &mut Sinks { outputs: &mut all, errors: None }, &mut |_| ()).unwrap();
             assert_eq!(merged.bytes, all.len() as u64);
             let unanswered = unanswered.replace(",\"body\":{}", "");
             assert!(all == format!("{}\n{}\n{unanswered}\n{}\n", lines[2], lines[1], lines[0]).into_bytes());

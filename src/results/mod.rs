@@ -26,6 +26,7 @@ pub mod join;
 pub mod merge;
 mod near_ids;
 pub mod normalize;
+mod rearrange;
 pub mod reply_cache;
 pub mod reply_file;
 pub mod reply_index;
@@ -33,6 +34,7 @@ pub mod reply_text;
 pub mod side_files;
 mod stored_value;
 mod window;
+mod window_replies;
 
 /// Why replies cannot be brought into order.
 #[derive(Debug, thiserror::Error)]

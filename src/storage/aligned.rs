@@ -17,7 +17,7 @@ use std::ops::{Deref, DerefMut};
 use memmap2::MmapMut;
 
 /// Alignment in bytes: a cache line.
-const ALIGNMENT: usize = 64;
+pub(crate) const ALIGNMENT: usize = 64;
 
 /// Bytes per write.
 const BLOCK_BYTES: usize = 256 * 1024;

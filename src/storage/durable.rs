@@ -80,11 +80,17 @@ pub fn is_out_of_files(error: &io::Error) -> bool {
 /// What to do when [`is_out_of_files`].
 pub const MORE_FILES: &str = "allow more open files (`ulimit -n`): 64 are enough";
 
+/// Whether the error says that there is no room: the disk is full, or a quota or a limit is reached.
+#[must_use]
+pub fn is_out_of_space(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
 /// The remedy if a system limit caused the error.
 #[must_use]
 pub fn remedy(error: &io::Error) -> Option<&'static str> {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    if matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge) {
+    if is_out_of_space(error) {
         Some("free some space, then run the same command to resume")
     } else {
         is_out_of_files(error).then_some(MORE_FILES)

@@ -1,0 +1,175 @@
+//! What it takes to read the replies to a range of Seqs where they are, and to rearrange them.
+//!
+//! In: slots. Out: a [`Plan`], if to rearrange takes less time.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use super::section::WRITERS_MAX;
+use super::{PIECE_BYTES, Plan, each_window};
+use crate::results::ResultsError;
+use crate::results::reply_index::Slot;
+use crate::results::window::{MergeInputs, WINDOW_SEQS, is_large};
+use crate::storage::directory;
+use crate::storage::durable::FileError;
+use crate::storage::local_file::LocalFile;
+use crate::storage::read_at::ReadAt;
+
+/// A reply that begins within so many bytes of the end of the one before is read together with others of its window.
+const NEAR_BYTES: u64 = 64 * 1024;
+
+/// What it takes to rearrange a byte of a reply, in nanoseconds: it is read, written and read once more. Measured in a
+/// warm page cache.
+const REARRANGE_NS: f64 = 0.6;
+
+/// What it takes to read a byte of a reply file, in nanoseconds, whatever is taken of it.
+const READ_NS: f64 = 0.15;
+
+/// Less time than this is not worth saving.
+const SAVING_MIN: Duration = Duration::from_millis(100);
+
+/// Replies that are read to measure what that takes.
+const SAMPLE: u64 = 64;
+
+/// Longer replies are never rearranged, however long reads take: a disk reads as many bytes in about the time in which
+/// it finds them.
+const REPLY_BYTES_MAX: u64 = 64 * 1024;
+
+/// Classes of replies by length: powers of two.
+const CLASSES: usize = 17;
+
+/// The use of a reply file.
+#[derive(Debug)]
+struct FileUse {
+    /// The first Seqs of the first and of the last window that have a reply of it.
+    first: u64,
+    last: u64,
+    /// Where its last reply ends.
+    end: u64,
+}
+
+/// Replies of about the same length.
+#[derive(Debug, Default, Clone, Copy)]
+struct Class {
+    /// Bytes of all of them.
+    bytes: u64,
+    /// Those that do not lie near the one before.
+    far: u64,
+}
+
+/// The replies to a range of Seqs. See the [module](self).
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    files: BTreeMap<u32, FileUse>,
+    classes: [Class; CLASSES],
+}
+
+impl Survey {
+    /// Reads all slots.
+    pub(super) fn of(seqs: Range<u64>, inputs: MergeInputs<'_>) -> Result<Self, ResultsError> {
+        let mut survey = Self::default();
+        let mut before = None;
+        each_window(seqs, inputs, |first, window| {
+            survey.add(first, window, &mut before);
+            Ok(())
+        })?;
+        Ok(survey)
+    }
+
+    fn add(&mut self, window: u64, slots: &[Option<Slot>], before: &mut Option<Slot>) {
+        let large = is_large(slots);
+        let mut slots = slots.iter().flatten().peekable();
+        while let Some(slot) = slots.peek() {
+            let file = slot.file;
+            let used = self.files.entry(file).or_insert(FileUse { first: window, last: window, end: 0 });
+            used.last = window;
+            while let Some(slot) = slots.next_if(|slot| slot.file == file) {
+                let length = u64::from(slot.length.unwrap_or(0));
+                used.end = used.end.max(slot.offset + length);
+                if large || length > REPLY_BYTES_MAX {
+                    continue;
+                }
+                let class = &mut self.classes[class_of(length)];
+                class.bytes += length;
+                class.far += u64::from(before.is_none_or(|before| !is_near(before, *slot)));
+                *before = Some(*slot);
+            }
+        }
+    }
+
+    /// Most bytes of files that are in use at the same time.
+    fn peak_bytes(&self) -> u64 {
+        let begins = self.files.values().map(|file| (file.first, false, file.end));
+        let ends = self.files.values().map(|file| (file.last + WINDOW_SEQS, true, file.end));
+        let mut changes: Vec<_> = begins.chain(ends).collect();
+        changes.sort_unstable_by_key(|(window, is_end, _)| (*window, !is_end));
+        let (mut used, mut peak) = (0, 0);
+        for (_, is_end, bytes) in changes {
+            used = if is_end { used - bytes } else { used + bytes };
+            peak = peak.max(used);
+        }
+        peak
+    }
+
+    /// How to rearrange the replies; `None` if it is better not to.
+    pub(super) fn plan(&self, seqs: Range<u64>, inputs: MergeInputs<'_>) -> Result<Option<Plan>, ResultsError> {
+        let budget = inputs.held.budget_bytes();
+        if self.peak_bytes() <= budget {
+            return Ok(None);
+        }
+        let read = read_time(seqs, inputs)?;
+        let Some((reply_bytes_max, bytes)) = self.worth_it(read) else { return Ok(None) };
+        let scratch = LocalFile::scratch(inputs.scratch)?;
+        if scratch.is_in_memory() || directory::free_bytes(inputs.scratch)? < bytes + bytes / 4 {
+            return Ok(None);
+        }
+        // Sections that are written, or portions that are in use, and the slots of sections.
+        let most = 1 << (budget / 4 * 3 / WRITERS_MAX as u64).clamp(1, 1 << 30).ilog2();
+        let section_bytes = (bytes.saturating_mul(PIECE_BYTES)).isqrt().clamp(1, 1 << 30).next_power_of_two().min(most);
+        let files = self.files.iter().map(|(number, used)| (*number, used.end)).collect();
+        Ok(Some(Plan { section_bytes, reply_bytes_max, files }))
+    }
+
+    /// The greatest length of replies that are better rearranged, and the bytes of these, if a read takes this long.
+    fn worth_it(&self, read: Duration) -> Option<(u64, u64)> {
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let float = |number: u64| number as f64;
+        let read_ns = read.as_secs_f64() * 1e9;
+        let taken = self.classes.iter().enumerate().take_while(|(class, _)| float(1 << class) * REARRANGE_NS <= read_ns);
+        let longest = taken.clone().last()?.0;
+        let (bytes, far) = taken.fold((0, 0), |(bytes, far), (_, class)| (bytes + class.bytes, far + class.far));
+        let all: u64 = self.files.values().map(|file| file.end).sum();
+        let saved_ns = float(far) * read_ns - float(bytes) * REARRANGE_NS - float(all) * READ_NS;
+        (saved_ns > SAVING_MIN.as_secs_f64() * 1e9).then_some((1 << longest, bytes))
+    }
+}
+
+/// The class of replies of this length: they are at most as long as the power of two of that number.
+fn class_of(length: u64) -> usize {
+    length.max(1).next_power_of_two().ilog2() as usize
+}
+
+/// Whether a reply lies near the one before.
+fn is_near(before: Slot, slot: Slot) -> bool {
+    let end = before.offset + u64::from(before.length.unwrap_or(0));
+    before.file == slot.file && end.abs_diff(slot.offset) <= NEAR_BYTES
+}
+
+/// The mean time that it takes to read a reply by itself.
+fn read_time(seqs: Range<u64>, inputs: MergeInputs<'_>) -> Result<Duration, ResultsError> {
+    let (mut took, mut count) = (Duration::ZERO, 0);
+    let mut buffer = Vec::new();
+    for n in 0..SAMPLE {
+        let seq = seqs.start + (seqs.end - seqs.start) * n / SAMPLE;
+        let Some(slot) = inputs.replies.read(seq, 1)?[0] else { continue };
+        let path = (inputs.path)(slot.file)?;
+        let file = LocalFile::open(&path)?;
+        buffer.resize(usize::try_from(slot.length.map_or(0, u64::from).min(REPLY_BYTES_MAX)).unwrap_or(0), 0);
+        let begun = Instant::now();
+        let read = file.read_some_at(&mut buffer, slot.offset);
+        (took, count) = (took + begun.elapsed(), count + 1);
+        read.map_err(FileError::on("read", &path))?;
+    }
+    Ok(took.checked_div(count).unwrap_or_default())
+}
