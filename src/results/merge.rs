@@ -40,7 +40,7 @@ pub fn merge(
 }
 
 /// Writes all windows.
-fn write_all(
+pub(super) fn write_all(
     seqs: Range<u64>,
     inputs: MergeInputs<'_>,
     rearranged: Option<&Rearranged>,
@@ -288,7 +288,7 @@ mod tests {
             [Slot { offset: 1, ..slot(0, None).unwrap() }, Slot { length: Some(9_000_000), ..slot(0, None).unwrap() }]
         {
             replies.write_each(&[0], &[Some(damaged)]).unwrap();
-            let merged = merge(0..1, inputs, &mut Sinks { outputs: &mut Vec::new(), errors: None });
+            let merged = merge(0..1, inputs, &mut Sinks { outputs: &mut Vec::new(), errors: None }, &mut |_| ());
             assert!(matches!(merged, Err(ResultsError::Damaged { number: 0, .. })), "{damaged:?}: {merged:?}");
         }
     }

@@ -123,7 +123,7 @@ impl<'m> WindowReplies<'m> {
         let mut unread = std::mem::take(&mut self.unread);
         unread.sort_unstable_by_key(|(slot, _)| (slot.file, slot.offset));
         let groups = || unread.chunk_by(|(one, _), (next, _)| lie_together(*one, *next));
-        let room = |group: &[(Slot, usize)]| position(extent(group).end - extent(group).start) + ALIGNMENT;
+        let room = |group: &[(Slot, usize)]| position(extent(group).end - extent(group).start) + 2 * ALIGNMENT;
         let mut read = std::mem::take(&mut self.read);
         read.place(0, groups().map(room).sum());
         let mut at = 0_usize;

@@ -303,6 +303,15 @@ fn create_new_with(path: &Path, mode: u32) -> Result<File, FileError> {
 
 /// A new file in `directory` without a name: it vanishes with the process.
 pub fn scratch(directory: &Path) -> Result<File, FileError> {
+    #[cfg(target_os = "linux")]
+    {
+        let flags = OFlags::TMPFILE.bits().cast_signed();
+        let opened = OpenOptions::new().read(true).write(true).mode(FILE_MODE).custom_flags(flags).open(directory);
+        if let Ok(file) = opened {
+            return Ok(file);
+        }
+    }
+    // Where that is not supported, it has a name for a moment.
     let path = directory.join(format!(".{:08x}.tmp", fastrand::u32(..)));
     let file = create_new(&path)?;
     remove_file(&path)?;

@@ -133,6 +133,13 @@ impl LocalFile {
         }
     }
 
+    /// Bytes that it takes on disk: without what was given back, and without holes.
+    #[cfg(test)]
+    pub(crate) fn stored_bytes(&self) -> io::Result<u64> {
+        use std::os::unix::fs::MetadataExt;
+        Ok(self.file.metadata()?.blocks() * 512)
+    }
+
     /// Whether its content takes memory rather than space on a disk; where the system does not tell, it does not.
     #[must_use]
     pub fn is_in_memory(&self) -> bool {

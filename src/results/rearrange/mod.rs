@@ -136,16 +136,21 @@ impl Rearranged {
     pub(super) fn new(seqs: Range<u64>, inputs: MergeInputs<'_>) -> Result<Option<Self>, ResultsError> {
         let survey = Survey::of(seqs.clone(), inputs)?;
         let Some(plan) = survey.plan(seqs.clone(), inputs)? else { return Ok(None) };
-        inputs.held.clear();
-        Self::with(plan, seqs, inputs)
-    }
-
-    /// Rearranges as planned, unless the disk is full or the file system cannot give space back.
-    fn with(plan: Plan, seqs: Range<u64>, inputs: MergeInputs<'_>) -> Result<Option<Self>, ResultsError> {
         let scratch = LocalFile::scratch(inputs.scratch)?;
-        if scratch.give_back(0..BLOCK_BYTES).is_err() {
+        if scratch.is_in_memory() || scratch.give_back(0..BLOCK_BYTES).is_err() {
             return Ok(None);
         }
+        inputs.held.clear();
+        Self::with(plan, seqs, inputs, scratch)
+    }
+
+    /// Rearranges as planned, unless the disk is full.
+    fn with(
+        plan: Plan,
+        seqs: Range<u64>,
+        inputs: MergeInputs<'_>,
+        scratch: LocalFile,
+    ) -> Result<Option<Self>, ResultsError> {
         match Self::write(plan, seqs, inputs, scratch) {
             Err(ResultsError::File(error)) if durable::is_out_of_space(&error.source) => Ok(None),
             written => written.map(Some),

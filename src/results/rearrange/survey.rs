@@ -120,8 +120,7 @@ impl Survey {
         }
         let read = read_time(seqs, inputs)?;
         let Some((reply_bytes_max, bytes)) = self.worth_it(read) else { return Ok(None) };
-        let scratch = LocalFile::scratch(inputs.scratch)?;
-        if scratch.is_in_memory() || directory::free_bytes(inputs.scratch)? < bytes + bytes / 4 {
+        if directory::free_bytes(inputs.scratch)? < bytes + bytes / 4 {
             return Ok(None);
         }
         // Sections that are written, or portions that are in use, and the slots of sections.
