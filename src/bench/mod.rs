@@ -356,7 +356,7 @@ fn merge(files: &Files, target: &Path) -> Result<Measured, Error> {
     };
     let mut output = BlockWriter::new(durable::create_new(target)?);
     let gauge = Gauge::start();
-    let mut sinks = Sinks { outputs: &mut output, errors: None };
+    let mut sinks = Sinks { outputs: &mut output, outputs_lead: 0, errors: None };
     let merged = merge::merge(0..files.requests.len(), inputs, &mut sinks, &mut |_| ())?;
     output.flush().map_err(FileError::on("write", target))?;
     let measured = gauge.stop("merge", Some(COPY), (merged.bytes, merged.lines()));

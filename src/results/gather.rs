@@ -4,42 +4,60 @@
 
 use std::io::{self, Write};
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
 use super::ResultsError;
+use super::alignment::Alignment;
 use super::rearrange::Rearranged;
 use super::reply_index::{LONG_BYTES, Slot};
 use super::reply_text::ReplyText;
-use super::window::{MISSING, MergeInputs, Merged, Sinks, Standing, Unanswered, Window, is_large};
+use super::window::{MISSING, MergeInputs, Merged, Sinks, Standing, Unanswered, WINDOW_SEQS, Window, is_large};
 use super::window_replies::{OpenReplies, WindowReplies, damaged};
 use crate::dialect::ReplyNames;
 use crate::dialect::reply_parts::Parts;
 use crate::model::reply::ReplyKind;
 use crate::results::normalize;
 use crate::results::normalize::Shape;
+use crate::storage::aligned::ALIGNMENT;
 
 /// The separator between an error and the body of its request.
 const BODY: &[u8] = b",\"body\":";
 
+/// What the threads of a merge share.
+pub(super) struct Gathering<'m> {
+    pub(super) seqs: Range<u64>,
+    pub(super) inputs: MergeInputs<'m>,
+    pub(super) rearranged: Option<Rearranged>,
+    pub(super) alignment: Alignment,
+    /// Memory of windows that have been written.
+    pub(super) spare: Mutex<Vec<Vec<u8>>>,
+}
+
 /// Makes the lines of windows; one for each thread.
 pub(super) struct Gatherer<'m> {
+    gathering: &'m Gathering<'m>,
     inputs: MergeInputs<'m>,
     replies: WindowReplies<'m>,
 }
 
 impl<'m> Gatherer<'m> {
-    pub(super) fn new(inputs: MergeInputs<'m>, rearranged: Option<&'m Rearranged>) -> Self {
-        Self { inputs, replies: WindowReplies::new(inputs, rearranged) }
+    pub(super) fn new(gathering: &'m Gathering<'m>) -> Self {
+        let Gathering { inputs, rearranged, .. } = gathering;
+        Self { gathering, inputs: *inputs, replies: WindowReplies::new(*inputs, rearranged.as_ref()) }
     }
 
-    pub(super) fn gather(&mut self, seqs: Range<u64>, split: bool) -> Result<Window, ResultsError> {
-        let window = self.gather_window(seqs, split);
+    /// Makes the lines of the window with this number.
+    pub(super) fn gather(&mut self, number: u64, split: bool) -> Result<Window, ResultsError> {
+        let first = self.gathering.seqs.start + number * WINDOW_SEQS;
+        let seqs = first..(first + WINDOW_SEQS).min(self.gathering.seqs.end);
+        let window = self.gather_window(seqs, self.gathering.alignment.lead(number), split);
         self.replies.end();
         window
     }
 
-    fn gather_window(&mut self, seqs: Range<u64>, split: bool) -> Result<Window, ResultsError> {
+    fn gather_window(&mut self, seqs: Range<u64>, lead: usize, split: bool) -> Result<Window, ResultsError> {
         self.inputs.held.begin_window();
         let mut slots = self.inputs.replies.read(seqs.start, seqs.end - seqs.start)?;
         let large = is_large(&slots);
@@ -52,7 +70,8 @@ impl<'m> Gatherer<'m> {
         if !large {
             self.replies.load(seqs.clone(), &slots)?;
             let bytes: u64 = slots.iter().flatten().map(|slot| slot.length.map_or(LONG_BYTES, u64::from) + 1).sum();
-            window.outputs.reserve_exact(usize::try_from(bytes).unwrap_or(0));
+            window.outputs = self.gathering.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+            window.lead = begin_aligned(&mut window.outputs, usize::try_from(bytes).unwrap_or(0), lead);
         }
         for (n, (seq, slot)) in seqs.zip(slots).enumerate() {
             let standing = Standing { slot, held_by: held.get(n).copied().flatten() };
@@ -140,7 +159,11 @@ impl<'m> Gatherer<'m> {
             object.write_all(line.trim_ascii_end()).map_err(ResultsError::Output)?;
         }
         let body = if with_body { (self.inputs.body)(seq)? } else { None };
-        object.close(body.as_deref()).map_err(ResultsError::Output)
+        let bytes = object.close(body.as_deref()).map_err(ResultsError::Output)?;
+        if !with_body {
+            sinks.advance(bytes);
+        }
+        Ok(bytes)
     }
 
     fn copy_shaped(&mut self, slot: Slot, sink: &mut dyn Write) -> Result<(), ResultsError> {
@@ -157,6 +180,16 @@ impl<'m> Gatherer<'m> {
             }
         }
     }
+}
+
+/// Empties a buffer, makes room for `bytes`, and returns how many it has now before these, for them to begin at `place`
+/// of a cache line.
+fn begin_aligned(buffer: &mut Vec<u8>, bytes: usize, place: usize) -> usize {
+    buffer.clear();
+    buffer.reserve_exact(bytes + ALIGNMENT);
+    let lead = (place + ALIGNMENT - buffer.as_ptr().addr() % ALIGNMENT) % ALIGNMENT;
+    buffer.resize(lead, 0);
+    lead
 }
 
 /// An object that is being written to a sink; its last bracket is delayed for a member that may follow.

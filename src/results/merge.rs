@@ -11,10 +11,11 @@
 //! number. Memory is a few windows; a window with huge replies is not gathered but copied line by line, in pieces.
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use super::ResultsError;
-use super::gather::Gatherer;
-use super::rearrange::Rearranged;
+use super::gather::{Gatherer, Gathering};
+use super::rearrange::{Rearranged, Survey};
 pub use super::window::{HELD, MISSING, MergeInputs, Merged, Sinks, Unanswered};
 use super::window::{WINDOW_SEQS, Window};
 use crate::storage::ordered::in_order;
@@ -35,32 +36,31 @@ pub fn merge(
     if seqs.is_empty() {
         return Ok(Merged::default());
     }
-    let rearranged = Rearranged::new(seqs.clone(), inputs)?;
-    write_all(seqs, inputs, rearranged.as_ref(), sinks, progress)
+    let survey = Survey::of(seqs.clone(), inputs, sinks.errors.is_some())?;
+    let rearranged = Rearranged::new(&survey, seqs.clone(), inputs)?;
+    let (alignment, spare) = (survey.into_alignment(), Mutex::default());
+    write_all(&Gathering { seqs, inputs, rearranged, alignment, spare }, sinks, progress)
 }
 
 /// Writes all windows.
 pub(super) fn write_all(
-    seqs: Range<u64>,
-    inputs: MergeInputs<'_>,
-    rearranged: Option<&Rearranged>,
+    gathering: &Gathering<'_>,
     sinks: &mut Sinks<'_>,
     progress: &mut dyn FnMut(&Merged),
 ) -> Result<Merged, ResultsError> {
-    let mut merged = Merged::default();
-    let (mut written, split) = (0, sinks.errors.is_some());
+    let Gathering { seqs, inputs, rearranged, alignment, .. } = gathering;
+    let (mut merged, mut written, split) = (Merged::default(), 0, sinks.errors.is_some());
+    alignment.align(0, sinks.outputs_lead);
     in_order(
         inputs.threads,
         (seqs.end - seqs.start).div_ceil(WINDOW_SEQS),
-        || Gatherer::new(inputs, rearranged),
-        |gatherer, number| {
-            let first = seqs.start + number * WINDOW_SEQS;
-            gatherer.gather(first..(first + WINDOW_SEQS).min(seqs.end), split)
-        },
+        || Gatherer::new(gathering),
+        |gatherer, number| gatherer.gather(number, split),
         |window| {
             merged.add(&window.merged);
-            merged.bytes += write(window, inputs, sinks)?;
+            merged.bytes += write(window, gathering, sinks)?;
             written += 1;
+            alignment.align(written, sinks.outputs_lead);
             if let Some(rearranged) = rearranged {
                 rearranged.release(seqs.start + written * WINDOW_SEQS);
             }
@@ -75,14 +75,18 @@ pub(super) fn write_all(
 }
 
 /// Writes a window and returns its bytes.
-fn write(window: Window, inputs: MergeInputs<'_>, sinks: &mut Sinks<'_>) -> Result<u64, ResultsError> {
-    let mut bytes = (window.outputs.len() + window.errors.len()) as u64;
-    sinks.outputs.write_all(&window.outputs).map_err(ResultsError::Output)?;
-    if let Some(errors) = &mut sinks.errors {
-        errors.write_all(&window.errors).map_err(ResultsError::Output)?;
+fn write(window: Window, gathering: &Gathering<'_>, sinks: &mut Sinks<'_>) -> Result<u64, ResultsError> {
+    let Window { outputs, lead, errors, large, .. } = window;
+    let lines = &outputs[lead..];
+    sinks.outputs.write_all(lines).map_err(ResultsError::Output)?;
+    sinks.advance(lines.len() as u64);
+    let mut bytes = (lines.len() + errors.len()) as u64;
+    if let Some(sink) = &mut sinks.errors {
+        sink.write_all(&errors).map_err(ResultsError::Output)?;
     }
-    let mut gatherer = Gatherer::new(inputs, None);
-    for (seq, standing) in window.large {
+    gathering.spare.lock().unwrap_or_else(PoisonError::into_inner).push(outputs);
+    let mut gatherer = Gatherer::new(gathering);
+    for (seq, standing) in large {
         bytes += gatherer.copy(seq, standing, sinks)?;
     }
     Ok(bytes)
@@ -220,7 +224,7 @@ mod tests {
                 threads: 2,
             };
             let (mut good, mut bad) = (Vec::new(), Vec::new());
-            let mut sinks = Sinks { outputs: &mut good, errors: Some(&mut bad) };
+            let mut sinks = Sinks { outputs: &mut good, outputs_lead: 0, errors: Some(&mut bad) };
             let merged = merge(0..fates.len() as u64, inputs, &mut sinks, &mut |_| ()).unwrap();
             prop_assert_eq!(merged.lines(), fates.len() as u64);
             prop_assert_eq!(merged.bytes, (good.len() + bad.len()) as u64);
@@ -233,7 +237,7 @@ mod tests {
             prop_assert_eq!(String::from_utf8(bad).unwrap().lines().map(str::to_owned).collect::<Vec<_>>(), errors);
 
             let mut whole = Vec::new();
-            merge(0..fates.len() as u64, inputs, &mut Sinks { outputs: &mut whole, errors: None }, &mut |_| ()).unwrap();
+            merge(0..fates.len() as u64, inputs, &mut Sinks { outputs: &mut whole, outputs_lead: 0, errors: None }, &mut |_| ()).unwrap();
             let whole = String::from_utf8(whole).unwrap();
             for (n, line) in whole.lines().enumerate() {
                 let id = format!(r#""custom_id":"id-{n}""#);
@@ -271,7 +275,7 @@ mod tests {
         for length in [Some(length), None] {
             replies.write_each(&[0, 1, 2, 3], &[slot(2, length), slot(1, length), None, slot(0, length)]).unwrap();
             let (mut good, mut bad) = (Vec::new(), Vec::new());
-            let merged = merge(0..4, inputs, &mut Sinks { outputs: &mut good, errors: Some(&mut bad) }, &mut |_| ()).unwrap();
+            let merged = merge(0..4, inputs, &mut Sinks { outputs: &mut good, outputs_lead: 0, errors: Some(&mut bad) }, &mut |_| ()).unwrap();
             assert_eq!((merged.outputs, merged.errors, merged.invalid, merged.missing), (2, 1, 1, 0));
             assert_eq!(merged.bytes, (good.len() + bad.len()) as u64);
             assert!(good == format!("{}\n{}\n", lines[2], lines[0]).into_bytes());
@@ -279,7 +283,7 @@ mod tests {
             let unanswered = r#"{"custom_id":null,"error":{"code":"not-utf8","message":"bad"},"body":{}}"#;
             assert!(bad == format!("{failed},\"body\":{{}}}}\n{unanswered}\n").into_bytes());
             let mut all = Vec::new();
-            let merged = merge(0..4, inputs, &mut Sinks { outputs: &mut all, errors: None }, &mut |_| ()).unwrap();
+            let merged = merge(0..4, inputs, &mut Sinks { outputs: &mut all, outputs_lead: 0, errors: None }, &mut |_| ()).unwrap();
             assert_eq!(merged.bytes, all.len() as u64);
             let unanswered = unanswered.replace(",\"body\":{}", "");
             assert!(all == format!("{}\n{}\n{unanswered}\n{}\n", lines[2], lines[1], lines[0]).into_bytes());
@@ -288,7 +292,7 @@ mod tests {
             [Slot { offset: 1, ..slot(0, None).unwrap() }, Slot { length: Some(9_000_000), ..slot(0, None).unwrap() }]
         {
             replies.write_each(&[0], &[Some(damaged)]).unwrap();
-            let merged = merge(0..1, inputs, &mut Sinks { outputs: &mut Vec::new(), errors: None }, &mut |_| ());
+            let merged = merge(0..1, inputs, &mut Sinks { outputs: &mut Vec::new(), outputs_lead: 0, errors: None }, &mut |_| ());
             assert!(matches!(merged, Err(ResultsError::Damaged { number: 0, .. })), "{damaged:?}: {merged:?}");
         }
     }

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use crate::model::shown::Name;
 use crate::storage::durable::FileError;
 
+mod alignment;
 pub mod form;
 mod gather;
 pub mod held_seqs;

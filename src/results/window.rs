@@ -10,6 +10,7 @@ use super::held_seqs::HeldSeqs;
 use super::reply_index::{LONG_BYTES, ReplyIndex, Slot};
 use crate::results::normalize::Shape;
 use crate::results::reply_cache::ReplyCache;
+use crate::storage::aligned::ALIGNMENT;
 
 /// Seqs in a window.
 pub(super) const WINDOW_SEQS: u64 = 256;
@@ -98,9 +99,18 @@ impl Merged {
 pub struct Sinks<'m> {
     /// Takes every line, or only outputs if there is a sink for the rest.
     pub outputs: &'m mut dyn Write,
+    /// Where the next byte for `outputs` goes within a cache line of its file; affects only speed.
+    pub outputs_lead: usize,
     /// Takes errors, missing, held and invalid lines, each with the `body` of its request, so that they can be sent
     /// again.
     pub errors: Option<&'m mut dyn Write>,
+}
+
+impl Sinks<'_> {
+    /// So many bytes were written to `outputs`.
+    pub(super) fn advance(&mut self, bytes: u64) {
+        self.outputs_lead = (self.outputs_lead + usize::try_from(bytes % ALIGNMENT as u64).unwrap_or(0)) % ALIGNMENT;
+    }
 }
 
 /// What a Seq has: its reply, if there is one, and the shard that holds it, if one does. What is held has no reply.
@@ -119,7 +129,10 @@ pub(super) fn is_large(slots: &[Option<Slot>]) -> bool {
 /// A range of the output.
 #[derive(Default)]
 pub(super) struct Window {
+    /// Lines, from `lead` on.
     pub(super) outputs: Vec<u8>,
+    /// Bytes that align the lines.
+    pub(super) lead: usize,
     pub(super) errors: Vec<u8>,
     /// Too large to be gathered: these are still to be copied.
     pub(super) large: Vec<(u64, Standing)>,

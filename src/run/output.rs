@@ -376,7 +376,7 @@ impl OpenOutputs {
 
     pub(crate) fn sinks(&mut self) -> Sinks<'_> {
         let errors = self.errors.as_mut().map(|errors| &mut errors.0 as &mut dyn Write);
-        Sinks { outputs: &mut self.output.0, errors }
+        Sinks { outputs_lead: self.output.0.lead(), outputs: &mut self.output.0, errors }
     }
 
     fn flush(&mut self) -> Result<(), Error> {

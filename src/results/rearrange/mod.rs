@@ -28,7 +28,7 @@
 //! - if the disk is full nevertheless.
 //!
 //! # Sizes
-//! Sections and portions have the same size: the smallest with pieces of [`PIECE_BYTES`], but no more than fits the
+//! Sections and portions have the same size: the smallest with pieces of 128 KiB, but no more than fits the
 //! budget, which is that of the reply cache. With the default of 64 MiB that is 16 MiB: pieces of 128 KiB for 2 GB of
 //! replies, of 32 KiB for 8 GB, and of 2.6 KB for 100 GB, which is still four replies a read; more memory makes pieces
 //! larger by its square.
@@ -36,6 +36,7 @@
 //! Invariants: memory is the budget, and a window for each thread. The scratch file has no name: it vanishes with the
 //! process. The output does not depend on what is rearranged.
 
+mod plan;
 mod portion;
 mod section;
 mod survey;
@@ -48,54 +49,24 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use plan::{BLOCK_BYTES, Plan, bytes_of, each_window, position};
 pub(super) use portion::Portion;
 use section::Sections;
-use survey::Survey;
+pub(super) use survey::Survey;
 
 use super::ResultsError;
-use super::reply_index::Slot;
-use super::window::{MergeInputs, WINDOW_SEQS, is_large};
+use super::window::{MergeInputs, WINDOW_SEQS};
 use crate::storage::aligned::{ALIGNMENT, AlignedBuffer};
 use crate::storage::durable;
 use crate::storage::durable::FileError;
 use crate::storage::local_file::LocalFile;
 use crate::storage::read_at::ReadAt;
 
-/// Size of the pieces that are read, where memory permits.
-const PIECE_BYTES: u64 = 128 * 1024;
-
-/// Slots that are read at a time: whole windows.
-const SLOTS: u64 = 256 * WINDOW_SEQS;
-
 /// Most Seqs of a portion, whose slots are in memory at once.
 const PORTION_SEQS_MAX: u64 = 128 * 1024;
 
 /// Space of a section that is given back at once: each time costs about as much as a few reads.
 const GIVE_BACK_BYTES: u64 = 1024 * 1024;
-
-/// Blocks of file systems are of this size or divide it.
-const BLOCK_BYTES: u64 = 4096;
-
-/// What is rearranged, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Plan {
-    /// Size of sections and portions in bytes: a power of two, at most 1 GiB.
-    section_bytes: u64,
-    /// Longer replies stay where they are.
-    reply_bytes_max: u64,
-    /// Size of each reply file as far as there are replies in it.
-    files: BTreeMap<u32, u64>,
-}
-
-impl Plan {
-    /// The Seqs of a window whose replies are rearranged, with their slots.
-    fn taken(&self, first: u64, window: &[Option<Slot>]) -> impl Iterator<Item = (u64, Slot)> {
-        // A large window is copied line by line.
-        let window = if is_large(window) { &[] } else { window };
-        let slots = (first..).zip(window).filter_map(|(seq, slot)| Some((seq, (*slot)?)));
-        slots.filter(|(_, slot)| slot.length.is_some_and(|length| u64::from(length) <= self.reply_bytes_max))
-    }
-}
 
 /// Rearranged replies. See the [module](self).
 #[derive(Debug)]
@@ -133,8 +104,11 @@ impl Rearranged {
     ///
     /// # Errors
     /// When slots or replies cannot be read, or the scratch file cannot be written although the disk is not full.
-    pub(super) fn new(seqs: Range<u64>, inputs: MergeInputs<'_>) -> Result<Option<Self>, ResultsError> {
-        let survey = Survey::of(seqs.clone(), inputs)?;
+    pub(super) fn new(
+        survey: &Survey,
+        seqs: Range<u64>,
+        inputs: MergeInputs<'_>,
+    ) -> Result<Option<Self>, ResultsError> {
         let Some(plan) = survey.plan(seqs.clone(), inputs)? else { return Ok(None) };
         let scratch = LocalFile::scratch(inputs.scratch)?;
         if scratch.is_in_memory() || scratch.give_back(0..BLOCK_BYTES).is_err() {
@@ -250,31 +224,4 @@ impl Rearranged {
     fn failed(&self, action: &'static str) -> impl FnOnce(io::Error) -> FileError {
         FileError::on(action, self.scratch.path())
     }
-}
-
-/// Passes on the slots of each window of these Seqs, with its first Seq.
-fn each_window(
-    seqs: Range<u64>,
-    inputs: MergeInputs<'_>,
-    mut take: impl FnMut(u64, &[Option<Slot>]) -> Result<(), ResultsError>,
-) -> Result<(), ResultsError> {
-    let mut first = seqs.start;
-    while first < seqs.end {
-        let slots = inputs.replies.read(first, SLOTS.min(seqs.end - first))?;
-        for window in slots.chunks(position(WINDOW_SEQS)) {
-            take(first, window)?;
-            first += window.len() as u64;
-        }
-    }
-    Ok(())
-}
-
-/// The length of a reply that is rearranged.
-fn bytes_of(slot: Slot) -> usize {
-    slot.length.unwrap_or(0) as usize
-}
-
-/// An offset within what is in memory.
-fn position(offset: u64) -> usize {
-    usize::try_from(offset).expect("what is in memory is smaller than the address space")
 }

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{BLOCK_BYTES, Plan, position};
+use super::plan::{BLOCK_BYTES, Plan, position};
 use crate::results::ResultsError;
 use crate::results::reply_index::Slot;
 use crate::results::window::MergeInputs;

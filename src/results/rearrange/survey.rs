@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use super::plan::{PIECE_BYTES, Plan, each_window};
 use super::section::WRITERS_MAX;
-use super::{PIECE_BYTES, Plan, each_window};
+
 use crate::results::ResultsError;
-use crate::results::reply_index::Slot;
+use crate::results::alignment::Alignment;
+use crate::results::reply_index::{LONG_BYTES, Slot};
 use crate::results::window::{MergeInputs, WINDOW_SEQS, is_large};
 use crate::storage::directory;
 use crate::storage::durable::FileError;
@@ -60,21 +62,30 @@ struct Class {
 
 /// The replies to a range of Seqs. See the [module](self).
 #[derive(Debug, Default)]
-pub(super) struct Survey {
+pub(in crate::results) struct Survey {
     files: BTreeMap<u32, FileUse>,
     classes: [Class; CLASSES],
+    /// Where the lines of each window go.
+    alignment: Alignment,
 }
 
 impl Survey {
-    /// Reads all slots.
-    pub(super) fn of(seqs: Range<u64>, inputs: MergeInputs<'_>) -> Result<Self, ResultsError> {
+    /// Reads all slots. If outputs are written to a file of their own, they are `split` from errors.
+    pub(in crate::results) fn of(seqs: Range<u64>, inputs: MergeInputs<'_>, split: bool) -> Result<Self, ResultsError> {
         let mut survey = Self::default();
         let mut before = None;
         each_window(seqs, inputs, |first, window| {
             survey.add(first, window, &mut before);
+            let outputs = window.iter().flatten().filter(|slot| !split || !slot.kind.is_error());
+            survey.alignment.add(outputs.map(|slot| slot.length.map_or(LONG_BYTES, u64::from) + 1).sum());
             Ok(())
         })?;
         Ok(survey)
+    }
+
+    /// Where the lines of each window go.
+    pub(in crate::results) fn into_alignment(self) -> Alignment {
+        self.alignment
     }
 
     fn add(&mut self, window: u64, slots: &[Option<Slot>], before: &mut Option<Slot>) {
