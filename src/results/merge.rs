@@ -3,9 +3,11 @@
 //! In: a range of settled Seqs, up to the watermark. Out: one line per Seq, in input order: the service's own, byte for
 //! byte or [normalized](crate::results::normalize), or one that says why there is none.
 //!
-//! Threads gather (`gather.rs`) windows of replies, from files that are [cached](crate::results::reply_cache) in memory
-//! or else with one `pread` each, directly to their positions in the output; the calling thread writes the windows in
-//! order.
+//! Threads gather windows of replies (`gather.rs`); the calling thread writes the windows in order. Where the bytes of
+//! replies come from is decided for all of a range (`rearrange/`): from files that are
+//! [cached](crate::results::reply_cache) in memory, from a scratch file in which they lie together, or from the files
+//! where they are. Windows are gathered in memory that is aligned with the output (`alignment.rs`), and so are written
+//! without another copy.
 //!
 //! Invariants: every Seq of the range gives exactly one line, so outputs + errors + missing + held + invalid is their
 //! number. Memory is a few windows; a window with huge replies is not gathered but copied line by line, in pieces.

@@ -28,6 +28,15 @@ const REARRANGE_NS: f64 = 0.6;
 /// What it takes to read a byte of a reply file, in nanoseconds, whatever is taken of it.
 const READ_NS: f64 = 0.15;
 
+/// What it takes to read a piece, in nanoseconds, without its bytes.
+const PIECE_NS: f64 = 1500.0;
+
+/// Maximum sections: what is in memory for each is a few bytes, several times.
+const SECTIONS_MAX: u64 = 8192;
+
+/// Maximum size of a section.
+const SECTION_BYTES_MAX: u64 = 1 << 30;
+
 /// Less time than this is not worth saving.
 const SAVING_MIN: Duration = Duration::from_millis(100);
 
@@ -130,29 +139,43 @@ impl Survey {
             return Ok(None);
         }
         let read = read_time(seqs, inputs)?;
-        let Some((reply_bytes_max, bytes)) = self.worth_it(read) else { return Ok(None) };
-        if directory::free_bytes(inputs.scratch)? < bytes + bytes / 4 {
-            return Ok(None);
-        }
-        // Sections that are written, or portions that are in use, and the slots of sections.
-        let most = 1 << (budget / 4 * 3 / WRITERS_MAX as u64).clamp(1, 1 << 30).ilog2();
-        let section_bytes = (bytes.saturating_mul(PIECE_BYTES)).isqrt().clamp(1, 1 << 30).next_power_of_two().min(most);
-        let files = self.files.iter().map(|(number, used)| (*number, used.end)).collect();
-        Ok(Some(Plan { section_bytes, reply_bytes_max, files }))
+        let Some(plan) = self.plan_for(read, budget) else { return Ok(None) };
+        let bytes = self.bytes_up_to(plan.reply_bytes_max);
+        let has_room = directory::free_bytes(inputs.scratch)? >= bytes + bytes / 4;
+        Ok(has_room.then_some(plan))
     }
 
-    /// The greatest length of replies that are better rearranged, and the bytes of these, if a read takes this long.
-    fn worth_it(&self, read: Duration) -> Option<(u64, u64)> {
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let float = |number: u64| number as f64;
+    /// How to rearrange the replies, if to read one takes this long; `None` if that takes more time than it saves.
+    fn plan_for(&self, read: Duration, budget: u64) -> Option<Plan> {
         let read_ns = read.as_secs_f64() * 1e9;
-        let taken = self.classes.iter().enumerate().take_while(|(class, _)| float(1 << class) * REARRANGE_NS <= read_ns);
-        let longest = taken.clone().last()?.0;
-        let (bytes, far) = taken.fold((0, 0), |(bytes, far), (_, class)| (bytes + class.bytes, far + class.far));
+        // Longer ones are better read by themselves.
+        let longest = (0..CLASSES).take_while(|class| float(1 << class) * REARRANGE_NS <= read_ns).last()?;
+        let reply_bytes_max = 1 << longest;
+        let bytes = self.bytes_up_to(reply_bytes_max);
+        let far: u64 = self.classes[..=longest].iter().map(|class| class.far).sum();
         let all: u64 = self.files.values().map(|file| file.end).sum();
-        let saved_ns = float(far) * read_ns - float(bytes) * REARRANGE_NS - float(all) * READ_NS;
-        (saved_ns > SAVING_MIN.as_secs_f64() * 1e9).then_some((1 << longest, bytes))
+
+        // Sections that are written, or portions that are in use, besides the entries of sections.
+        let most = budget / 4 * 3 / WRITERS_MAX as u64;
+        let wanted = bytes.saturating_mul(PIECE_BYTES).isqrt().clamp(1, SECTION_BYTES_MAX).next_power_of_two();
+        let section_bytes = wanted.min(1 << most.max(1).ilog2());
+        let sections = all / section_bytes + self.files.len() as u64;
+        let pieces = sections * (bytes / section_bytes + 1);
+        let takes_ns = float(bytes) * REARRANGE_NS + float(all) * READ_NS + float(pieces) * PIECE_NS;
+        let pays = float(far) * read_ns - takes_ns > SAVING_MIN.as_secs_f64() * 1e9;
+        let files = self.files.iter().map(|(number, used)| (*number, used.end)).collect();
+        (pays && sections <= SECTIONS_MAX).then_some(Plan { section_bytes, reply_bytes_max, files })
     }
+
+    /// Bytes of the replies that are at most this long.
+    fn bytes_up_to(&self, reply_bytes_max: u64) -> u64 {
+        self.classes[..=class_of(reply_bytes_max)].iter().map(|class| class.bytes).sum()
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn float(number: u64) -> f64 {
+    number as f64
 }
 
 /// The class of replies of this length: they are at most as long as the power of two of that number.
@@ -182,4 +205,64 @@ fn read_time(seqs: Range<u64>, inputs: MergeInputs<'_>) -> Result<Duration, Resu
         read.map_err(FileError::on("read", &path))?;
     }
     Ok(took.checked_div(count).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::reply::ReplyKind;
+
+    const BUDGET: u64 = 64 << 20;
+
+    /// What reads take in the page cache, and on a disk.
+    const CACHED: Duration = Duration::from_nanos(1300);
+    const DISK: Duration = Duration::from_micros(100);
+
+    /// Replies of this length in files of `per_file`, with the next reply `step` behind the one before.
+    fn survey(count: u64, bytes: u32, per_file: u64, step: u64) -> Survey {
+        let mut survey = Survey::default();
+        let slot = |n: u64| Slot {
+            offset: (n % per_file) * step % per_file * u64::from(bytes),
+            length: Some(bytes),
+            file: u32::try_from(n / per_file).unwrap(),
+            kind: ReplyKind::Output,
+        };
+        let mut before = None;
+        for first in (0..count).step_by(256) {
+            let window: Vec<Option<Slot>> = (first..first + 256).map(|n| Some(slot(n))).collect();
+            survey.add(first, &window, &mut before);
+        }
+        survey
+    }
+
+    #[test]
+    fn files_that_are_used_one_after_the_other_need_memory_for_one() {
+        assert_eq!(survey(1 << 16, 1000, 1 << 14, 1).peak_bytes(), 1000 << 14);
+        assert_eq!(survey(1 << 16, 1000, 1 << 16, 1).peak_bytes(), 1000 << 16);
+    }
+
+    #[test]
+    fn shuffled_short_replies_are_rearranged_and_others_stay() {
+        let plan = |survey: &Survey, read| survey.plan_for(read, BUDGET);
+        let shuffled = survey(1 << 20, 600, 1 << 20, 10_007);
+        let section = plan(&shuffled, CACHED).map(|plan| (plan.section_bytes, plan.reply_bytes_max));
+        assert_eq!(section, Some((16 << 20, 2048)));
+        assert_eq!(plan(&survey(1 << 20, 600, 1 << 20, 1), CACHED), None, "in order");
+        assert_eq!(plan(&survey(1 << 20, 600, 1 << 20, 53), CACHED), None, "nearly in order");
+        assert_eq!(plan(&survey(1 << 16, 600, 1 << 16, 10_007), CACHED), None, "few");
+        let long = survey(1 << 18, 30_000, 1 << 18, 10_007);
+        assert_eq!(plan(&long, CACHED), None);
+        assert_eq!(plan(&long, DISK).map(|plan| plan.reply_bytes_max), Some(1 << 16));
+        assert_eq!(shuffled.plan_for(DISK, 0), None, "no memory");
+    }
+
+    #[test]
+    fn a_mixture_is_rearranged_as_far_as_it_is_short() {
+        let mut mixed = survey(1 << 20, 600, 1 << 20, 10_007);
+        let long = survey(1 << 16, 20_000, 1 << 16, 10_007);
+        mixed.files.insert(1, FileUse { first: 0, last: 1 << 16, end: 20_000 << 16 });
+        mixed.classes[15] = long.classes[15];
+        let plan = mixed.plan_for(CACHED, BUDGET).unwrap();
+        assert_eq!((plan.reply_bytes_max, mixed.bytes_up_to(plan.reply_bytes_max)), (2048, 600 << 20));
+    }
 }

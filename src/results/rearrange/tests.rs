@@ -180,7 +180,7 @@ fn a_full_disk_is_no_error() {
 fn a_reply_file_that_has_become_shorter_is_damage() {
     let replies = shuffled(300);
     replies.with(0, 2, |inputs| {
-        durable::publish_bytes(&path(replies.directory.path(), 0), &[b'{'; 20_000]).unwrap();
+        durable::publish_bytes(&path(replies.directory.path(), 0), &vec![b'{'; 20_000]).unwrap();
         let scratch = LocalFile::scratch(inputs.scratch).unwrap();
         let rearranged = Rearranged::with(replies.plan(1 << 14, 1 << 16), 0..300, inputs, scratch);
         assert!(matches!(rearranged, Err(ResultsError::Damaged { number: 0, .. })));
