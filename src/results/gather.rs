@@ -70,7 +70,8 @@ impl<'m> Gatherer<'m> {
         if !large {
             self.replies.load(seqs.clone(), &slots)?;
             let bytes: u64 = slots.iter().flatten().map(|slot| slot.length.map_or(LONG_BYTES, u64::from) + 1).sum();
-            window.outputs = self.gathering.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+            window.outputs =
+                self.gathering.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
             window.lead = begin_aligned(&mut window.outputs, usize::try_from(bytes).unwrap_or(0), lead);
         }
         for (n, (seq, slot)) in seqs.zip(slots).enumerate() {

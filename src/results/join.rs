@@ -174,7 +174,8 @@ impl Join {
             |(), partition| Partition::load(&self.requests, replies, position(partition)),
             |Partition { requests, mut slots, outputs, usage, rest }| {
                 placing.count_outputs(outputs, usage);
-                rest.into_iter().try_for_each(|(candidate, request)| placing.place(&mut slots, candidate.found(request)))?;
+                rest.into_iter()
+                    .try_for_each(|(candidate, request)| placing.place(&mut slots, candidate.found(request)))?;
                 for (request, slot) in requests.into_iter().zip(slots) {
                     let Some(slot) = slot else { continue };
                     let seq = seq_of(request);

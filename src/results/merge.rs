@@ -22,6 +22,9 @@ pub use super::window::{HELD, MISSING, MergeInputs, Merged, Sinks, Unanswered};
 use super::window::{WINDOW_SEQS, Window};
 use crate::storage::ordered::in_order;
 
+/// Memory of a window that is used for another one, in bytes: the usual window needs less.
+const SPARE_BYTES_MAX: usize = 1024 * 1024;
+
 /// Windows that are written between two reports of progress.
 const PROGRESS_WINDOWS: u64 = 256;
 
@@ -86,7 +89,9 @@ fn write(window: Window, gathering: &Gathering<'_>, sinks: &mut Sinks<'_>) -> Re
     if let Some(sink) = &mut sinks.errors {
         sink.write_all(&errors).map_err(ResultsError::Output)?;
     }
-    gathering.spare.lock().unwrap_or_else(PoisonError::into_inner).push(outputs);
+    if (1..=SPARE_BYTES_MAX).contains(&outputs.capacity()) {
+        gathering.spare.lock().unwrap_or_else(PoisonError::into_inner).push(outputs);
+    }
     let mut gatherer = Gatherer::new(gathering);
     for (seq, standing) in large {
         bytes += gatherer.copy(seq, standing, sinks)?;
@@ -277,7 +282,13 @@ mod tests {
         for length in [Some(length), None] {
             replies.write_each(&[0, 1, 2, 3], &[slot(2, length), slot(1, length), None, slot(0, length)]).unwrap();
             let (mut good, mut bad) = (Vec::new(), Vec::new());
-            let merged = merge(0..4, inputs, &mut Sinks { outputs: &mut good, outputs_lead: 0, errors: Some(&mut bad) }, &mut |_| ()).unwrap();
+            let merged = merge(
+                0..4,
+                inputs,
+                &mut Sinks { outputs: &mut good, outputs_lead: 0, errors: Some(&mut bad) },
+                &mut |_| (),
+            )
+            .unwrap();
             assert_eq!((merged.outputs, merged.errors, merged.invalid, merged.missing), (2, 1, 1, 0));
             assert_eq!(merged.bytes, (good.len() + bad.len()) as u64);
             assert!(good == format!("{}\n{}\n", lines[2], lines[0]).into_bytes());
@@ -285,7 +296,9 @@ mod tests {
             let unanswered = r#"{"custom_id":null,"error":{"code":"not-utf8","message":"bad"},"body":{}}"#;
             assert!(bad == format!("{failed},\"body\":{{}}}}\n{unanswered}\n").into_bytes());
             let mut all = Vec::new();
-            let merged = merge(0..4, inputs, &mut Sinks { outputs: &mut all, outputs_lead: 0, errors: None }, &mut |_| ()).unwrap();
+            let merged =
+                merge(0..4, inputs, &mut Sinks { outputs: &mut all, outputs_lead: 0, errors: None }, &mut |_| ())
+                    .unwrap();
             assert_eq!(merged.bytes, all.len() as u64);
             let unanswered = unanswered.replace(",\"body\":{}", "");
             assert!(all == format!("{}\n{}\n{unanswered}\n{}\n", lines[2], lines[1], lines[0]).into_bytes());
@@ -294,7 +307,12 @@ mod tests {
             [Slot { offset: 1, ..slot(0, None).unwrap() }, Slot { length: Some(9_000_000), ..slot(0, None).unwrap() }]
         {
             replies.write_each(&[0], &[Some(damaged)]).unwrap();
-            let merged = merge(0..1, inputs, &mut Sinks { outputs: &mut Vec::new(), outputs_lead: 0, errors: None }, &mut |_| ());
+            let merged = merge(
+                0..1,
+                inputs,
+                &mut Sinks { outputs: &mut Vec::new(), outputs_lead: 0, errors: None },
+                &mut |_| (),
+            );
             assert!(matches!(merged, Err(ResultsError::Damaged { number: 0, .. })), "{damaged:?}: {merged:?}");
         }
     }

@@ -96,7 +96,8 @@ impl Sections {
             start
         });
         let starts: Vec<u64> = starts.collect();
-        let writer = Writer { sections: self, entries: &entries, starts: &starts, inputs, scratch, file: Mutex::default() };
+        let writer =
+            Writer { sections: self, entries: &entries, starts: &starts, inputs, scratch, file: Mutex::default() };
         in_order(
             inputs.threads.min(WRITERS_MAX),
             self.bytes.len() as u64,
