@@ -141,7 +141,7 @@ fn results(criterion: &mut Criterion, data: &Data) {
     let unanswered = |_, _| Ok(Unanswered { custom_id: None, code: "missing", message: String::new() });
     let mut group = criterion.benchmark_group("merge");
     group.sample_size(10).throughput(Throughput::Bytes(bytes));
-    // The file held in memory, and read reply by reply.
+    // The file held in memory, and read where it is.
     for (name, held_bytes) in [("held", 1 << 30), ("read", 0)] {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
@@ -154,10 +154,12 @@ fn results(criterion: &mut Criterion, data: &Data) {
                     held_seqs: None,
                     body: &|_| Ok(None),
                     held: &held,
+                    scratch: data.directory.path(),
                     shape: Shape::Native,
                     threads: 2,
                 };
-                merge(0..lines, inputs, &mut Sinks { outputs: &mut std::io::sink(), errors: None }).unwrap()
+                let mut sinks = Sinks { outputs: &mut std::io::sink(), outputs_lead: 0, errors: None };
+                merge(0..lines, inputs, &mut sinks, &mut |_| ()).unwrap()
             });
         });
     }

@@ -1,89 +1,88 @@
-//! Replies to a window of the output: one read from its file, or from memory, for each.
+//! The lines of a window of the output.
 //!
-//! In: Seqs. Out: their lines, in order. Memory is a window, and the files that
-//! [`ReplyCache`](crate::results::reply_cache::ReplyCache) holds.
+//! In: Seqs, and [their replies](super::window_replies). Out: their lines, in order.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
 use super::ResultsError;
+use super::alignment::Alignment;
+use super::rearrange::Rearranged;
 use super::reply_index::{LONG_BYTES, Slot};
 use super::reply_text::ReplyText;
-use super::window::{MISSING, MergeInputs, Merged, Sinks, Standing, Unanswered, Window};
+use super::window::{MISSING, MergeInputs, Merged, Sinks, Standing, Unanswered, WINDOW_SEQS, Window, is_large};
+use super::window_replies::{OpenReplies, WindowReplies, damaged};
 use crate::dialect::ReplyNames;
 use crate::dialect::reply_parts::Parts;
 use crate::model::reply::ReplyKind;
 use crate::results::normalize;
 use crate::results::normalize::Shape;
-use crate::storage::aligned::AlignedBuffer;
-use crate::storage::durable::FileError;
-use crate::storage::local_file::LocalFile;
-use crate::storage::read_at::ReadAt;
-
-/// A window with more bytes than this is copied line by line.
-const WINDOW_BYTES_MAX: u64 = 8 * 1024 * 1024;
+use crate::storage::aligned::ALIGNMENT;
 
 /// The separator between an error and the body of its request.
 const BODY: &[u8] = b",\"body\":";
 
-/// Reply files that each thread keeps open.
-const OPEN_FILES_MAX: usize = 16;
-
-/// Reads replies; one for each thread.
-pub(super) struct Gatherer<'m> {
-    inputs: MergeInputs<'m>,
-    open: BTreeMap<u32, OpenReplies>,
-    /// A reply that is being normalized.
-    reply: Vec<u8>,
+/// What the threads of a merge share.
+pub(super) struct Gathering<'m> {
+    pub(super) seqs: Range<u64>,
+    pub(super) inputs: MergeInputs<'m>,
+    pub(super) rearranged: Option<Rearranged>,
+    pub(super) alignment: Alignment,
+    /// Memory of windows that have been written.
+    pub(super) spare: Mutex<Vec<Vec<u8>>>,
 }
 
-struct OpenReplies {
-    path: PathBuf,
-    file: Arc<dyn ReadAt>,
-    bytes: u64,
-    /// All of it, for as long as this window lasts.
-    held: Option<Arc<AlignedBuffer>>,
+/// Makes the lines of windows; one for each thread.
+pub(super) struct Gatherer<'m> {
+    gathering: &'m Gathering<'m>,
+    inputs: MergeInputs<'m>,
+    replies: WindowReplies<'m>,
 }
 
 impl<'m> Gatherer<'m> {
-    pub(super) fn new(inputs: MergeInputs<'m>) -> Self {
-        Self { inputs, open: BTreeMap::new(), reply: Vec::new() }
+    pub(super) fn new(gathering: &'m Gathering<'m>) -> Self {
+        let Gathering { inputs, rearranged, .. } = gathering;
+        Self { gathering, inputs: *inputs, replies: WindowReplies::new(*inputs, rearranged.as_ref()) }
     }
 
-    pub(super) fn gather(&mut self, seqs: Range<u64>, split: bool) -> Result<Window, ResultsError> {
-        let window = self.gather_window(seqs, split);
-        // Release cached files, so that they can be evicted, and look up the others again.
-        self.open.clear();
+    /// Makes the lines of the window with this number.
+    pub(super) fn gather(&mut self, number: u64, split: bool) -> Result<Window, ResultsError> {
+        let first = self.gathering.seqs.start + number * WINDOW_SEQS;
+        let seqs = first..(first + WINDOW_SEQS).min(self.gathering.seqs.end);
+        let window = self.gather_window(seqs, self.gathering.alignment.lead(number), split);
+        self.replies.end();
         window
     }
 
-    fn gather_window(&mut self, seqs: Range<u64>, split: bool) -> Result<Window, ResultsError> {
+    fn gather_window(&mut self, seqs: Range<u64>, lead: usize, split: bool) -> Result<Window, ResultsError> {
         self.inputs.held.begin_window();
-        let slots = self.inputs.replies.read(seqs.start, seqs.end - seqs.start)?;
-        let bytes: u64 = slots.iter().flatten().map(|slot| slot.length.map_or(LONG_BYTES, u64::from) + 1).sum();
-        let mut window =
-            Window { outputs: Vec::new(), errors: Vec::new(), large: Vec::new(), merged: Merged::default() };
-        let large = bytes > WINDOW_BYTES_MAX;
-        if !large {
-            window.outputs.reserve_exact(usize::try_from(bytes).unwrap_or(0));
-        }
+        let mut slots = self.inputs.replies.read(seqs.start, seqs.end - seqs.start)?;
+        let large = is_large(&slots);
         let held = self.inputs.held_seqs.map(|held| held.read(seqs.clone())).transpose()?.unwrap_or_default();
-        for (place, (seq, slot)) in seqs.zip(slots).enumerate() {
-            let held_by = held.get(place).copied().flatten();
+        for (slot, _) in slots.iter_mut().zip(&held).filter(|(_, held_by)| held_by.is_some()) {
             // A reply of an earlier round is not the request's final outcome.
-            let standing = Standing { slot: slot.filter(|_| held_by.is_none()), held_by };
+            *slot = None;
+        }
+        let mut window = Window::default();
+        if !large {
+            self.replies.load(seqs.clone(), &slots)?;
+            let bytes: u64 = slots.iter().flatten().map(|slot| slot.length.map_or(LONG_BYTES, u64::from) + 1).sum();
+            window.outputs =
+                self.gathering.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+            window.lead = begin_aligned(&mut window.outputs, usize::try_from(bytes).unwrap_or(0), lead);
+        }
+        for (n, (seq, slot)) in seqs.zip(slots).enumerate() {
+            let standing = Standing { slot, held_by: held.get(n).copied().flatten() };
             self.count(seq, standing, &mut window.merged)?;
-            match standing.slot {
+            match slot {
                 _ if large => window.large.push((seq, standing)),
-                Some(slot) if !slot.kind.is_error() => self.append_shaped(slot, &mut window.outputs)?,
+                Some(slot) if !slot.kind.is_error() => self.append_shaped(n, slot, &mut window.outputs)?,
                 _ => {
                     let buffer = if split { &mut window.errors } else { &mut window.outputs };
-                    self.append_failed(seq, standing, split, buffer)?;
+                    self.append_failed(n, seq, standing, split, buffer)?;
                 }
             }
         }
@@ -103,14 +102,15 @@ impl<'m> Gatherer<'m> {
 
     /// Appends the line for a request without an output; with its `body` so that it can be sent again.
     fn append_failed(
-        &mut self,
+        &self,
+        n: usize,
         seq: u64,
         Standing { slot, held_by }: Standing,
         with_body: bool,
         buffer: &mut Vec<u8>,
     ) -> Result<(), ResultsError> {
         if let Some(slot) = slot {
-            self.append_shaped(slot, buffer)?;
+            self.append_shaped(n, slot, buffer)?;
         } else {
             let unanswered = (self.inputs.unanswered)(seq, held_by)?;
             buffer.extend_from_slice(&synthetic_line(&unanswered, self.inputs.shape));
@@ -127,37 +127,13 @@ impl<'m> Gatherer<'m> {
         Ok(())
     }
 
-    fn append_shaped(&mut self, slot: Slot, buffer: &mut Vec<u8>) -> Result<(), ResultsError> {
-        if self.inputs.shape == Shape::Native {
-            return self.append(slot, buffer);
-        }
-        let mut reply = std::mem::take(&mut self.reply);
-        reply.clear();
-        self.append(slot, &mut reply)?;
-        let written = normalize::write_common(reply.trim_ascii_end(), slot.kind.is_error(), buffer);
-        buffer.push(b'\n');
-        self.reply = reply;
-        written.ok_or(ResultsError::Damaged { number: slot.file, offset: slot.offset })
-    }
-
-    fn append(&mut self, slot: Slot, buffer: &mut Vec<u8>) -> Result<(), ResultsError> {
-        let OpenReplies { path, file, bytes, held } = self.file(slot.file)?;
-        let start = buffer.len();
-        let length = slot.length.map_or(LONG_BYTES, u64::from);
-        if slot.offset.saturating_add(length) > *bytes {
-            return Err(damaged(slot));
-        }
-        let length = usize::try_from(length).map_err(|_| damaged(slot))?;
-        if let Some(held) = held {
-            let first = usize::try_from(slot.offset).unwrap_or(usize::MAX);
-            buffer.extend_from_slice(&held[first..first + length]);
-        } else {
-            buffer.resize(start + length, 0);
-            file.read_exact_at(&mut buffer[start..], slot.offset).map_err(FileError::on("read", path))?;
-        }
-        let reply = buffer[start..].trim_ascii();
-        if !(reply.starts_with(b"{") && reply.ends_with(b"}")) {
-            return Err(damaged(slot));
+    /// Appends the reply in a slot, which is the n-th of the window.
+    fn append_shaped(&self, n: usize, slot: Slot, buffer: &mut Vec<u8>) -> Result<(), ResultsError> {
+        let reply = self.replies.reply(n, slot)?;
+        match self.inputs.shape {
+            Shape::Native => buffer.extend_from_slice(reply),
+            Shape::Common => normalize::write_common(reply.trim_ascii(), slot.kind.is_error(), buffer)
+                .ok_or_else(|| damaged(slot))?,
         }
         buffer.push(b'\n');
         Ok(())
@@ -184,11 +160,15 @@ impl<'m> Gatherer<'m> {
             object.write_all(line.trim_ascii_end()).map_err(ResultsError::Output)?;
         }
         let body = if with_body { (self.inputs.body)(seq)? } else { None };
-        object.close(body.as_deref()).map_err(ResultsError::Output)
+        let bytes = object.close(body.as_deref()).map_err(ResultsError::Output)?;
+        if !with_body {
+            sinks.advance(bytes);
+        }
+        Ok(bytes)
     }
 
     fn copy_shaped(&mut self, slot: Slot, sink: &mut dyn Write) -> Result<(), ResultsError> {
-        let OpenReplies { path, file, .. } = self.file(slot.file)?;
+        let OpenReplies { path, file, .. } = self.replies.file(slot.file)?;
         let text = ReplyText::at(file.clone(), path, slot.offset, slot.length.map(u64::from))?;
         let text = text.map(ReplyText::object).transpose()?.flatten().ok_or_else(|| damaged(slot))?;
         match self.inputs.shape {
@@ -201,24 +181,16 @@ impl<'m> Gatherer<'m> {
             }
         }
     }
-
-    fn file(&mut self, number: u32) -> Result<&OpenReplies, ResultsError> {
-        if !self.open.contains_key(&number) {
-            if self.open.len() >= OPEN_FILES_MAX {
-                self.open.pop_first();
-            }
-            let path = (self.inputs.path)(number)?;
-            let file = LocalFile::open(&path)?;
-            let bytes = file.size().map_err(FileError::on("read", &path))?;
-            let held = self.inputs.held.content(number, &file, bytes).map_err(FileError::on("read", &path))?;
-            self.open.insert(number, OpenReplies { path, file: Arc::new(file), bytes, held });
-        }
-        Ok(&self.open[&number])
-    }
 }
 
-fn damaged(slot: Slot) -> ResultsError {
-    ResultsError::Damaged { number: slot.file, offset: slot.offset }
+/// Empties a buffer, makes room for `bytes`, and returns how many it has now before these, for them to begin at `place`
+/// of a cache line.
+fn begin_aligned(buffer: &mut Vec<u8>, bytes: usize, place: usize) -> usize {
+    buffer.clear();
+    buffer.reserve_exact(bytes + ALIGNMENT);
+    let lead = (place + ALIGNMENT - buffer.as_ptr().addr() % ALIGNMENT) % ALIGNMENT;
+    buffer.resize(lead, 0);
+    lead
 }
 
 /// An object that is being written to a sink; its last bracket is delayed for a member that may follow.

@@ -23,7 +23,7 @@ use super::side_files::{Aside, SideFiles};
 use crate::dialect::ReplyNames;
 use crate::dialect::reply_reader::ReplyReader;
 use crate::model::outcome::{Indexed, OTHER_ERRORS};
-use crate::model::reply::{Reply, ReplyKind, ReplyRole};
+use crate::model::reply::{Reply, ReplyKind, ReplyRole, Usage};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::model::custom_id::IdHasher;
@@ -62,9 +62,8 @@ pub fn index<E: From<ResultsError>>(
 ) -> Result<Indexed, E> {
     let IndexOptions { ids, threads, strays } = options;
     let mut placing = Placing::new(files, ids, aside, slots.len().max(STRANGERS_MIN));
-    let request_of = |id| table.get(id);
     let take = |found| placing.place(slots, found);
-    let checksums = reply_file::read(files, ids, threads, strays, &request_of, &|_| (), take)?;
+    let checksums = reply_file::read(files, ids, threads, strays, Some(table), &|_| (), take)?;
     let met = placing.meet(slots.len() as u64, each_id)?;
     placing.place_near(slots, met, |request| usize::try_from(request).unwrap_or(usize::MAX))?;
     Ok(Indexed { checksums, ..placing.indexed })
@@ -149,6 +148,13 @@ impl<'p> Placing<'p> {
                 None => Ok(()),
             },
         }
+    }
+
+    /// Counts outputs that were assigned elsewhere, each the first reply to its request.
+    pub(super) fn count_outputs(&mut self, outputs: u64, usage: Usage) {
+        self.indexed.replies += outputs;
+        self.indexed.outputs += outputs;
+        self.indexed.usage += usage;
     }
 
     /// Unmatched replies with the requests that they answer by near ids. `each_id` is called only if a request is

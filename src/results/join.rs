@@ -33,7 +33,7 @@ use super::reply_index::{ReplyIndex, Slot};
 use super::side_files::SideFiles;
 use crate::model::custom_id::IdHasher;
 use crate::model::outcome::Indexed;
-use crate::model::reply::{Reply, Usage};
+use crate::model::reply::{Reply, ReplyKind, Usage};
 use crate::storage::durable::FileError;
 use crate::storage::ordered::in_order;
 use crate::storage::partitions::Partitions;
@@ -144,7 +144,7 @@ impl Join {
         let JoinOptions { ids, threads, memory_bytes, scratch, .. } = &self.options;
         let mut replies = Partitions::new(self.requests.count(), memory_bytes / 2, scratch);
         let strays = Strays::Refuse;
-        let checksums = reply_file::read(files, *ids, *threads, strays, &|_| None, progress, |found| {
+        let checksums = reply_file::read(files, *ids, *threads, strays, None, progress, |found| {
             let Found { file, offset, length, reply: Some(reply), .. } = &found else {
                 return placing.place(&mut [], found);
             };
@@ -167,28 +167,20 @@ impl Join {
         let JoinOptions { lines, threads, memory_bytes, scratch, .. } = &self.options;
         let stretches = position(lines.div_ceil(self.partition_seqs));
         let mut placed = Partitions::new(stretches, memory_bytes / 4, scratch);
-        let mut number = 0;
         in_order(
             *threads,
             self.requests.count() as u64,
             || (),
-            |(), partition| {
-                let requests = self.requests.load(position(partition))?;
-                let table = IdTable::new(requests.iter().map(|request| masked(*request)));
-                Ok((requests, table))
-            },
-            |(requests, table)| {
-                let mut slots = vec![None; requests.len()];
-                let found = |candidate: &Candidate| candidate.found(table.get(candidate.id_hash));
-                replies.each(number, |some| {
-                    some.iter().try_for_each(|candidate| placing.place(&mut slots, found(candidate)))
-                })?;
+            |(), partition| Partition::load(&self.requests, replies, position(partition)),
+            |Partition { requests, mut slots, outputs, usage, rest }| {
+                placing.count_outputs(outputs, usage);
+                rest.into_iter()
+                    .try_for_each(|(candidate, request)| placing.place(&mut slots, candidate.found(request)))?;
                 for (request, slot) in requests.into_iter().zip(slots) {
                     let Some(slot) = slot else { continue };
                     let seq = seq_of(request);
                     placed.add(position(seq / self.partition_seqs), Placed { seq, slot })?;
                 }
-                number += 1;
                 Ok::<_, ResultsError>(())
             },
         )?;
@@ -211,6 +203,52 @@ impl Join {
             slots.write(first, stretch.iter().copied())?;
         }
         Ok(())
+    }
+}
+
+/// A partition of requests with its replies.
+struct Partition {
+    requests: Vec<u128>,
+    /// For each request, the first reply to it if that is an output.
+    slots: Vec<Option<Slot>>,
+    /// Their number.
+    outputs: u64,
+    /// Tokens of these.
+    usage: Usage,
+    /// All other replies, in file order, each with the request that it answers.
+    rest: Vec<(Candidate, Option<u32>)>,
+}
+
+impl Partition {
+    fn load(requests: &Partitions<u128>, replies: &Partitions<Candidate>, number: usize) -> Result<Self, ResultsError> {
+        let requests = requests.load(number)?;
+        let table = IdTable::new(requests.iter().map(|request| masked(*request)));
+        let mut slots = vec![None; requests.len()];
+        let mut seen = vec![false; requests.len()];
+        let (mut outputs, mut usage, mut rest) = (0, Usage::default(), Vec::new());
+        let (mut hashes, mut found) = (Vec::new(), Vec::new());
+        replies.each(number, |some| {
+            hashes.clear();
+            found.clear();
+            hashes.extend(some.iter().map(|candidate| candidate.id_hash));
+            table.get_each(&hashes, &mut found);
+            for (candidate, request) in some.iter().zip(&found) {
+                let first = request.map(|request| request as usize).filter(|request| !seen[*request]);
+                if let Some(request) = first {
+                    seen[request] = true;
+                }
+                match first {
+                    Some(request) if candidate.slot.kind == ReplyKind::Output => {
+                        slots[request] = Some(candidate.slot);
+                        outputs += 1;
+                        usage += candidate.usage;
+                    }
+                    _ => rest.push((*candidate, *request)),
+                }
+            }
+            Ok::<_, FileError>(())
+        })?;
+        Ok(Self { requests, slots, outputs, usage, rest })
     }
 }
 

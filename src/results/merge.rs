@@ -3,57 +3,97 @@
 //! In: a range of settled Seqs, up to the watermark. Out: one line per Seq, in input order: the service's own, byte for
 //! byte or [normalized](crate::results::normalize), or one that says why there is none.
 //!
-//! Threads gather (`gather.rs`) windows of replies, from files that are [cached](crate::results::reply_cache) in memory
-//! or else with one `pread` each, directly to their positions in the output; the calling thread writes the windows in
-//! order.
+//! Threads gather windows of replies (`gather.rs`); the calling thread writes the windows in order. Where the bytes of
+//! replies come from is decided for all of a range (`rearrange/`): from files that are
+//! [cached](crate::results::reply_cache) in memory, from a scratch file in which they lie together, or from the files
+//! where they are. Windows are gathered in memory that is aligned with the output (`alignment.rs`), and so are written
+//! without another copy.
 //!
 //! Invariants: every Seq of the range gives exactly one line, so outputs + errors + missing + held + invalid is their
 //! number. Memory is a few windows; a window with huge replies is not gathered but copied line by line, in pieces.
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use super::ResultsError;
-use super::gather::Gatherer;
-use super::window::Window;
+use super::gather::{Gatherer, Gathering};
+use super::rearrange::{Rearranged, Survey};
 pub use super::window::{HELD, MISSING, MergeInputs, Merged, Sinks, Unanswered};
+use super::window::{WINDOW_SEQS, Window};
 use crate::storage::ordered::in_order;
 
-/// Seqs in a window.
-const WINDOW_SEQS: u64 = 256;
+/// Memory of a window that is used for another one, in bytes: the usual window needs less.
+const SPARE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Writes the lines of `seqs`.
+/// Windows that are written between two reports of progress.
+const PROGRESS_WINDOWS: u64 = 256;
+
+/// Writes the lines of `seqs`. `progress` is called with what has been written so far.
 ///
 /// # Errors
 /// When a reply cannot be read back, or a sink cannot be written: [`ResultsError::Output`].
-pub fn merge(seqs: Range<u64>, inputs: MergeInputs<'_>, sinks: &mut Sinks<'_>) -> Result<Merged, ResultsError> {
-    let mut merged = Merged::default();
-    let split = sinks.errors.is_some();
+pub fn merge(
+    seqs: Range<u64>,
+    inputs: MergeInputs<'_>,
+    sinks: &mut Sinks<'_>,
+    progress: &mut dyn FnMut(&Merged),
+) -> Result<Merged, ResultsError> {
+    if seqs.is_empty() {
+        return Ok(Merged::default());
+    }
+    let survey = Survey::of(seqs.clone(), inputs, sinks.errors.is_some())?;
+    let rearranged = Rearranged::new(&survey, seqs.clone(), inputs)?;
+    let (alignment, spare) = (survey.into_alignment(), Mutex::default());
+    write_all(&Gathering { seqs, inputs, rearranged, alignment, spare }, sinks, progress)
+}
+
+/// Writes all windows.
+pub(super) fn write_all(
+    gathering: &Gathering<'_>,
+    sinks: &mut Sinks<'_>,
+    progress: &mut dyn FnMut(&Merged),
+) -> Result<Merged, ResultsError> {
+    let Gathering { seqs, inputs, rearranged, alignment, .. } = gathering;
+    let (mut merged, mut written, split) = (Merged::default(), 0, sinks.errors.is_some());
+    alignment.align(0, sinks.outputs_lead);
     in_order(
         inputs.threads,
         (seqs.end - seqs.start).div_ceil(WINDOW_SEQS),
-        || Gatherer::new(inputs),
-        |gatherer, number| {
-            let first = seqs.start + number * WINDOW_SEQS;
-            gatherer.gather(first..(first + WINDOW_SEQS).min(seqs.end), split)
-        },
+        || Gatherer::new(gathering),
+        |gatherer, number| gatherer.gather(number, split),
         |window| {
             merged.add(&window.merged);
-            merged.bytes += write(window, inputs, sinks)?;
+            merged.bytes += write(window, gathering, sinks)?;
+            written += 1;
+            alignment.align(written, sinks.outputs_lead);
+            if let Some(rearranged) = rearranged {
+                rearranged.release(seqs.start + written * WINDOW_SEQS);
+            }
+            if written % PROGRESS_WINDOWS == 0 {
+                progress(&merged);
+            }
             Ok(())
         },
     )?;
+    progress(&merged);
     Ok(merged)
 }
 
 /// Writes a window and returns its bytes.
-fn write(window: Window, inputs: MergeInputs<'_>, sinks: &mut Sinks<'_>) -> Result<u64, ResultsError> {
-    let mut bytes = (window.outputs.len() + window.errors.len()) as u64;
-    sinks.outputs.write_all(&window.outputs).map_err(ResultsError::Output)?;
-    if let Some(errors) = &mut sinks.errors {
-        errors.write_all(&window.errors).map_err(ResultsError::Output)?;
+fn write(window: Window, gathering: &Gathering<'_>, sinks: &mut Sinks<'_>) -> Result<u64, ResultsError> {
+    let Window { outputs, lead, errors, large, .. } = window;
+    let lines = &outputs[lead..];
+    sinks.outputs.write_all(lines).map_err(ResultsError::Output)?;
+    sinks.advance(lines.len() as u64);
+    let mut bytes = (lines.len() + errors.len()) as u64;
+    if let Some(sink) = &mut sinks.errors {
+        sink.write_all(&errors).map_err(ResultsError::Output)?;
     }
-    let mut gatherer = Gatherer::new(inputs);
-    for (seq, standing) in window.large {
+    if (1..=SPARE_BYTES_MAX).contains(&outputs.capacity()) {
+        gathering.spare.lock().unwrap_or_else(PoisonError::into_inner).push(outputs);
+    }
+    let mut gatherer = Gatherer::new(gathering);
+    for (seq, standing) in large {
         bytes += gatherer.copy(seq, standing, sinks)?;
     }
     Ok(bytes)
@@ -187,11 +227,12 @@ mod tests {
                 body: &|_| Ok(None),
                 held: &ReplyCache::new(held_bytes),
                 shape: Shape::Native,
+                scratch: directory.path(),
                 threads: 2,
             };
             let (mut good, mut bad) = (Vec::new(), Vec::new());
-            let mut sinks = Sinks { outputs: &mut good, errors: Some(&mut bad) };
-            let merged = merge(0..fates.len() as u64, inputs, &mut sinks).unwrap();
+            let mut sinks = Sinks { outputs: &mut good, outputs_lead: 0, errors: Some(&mut bad) };
+            let merged = merge(0..fates.len() as u64, inputs, &mut sinks, &mut |_| ()).unwrap();
             prop_assert_eq!(merged.lines(), fates.len() as u64);
             prop_assert_eq!(merged.bytes, (good.len() + bad.len()) as u64);
             let good = String::from_utf8(good).unwrap();
@@ -203,7 +244,7 @@ mod tests {
             prop_assert_eq!(String::from_utf8(bad).unwrap().lines().map(str::to_owned).collect::<Vec<_>>(), errors);
 
             let mut whole = Vec::new();
-            merge(0..fates.len() as u64, inputs, &mut Sinks { outputs: &mut whole, errors: None }).unwrap();
+            merge(0..fates.len() as u64, inputs, &mut Sinks { outputs: &mut whole, outputs_lead: 0, errors: None }, &mut |_| ()).unwrap();
             let whole = String::from_utf8(whole).unwrap();
             for (n, line) in whole.lines().enumerate() {
                 let id = format!(r#""custom_id":"id-{n}""#);
@@ -234,13 +275,20 @@ mod tests {
             body: &|_| Ok(Some(b"{}".to_vec())),
             held: &ReplyCache::new(0),
             shape: Shape::Native,
+            scratch: directory.path(),
             threads: 1,
         };
         // As long as they are, and as far as their brackets go.
         for length in [Some(length), None] {
             replies.write_each(&[0, 1, 2, 3], &[slot(2, length), slot(1, length), None, slot(0, length)]).unwrap();
             let (mut good, mut bad) = (Vec::new(), Vec::new());
-            let merged = merge(0..4, inputs, &mut Sinks { outputs: &mut good, errors: Some(&mut bad) }).unwrap();
+            let merged = merge(
+                0..4,
+                inputs,
+                &mut Sinks { outputs: &mut good, outputs_lead: 0, errors: Some(&mut bad) },
+                &mut |_| (),
+            )
+            .unwrap();
             assert_eq!((merged.outputs, merged.errors, merged.invalid, merged.missing), (2, 1, 1, 0));
             assert_eq!(merged.bytes, (good.len() + bad.len()) as u64);
             assert!(good == format!("{}\n{}\n", lines[2], lines[0]).into_bytes());
@@ -248,7 +296,9 @@ mod tests {
             let unanswered = r#"{"custom_id":null,"error":{"code":"not-utf8","message":"bad"},"body":{}}"#;
             assert!(bad == format!("{failed},\"body\":{{}}}}\n{unanswered}\n").into_bytes());
             let mut all = Vec::new();
-            let merged = merge(0..4, inputs, &mut Sinks { outputs: &mut all, errors: None }).unwrap();
+            let merged =
+                merge(0..4, inputs, &mut Sinks { outputs: &mut all, outputs_lead: 0, errors: None }, &mut |_| ())
+                    .unwrap();
             assert_eq!(merged.bytes, all.len() as u64);
             let unanswered = unanswered.replace(",\"body\":{}", "");
             assert!(all == format!("{}\n{}\n{unanswered}\n{}\n", lines[2], lines[1], lines[0]).into_bytes());
@@ -257,7 +307,12 @@ mod tests {
             [Slot { offset: 1, ..slot(0, None).unwrap() }, Slot { length: Some(9_000_000), ..slot(0, None).unwrap() }]
         {
             replies.write_each(&[0], &[Some(damaged)]).unwrap();
-            let merged = merge(0..1, inputs, &mut Sinks { outputs: &mut Vec::new(), errors: None });
+            let merged = merge(
+                0..1,
+                inputs,
+                &mut Sinks { outputs: &mut Vec::new(), outputs_lead: 0, errors: None },
+                &mut |_| (),
+            );
             assert!(matches!(merged, Err(ResultsError::Damaged { number: 0, .. })), "{damaged:?}: {merged:?}");
         }
     }

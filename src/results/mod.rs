@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use crate::model::shown::Name;
 use crate::storage::durable::FileError;
 
+mod alignment;
 pub mod form;
 mod gather;
 pub mod held_seqs;
@@ -26,6 +27,7 @@ pub mod join;
 pub mod merge;
 mod near_ids;
 pub mod normalize;
+mod rearrange;
 pub mod reply_cache;
 pub mod reply_file;
 pub mod reply_index;
@@ -33,6 +35,7 @@ pub mod reply_text;
 pub mod side_files;
 mod stored_value;
 mod window;
+mod window_replies;
 
 /// Why replies cannot be brought into order.
 #[derive(Debug, thiserror::Error)]

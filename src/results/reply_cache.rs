@@ -48,6 +48,18 @@ impl ReplyCache {
         Self { budget_bytes: budget_bytes as u64, state: Mutex::default() }
     }
 
+    /// How much it holds at most.
+    pub(super) fn budget_bytes(&self) -> u64 {
+        self.budget_bytes
+    }
+
+    /// Releases all files, as far as they are not in use.
+    pub(super) fn clear(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.files.clear();
+        state.bytes = 0;
+    }
+
     /// A thread begins a window.
     pub(super) fn begin_window(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).windows += 1;

@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use super::ResultsError;
 use super::form::{self, Form, LOOK_BYTES_MAX};
+use super::id_table::IdTable;
 use super::reply_text::{HELD_BYTES_MAX, ReplyText};
 use crate::dialect::ReplyNames;
 use crate::dialect::reply_parts;
@@ -81,13 +82,14 @@ pub(super) struct Found {
 
 /// Reads the files, in the order given, and calls `take` with their findings, in order. Returns the files' checksums.
 ///
-/// `request_of` returns the number of the request whose id has a hash; `progress` is called with the bytes read so far.
+/// With a `table`, the findings have the numbers of the requests that they answer. `progress` is called with the bytes
+/// read so far.
 pub(super) fn read(
     files: &[ReplyFile],
     ids: IdHasher,
     threads: usize,
     strays: Strays,
-    request_of: &(dyn Fn(u128) -> Option<u32> + Sync),
+    table: Option<&IdTable>,
     progress: &dyn Fn(u64),
     mut take: impl FnMut(Found) -> Result<(), ResultsError>,
 ) -> Result<Vec<u128>, ResultsError> {
@@ -102,10 +104,8 @@ pub(super) fn read(
             || Readers::new(ids),
             |readers, number| {
                 let mut chunk = file.read_chunk(readers, number)?;
-                // All look-ups together: the processor can overlap their cache misses.
-                for Found { reply, request, .. } in &mut chunk.found {
-                    *request =
-                        reply.as_ref().filter(|reply| reply.id_is_string).and_then(|reply| request_of(reply.id_hash));
+                if let Some(table) = table {
+                    chunk.find_requests(table);
                 }
                 Ok::<_, ResultsError>(chunk)
             },
@@ -149,6 +149,19 @@ struct Chunk {
     found: Vec<Found>,
     /// The first line that shows the file's kind, if it is not a reply file.
     stray: Option<(u64, Form)>,
+}
+
+impl Chunk {
+    /// Looks up the requests of all replies together.
+    fn find_requests(&mut self, table: &IdTable) {
+        let id = |found: &Found| found.reply.as_ref().filter(|reply| reply.id_is_string).map(|reply| reply.id_hash);
+        let hashes: Vec<u128> = self.found.iter().filter_map(id).collect();
+        let mut requests = Vec::with_capacity(hashes.len());
+        table.get_each(&hashes, &mut requests);
+        for (found, request) in self.found.iter_mut().filter(|found| id(found).is_some()).zip(requests) {
+            found.request = request;
+        }
+    }
 }
 
 /// An open reply file.

@@ -41,9 +41,6 @@ const SHARD_PREFIX: &str = "shard-";
 /// The suffix of the names of shard files.
 const SHARD_SUFFIX: &str = ".jsonl";
 
-/// Lines that are merged between two progress reports.
-const MERGE_LINES: usize = 128 * 1024;
-
 /// What to read, and how.
 #[derive(Debug, Clone)]
 pub struct OfflineOptions {
@@ -266,16 +263,13 @@ pub fn merge(
         held_seqs: None,
         body: &|seq| unanswered.body(seq),
         held: &ReplyCache::new(memory_bytes),
+        scratch: scanned.scratch.path(),
         shape: outputs.shape,
         threads,
     };
     let mut outputs = OpenOutputs::open(outputs)?;
-    let mut merged = Merged::default();
-    for first in (0..lines).step_by(MERGE_LINES) {
-        let last = lines.min(first + MERGE_LINES as u64);
-        merged.add(&merge::merge(first..last, inputs, &mut outputs.sinks())?);
-        monitor.event(Event::Merged(&merged));
-    }
+    let mut progress = |merged: &Merged| monitor.event(Event::Merged(merged));
+    let merged = merge::merge(0..lines, inputs, &mut outputs.sinks(), &mut progress)?;
     if merged.lines() != lines || (merged.outputs, merged.errors) != (indexed.outputs, indexed.errors) {
         return Err(Error::Internal { what: format!("{} of {lines} lines were merged", merged.lines()) });
     }

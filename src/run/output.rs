@@ -42,9 +42,6 @@ use crate::storage::user_files::open_output;
 /// How long a run that stops early waits for the thread.
 const LAST_WORK: Duration = Duration::from_secs(1);
 
-/// Seqs merged between two reports of progress.
-const RANGE_SEQS: u64 = 64 * 1024;
-
 /// Why batches left requests without a reply, by shard.
 type BatchFailures = Arc<Mutex<HashMap<u32, String>>>;
 
@@ -219,7 +216,7 @@ struct Merging {
 }
 
 impl Merging {
-    /// Writes the lines of `seqs`, a range at a time.
+    /// Writes the lines of `seqs`.
     fn merge(
         &self,
         seqs: std::ops::Range<u64>,
@@ -241,17 +238,16 @@ impl Merging {
             held_seqs: held_lines.as_ref().map(|lines| &lines.seqs),
             body: &|seq| unanswering.body(seq),
             held,
+            scratch: &files.run,
             shape: *shape,
             threads: files.threads,
         };
-        let mut from = seqs.start;
-        while from < seqs.end {
-            let to = (from + RANGE_SEQS).min(seqs.end);
-            let written = merge::merge(from..to, inputs, &mut outputs.sinks())?;
-            merged.add(&written);
+        let before = *merged;
+        merge::merge(seqs, inputs, &mut outputs.sinks(), &mut |written| {
+            *merged = before;
+            merged.add(written);
             monitor.event(Event::Merged(merged));
-            from = to;
-        }
+        })?;
         outputs.flush()
     }
 }
@@ -380,7 +376,7 @@ impl OpenOutputs {
 
     pub(crate) fn sinks(&mut self) -> Sinks<'_> {
         let errors = self.errors.as_mut().map(|errors| &mut errors.0 as &mut dyn Write);
-        Sinks { outputs: &mut self.output.0, errors }
+        Sinks { outputs_lead: self.output.0.lead(), outputs: &mut self.output.0, errors }
     }
 
     fn flush(&mut self) -> Result<(), Error> {

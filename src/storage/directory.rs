@@ -1,4 +1,4 @@
-//! The entries and the owner of a directory.
+//! The entries, the owner and the free space of a directory.
 //!
 //! In: a path. Out: the paths of its entries, or what it is. Nothing here creates or removes: see
 //! [`durable`](crate::storage::durable).
@@ -55,6 +55,16 @@ pub fn look_at(path: &Path) -> Result<Found, FileError> {
 /// When there is no such file, or it cannot be looked at.
 pub fn size_of(path: &Path) -> Result<u64, FileError> {
     Ok(path.symlink_metadata().map_err(FileError::on("read", path))?.len())
+}
+
+/// Bytes that this user can still write on the file system of a directory.
+///
+/// # Errors
+/// When the file system does not tell.
+pub fn free_bytes(directory: &Path) -> Result<u64, FileError> {
+    let free = rustix::fs::statvfs(directory)
+        .map_err(|error| FileError::on("look for free space in", directory)(error.into()))?;
+    Ok(free.f_bavail.saturating_mul(free.f_frsize))
 }
 
 /// Device and inode of what a path refers to, which are the same for all its spellings; `None` if there is nothing, or

@@ -82,11 +82,17 @@ pub fn is_out_of_files(error: &io::Error) -> bool {
 /// What to do when [`is_out_of_files`].
 pub const MORE_FILES: &str = "allow more open files (`ulimit -n`): 64 are enough";
 
+/// Whether the error says that there is no room: the disk is full, or a quota or a limit is reached.
+#[must_use]
+pub fn is_out_of_space(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
 /// The remedy if a system limit caused the error.
 #[must_use]
 pub fn remedy(error: &io::Error) -> Option<&'static str> {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    if matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge) {
+    if is_out_of_space(error) {
         Some("free some space, then run the same command to resume")
     } else {
         is_out_of_files(error).then_some(MORE_FILES)
@@ -304,6 +310,15 @@ fn create_new_with(path: &Path, mode: u32) -> Result<File, FileError> {
 
 /// A new file in `directory` without a name: it vanishes with the process.
 pub fn scratch(directory: &Path) -> Result<File, FileError> {
+    #[cfg(target_os = "linux")]
+    {
+        let flags = OFlags::TMPFILE.bits().cast_signed();
+        let opened = OpenOptions::new().read(true).write(true).mode(FILE_MODE).custom_flags(flags).open(directory);
+        if let Ok(file) = opened {
+            return Ok(file);
+        }
+    }
+    // Where that is not supported, it has a name for a moment.
     let path = directory.join(format!(".{:08x}.tmp", fastrand::u32(..)));
     let file = create_new(&path)?;
     remove_file(&path)?;

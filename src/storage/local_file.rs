@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -115,6 +116,46 @@ impl LocalFile {
     pub fn resize(&self, bytes: u64) -> io::Result<()> {
         fault_hook::before(Change::Write, &self.path)?;
         self.file.set_len(bytes)
+    }
+
+    /// Gives the space of a range back to the file system, whole blocks of it; from then on it reads as zeros. The size
+    /// stays.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] if the file system, or the operating system, cannot do that.
+    pub fn give_back(&self, range: Range<u64>) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::fs::{FallocateFlags, fallocate};
+            let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            Ok(fallocate(&self.file, mode, range.start, range.end - range.start)?)
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = range;
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    /// Bytes that it takes on disk: without what was given back, and without holes.
+    #[cfg(test)]
+    pub(crate) fn stored_bytes(&self) -> io::Result<u64> {
+        use std::os::unix::fs::MetadataExt;
+        Ok(self.file.metadata()?.blocks() * 512)
+    }
+
+    /// Whether its content takes memory rather than space on a disk; where the system does not tell, it does not.
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        {
+            /// File systems in memory: `tmpfs` and `ramfs`.
+            const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
+            let found = rustix::fs::fstatfs(&self.file);
+            found.is_ok_and(|found| u32::try_from(found.f_type).is_ok_and(|kind| IN_MEMORY.contains(&kind)))
+        }
+        #[cfg(not(target_os = "linux"))]
+        false
     }
 
     /// Waits until the content is on disk. For failures, see [`durable`].

@@ -29,6 +29,7 @@ mod defects; // every rule about lines has its file and its words
 mod dialects; // what is peculiar to OpenAI's dialect
 mod framing; // reply files that are not one reply a line, and replies of any length
 mod merging; // reply files into input order, offline
+mod rearranging; // replies that do not fit memory, on disks of all kinds
 mod replying; // what counts as a reply, and as what
 mod running; // every way in, every way out, and nothing twice
 mod shapes;

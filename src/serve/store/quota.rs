@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::storage::directory;
 use crate::storage::durable::FileError;
 
 /// Bytes that a record takes on disk, at least: a block of the file system.
@@ -60,9 +61,7 @@ impl Quota {
             QuotaChoice::Unlimited => u64::MAX,
             QuotaChoice::Bytes(bytes) => bytes,
             QuotaChoice::ShareOfFree => {
-                let free = rustix::fs::statvfs(directory)
-                    .map_err(|error| FileError::on("look for free space in", directory)(error.into()))?;
-                let free = free.f_bavail.saturating_mul(free.f_frsize);
+                let free = directory::free_bytes(directory)?;
                 total(used, records).saturating_add(free / 100 * SHARE_OF_FREE)
             }
         };
@@ -168,7 +167,7 @@ mod tests {
     #[test]
     fn a_share_of_what_is_free_leaves_some() {
         let directory = tempfile::tempdir().unwrap();
-        let free = rustix::fs::statvfs(directory.path()).map(|free| free.f_bavail * free.f_frsize).unwrap();
+        let free = directory::free_bytes(directory.path()).unwrap();
         let quota = Quota::open(QuotaChoice::ShareOfFree, directory.path(), 1_000, 1).unwrap();
         let least = 1_000 + RECORD_BYTES;
         assert!(quota.limit > least + free / 2 && quota.limit < least + free / 100 * 98, "{} of {free}", quota.limit);
