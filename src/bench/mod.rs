@@ -14,7 +14,7 @@
 //! | index | every reply finds its request | read |
 //! | merge | the ordered output, written but not synced | copy |
 //!
-//! Invariant: everything is in a directory of its own, which is gone afterwards, however it ends.
+//! Invariant: everything is in a directory of its own.
 
 mod floors;
 mod gauge;
@@ -32,7 +32,6 @@ pub use gauge::Measured;
 use crate::generate::{Amount, GenerateOptions, Generated, generate};
 use crate::remote::{Address, ErrorKind, HttpApi, Provider, RemoteError, RetryPolicy, Settings, Token};
 use crate::results::normalize::Shape;
-use crate::run::directory::Incoming;
 use crate::run::error::Error;
 use crate::run::offline::{self, OfflineOptions};
 use crate::run::{Options, OutputTarget, Outputs, Resources, Run, Silent, beside};
@@ -48,7 +47,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// What to measure, and with what.
 #[derive(Debug, Clone)]
 pub struct BenchOptions {
-    /// Directory in which the working directory is made.
+    /// An empty directory for all that is written. The caller removes it, once all threads of the runtime have ended:
+    /// one that reads or writes a large file does not end at once.
     pub directory: PathBuf,
     /// What is generated.
     pub amount: Amount,
@@ -73,28 +73,28 @@ pub async fn bench(
     stop: CancellationToken,
     tell: Arc<dyn Fn(Measured) + Send + Sync>,
 ) -> Result<(), Error> {
-    let place = Incoming::create(&options.directory)?;
+    let place = options.directory.clone();
     // A call that is made twice is no measure.
     let retry = RetryPolicy { attempts: 1, rate_limited_attempts: 1, ..RetryPolicy::default() };
     let settings = Settings { retry, ..Settings::default() };
     let api = HttpApi::new(options.provider, options.service.clone(), Some(options.token.clone()), settings)
         .map_err(|error| Error::Configuration { what: error.to_string(), hint: None })?;
-    let input = place.path().join("input.jsonl");
+    let input = place.join("input.jsonl");
     let mut run = Options::new([&input], options.provider);
-    run.places.home = place.path().join("runs");
+    run.places.home = place.join("runs");
     run.resources = options.resources;
     // Those that may run at a time are let through by the stages.
     run.batches.uploads = usize::MAX;
     run.batches.poll_interval = LOOK_INTERVAL;
-    let (before, run_later, told) = (place.path().to_owned(), run.clone(), tell.clone());
+    let (before, run_later, told) = (place.clone(), run.clone(), tell.clone());
     let generated = beside(&stop, move || before_a_run(&options, &run_later, (&input, &before), &*told)).await?;
 
     let (trouble, mut troubles) = mpsc::unbounded_channel();
-    let stages = Arc::new(Stages::new(place.path(), generated, tell.clone(), trouble));
+    let stages = Arc::new(Stages::new(&place, generated, tell.clone(), trouble));
     let gauge = Gauge::start();
     let run = Run::open(run, stages.clone(), stop).await?;
     tell(gauge.stop("plan", Some(READ), (generated.bytes, generated.requests)));
-    let output = durable::create_new(&place.path().join("output"))?;
+    let output = durable::create_new(&place.join("output"))?;
     let output = OutputTarget::Writer(Box::new(LateReader::new(output, stages.clone())));
     let outputs = Outputs { output, errors: None, shape: Shape::Native };
     let running = run.execute_on(api, outputs, |executor| Apart { executor, stages: stages.clone() });

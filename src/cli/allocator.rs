@@ -1,8 +1,8 @@
 //! Keeps glibc's allocator from holding on to memory.
 //!
 //! glibc gives threads parts of memory of their own, eight for each core, and keeps much of what was freed in them:
-//! about 9 MB in each of sixteen after a run of 2 GB. With a fixed threshold, larger blocks are mapped one by one and go
-//! back to the system when they are freed: that run peaks at 102 MiB instead of 179, in the same processor time. The
+//! about 9 MB in each of sixteen after a run of 2 GB. With a fixed threshold, larger blocks are mapped one by one and
+//! go back to the system when they are freed: that run peaks at 102 MiB instead of 179, in the same processor time. The
 //! threshold is read when a process starts, and so the program starts once more. Other allocators were measured beside
 //! it: jemalloc needs `make` to build, dlmalloc takes 5 to 15 % more processor time, mimalloc 484 MiB.
 

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use batchline::bench::{BenchOptions, Measured, bench as measure};
 use batchline::dialect::provider::Host;
@@ -22,38 +23,38 @@ use super::running::until_interrupted;
 use super::settings;
 use super::terminal::{print, print_json, say};
 
+/// How long threads that were interrupted are waited for: what they write is removed afterwards.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 pub(crate) fn bench(arguments: &BenchArguments) -> Result<Exit, Failure> {
     let directory = arguments.directory.clone().unwrap_or_else(std::env::temp_dir);
     let resources = settings::resources(arguments.threads, arguments.memory);
     let amount = arguments.requests.map_or(Amount::Bytes(arguments.bytes), Amount::Requests);
     let provider = hosted(Host::BuiltIn).ok_or_else(|| Failure::Usage("there is no built-in service".to_owned()))?;
     let number = arguments.runs;
-    let runs = until_interrupted(async |stop| {
-        let mut runs = Vec::new();
-        for run in 1..=number {
-            // A new service for each run: one that has seen the shards before would reject them.
-            let place = Incoming::create(&directory)?;
-            let service = Service::start(&place)?;
-            let options = BenchOptions {
-                directory: directory.clone(),
-                amount,
-                models: arguments.model.clone(),
-                resources,
-                provider,
-                service: Address::parse(&service.base_url)?,
-                token: Token::new(provider.name).map_err(|error| Failure::Usage(error.to_string()))?,
-            };
-            let (stages, measured) = mpsc::channel();
-            let tell = move |measured: Measured| {
-                say!("run {run} of {number}: {} {:.2} s", measured.stage, measured.seconds);
-                // Received below, when all are there.
-                let _ = stages.send(measured);
-            };
-            measure(options, stop.clone(), Arc::new(tell)).await?;
-            runs.push(measured.try_iter().collect());
-        }
-        Ok::<Vec<Vec<Measured>>, Failure>(runs)
-    })?;
+    let mut runs = Vec::new();
+    for run in 1..=number {
+        // A new service for each run: one that has seen the shards before would reject them.
+        let [place, served] = [Incoming::create(&directory)?, Incoming::create(&directory)?];
+        let service = Service::start(&served)?;
+        let options = BenchOptions {
+            directory: place.path().to_owned(),
+            amount,
+            models: arguments.model.clone(),
+            resources,
+            provider,
+            service: Address::parse(&service.base_url)?,
+            token: Token::new(provider.name).map_err(|error| Failure::Usage(error.to_string()))?,
+        };
+        let (stages, measured) = mpsc::channel();
+        let tell = move |measured: Measured| {
+            say!("run {run} of {number}: {} {:.2} s", measured.stage, measured.seconds);
+            // Received below, when all are there.
+            let _ = stages.send(measured);
+        };
+        until_interrupted(PATIENCE, async |stop| Ok(measure(options, stop, Arc::new(tell)).await?))?;
+        runs.push(measured.try_iter().collect());
+    }
     show(&medians(&runs), arguments)
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use batchline::model::shown::Name;
 use batchline::run::error::Error;
@@ -28,7 +29,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<Exit, Failure> {
     let outputs = settings::outputs(&arguments.output);
     settings::spare_key(arguments.service.api_key_file.as_deref(), &outputs, options.input.report.as_deref())?;
     outputs.check(&options)?;
-    let ended = until_interrupted(async |stop| {
+    // Threads that still read the input must not hold up an interrupted program.
+    let ended = until_interrupted(Duration::ZERO, async |stop| {
         let run = Run::open(options, progress.clone(), stop).await?;
         service.execute(run, outputs).await
     });
@@ -44,8 +46,10 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<Exit, Failure> {
     Ok(exit_of(&summary))
 }
 
-/// Works on a runtime of its own until the end, or until a signal stops it.
+/// Works on a runtime of its own until the end, or until a signal stops it. Its threads are then given `patience` to end
+/// what they are at.
 pub(crate) fn until_interrupted<T>(
+    patience: Duration,
     work: impl AsyncFnOnce(CancellationToken) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let runtime = runtime()?;
@@ -58,8 +62,7 @@ pub(crate) fn until_interrupted<T>(
             ended => ended,
         }
     });
-    // Threads that still read the input must not hold up an interrupted program.
-    runtime.shutdown_background();
+    runtime.shutdown_timeout(patience);
     ended
 }
 

@@ -1,5 +1,5 @@
-//! Where the lines of a window go within a cache line of the output, so that they are gathered in memory that is aligned
-//! with it: then they are written without a copy.
+//! Where the lines of a window go within a cache line of the output, so that they are gathered in memory that is
+//! aligned with it: then they are written without a copy.
 //!
 //! In: the lengths of the replies of each window, and what was written so far. Out: a prediction for the next windows.
 //! It fails for a moment where lines are not as long as their replies. That affects only speed.

@@ -313,7 +313,7 @@ async fn delete_files(api: &impl Api, ledger: &Ledger) -> Result<(), Error> {
 impl Options {
     /// Refuses a report that would replace an input or a file of a run. Called before anything is read.
     fn check_report(&self) -> Result<(), Error> {
-        let files = targets::reading(&self.input)?;
+        let files = targets::checking(&self.input)?;
         Ok(targets::keep_out_of_runs(&files, self.directory.as_deref())?)
     }
 }
@@ -333,6 +333,7 @@ impl Outputs {
     pub fn check(&self, options: &Options) -> Result<(), Error> {
         let mut files = targets::reading(&options.input)?;
         targets::write_outputs(&mut files, self)?;
+        targets::write_report(&mut files, &options.input)?;
         Ok(targets::keep_out_of_runs(&files, options.directory.as_deref())?)
     }
 }

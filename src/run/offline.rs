@@ -79,7 +79,7 @@ pub struct Scanned {
 /// # Errors
 /// When an input cannot be read or has no lines, or the report cannot be written or would replace an input.
 pub fn check(options: &OfflineOptions, monitor: &dyn Monitor) -> Result<Scanned, Error> {
-    targets::keep_out_of_runs(&targets::reading(&options.input)?, None)?;
+    targets::keep_out_of_runs(&targets::checking(&options.input)?, None)?;
     scan_inputs(options, false, monitor)
 }
 
@@ -131,7 +131,7 @@ pub fn split(
 
 /// Checks the files that a split would write, and returns the shard files of an earlier one.
 fn earlier_shards(options: &OfflineOptions, directory: &Path, replace: bool) -> Result<Vec<PathBuf>, Error> {
-    let mut files = targets::reading(&options.input)?;
+    let mut files = targets::checking(&options.input)?;
     if !directory.is_dir() {
         files.make_directory(Role::Shard, directory)?;
         return Ok(Vec::new());
@@ -289,6 +289,7 @@ fn check_merge(
         files.read(Role::Replies, input_at(path).path())?;
     }
     targets::write_outputs(&mut files, outputs)?;
+    targets::write_report(&mut files, &options.input)?;
     let aside = SideFiles::shared(aside);
     for kind in Aside::ALL {
         files.write(Role::Aside, &aside.path(kind))?;

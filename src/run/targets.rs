@@ -9,13 +9,24 @@ use super::options::{InputOptions, OutputTarget};
 use super::output::Outputs;
 use crate::storage::user_files::{NamedFiles, Role, TargetError};
 
-/// The files of reading: the inputs, and the file for Defects.
+/// The files that are read: the inputs. All that is read is to be named before anything that is written.
 pub(crate) fn reading(input: &InputOptions) -> Result<NamedFiles, TargetError> {
     let mut files = NamedFiles::default();
     for input in &input.inputs {
         files.read(Role::Input, input.path())?;
     }
-    input.report.as_deref().map_or(Ok(()), |path| files.write(Role::Report, path))?;
+    Ok(files)
+}
+
+/// Adds the file for Defects.
+pub(crate) fn write_report(files: &mut NamedFiles, input: &InputOptions) -> Result<(), TargetError> {
+    input.report.as_deref().map_or(Ok(()), |path| files.write(Role::Report, path))
+}
+
+/// The files of checking: the inputs, and the file for Defects.
+pub(crate) fn checking(input: &InputOptions) -> Result<NamedFiles, TargetError> {
+    let mut files = reading(input)?;
+    write_report(&mut files, input)?;
     Ok(files)
 }
 

@@ -142,8 +142,8 @@ impl fmt::Debug for AlignedBuffer {
     }
 }
 
-/// Writes in blocks that begin at multiples of their size, but for large aligned pieces. Unlike `BufWriter` it writes nothing when it is dropped:
-/// without [`Write::flush`] the last bytes are missing.
+/// Writes in blocks that begin at multiples of their size, but for large aligned pieces. Unlike `BufWriter` it writes
+/// nothing when it is dropped: without [`Write::flush`] the last bytes are missing.
 #[derive(Debug)]
 pub(crate) struct BlockWriter<W> {
     inner: W,

@@ -130,8 +130,9 @@ mod tests {
             file.sync().unwrap();
         });
         assert_eq!(in_place, [Create, Write, Write, Write, Sync]);
+        // Where files without a name are supported, nothing is there that could survive.
         let scratch = changes(|directory| drop(durable::scratch(directory).unwrap()));
-        assert_eq!(scratch, [Create, Remove]);
+        assert!(scratch.is_empty() || scratch == [Create, Remove], "{scratch:?}");
         let directories = changes(|directory| {
             durable::create_directory(&directory.join("a")).unwrap();
             durable::publish_directory(&directory.join("a"), &directory.join("b")).unwrap();

@@ -22,17 +22,18 @@
 //!
 //! - if the files that are in use at the same time fit the [reply cache](super::reply_cache);
 //! - if most of them lie near the one before, so that they are read together anyway;
-//! - if they are long: to copy them once more takes longer than to read them. How long a read takes is measured, on some
-//!   of them: a microsecond or two in the page cache, a hundred and more on a disk;
+//! - if they are long: to copy them once more takes longer than to read them. How long a read takes is measured, on
+//!   some of them: a microsecond or two in the page cache, a hundred and more on a disk;
 //! - if the scratch directory is in memory, cannot give space back, or has no room for them and a quarter more;
 //! - if the disk is full nevertheless.
 //!
 //! # Sizes
-//! Sections and portions have the same size: the smallest power of two with pieces of 128 KiB, but no more than fits the
-//! budget, which is that of the reply cache. With the default of 64 MiB that is at most 16 MiB: pieces of 128 KiB for
-//! 2 GB of replies, of 32 KiB for 8 GB, and of 2.6 KB for 100 GB, which is still a few replies a read. Twice the memory
-//! makes pieces four times as large. What is in memory for a section is a few bytes, and there are at most 8,192 of
-//! them: 128 GB at the default. Beyond that, or where pieces are as small as replies, these stay where they are.
+//! Sections and portions have the same size: the smallest power of two with pieces of 128 KiB, but no more than fits
+//! the budget, which is that of the reply cache. With the default of 64 MiB that is at most 16 MiB: pieces of 128
+//! KiB for 2 GB of replies, of 32 KiB for 8 GB, and of 2.6 KB for 100 GB, which is still a few replies a read. Twice
+//! the memory makes pieces four times as large. What is in memory for a section is a few bytes, and there are at most
+//! 8,192 of them: 128 GB at the default. Beyond that, or where pieces are as small as replies, these stay where they
+//! are.
 //!
 //! Invariants: memory is the budget, and a window for each thread. The scratch file has no name: it vanishes with the
 //! process. The output does not depend on what is rearranged.

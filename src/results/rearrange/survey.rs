@@ -148,7 +148,7 @@ impl Survey {
     /// How to rearrange the replies, if to read one takes this long; `None` if that takes more time than it saves.
     fn plan_for(&self, read: Duration, budget: u64) -> Option<Plan> {
         let read_ns = read.as_secs_f64() * 1e9;
-        // Longer ones are better read by themselves. Those of a class are three quarters of its greatest length on average.
+        // Longer ones are better read by themselves. On average, those of a class have three quarters of its maximum.
         let longest = (0..CLASSES).take_while(|class| float(3 << class) / 4.0 * REARRANGE_NS <= read_ns).last()?;
         let reply_bytes_max = 1 << longest;
         let bytes = self.bytes_up_to(reply_bytes_max);
