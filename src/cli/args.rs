@@ -4,17 +4,22 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter};
 
+use super::candidates;
 use super::values::{bytes, completion_window, dialect, duration, on_ambiguous, shape};
 
 /// Upper limit of the options that set how many requests may be in flight.
 const CONCURRENCY_MAX: i64 = batchline::remote::online::CONCURRENCY_MAX as i64;
 
+/// The version, with the commit that was built and its date.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BATCHLINE_BUILD"), ")");
+
 /// Run a JSONL file of LLM requests through a provider's Batch API and get the replies back in input order.
 #[derive(Debug, Parser)]
 #[command(
-    version,
+    version = VERSION,
     about,
     max_term_width = 100,
     after_help = "\
@@ -67,6 +72,14 @@ pub(crate) enum Command {
     Generate(GenerateArguments),
     /// Benchmark each stage on this machine against plain reading and copying
     Bench(BenchArguments),
+    /// Print the script that makes a shell complete commands, options and their values
+    #[command(after_help = "\
+Examples: batchline completions bash > ~/.local/share/bash-completion/completions/batchline
+          batchline completions fish > ~/.config/fish/completions/batchline.fish
+          source <(batchline completions zsh)    # in ~/.zshrc")]
+    Completions(CompletionsArguments),
+    /// Print the manual page, or write all of them to a directory
+    Man(ManArguments),
 }
 
 impl Command {
@@ -89,7 +102,13 @@ impl Command {
             Self::Doctor(arguments) => arguments.json,
             Self::Providers(arguments) => arguments.json,
             Self::Bench(arguments) => arguments.json,
-            Self::Schema | Self::Split(_) | Self::Clean(_) | Self::Serve(_) | Self::Generate(_) => false,
+            Self::Schema
+            | Self::Split(_)
+            | Self::Clean(_)
+            | Self::Serve(_)
+            | Self::Generate(_)
+            | Self::Completions(_)
+            | Self::Man(_) => false,
         }
     }
 }
@@ -101,13 +120,13 @@ pub(crate) struct InputArguments {
     #[arg(value_name = "INPUT")]
     pub(crate) inputs: Vec<PathBuf>,
     /// Provider, as listed by `batchline providers` [default: together]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(candidates::providers))]
     pub(crate) provider: Option<String>,
     /// Dialect of a provider that supports both: together or openai; with --base-url alone, that of your own service
-    #[arg(long, value_name = "NAME", value_parser = dialect)]
+    #[arg(long, value_name = "NAME", value_parser = dialect, add = ArgValueCandidates::new(candidates::dialects))]
     pub(crate) dialect: Option<&'static dyn batchline::dialect::Dialect>,
     /// Endpoint of the requests, such as /v1/embeddings [default: /v1/chat/completions]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", add = ArgValueCandidates::new(candidates::endpoints))]
     pub(crate) endpoint: Option<String>,
     /// Input lines are request bodies; assign each the id line-N, where N counts the non-blank lines from 1
     #[arg(long)]
@@ -169,7 +188,7 @@ pub(crate) struct OutputArguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) errors: Option<PathBuf>,
     /// Format of the replies: native, as the service sent them, or common, the same for every service
-    #[arg(long, value_name = "NAME", default_value = "native", value_parser = shape)]
+    #[arg(long, value_name = "NAME", default_value = "native", value_parser = shape, add = ArgValueCandidates::new(candidates::shapes))]
     pub(crate) shape: batchline::results::normalize::Shape,
 }
 
@@ -222,7 +241,7 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) poll_interval: Option<Duration>,
     /// What to do when a submission's outcome is unknown: hold, or retry-after:TIME
-    #[arg(long, value_name = "POLICY", value_parser = on_ambiguous)]
+    #[arg(long, value_name = "POLICY", value_parser = on_ambiguous, add = ArgValueCandidates::new(candidates::on_ambiguous))]
     pub(crate) on_ambiguous: Option<batchline::run::OnAmbiguous>,
     /// Delete the run's files at the service when every request has an output
     #[arg(long)]
@@ -307,7 +326,7 @@ pub(crate) struct MergeArguments {
 #[derive(Debug, Args)]
 pub(crate) struct StatusArguments {
     /// Directory or name of the run [default: the newest started here, else the newest]
-    #[arg(value_name = "RUN_DIR")]
+    #[arg(value_name = "RUN_DIR", add = ArgValueCompleter::new(candidates::runs))]
     pub(crate) run: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
@@ -324,7 +343,7 @@ pub(crate) struct LsArguments {
 #[derive(Debug, Args)]
 pub(crate) struct CancelArguments {
     /// Directory or name of the run [default: the newest started here]
-    #[arg(value_name = "RUN_DIR")]
+    #[arg(value_name = "RUN_DIR", add = ArgValueCompleter::new(candidates::runs))]
     pub(crate) run: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) service: ServiceArguments,
@@ -336,7 +355,7 @@ pub(crate) struct CancelArguments {
 #[derive(Debug, Args)]
 pub(crate) struct RetryArguments {
     /// Directory or name of the run [default: the newest started here]
-    #[arg(value_name = "RUN_DIR")]
+    #[arg(value_name = "RUN_DIR", add = ArgValueCompleter::new(candidates::runs))]
     pub(crate) run: Option<PathBuf>,
     /// Also repeat unresolved submissions; if the service did accept them, they are paid for twice
     #[arg(long)]
@@ -353,7 +372,7 @@ pub(crate) struct RetryArguments {
 #[derive(Debug, Args)]
 pub(crate) struct CleanArguments {
     /// Directory or name of the run [default: all]
-    #[arg(value_name = "RUN_DIR")]
+    #[arg(value_name = "RUN_DIR", add = ArgValueCompleter::new(candidates::runs))]
     pub(crate) run: Option<PathBuf>,
     /// Also remove runs that are unfinished, have errors or missing requests, or were not delivered; their replies are
     /// lost
@@ -370,7 +389,7 @@ pub(crate) struct CleanArguments {
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArguments {
     /// Directory or name of the run [default: the newest started here, else the newest]
-    #[arg(value_name = "RUN_DIR")]
+    #[arg(value_name = "RUN_DIR", add = ArgValueCompleter::new(candidates::runs))]
     pub(crate) run: Option<PathBuf>,
     /// Mark damaged parts for the next run to rebuild or download again; nothing is resubmitted
     // `--mend` is the name of earlier versions.
@@ -397,7 +416,7 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
     /// Dialect to serve: together or openai
-    #[arg(long, value_name = "NAME", default_value = "together", value_parser = dialect)]
+    #[arg(long, value_name = "NAME", default_value = "together", value_parser = dialect, add = ArgValueCandidates::new(candidates::dialects))]
     pub(crate) dialect: &'static dyn batchline::dialect::Dialect,
     /// Directory for files, batches and the billing ledger
     #[arg(short, long, value_name = "DIR", default_value = "batchline-serve")]
@@ -486,6 +505,28 @@ pub(crate) struct BenchArguments {
     /// Print JSON Lines: one record per stage
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// The shells that commands can be completed in.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Fish,
+    Zsh,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArguments {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArguments {
+    /// Write the pages of the program and of each command to DIR, which is created if missing
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
 }
 
 #[cfg(test)]
