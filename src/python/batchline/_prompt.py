@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import InputError
 
-_COLUMN = re.compile(r"\{\{\s*(.+?)\s*\}\}")
+_COLUMN = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
 
 
 class Prompt:

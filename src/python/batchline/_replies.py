@@ -10,6 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
+#: How each line of the output begins.
+_BEGIN = '{"custom_id":'
+
 #: Bytes read at a time.
 _READ_BYTES = 1 << 20
 
@@ -45,8 +48,10 @@ class Reply:
     status: int | None
     #: The body of the answer, as the service sent it, if there is one.
     body: Any
-    #: Why there is no output; ``None`` if there is one.
+    #: Why there is no output; ``None`` if there is one. Of an answer that Python cannot read as JSON, ``unreadable``.
     error: ReplyError | None
+    #: The line of the output, without its end.
+    raw: bytes
 
     @property
     def text(self) -> str | None:
@@ -134,14 +139,21 @@ class Replies:
     def __iter__(self) -> Iterator[Reply]:
         with io.BufferedReader(_Cursor(self._file), _READ_BYTES) as lines:
             for index, line in enumerate(lines):  # bytes are split at "\n" alone
-                yield _reply(index, json.loads(line))
+                yield _reply(index, line.removesuffix(b"\n"))
 
     def __repr__(self) -> str:
         summary = self.summary
         return f"<Replies: {summary.outputs} outputs, {summary.errors} errors, {summary.missing} missing>"
 
 
-def _reply(index: int, line: Mapping[str, Any]) -> Reply:
+def _reply(index: int, raw: bytes) -> Reply:
+    # The body is as the service sent it, and the program accepts more than JSON is: see "Whole or not at all".
+    text = raw.decode(errors="replace")
+    try:
+        line = json.loads(text, strict=False)
+    except (ValueError, RecursionError) as unreadable:
+        custom_id, _ = json.JSONDecoder().raw_decode(text, len(_BEGIN))
+        return Reply(index, custom_id, None, None, ReplyError("unreadable", str(unreadable)), raw)
     response, error = line["response"] or {}, line["error"]
     return Reply(
         index=index,
@@ -149,6 +161,7 @@ def _reply(index: int, line: Mapping[str, Any]) -> Reply:
         status=response.get("status_code"),
         body=response.get("body"),
         error=ReplyError(error.get("code"), error.get("message") or "") if error else None,
+        raw=raw,
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, Union, runtime_checkable
 
 from ._prompt import Prompt
-from .errors import InputError, UsageError
+from .errors import Error, InputError, UsageError
 
 #: Rows of a table that are converted together.
 _SLICE = 1000
@@ -62,9 +62,9 @@ class Request:
         try:
             member = row if self._prompt is None else self._body(self._prompt, row, place)
             return json.dumps(member, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        except Error:
+            raise
         except (TypeError, ValueError, RecursionError) as error:
-            if isinstance(error, InputError):
-                raise
             raise InputError(f"{place} cannot be written as JSON: {error}") from error
 
     def _body(self, prompt: Prompt, row: Mapping[str, Any], place: str) -> dict[str, Any]:

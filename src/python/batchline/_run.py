@@ -6,6 +6,8 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import IO, Any
 
 from . import _rows
@@ -78,10 +80,16 @@ def run(
             command += _spool(rows, request, spool)
         # Options before the input, which may begin with a dash.
         command[2:2] = options
-        replies = tempfile.TemporaryFile(dir=state_directory())
         if output is not None:
             command[2:2] = ["--output", os.fspath(output)]
-        return _Run(watched).end(Process(command, spool, replies), replies if output is None else output)
+        with ExitStack() as on_failure:
+            replies: IO[bytes] = on_failure.enter_context(tempfile.TemporaryFile(dir=state_directory()))
+            ended = _Run(watched).end(Process(command, spool, replies))
+            on_failure.pop_all()
+    if output is not None:
+        replies.close()
+        replies = open(output, "rb")
+    return ended.replies(replies)
 
 
 def _spool(rows: Rows, request: Request, spool: IO[bytes]) -> list[str]:
@@ -97,6 +105,22 @@ def _spool(rows: Rows, request: Request, spool: IO[bytes]) -> list[str]:
     return [] if has_ids else ["--assign-ids"]
 
 
+@dataclass(frozen=True)
+class _Ended:
+    """A run whose output has a line for every request."""
+
+    code: int
+    summary: Summary
+
+    def replies(self, file: IO[bytes]) -> Replies:
+        """The replies in the output; raises if some are on hold."""
+        replies = Replies(file, self.summary)
+        if self.code == _HELD:
+            hint = f"`batchline status {self.summary.directory}` says why, and what to do"
+            raise HeldError(f"{self.summary.held} requests are on hold", exit_code=_HELD, hint=hint, replies=replies)
+        return replies
+
+
 class _Run:
     """What the program says of a run, as it says it."""
 
@@ -108,8 +132,8 @@ class _Run:
         self._failure: Record = {}
         self._defects: list[Record] = []
 
-    def end(self, process: Process, replies: IO[bytes] | str | os.PathLike[str]) -> Replies:
-        """Waits for the end of the process, and returns the replies, or raises what went wrong."""
+    def end(self, process: Process) -> _Ended:
+        """Waits for the end of the process; raises what went wrong."""
         try:
             code = process.end(self._hear)
         except KeyboardInterrupt:
@@ -118,12 +142,7 @@ class _Run:
             self._view.close(self._summary)
         if self._summary is None or code not in (_SUCCESS, _INCOMPLETE, _HELD):
             raise self._error(code, process)
-        file = replies if not isinstance(replies, (str, os.PathLike)) else open(replies, "rb")
-        ended = Replies(file, self._summary)
-        if code == _HELD:
-            status = f"`batchline status {self._directory}` has the details, and what to do"
-            raise HeldError(f"{self._summary.held} requests are on hold", exit_code=code, hint=status, replies=ended)
-        return ended
+        return _Ended(code, self._summary)
 
     def _hear(self, record: Record) -> None:
         kind = record["kind"]
@@ -145,6 +164,7 @@ class _Run:
         verb = "already complete:" if record["done"] else "resuming" if record["resumed"] else "starting"
         shards = f"{record['shards']:,} {'shard' if record['shards'] == 1 else 'shards'}"
         self._view.say(logging.INFO, f"{verb} {self._requests:,} requests in {shards}, run directory {self._directory}")
+        self._view.show(Progress(requests=self._requests))
 
     def _progress(self, record: Record) -> Progress:
         return Progress(
