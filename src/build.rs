@@ -14,6 +14,9 @@ const COMMIT_DIGITS: usize = 9;
 /// What `cargo package` records of the commit.
 const PACKAGED: &str = ".cargo_vcs_info.json";
 
+/// Said of a commit when tracked files differ from it.
+const MODIFIED: &str = ", modified";
+
 fn main() {
     println!("cargo::rerun-if-changed=src/build.rs");
     let is_debug = std::env::var("PROFILE").is_ok_and(|profile| profile == "debug");
@@ -41,8 +44,7 @@ fn checkout() -> Option<String> {
         println!("cargo::rerun-if-changed={source}");
     }
     let is_clean = git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
-    let modified = if is_clean { "" } else { ", modified" };
-    Some(format!("{} {date}{modified}", commit.get(..COMMIT_DIGITS)?))
+    Some(format!("{} {date}{}", commit.get(..COMMIT_DIGITS)?, if is_clean { "" } else { MODIFIED }))
 }
 
 /// The commit that this package was made from; its date is not recorded.
@@ -50,7 +52,8 @@ fn package() -> Option<String> {
     let recorded = std::fs::read_to_string(PACKAGED).ok()?;
     let (_, rest) = recorded.split_once("\"sha1\": \"")?;
     let commit = rest.get(..COMMIT_DIGITS)?;
-    commit.bytes().all(|digit| digit.is_ascii_hexdigit()).then(|| commit.to_owned())
+    let modified = if recorded.contains("\"dirty\": true") { MODIFIED } else { "" };
+    commit.bytes().all(|digit| digit.is_ascii_hexdigit()).then(|| format!("{commit}{modified}"))
 }
 
 /// What git prints, without the line end; `None` if there is no git, or it fails.

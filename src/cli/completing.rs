@@ -17,6 +17,13 @@ const VARIABLE: &str = "BATCHLINE_COMPLETE";
 /// The program, as it is called by name.
 const PROGRAM: &str = env!("CARGO_BIN_NAME");
 
+/// zsh loads the script from its `fpath` when it is first needed, by calling it: then it has to answer at once.
+const ZSH_FIRST_USE: &str = r#"
+if [[ "$funcstack[1]" == _batchline ]]; then
+    _clap_dynamic_completer_batchline "$@"
+fi
+"#;
+
 /// Answers a script, if one asks: then the program is done.
 pub(crate) fn answer() -> Option<Exit> {
     let directory = std::env::current_dir().ok();
@@ -41,6 +48,9 @@ pub(crate) fn completions(arguments: &CompletionsArguments) -> Result<Exit, Fail
     };
     let mut script = Vec::new();
     shell.write_registration(VARIABLE, PROGRAM, PROGRAM, PROGRAM, &mut script).map_err(StdoutError)?;
+    if let Shell::Zsh = arguments.shell {
+        script.extend_from_slice(ZSH_FIRST_USE.as_bytes());
+    }
     print_text(&script)?;
     Ok(Exit::Success)
 }
