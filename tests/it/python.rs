@@ -14,7 +14,8 @@ fn passes(python: &Path, module: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let command = format!("exec '{}' -X dev -W error -m unittest {module}", python.display());
     let paths = ["src/python", "tests/python"].map(|path| root.join(path).display().to_string()).join(":");
-    let program = Place::new().shell(&command).env("PYTHONPATH", &paths).env("PYTHONDONTWRITEBYTECODE", "1");
+    let place = Place::new();
+    let program = place.shell(&command).env("PYTHONPATH", &paths).env("PYTHONDONTWRITEBYTECODE", "1");
     let ended = program.env("BATCHLINE_PROGRAM", env!("CARGO_BIN_EXE_batchline")).start().end_within(PATIENCE);
     ended.with_code(0).saying("\nOK\n");
 }
