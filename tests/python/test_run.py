@@ -124,6 +124,8 @@ class Running(unittest.TestCase):
             (batchline.DefectError, 4, "line 2: body.model is missing", {"rows": [{"model": "m"}, {"messages": []}]}),
             (batchline.ProviderError, 5, "127.0.0.1:1", {"rows": ["a"], **unreachable}),
             (batchline.InputError, None, "row 2 has no column", {"rows": [{"a": 1}, {"b": 1}], "prompt": "{{a}}", **LOCAL}),
+            (batchline.UsageError, None, "--errors=e", {"rows": ["a"], "options": ["--yes", "--errors=e"], **LOCAL}),
+            (batchline.UsageError, None, "-yo would", {"rows": ["a"], "options": ["-yo", "out"], **LOCAL}),
             (batchline.UsageError, None, "model is for rows with a prompt", {"rows": [{"a": 1}], **LOCAL}),
         ]
         with mock.patch.dict(os.environ):

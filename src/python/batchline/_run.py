@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -16,10 +17,13 @@ from ._program import find_program, state_directory
 from ._progress import Progress, ProgressOption, View, printable, view
 from ._replies import Replies, Summary
 from ._rows import Request, Rows
-from .errors import BY_EXIT_CODE, DefectError, Error, HeldError, InternalError, Interrupted
+from .errors import BY_EXIT_CODE, DefectError, Error, HeldError, InternalError, Interrupted, UsageError
 
 #: Exit codes with which the output has a line for every request.
 _SUCCESS, _INCOMPLETE, _HELD = 0, 6, 7
+
+#: Options that write replies elsewhere, in all spellings.
+_ELSEWHERE = re.compile(r"-[a-z]*o|--(output|errors)(=|$)")
 
 #: Exit codes of a child that was interrupted itself.
 _INTERRUPTED = (130, 143, -2, -15)
@@ -66,6 +70,9 @@ def run(
     :raises InputError: if a row is no valid request; nothing was sent then.
     :raises Error: if the run cannot go on; its subclasses stand for the program's exit codes.
     """
+    for option in options:
+        if _ELSEWHERE.match(option):
+            raise UsageError(f"{option} would take replies away from the result; keep them in a file with output=")
     request = Request(model, prompt, system, parameters)
     command = [find_program(), "run", "--json", "--shape", "common"]
     for option, value in (("--provider", provider), ("--endpoint", endpoint), ("--base-url", base_url)):
