@@ -65,7 +65,9 @@ class Running(unittest.TestCase):
             assert reply.usage is not None
             self.assertGreater(reply.usage.prompt_tokens, 0)
         self.assertEqual(list(replies), list(replies))
-        self.assertEqual(sum(reply.usage.prompt_tokens for reply in replies if reply.usage), replies.summary.prompt_tokens)
+        self.assertEqual(
+            sum(reply.usage.prompt_tokens for reply in replies if reply.usage), replies.summary.prompt_tokens
+        )
         self.assertEqual(self.litter(), [])
 
     def test_the_same_rows_are_the_same_run_however_they_come(self) -> None:
@@ -120,10 +122,20 @@ class Running(unittest.TestCase):
             (batchline.UsageError, 2, "unexpected argument '--nope'", {"rows": ["a"], "options": ["--nope"], **LOCAL}),
             (batchline.UsageError, 2, "cannot open none.jsonl", {"rows": "none.jsonl"}),
             (batchline.UsageError, 2, "there is no provider", {"rows": ["a"], **LOCAL, "provider": "nobody"}),
-            (batchline.ConfigurationError, 3, "no API key for together", {"rows": ["a"], **LOCAL, "provider": "together"}),
+            (
+                batchline.ConfigurationError,
+                3,
+                "no API key for together",
+                {"rows": ["a"], **LOCAL, "provider": "together"},
+            ),
             (batchline.DefectError, 4, "line 2: body.model is missing", {"rows": [{"model": "m"}, {"messages": []}]}),
             (batchline.ProviderError, 5, "127.0.0.1:1", {"rows": ["a"], **unreachable}),
-            (batchline.InputError, None, "row 2 has no column", {"rows": [{"a": 1}, {"b": 1}], "prompt": "{{a}}", **LOCAL}),
+            (
+                batchline.InputError,
+                None,
+                "row 2 has no column",
+                {"rows": [{"a": 1}, {"b": 1}], "prompt": "{{a}}", **LOCAL},
+            ),
             (batchline.UsageError, None, "--errors=e", {"rows": ["a"], "options": ["--yes", "--errors=e"], **LOCAL}),
             (batchline.UsageError, None, "-yo would", {"rows": ["a"], "options": ["-yo", "out"], **LOCAL}),
             (batchline.UsageError, None, "model is for rows with a prompt", {"rows": [{"a": 1}], **LOCAL}),
@@ -215,7 +227,7 @@ class Running(unittest.TestCase):
         replies = batchline.run(rows(), **LOCAL)
         self.assertEqual(sum(reply.error is None for reply in replies), 15_000)
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        self.assertLess(grown, 16 * 1024, f"KiB, for 60 MB of rows")
+        self.assertLess(grown, 16 * 1024, "KiB, for 60 MB of rows")
 
 
 class Bodies(unittest.TestCase):
@@ -223,7 +235,11 @@ class Bodies(unittest.TestCase):
         message = [{"type": "reasoning"}, {"type": "message", "content": [{"type": "output_text", "text": "hi"}]}]
         cases: list[tuple[Any, str | None, batchline.Usage | None]] = [
             ({"choices": [{"message": {"content": "hi"}}]}, "hi", None),
-            ({"choices": [{"text": "hi"}], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}, "hi", batchline.Usage(1, 2)),
+            (
+                {"choices": [{"text": "hi"}], "usage": {"prompt_tokens": 1, "completion_tokens": 2}},
+                "hi",
+                batchline.Usage(1, 2),
+            ),
             ({"choices": [{"message": {"content": None, "tool_calls": []}}]}, None, None),
             ({"output": message, "usage": {"input_tokens": 1, "output_tokens": 2}}, "hi", batchline.Usage(1, 2)),
             ({"data": [{"embedding": [0.5]}], "usage": {"prompt_tokens": 1}}, None, batchline.Usage(1, 0)),
@@ -236,10 +252,11 @@ class Bodies(unittest.TestCase):
             reply = batchline.Reply(0, "a", 200, body, None, b"")
             self.assertEqual((reply.text, reply.usage), (text, usage), body)
 
-
     def test_an_answer_that_python_cannot_read_is_kept(self) -> None:
         bodies = [b"[" * 100_000 + b"]" * 100_000, b"9" * 5000, b'"\xff\x00"', b"NaN", b'"\xe2\x80\xa8\\ud83d"']
-        lines = [b'{"custom_id":"\\u00e4","response":{"status_code":200,"body":%s},"error":null}' % body for body in bodies]
+        lines = [
+            b'{"custom_id":"\\u00e4","response":{"status_code":200,"body":%s},"error":null}' % body for body in bodies
+        ]
         with tempfile.TemporaryFile() as file:
             file.write(b"\n".join(lines) + b"\n")
             file.flush()

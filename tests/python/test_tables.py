@@ -105,7 +105,7 @@ class Readme(unittest.TestCase):
             self.addCleanup(os.chdir, before)
             os.chdir(place)
             with mock.patch.dict(os.environ, state):
-                exec(program, {})
+                exec(program, {})  # it is our own # noqa: S102
             os.chdir(before)
             labels = pandas.read_csv(place + "/labels.csv")
         self.assertEqual([label[-6:] for label in labels["label"]], ["? good", "d? bad"])

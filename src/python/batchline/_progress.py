@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Union
+from typing import Any, Protocol
 
 from ._replies import Summary
 
@@ -39,7 +39,7 @@ class Progress:
 
 
 #: Whether to show progress, or what to call with it. ``None`` shows it in terminals and notebooks.
-ProgressOption = Union[bool, Callable[[Progress], None], None]
+ProgressOption = bool | Callable[[Progress], None] | None
 
 
 class View(Protocol):

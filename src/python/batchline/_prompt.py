@@ -6,6 +6,7 @@ The text of a column becomes part of a string that is then written as JSON as a 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 from .errors import InputError
 
 _COLUMN = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
+
+#: The types of what pandas has in the place of a missing value.
+_GAPS = ("NAType", "NaTType")
 
 
 class Prompt:
@@ -40,7 +44,8 @@ def _text(value: Any, place: str) -> str:
         value = value.tolist()
     if isinstance(value, str):
         return value
-    if value is None or value != value or type(value).__name__ == "NAType":  # NaN and NaT differ from themselves
+    is_nan = isinstance(value, float) and math.isnan(value)
+    if value is None or is_nan or type(value).__name__ in _GAPS:
         raise InputError(f"{place} has no value", hint="fill the gaps or leave those rows out")
     if isinstance(value, (bool, list, tuple, dict)):
         return json.dumps(value, ensure_ascii=False, default=str)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol, Union, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from ._prompt import Prompt
 from .errors import Error, InputError, UsageError
@@ -32,7 +32,7 @@ class Table(Protocol):
 
 
 #: A file of JSON Lines, rows (a string is a row with the one column ``text``), or a table.
-Rows = Union[str, "os.PathLike[str]", Iterable[Union[Mapping[str, Any], str]], Table]
+Rows = str | os.PathLike[str] | Iterable[Mapping[str, Any] | str] | Table
 
 
 class Request:

@@ -95,7 +95,7 @@ def run(
             on_failure.pop_all()
     if output is not None:
         replies.close()
-        replies = open(output, "rb")
+        replies = open(output, "rb")  # the result closes it # noqa: SIM115
     return ended.replies(replies)
 
 
