@@ -50,8 +50,8 @@ pub(crate) fn on_ambiguous() -> Vec<CompletionCandidate> {
 
 /// The names of runs, and directories.
 pub(crate) fn runs(typed: &OsStr) -> Vec<CompletionCandidate> {
-    let known = places::places().ok().and_then(|places| places.runs().ok()).unwrap_or_else(Vec::new);
-    let named = known.iter().filter_map(|run| Some((run, run.file_name()?)));
+    let known = places::places().ok().and_then(|places| places.runs().ok());
+    let named = known.iter().flatten().filter_map(|run| Some((run, run.file_name()?)));
     let fitting = named.filter(|(_, name)| name.as_encoded_bytes().starts_with(typed.as_encoded_bytes()));
     let mut offered: Vec<_> = fitting
         .take(RUNS_OFFERED)
