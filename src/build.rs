@@ -1,6 +1,7 @@
 //! The build script: tells the program which commit it was built from, for `--version`.
 //!
-//! In: the git checkout, or what `cargo package` recorded of it. Out: `BATCHLINE_BUILD`, such as `4401f58fa 2026-11-27`.
+//! In: the git checkout, or what `cargo package` recorded of it. Out: `BATCHLINE_BUILD`, such as
+//! `4401f58fa 2026-11-27`.
 //!
 //! Invariants: the same commit gives the same text, so the date is the commit's, never the build's. A build without git
 //! works, and says that it does not know. Debug builds do not ask, so that a commit does not rebuild them.
