@@ -15,7 +15,10 @@ const COMMIT_DIGITS: usize = 9;
 /// What `cargo package` records of the commit.
 const PACKAGED: &str = ".cargo_vcs_info.json";
 
-/// Said of a commit when tracked files differ from it.
+/// What the program is made of.
+const SOURCES: &[&str] = &["src", "data", "Cargo.toml", "Cargo.lock"];
+
+/// Said of a commit when these differ from it.
 const MODIFIED: &str = ", modified";
 
 fn main() {
@@ -33,18 +36,19 @@ fn checkout() -> Option<String> {
     }
     let head = git(&["log", "-1", "--format=%H %cs"])?;
     let (commit, date) = head.split_once(' ')?;
-    let branch = git(&["symbolic-ref", "--quiet", "HEAD"]);
-    for name in ["HEAD", "packed-refs"].into_iter().chain(branch.as_deref()) {
+    // The log changes with every commit.
+    for name in ["HEAD", "logs/HEAD"] {
         let path = git(&["rev-parse", "--git-path", name])?;
         // To cargo, a file that does not exist has always changed.
         if Path::new(&path).exists() {
             println!("cargo::rerun-if-changed={path}");
         }
     }
-    for source in ["src", "data", "Cargo.toml", "Cargo.lock"] {
+    for source in SOURCES {
         println!("cargo::rerun-if-changed={source}");
     }
-    let is_clean = git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
+    let status = ["status", "--porcelain", "--untracked-files=no", "--"];
+    let is_clean = git(&[&status, SOURCES].concat())?.is_empty();
     Some(format!("{} {date}{}", commit.get(..COMMIT_DIGITS)?, if is_clean { "" } else { MODIFIED }))
 }
 
