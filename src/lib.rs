@@ -98,6 +98,8 @@
 //     generate   realistic prompt sets of any size
 //     bench      what this machine makes of each stage
 //     src/cli/   the program: the one place that knows the command line, the environment and the terminal
+//     src/python the Python package: runs the program, which its wheel carries
+//     build.rs   the build script: which commit this is
 
 #[cfg(feature = "cli")]
 #[doc(hidden)]

@@ -6,10 +6,13 @@ mod allocator;
 mod args;
 mod asking;
 mod bench;
+mod candidates;
 mod cleaning;
+mod completing;
 mod exit;
 mod inspect;
 mod keys;
+mod manual;
 mod numbers;
 mod offline;
 mod places;
@@ -39,6 +42,9 @@ use exit::Exit;
 /// Parses, runs, reports.
 pub(crate) fn main() -> ExitCode {
     end_on_panics();
+    if let Some(exit) = completing::answer() {
+        return exit.into();
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -97,5 +103,7 @@ fn dispatch(command: Command) -> Result<Exit, exit::Failure> {
         Command::Providers(arguments) => providers::providers(&arguments),
         Command::Serve(arguments) => serving::serve(arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
+        Command::Completions(arguments) => completing::completions(&arguments),
+        Command::Man(arguments) => manual::man(&arguments),
     }
 }

@@ -61,6 +61,12 @@ pub(crate) fn print_document(document: &Value) -> Result<(), StdoutError> {
     write_line(io::stdout().lock(), format!("{document:#}").as_bytes())
 }
 
+/// Writes a text of the program's own to standard output, as it is.
+pub(crate) fn print_text(text: &[u8]) -> Result<(), StdoutError> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text).and_then(|()| stdout.flush()).map_err(StdoutError)
+}
+
 /// Writes a file's name to standard output: verbatim for a program, escaped on a terminal.
 pub(crate) fn print_path(path: &Path) -> Result<(), StdoutError> {
     use std::os::unix::ffi::OsStrExt;

@@ -45,6 +45,9 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
 }
 
+/// Upper limit of the options that set how many requests may be in flight.
+pub(crate) const CONCURRENCY_MAX: i64 = batchline::remote::online::CONCURRENCY_MAX as i64;
+
 /// Maximum length of a completion window, in bytes.
 const WINDOW_BYTES: usize = 32;
 

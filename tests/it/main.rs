@@ -65,7 +65,9 @@ mod targets; // outputs that are inputs, and what else must not be written
 mod throttled; // a service without a Batch API that refuses now and then, or for a while
 
 // What people and other programs see.
+mod completing; // shells, the manual, the version
 mod measuring; // what `bench` says, and leaves behind
+mod python; // the Python package, with its own tests
 mod readme; // the program of its section on the library
 mod screens; // help, plans, runs, shard files, records in JSON
 mod serve; // the server, started through the library

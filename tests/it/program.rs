@@ -26,10 +26,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const MEMORY_KIB: u64 = 256 * 1024;
 
 /// What the program, its HTTP client and its argument parser read from the environment.
-const VARIABLES: [&str; 20] = [
+const VARIABLES: [&str; 21] = [
     "AIBRIX_API_KEY",
     "AIBRIX_BASE_URL",
     "BATCHLINE_API_KEY",
+    "BATCHLINE_COMPLETE",
     "BATCHLINE_DEBUGGABLE",
     "BATCHLINE_LOCAL_KEY",
     "BATCHLINE_LOCAL_URL",

@@ -163,7 +163,8 @@ fn collect(src: &Path, directory: &Path, texts: &mut BTreeMap<String, String>) {
             let module = path.strip_prefix(src).unwrap().with_extension("");
             let module = if module.ends_with("mod") { module.parent().unwrap().to_owned() } else { module };
             let names: Vec<&str> = module.iter().map(|name| name.to_str().unwrap()).collect();
-            if names != ["main"] && names != ["lib"] {
+            // The build script is no module of either crate.
+            if names != ["main"] && names != ["lib"] && names != ["build"] {
                 texts.insert(names.join("::"), fs::read_to_string(&path).unwrap());
             }
         }

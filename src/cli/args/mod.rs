@@ -1,20 +1,24 @@
 //! The command line as it is typed: commands, options and their help. Nothing is decided here.
 
-use std::net::SocketAddr;
+mod local;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter};
 
-use super::values::{bytes, completion_window, dialect, duration, on_ambiguous, shape};
+use super::candidates;
+use super::values::{CONCURRENCY_MAX, bytes, completion_window, dialect, duration, on_ambiguous, shape};
+pub(crate) use local::{BenchArguments, GenerateArguments, ServeArguments};
 
-/// Upper limit of the options that set how many requests may be in flight.
-const CONCURRENCY_MAX: i64 = batchline::remote::online::CONCURRENCY_MAX as i64;
+/// The version, with the commit that was built and its date.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BATCHLINE_BUILD"), ")");
 
 /// Run a JSONL file of LLM requests through a provider's Batch API and get the replies back in input order.
 #[derive(Debug, Parser)]
 #[command(
-    version,
+    version = VERSION,
     about,
     max_term_width = 100,
     after_help = "\
@@ -67,6 +71,14 @@ pub(crate) enum Command {
     Generate(GenerateArguments),
     /// Benchmark each stage on this machine against plain reading and copying
     Bench(BenchArguments),
+    /// Print the script that makes a shell complete commands, options and their values
+    #[command(after_help = "\
+Examples: batchline completions bash > ~/.local/share/bash-completion/completions/batchline
+          batchline completions fish > ~/.config/fish/completions/batchline.fish
+          source <(batchline completions zsh)    # in ~/.zshrc")]
+    Completions(CompletionsArguments),
+    /// Print the manual page, or write all of them to a directory
+    Man(ManArguments),
 }
 
 impl Command {
@@ -94,7 +106,13 @@ impl Command {
             Self::Doctor(arguments) => arguments.json,
             Self::Providers(arguments) => arguments.json,
             Self::Bench(arguments) => arguments.json,
-            Self::Schema | Self::Split(_) | Self::Clean(_) | Self::Serve(_) | Self::Generate(_) => false,
+            Self::Schema
+            | Self::Split(_)
+            | Self::Clean(_)
+            | Self::Serve(_)
+            | Self::Generate(_)
+            | Self::Completions(_)
+            | Self::Man(_) => false,
         }
     }
 }
@@ -106,13 +124,13 @@ pub(crate) struct InputArguments {
     #[arg(value_name = "INPUT")]
     pub(crate) inputs: Vec<PathBuf>,
     /// Provider, as listed by `batchline providers` [default: together]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(candidates::providers))]
     pub(crate) provider: Option<String>,
     /// Dialect of a provider that supports both: together or openai; with --base-url alone, that of your own service
-    #[arg(long, value_name = "NAME", value_parser = dialect)]
+    #[arg(long, value_name = "NAME", value_parser = dialect, add = ArgValueCandidates::new(candidates::dialects))]
     pub(crate) dialect: Option<&'static dyn batchline::dialect::Dialect>,
     /// Endpoint of the requests, such as /v1/embeddings [default: /v1/chat/completions]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", add = ArgValueCandidates::new(candidates::endpoints))]
     pub(crate) endpoint: Option<String>,
     /// Input lines are request bodies; assign each the id line-N, where N counts the non-blank lines from 1
     #[arg(long)]
@@ -174,7 +192,7 @@ pub(crate) struct OutputArguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) errors: Option<PathBuf>,
     /// Format of the replies: native, as the service sent them, or common, the same for every service
-    #[arg(long, value_name = "NAME", default_value = "native", value_parser = shape)]
+    #[arg(long, value_name = "NAME", default_value = "native", value_parser = shape, add = ArgValueCandidates::new(candidates::shapes))]
     pub(crate) shape: batchline::results::normalize::Shape,
 }
 
@@ -227,7 +245,7 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) poll_interval: Option<Duration>,
     /// What to do when a submission's outcome is unknown: hold, or retry-after:TIME
-    #[arg(long, value_name = "POLICY", value_parser = on_ambiguous)]
+    #[arg(long, value_name = "POLICY", value_parser = on_ambiguous, add = ArgValueCandidates::new(candidates::on_ambiguous))]
     pub(crate) on_ambiguous: Option<batchline::run::OnAmbiguous>,
     /// Delete the run's files at the service when every request has an output
     #[arg(long)]
@@ -312,7 +330,7 @@ pub(crate) struct MergeArguments {
 #[derive(Debug, Args)]
 pub(crate) struct StatusArguments {
     /// Directory or name of the run [default: the newest started here, else the newest]
-    #[arg(value_name = "RUN_DIR")]
+    #[arg(value_name = "RUN_DIR", add = ArgValueCompleter::new(candidates::runs))]
     pub(crate) run: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
@@ -329,7 +347,7 @@ pub(crate) struct LsArguments {
 #[derive(Debug, Args)]
 pub(crate) struct CancelArguments {
     /// Directory or name of the run [default: the newest started here]
-    #[arg(value_name = "RUN_DIR")]
+    #[arg(value_name = "RUN_DIR", add = ArgValueCompleter::new(candidates::runs))]
     pub(crate) run: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) service: ServiceArguments,
@@ -341,7 +359,7 @@ pub(crate) struct CancelArguments {
 #[derive(Debug, Args)]
 pub(crate) struct RetryArguments {
     /// Directory or name of the run [default: the newest started here]
-    #[arg(value_name = "RUN_DIR")]
+    #[arg(value_name = "RUN_DIR", add = ArgValueCompleter::new(candidates::runs))]
     pub(crate) run: Option<PathBuf>,
     /// Also repeat unresolved submissions; if the service did accept them, they are paid for twice
     #[arg(long)]
@@ -358,7 +376,7 @@ pub(crate) struct RetryArguments {
 #[derive(Debug, Args)]
 pub(crate) struct CleanArguments {
     /// Directory or name of the run [default: all]
-    #[arg(value_name = "RUN_DIR")]
+    #[arg(value_name = "RUN_DIR", add = ArgValueCompleter::new(candidates::runs))]
     pub(crate) run: Option<PathBuf>,
     /// Also remove runs that are unfinished, have errors or missing requests, or were not delivered; their replies are
     /// lost
@@ -375,7 +393,7 @@ pub(crate) struct CleanArguments {
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArguments {
     /// Directory or name of the run [default: the newest started here, else the newest]
-    #[arg(value_name = "RUN_DIR")]
+    #[arg(value_name = "RUN_DIR", add = ArgValueCompleter::new(candidates::runs))]
     pub(crate) run: Option<PathBuf>,
     /// Mark damaged parts for the next run to rebuild or download again; nothing is resubmitted
     // `--mend` is the name of earlier versions.
@@ -396,101 +414,26 @@ pub(crate) struct ProvidersArguments {
     pub(crate) markdown: bool,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct ServeArguments {
-    /// Address to listen on; port 0 picks a free port
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
-    pub(crate) listen: SocketAddr,
-    /// Dialect to serve: together or openai
-    #[arg(long, value_name = "NAME", default_value = "together", value_parser = dialect)]
-    pub(crate) dialect: &'static dyn batchline::dialect::Dialect,
-    /// Directory for files, batches and the billing ledger
-    #[arg(short, long, value_name = "DIR", default_value = "batchline-serve")]
-    pub(crate) directory: PathBuf,
-    /// Forward each request to this OpenAI-compatible server, as POST {URL}{endpoint}, instead of echoing it
-    #[arg(long, value_name = "URL")]
-    pub(crate) upstream: Option<String>,
-    /// Read the upstream's API key from FILE, which only you may have access to [default: its environment variable]
-    #[arg(long, value_name = "FILE", requires = "upstream")]
-    pub(crate) upstream_key_file: Option<PathBuf>,
-    /// Maximum requests in flight at the upstream; reduced when it throttles, is overloaded or slow [default: 64]
-    #[arg(long, value_name = "N", requires = "upstream", value_parser = clap::value_parser!(u16).range(1..=CONCURRENCY_MAX))]
-    pub(crate) upstream_concurrency: Option<u16>,
-    /// Simulated duration of a batch whose requests are echoed
-    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = duration)]
-    pub(crate) batch_time: Duration,
-    /// Maximum batches executed concurrently
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub(crate) workers: u16,
-    /// Random seed for the order of replies and for faults
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) seed: u64,
-    /// Accept requests for this host name; may be repeated. localhost, loopback addresses and the address that a client
-    /// connected to are always accepted
-    #[arg(long, value_name = "NAME", value_parser = batchline::serve::host_name)]
-    pub(crate) allow_host: Vec<String>,
-    /// Disk quota of the directory, such as 20GB [default: its size plus 90% of the free space at startup]
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
-    pub(crate) quota: Option<u64>,
-    /// Accept only the key in FILE; required to listen on other than loopback addresses [default: any key]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) api_key_file: Option<PathBuf>,
-    /// Inject the faults scripted in FILE: dropped responses, truncated downloads, lost rows and the like
-    #[arg(long, value_name = "FILE")]
-    pub(crate) faults: Option<PathBuf>,
-    /// Exit when stdin is closed: for programs that start the server as a child process
-    #[arg(long)]
-    pub(crate) until_stdin_ends: bool,
+/// The shells that commands can be completed in.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Fish,
+    Zsh,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct GenerateArguments {
-    /// Number of requests
-    #[arg(short = 'n', long, value_name = "N", required_unless_present = "bytes")]
-    pub(crate) requests: Option<u64>,
-    /// Number of bytes, such as 10GB; the request that reaches it is the last
-    #[arg(long, value_name = "BYTES", value_parser = bytes, conflicts_with = "requests")]
-    pub(crate) bytes: Option<u64>,
-    /// Random seed; the same seed gives the same requests
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) seed: u64,
-    /// Model of the requests; may be repeated, and models are then interleaved
-    #[arg(long, value_name = "NAME")]
-    pub(crate) model: Vec<String>,
-    /// Write to FILE; `-` is stdout [default: stdout]
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
-    /// Replace FILE if it exists
-    #[arg(long)]
-    pub(crate) force: bool,
+pub(crate) struct CompletionsArguments {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: Shell,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct BenchArguments {
-    /// Bytes of requests to generate
-    #[arg(long, value_name = "BYTES", default_value = "1GB", value_parser = bytes)]
-    pub(crate) bytes: u64,
-    /// Number of requests to generate, instead of bytes
-    #[arg(short = 'n', long, value_name = "N", conflicts_with = "bytes")]
-    pub(crate) requests: Option<u64>,
-    /// Model of the requests; may be repeated, and models are then interleaved [default: three]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) model: Vec<String>,
-    /// Number of repetitions; medians are shown
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
-    pub(crate) runs: u16,
-    /// Threads for checking and merging [default: all cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) threads: Option<u16>,
-    /// Memory limit of the process, such as 256MiB
-    #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = bytes)]
-    pub(crate) memory: u64,
-    /// Working directory; needs free space for six times the bytes [default: the system's temporary directory]
-    #[arg(short, long, value_name = "DIR")]
+pub(crate) struct ManArguments {
+    /// Write the pages of the program and of each command to DIR, which is created if missing
+    #[arg(value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
-    /// Print JSON Lines: one record per stage
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[cfg(test)]
