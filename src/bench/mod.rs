@@ -90,7 +90,10 @@ pub async fn bench(
     let generated = beside(&stop, move || before_a_run(&options, &run_later, (&input, &before), &*told)).await?;
 
     let (trouble, mut troubles) = mpsc::unbounded_channel();
-    let stages = Arc::new(Stages::new(&place, generated, tell.clone(), trouble));
+    // However this ends, no thread waits for a stage any longer.
+    let waiting = stop.child_token();
+    let _ended = waiting.clone().drop_guard();
+    let stages = Arc::new(Stages::new(&place, generated, tell.clone(), trouble, waiting));
     let gauge = Gauge::start();
     let run = Run::open(run, stages.clone(), stop).await?;
     tell(gauge.stop("plan", Some(READ), (generated.bytes, generated.requests)));

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::floors::{COPY, READ, warm};
 use super::gauge::{Gauge, Measured};
@@ -52,6 +53,7 @@ pub(super) struct Stages {
     input: Generated,
     tell: Arc<dyn Fn(Measured) + Send + Sync>,
     trouble: mpsc::UnboundedSender<String>,
+    stop: CancellationToken,
     uploads: Semaphore,
     reached: watch::Sender<Stage>,
     gauges: [OnceCell<Gauge>; 5],
@@ -64,18 +66,20 @@ pub(super) struct Stages {
 
 impl Stages {
     /// Before the first stage of the run of `input`. What warms the memory is written to `place`; `trouble` is told why
-    /// the run is to be given up.
+    /// the run is to be given up. Whoever waits for a stage ends with `stop`.
     pub(super) fn new(
         place: &Path,
         input: Generated,
         tell: Arc<dyn Fn(Measured) + Send + Sync>,
         trouble: mpsc::UnboundedSender<String>,
+        stop: CancellationToken,
     ) -> Self {
         Self {
             place: place.to_owned(),
             input,
             tell,
             trouble,
+            stop,
             uploads: Semaphore::new(UPLOADS),
             reached: watch::Sender::new(Stage::Upload),
             gauges: Default::default(),
@@ -91,15 +95,18 @@ impl Stages {
         *self.reached.borrow() == Stage::End
     }
 
-    /// Waits until a stage may begin.
-    async fn reach(&self, stage: Stage) {
-        // It ends with an error only when this is gone.
-        let _ = self.reached.subscribe().wait_for(|reached| *reached >= stage).await;
+    /// Waits until a stage may begin; an error if it never will.
+    async fn reach(&self, stage: Stage) -> Result<(), Error> {
+        let mut reached = self.reached.subscribe();
+        tokio::select! {
+            _ = reached.wait_for(|reached| *reached >= stage) => Ok(()),
+            () = self.stop.cancelled() => Err(Error::Interrupted),
+        }
     }
 
     /// The same; whoever comes first begins to measure it.
     async fn enter(&self, stage: Stage) -> Result<(), Error> {
-        self.reach(stage).await;
+        self.reach(stage).await?;
         let begin = || async {
             if matches!(stage, Stage::Download | Stage::Merge) {
                 warm(&self.place, self.input.bytes)?;
@@ -177,7 +184,7 @@ impl<E: Executor> Executor for Apart<E> {
         drop(upload);
         self.stages.leave(stage);
         if stage == Stage::Upload {
-            self.stages.reach(Stage::AtService).await;
+            self.stages.reach(Stage::AtService).await?;
         }
         Ok(result)
     }

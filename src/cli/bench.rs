@@ -32,29 +32,38 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<Exit, Failure> {
     let amount = arguments.requests.map_or(Amount::Bytes(arguments.bytes), Amount::Requests);
     let provider = hosted(Host::BuiltIn).ok_or_else(|| Failure::Usage("there is no built-in service".to_owned()))?;
     let number = arguments.runs;
-    let mut runs = Vec::new();
-    for run in 1..=number {
-        // A new service for each run: one that has seen the shards before would reject them.
-        let [place, served] = [Incoming::create(&directory)?, Incoming::create(&directory)?];
-        let service = Service::start(&served)?;
-        let options = BenchOptions {
-            directory: place.path().to_owned(),
-            amount,
-            models: arguments.model.clone(),
-            resources,
-            provider,
-            service: Address::parse(&service.base_url)?,
-            token: Token::new(provider.name).map_err(|error| Failure::Usage(error.to_string()))?,
-        };
-        let (stages, measured) = mpsc::channel();
-        let tell = move |measured: Measured| {
-            say!("run {run} of {number}: {} {:.2} s", measured.stage, measured.seconds);
-            // Received below, when all are there.
-            let _ = stages.send(measured);
-        };
-        until_interrupted(PATIENCE, async |stop| Ok(measure(options, stop, Arc::new(tell)).await?))?;
-        runs.push(measured.try_iter().collect());
-    }
+    // Those of a run that failed are removed below, when no thread writes into them any longer.
+    let mut places = None;
+    let runs = until_interrupted(PATIENCE, async |stop| {
+        let mut runs = Vec::new();
+        for run in 1..=number {
+            // A new service for each run: one that has seen the shards before would reject them.
+            let [place, served] = places.insert([Incoming::create(&directory)?, Incoming::create(&directory)?]);
+            let service = Service::start(served)?;
+            let options = BenchOptions {
+                directory: place.path().to_owned(),
+                amount,
+                models: arguments.model.clone(),
+                resources,
+                provider,
+                service: Address::parse(&service.base_url)?,
+                token: Token::new(provider.name).map_err(|error| Failure::Usage(error.to_string()))?,
+            };
+            let (stages, measured) = mpsc::channel();
+            let tell = move |measured: Measured| {
+                say!("run {run} of {number}: {} {:.2} s", measured.stage, measured.seconds);
+                // Received below, when all are there.
+                let _ = stages.send(measured);
+            };
+            measure(options, stop.clone(), Arc::new(tell)).await?;
+            runs.push(measured.try_iter().collect());
+            drop(service);
+            places = None;
+        }
+        Ok::<Vec<Vec<Measured>>, Failure>(runs)
+    });
+    drop(places);
+    let runs = runs?;
     show(&medians(&runs), arguments)
 }
 

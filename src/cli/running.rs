@@ -46,8 +46,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<Exit, Failure> {
     Ok(exit_of(&summary))
 }
 
-/// Works on a runtime of its own until the end, or until a signal stops it. Its threads are then given `patience` to end
-/// what they are at.
+/// Works on a runtime of its own until the end, or until a signal stops it. Its threads are then given `patience` to
+/// end what they are at.
 pub(crate) fn until_interrupted<T>(
     patience: Duration,
     work: impl AsyncFnOnce(CancellationToken) -> Result<T, Failure>,
