@@ -112,6 +112,12 @@ impl LocalFile {
         self.file.write_all_at(bytes, offset)
     }
 
+    /// A writer from `offset` on, whose place is its own.
+    #[must_use]
+    pub fn writer_at(&self, offset: u64) -> WriterAt<'_> {
+        WriterAt { file: self, offset }
+    }
+
     /// Truncates it, or extends it with a hole.
     pub fn resize(&self, bytes: u64) -> io::Result<()> {
         fault_hook::before(Change::Write, &self.path)?;
@@ -161,6 +167,25 @@ impl LocalFile {
     /// Waits until the content is on disk. For failures, see [`durable`].
     pub fn sync(&self) -> Result<(), FileError> {
         durable::sync(&self.file, &self.path)
+    }
+}
+
+/// Writes from an offset of a file on.
+#[derive(Debug)]
+pub struct WriterAt<'f> {
+    file: &'f LocalFile,
+    offset: u64,
+}
+
+impl Write for WriterAt<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write_all_at(bytes, self.offset)?;
+        self.offset += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -150,7 +150,7 @@ impl Writer<'_> {
         })?;
         let failed = |error| FileError::on("write", self.scratch.path())(error);
         let at = self.starts[number];
-        let mut out = BlockWriter::starting_at(OffsetWriter { file: self.scratch, offset: at }, at);
+        let mut out = BlockWriter::starting_at(self.scratch.writer_at(at), at);
         for Entry { offset, length } in entries {
             let offset = (offset - first) as usize;
             out.write_all(&section[offset..offset + length as usize]).map_err(failed)?;
@@ -167,23 +167,5 @@ impl Writer<'_> {
         let path = (self.inputs.path)(number)?;
         let file = Arc::new(LocalFile::open(&path)?);
         Ok(last.insert(OpenFile { number, path, file }).clone())
-    }
-}
-
-/// Writes from an offset of a file on.
-struct OffsetWriter<'f> {
-    file: &'f LocalFile,
-    offset: u64,
-}
-
-impl Write for OffsetWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write_all_at(bytes, self.offset)?;
-        self.offset += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

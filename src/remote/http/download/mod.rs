@@ -249,7 +249,7 @@ impl Part {
         let (sender, mut receiver) = mpsc::channel::<Bytes>(PIECES);
         let (file, mut offset, known) = (Arc::clone(&self.file), from, self.written);
         let write = move || {
-            let mut behind = BlockWriter::starting_at(Behind { file: &file, offset: known }, known);
+            let mut behind = BlockWriter::starting_at(file.writer_at(known), known);
             while let Some(mut piece) = receiver.blocking_recv() {
                 let overlap = known.saturating_sub(offset).min(piece.len() as u64);
                 let again = piece.split_to(usize::try_from(overlap).unwrap_or(usize::MAX));
@@ -265,24 +265,6 @@ impl Part {
             Ok(Some(offset.max(known)))
         };
         (sender, tokio::task::spawn_blocking(write))
-    }
-}
-
-/// Writes behind a place in a file.
-struct Behind<'f> {
-    file: &'f LocalFile,
-    offset: u64,
-}
-
-impl Write for Behind<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write_all_at(bytes, self.offset)?;
-        self.offset += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
