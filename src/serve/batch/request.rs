@@ -50,7 +50,7 @@ pub(super) struct Body<'l> {
 impl<'l> Request<'l> {
     /// Reads a request line; the error is what is wrong with its form, in the words of the service.
     pub(crate) fn parse(line: &'l [u8]) -> Result<Self, String> {
-        let text = std::str::from_utf8(line).map_err(|error| format!("Invalid JSON format - {error}"))?;
+        let text = simdutf8::compat::from_utf8(line).map_err(|error| format!("Invalid JSON format - {error}"))?;
         let [custom_id, body] = Object::read(text).map_err(invalid_json)?.last(["custom_id", "body"]);
         let custom_id =
             custom_id.filter(|id| id.starts_with('"')).ok_or("missing 'custom_id' field or not a string")?;

@@ -48,7 +48,8 @@ fn fault(code: &'static str, param: &'static str, message: &str) -> Fault {
 /// A digest of the id of a request, and its model.
 fn request(line: &[u8], endpoint: &str) -> Result<(u128, String), Fault> {
     let broken = |message: String| Fault { code: "invalid_json_line", param: None, message };
-    let text = std::str::from_utf8(line).map_err(|error| broken(format!("This line is not UTF-8: {error}.")))?;
+    let text =
+        simdutf8::compat::from_utf8(line).map_err(|error| broken(format!("This line is not UTF-8: {error}.")))?;
     let object =
         Object::read(text).map_err(|error| broken(format!("This line is not parseable as a JSON object: {error}.")))?;
     let [custom_id, method, url, body] = object.last(["custom_id", "method", "url", "body"]);

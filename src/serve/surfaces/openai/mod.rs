@@ -99,7 +99,7 @@ pub(super) fn routes() -> Router<ApiState> {
 
 /// The line without its `method` and `url`; `None` for what is not an object.
 fn without_envelope(line: &[u8]) -> Option<Cow<'_, [u8]>> {
-    let object = Object::read(std::str::from_utf8(line).ok()?).ok()?;
+    let object = Object::read(simdutf8::basic::from_utf8(line).ok()?).ok()?;
     Some(match object.without(&["method", "url"]) {
         Cow::Borrowed(bare) => Cow::Borrowed(bare.as_bytes()),
         Cow::Owned(bare) => Cow::Owned(bare.into_bytes()),
