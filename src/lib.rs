@@ -63,7 +63,7 @@
 //!
 //! | feature | brings |
 //! | --- | --- |
-//! | `http` | [`HttpApi`] and [`OnlineApi`]: HTTP with TLS. What needs no service, and an own [`Api`], need it not |
+//! | `http` | [`HttpApi`] and [`OnlineApi`]: HTTP with TLS. Not needed for work without a service, or with an [`Api`] of your own |
 //! | `serve` | `Server` and `ServeOptions`: a local Batch API server that answers with an echo, or with what an OpenAI-compatible server says |
 //! | `cli` | the program `batchline`; implies `serve`, which implies `http` |
 //!
